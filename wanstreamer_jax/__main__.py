@@ -1,0 +1,8 @@
+"""`python -m wanstreamer_jax` is the `wanstreamer` command."""
+
+import sys
+
+from wanstreamer_jax.cli import main
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,362 @@
+"""Typed configuration: the only place where sizes, rates and choices are set.
+
+A config file (`configs/*.py`) returns a `Config` from `get_config()`. Fields may be changed (by a later config file or
+by `--config.section.field=value`) until `freeze()` validates the whole and locks it. A frozen config is hashable and
+is passed to jitted functions as a static argument. Everything that follows from other fields is a property here,
+never a second field.
+"""
+
+import dataclasses
+import difflib
+from typing import Any, Self
+
+from wanstreamer_jax.errors import ConfigError
+
+POSITIONS_PER_UNIT = 4  # the rotary grid: a unit is 4 steps (40 ms each at 160 ms), and the rotary step is 1/4
+
+
+class Section:
+  """Base of every config dataclass: unknown fields fail with the nearest name, frozen ones refuse to change."""
+
+  def __setattr__(self, name: str, value: Any) -> None:
+    if getattr(self, "_frozen", False):
+      raise ConfigError(f"config is frozen: cannot set {type(self).__name__}.{name} = {value!r}; use replace()")
+    names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+    if name not in names:
+      raise ConfigError(unknown_name(name, names, f"field of {type(self).__name__}"))
+    object.__setattr__(self, name, value)
+
+  def freeze(self) -> Self:
+    """Locks this section and those below it. Returns itself."""
+    for field in dataclasses.fields(self):  # type: ignore[arg-type]
+      value = getattr(self, field.name)
+      if isinstance(value, Section):
+        value.freeze()
+      elif isinstance(value, list):
+        object.__setattr__(self, field.name, tuple(value))
+    object.__setattr__(self, "_frozen", True)
+    return self
+
+  def replace(self, **changes: Any) -> Self:
+    """A changed, unfrozen copy; sections that are not named are copied too."""
+    values = {}
+    for field in dataclasses.fields(self):  # type: ignore[arg-type]
+      value = getattr(self, field.name)
+      values[field.name] = value.replace() if isinstance(value, Section) else value
+    for name, value in changes.items():
+      if name not in values:
+        raise ConfigError(unknown_name(name, list(values), f"field of {type(self).__name__}"))
+      values[name] = value
+    return type(self)(**values)
+
+
+def section(cls: type) -> type:
+  """Class decorator: a mutable-until-frozen dataclass with structural hash and equality."""
+  return dataclasses.dataclass(unsafe_hash=True, kw_only=True)(cls)
+
+
+def unknown_name(name: str, names: list[str], what: str) -> str:
+  """An error message for a misspelt name, with the nearest known one."""
+  near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+  hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(names))}"
+  return f"unknown {what}: {name!r}{hint}"
+
+
+def whole(numerator: int, denominator: int, what: str) -> int:
+  """numerator / denominator, which must be a whole number. Raises ConfigError with the numbers otherwise."""
+  if denominator <= 0 or numerator % denominator:
+    raise ConfigError(f"{what}: {numerator} / {denominator} is not a whole number")
+  return numerator // denominator
+
+
+@section
+class MediaConfig(Section):
+  """The clock and the picture size that both sides share."""
+
+  unit_ms: int = 160
+  fps: int = 25
+  sample_rate: int = 24_000
+  height: int = 64
+  width: int = 64
+
+  @property
+  def frames(self) -> int:
+    """Video frames per unit (4 at 160 ms and 25 fps)."""
+    return whole(self.unit_ms * self.fps, 1000, f"frames per unit = unit_ms {self.unit_ms} x fps {self.fps} / 1000")
+
+  @property
+  def samples(self) -> int:
+    """Audio samples per unit (3 840 at 160 ms and 24 kHz)."""
+    return whole(
+      self.unit_ms * self.sample_rate, 1000,
+      f"samples per unit = unit_ms {self.unit_ms} x sample_rate {self.sample_rate} / 1000",
+    )  # fmt: skip
+
+
+@section
+class AudioVAEConfig(Section):
+  """Causal SEANet-style audio VAE: `prod(strides)` samples become one latent frame of `latent_dim` numbers."""
+
+  strides: tuple[int, ...] = (4, 6, 8, 10)  # encoder order: 1 920 samples, 12.5 Hz at 24 kHz
+  channels: int = 16  # after the first convolution; doubled at every stride
+  max_channels: int = 256
+  latent_dim: int = 32
+  kernel: int = 7
+  residual_blocks: int = 1  # per stage
+  attention_layers: int = 0  # optional causal attention at the latent rate
+  attention_heads: int = 4
+  attention_window: int = 64  # latent frames, including the current one
+
+  @property
+  def hop(self) -> int:
+    """Samples per latent frame."""
+    hop = 1
+    for stride in self.strides:
+      hop *= stride
+    return hop
+
+
+@section
+class VideoVAEConfig(Section):
+  """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
+
+  channels: tuple[int, ...] = (24, 48, 96, 128)  # at full, 1/2, 1/4 and 1/8 resolution
+  residual_blocks: int = 1  # per resolution
+  latent_dim: int = 8
+  space_stride: int = 8  # fixed by the number of `channels`
+  time_stride: int = 4
+
+@section
+class PerceptionConfig(Section):
+  """Encoders of what the user shows and says, trained with the Transformer."""
+
+  mel_bins: int = 64
+  mel_hop: int = 240  # samples, 10 ms
+  mel_window: int = 600  # samples, all of them in the past of the frame's end
+  audio_tokens: int = 4  # per unit
+  audio_channels: int = 128
+  audio_layers: int = 1  # causal attention layers
+  audio_window: int = 8  # units that the audio encoder's attention sees, including the current one
+  video_patch: int = 16  # pixels
+  video_merge: int = 2  # neighbouring patches merged (per side) into one token of the unit
+  video_channels: int = 128
+
+
+@section
+class LayoutConfig(Section):
+  """Who is in a unit, in which order, and who sees whom (`units.py` turns this into blocks and coordinates)."""
+
+  commit_delay: int = 1  # d: COMMIT_k holds the agent's latents of unit k - d
+  refeed: bool = False  # also show the previous unit's latents at the noisy patch size
+  commit_patch: int = 2  # the committed copy's patch side, in noisy patches
+  patch: int = 2  # the noisy copy's patch side, in video latents
+  text_slots: int = 3  # n, agent text tokens per unit
+  user_text_slots: int = 4
+  window: int | None = 62  # units of history including the current one; None is full history
+  sinks: int = 0  # first units of a session that stay pinned
+  world_text: int = 32  # capacity, in tokens, of the pinned persona/world text
+  portrait: bool = True  # pinned first-frame latent of the agent's face
+  voice_units: int = 0  # pinned voice sample, in units
+  user_video: bool = True
+  committed_history: bool = True  # False: an ablation, the agent does not see its own past latents
+  split_modalities: bool = False  # True: user audio and user video (and the agent's) are separate blocks
+  token_causal_hear: bool = False  # True: every HEAR token is its own block
+  rope: str = "grid"  # "grid" (t, h, w on the 40 ms grid) or "ordinal" (all axes count tokens)
+
+  @property
+  def needs_refeed(self) -> bool:
+    """d = 2 together with a coarse commit hides y_{k-1} from the performer, so REFEED is implied."""
+    return self.refeed or (self.commit_delay == 2 and self.commit_patch > 1)
+
+
+@section
+class ModelConfig(Section):
+  """Decoder-only Transformer of Qwen geometry."""
+
+  width: int = 256
+  layers: int = 6
+  heads: int = 4
+  kv_heads: int = 2
+  head_dim: int = 64
+  mlp: int = 704
+  vocab: int = 1024
+  qk_norm: bool = True
+  qkv_bias: bool = False
+  tied_embedding: bool = True
+  rope_theta: float = 10_000.0
+  norm_eps: float = 1e-6
+  modulation: str = "shared"  # flow time enters by one shared projection plus a per-layer bias, or "layer"
+  experts: str = "shared"  # or "latent": agent-latent tokens have their own MLPs
+  remat: str = "none"  # "none", "full" or "dots"
+  dtype: str = "float32"  # of activations; parameters are float32
+  attention: str = "xla"  # or "splash" (TPU)
+
+
+@section
+class FlowConfig(Section):
+  """Flow matching: z_tau = (1 - tau) z0 + tau eps."""
+
+  steps: int = 4
+  shift: float = 1.0  # of the sampling schedule
+  train_shift: float = 1.0
+  train_mean: float = 0.0  # of the logit-normal law of tau
+  train_std: float = 1.0
+
+
+@section
+class DataConfig(Section):
+  """Where records come from. `path` holds a records folder made by `wanstreamer data make` (or `encode`)."""
+
+  path: str = "data_cache/world"
+  units: int = 40  # length of a training crop
+  batch: int = 8  # sessions per step, over all devices
+  seed: int = 0
+  shuffle: bool = True
+  voices: str = "formant"  # or "mixed": formant and espeak-ng
+  text_lead: int = 1  # units between the writing and the sounding of a word
+  tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
+
+
+@section
+class TrainConfig(Section):
+  """Optimisation, losses, logging. One loop reads this for every stage."""
+
+  stage: str = "duplex"  # or "audio_vae", "video_vae"
+  steps: int = 1000
+  learning_rate: float = 1e-3
+  schedule: str = "cosine"  # after a linear warm-up: "cosine", "wsd" (warm-up, stable, decay) or "constant"
+  warmup: int = 50
+  final_lr_scale: float = 0.05
+  weight_decay: float = 0.01
+  beta1: float = 0.9
+  beta2: float = 0.98
+  clip: float = 1.0
+  ema: float = 0.99  # exponential moving average of parameters; 0 turns it off
+  text_weight: float = 1.0
+  pad_weight: float = 1.0
+  audio_weight: float = 1.0
+  video_weight: float = 1.0
+  history_noise: float = 0.3  # committed latents get noise U(0, this) of their own deviation, and say so
+  history_drop: float = 0.15  # probability that a unit's committed audio is dropped
+  condition_drop: float = 0.1  # probability that a session's user and world conditions are dropped
+  kl_weight: float = 1e-4
+  stft_weight: float = 1.0
+  mesh: str = ""  # e.g. "data=2,fsdp=4"; empty is all devices on `data`
+  seed: int = 0
+  log_every: int = 10
+  eval_every: int = 200
+  checkpoint_every: int = 200
+  keep: int = 2
+  run: str = "runs/default"
+  init: str = ""  # a checkpoint to start from (weights only)
+  codecs: str = ""  # a checkpoint with the codecs (for pictures and evaluation in stage "duplex")
+
+
+@section
+class EvalConfig(Section):
+  """Closed-loop evaluation against the reacting user simulator."""
+
+  sessions: int = 100
+  seconds: float = 20.0
+  batch: int = 10
+  seed: int = 1_000_000
+
+
+@section
+class Config(Section):
+  """One experiment, whole. See `configs/base.py`."""
+
+  name: str = "demo"
+  media: MediaConfig = dataclasses.field(default_factory=MediaConfig)
+  layout: LayoutConfig = dataclasses.field(default_factory=LayoutConfig)
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  perception: PerceptionConfig = dataclasses.field(default_factory=PerceptionConfig)
+  audio_vae: AudioVAEConfig = dataclasses.field(default_factory=AudioVAEConfig)
+  video_vae: VideoVAEConfig = dataclasses.field(default_factory=VideoVAEConfig)
+  flow: FlowConfig = dataclasses.field(default_factory=FlowConfig)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+  @property
+  def audio_latents(self) -> int:
+    """Agent audio latents per unit."""
+    return whole(self.media.samples, self.audio_vae.hop, "audio latents per unit = samples per unit / audio VAE hop")
+
+  @property
+  def latent_height(self) -> int:
+    return whole(self.media.height, self.video_vae.space_stride, "video latent rows = height / VAE space stride")
+
+  @property
+  def latent_width(self) -> int:
+    return whole(self.media.width, self.video_vae.space_stride, "video latent columns = width / VAE space stride")
+
+  @property
+  def video_groups(self) -> int:
+    """Video latent frames per unit; one, unless the unit is a multiple of the codec's group."""
+    return whole(
+      self.media.frames, self.video_vae.time_stride, "video latent frames per unit = frames per unit / VAE time stride"
+    )
+
+  @property
+  def noisy_grid(self) -> tuple[int, int]:
+    """Rows and columns of noisy video tokens."""
+    patch = self.layout.patch
+    return (
+      whole(self.latent_height, patch, "noisy video rows = video latent rows / layout.patch"),
+      whole(self.latent_width, patch, "noisy video columns = video latent columns / layout.patch"),
+    )
+
+  @property
+  def commit_grid(self) -> tuple[int, int]:
+    """Rows and columns of committed video tokens; an odd grid is padded to a whole number of coarse patches."""
+    rows, columns = self.noisy_grid
+    side = self.layout.commit_patch
+    return -(-rows // side), -(-columns // side)
+
+  @property
+  def user_video_grid(self) -> tuple[int, int]:
+    """Rows and columns of user video tokens; borders are padded to whole tokens."""
+    side = self.perception.video_patch * self.perception.video_merge
+    return -(-self.media.height // side), -(-self.media.width // side)
+
+  def freeze(self) -> Self:
+    """Validates the whole and locks it. Raises ConfigError with the numbers that do not fit."""
+    validate(self)
+    return super().freeze()
+
+
+def validate(config: Config) -> None:
+  """Checks what follows from several fields at once; see `Config.freeze`."""
+  layout, model, perception = config.layout, config.model, config.perception
+  groups = config.video_groups
+  if groups != 1:
+    raise ConfigError(
+      f"a unit must hold one group of the video codec: {config.media.frames} frames per unit, "
+      f"time_stride {config.video_vae.time_stride}; set media.unit_ms or video_vae.time_stride"
+    )
+  _ = config.audio_latents, config.noisy_grid
+  hops = whole(config.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
+  whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
+  if 2 ** (len(config.video_vae.channels) - 1) != config.video_vae.space_stride:
+    raise ConfigError(
+      f"video_vae.channels has {len(config.video_vae.channels)} entries, which is a stride of "
+      f"{2 ** (len(config.video_vae.channels) - 1)}, but space_stride is {config.video_vae.space_stride}"
+    )
+  whole(model.heads, model.kv_heads, "query heads per key head = heads / kv_heads")
+  if layout.commit_delay not in (1, 2):
+    raise ConfigError(f"layout.commit_delay is {layout.commit_delay}: expected 1 (the paper) or 2")
+  if layout.window is not None and layout.window < 1:
+    raise ConfigError(f"layout.window is {layout.window} units: expected at least 1, or None for full history")
+  for name, value, choices in (
+    ("layout.rope", layout.rope, ("grid", "ordinal")),
+    ("model.modulation", model.modulation, ("shared", "layer")),
+    ("model.experts", model.experts, ("shared", "latent")),
+    ("model.remat", model.remat, ("none", "full", "dots")),
+    ("model.dtype", model.dtype, ("float32", "bfloat16")),
+    ("model.attention", model.attention, ("xla", "splash")),
+    ("train.stage", config.train.stage, ("duplex", "audio_vae", "video_vae")),
+    ("train.schedule", config.train.schedule, ("cosine", "wsd", "constant")),
+  ):
+    if value not in choices:
+      raise ConfigError(f"{name} is {value!r}: expected one of {', '.join(choices)}")

@@ -1,0 +1,21 @@
+"""Errors that a user can act on. The command line prints them as one line and exits with status 2."""
+
+
+class UserError(Exception):
+  """Bad input or configuration: the message names the value, what was expected, and what to do."""
+
+
+class ConfigError(UserError):
+  """A configuration that cannot work, with the numbers that do not fit."""
+
+
+class MediaError(UserError):
+  """A media file that cannot be read or written."""
+
+
+class DataError(UserError):
+  """A record, manifest or world file that is not what it should be."""
+
+
+class CheckpointError(UserError):
+  """A checkpoint that is missing, incomplete, of another format or of another configuration."""
