@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Sets up and checks everything: lint, format, types, tests. Under 15 minutes on two cores, the first time included.
+#
+#   bash launch/test.sh                          all of it
+#   bash launch/test.sh tests/test_cli.py -x     any arguments of pytest: only those tests (lint and types are skipped)
+#   bash launch/test.sh --oracles                also fetches torch and transformers, to compare with them
+#   bash launch/test.sh -m slow                  the tests that take minutes
+#
+# Without --oracles the comparisons with torch run where torch is installed, or where the package index serves its
+# CPU build as a matter of course; otherwise pytest reports them as skipped.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(dirname "$here")"
+python="${WANSTREAMER_VENV:-$root/.venv}/bin/python"
+torch=2.13.0
+say() { printf '[test] %s\n' "$*" >&2; }
+
+oracles=false
+arguments=()
+for argument in "$@"; do
+  if [ "$argument" = --oracles ]; then oracles=true; else arguments+=("$argument"); fi
+done
+
+bash "$here/setup.sh" test
+
+install_oracles() {
+  if "$python" -c 'import torch, transformers' >/dev/null 2>&1; then return; fi
+  local pip=("$python" -m pip install --quiet --disable-pip-version-check)
+  say "looking for torch's CPU build (comparisons with independent implementations)"
+  if "${pip[@]}" "torch==$torch+cpu" "transformers>=4.57" >/dev/null 2>&1; then return; fi
+  if ! $oracles; then say "not in the package index: those tests will be skipped (bash launch/test.sh --oracles fetches it)"; return; fi
+  case "$(uname -s)" in
+    Linux) "${pip[@]}" --index-url https://download.pytorch.org/whl/cpu "torch==$torch" ;;
+    *) "${pip[@]}" "torch==$torch" ;;
+  esac && "${pip[@]}" "transformers>=4.57" || { say "error: torch could not be installed; see the lines above"; exit 1; }
+}
+
+cd "$root"
+if [ ${#arguments[@]} -eq 0 ]; then
+  install_oracles
+  say "1/4 ruff check";          "$python" -m ruff check .
+  say "2/4 ruff format --check"; "$python" -m ruff format --check .
+  say "3/4 mypy";                "$python" -m mypy wanstreamer_jax
+  say "4/4 pytest"
+elif $oracles; then
+  install_oracles
+fi
+exec "$python" -m pytest ${arguments[@]+"${arguments[@]}"}
