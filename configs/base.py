@@ -1,0 +1,31 @@
+"""The defaults: every other config file is a short diff of this one.
+
+    wanstreamer train --config=configs/base.py --config.train.steps=2000
+
+Expected time and result: none by itself; `tiny.py` (CPU) and `demo.py` (GPU) are what one trains. All fields, with
+their meaning, are in `wanstreamer_jax/config.py`; a misspelt one fails with the nearest name.
+"""
+
+from wanstreamer_jax.config import Config
+
+
+def get_config() -> Config:
+  return Config(name="base")
+
+
+def large_video(config: Config, size: str) -> Config:
+  """The pictures and codecs of the published sizes, at "192x336" (rows x columns, as in v0.1) or "640x368" (columns
+  x rows, as in v0.2), with the settings that a large model needs on TPUs. Changes and returns `config`."""
+  sizes = {"192x336": (192, 336), "640x368": (368, 640)}
+  if size not in sizes:
+    raise ValueError(f"size is {size!r}: expected one of {', '.join(sizes)}, as in --config=FILE:192x336")
+  config.media.height, config.media.width = sizes[size]
+  config.audio_vae.strides = (4, 5, 6, 8)  # 960 samples: 25 Hz, 4 latents a unit
+  config.audio_vae.channels, config.audio_vae.max_channels, config.audio_vae.latent_dim = 32, 512, 64
+  config.video_vae.channels, config.video_vae.latent_dim = (64, 128, 256, 384), 16
+  config.layout.commit_patch = 1  # 252 video tokens a unit at 192x336, in the history too
+  config.layout.world_text = 256
+  config.layout.window = 375  # a minute
+  config.data.units = 63  # 10 s sessions
+  config.model.dtype, config.model.remat, config.model.attention = "bfloat16", "full", "splash"
+  return config

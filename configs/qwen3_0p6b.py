@@ -1,0 +1,21 @@
+"""The geometry of Qwen3-0.6B: 28 layers of width 1024, 112 KiB of KV-cache a token in bfloat16.
+
+    wanstreamer inspect model --config=configs/qwen3_0p6b.py            192x336 (v0.1)
+    wanstreamer inspect model --config=configs/qwen3_0p6b.py:640x368    640x368 (v0.2)
+
+Expected time: seconds, nothing is allocated. Expected result: the table of parameters. Trained on pods only.
+"""
+
+from configs import base
+from wanstreamer_jax.config import Config
+
+
+def get_config(size: str = "192x336") -> Config:
+  config = base.large_video(base.get_config(), size)
+  config.name = "qwen3_0p6b"
+  model = config.model
+  model.width, model.layers, model.mlp, model.vocab = 1024, 28, 3072, 151_936
+  model.heads, model.kv_heads, model.head_dim = 16, 8, 128
+  model.qk_norm, model.qkv_bias, model.tied_embedding = True, False, True
+  model.rope_theta = 1_000_000.0
+  return config
