@@ -1,0 +1,285 @@
+"""A folder of unit and session records: `manifest.json` and sharded ArrayRecord files.
+
+    manifest.json                    format, layouts, media and text settings, source, statistics, shards with hashes
+    units-00000.array_record         session after session, `units` records each
+    sessions-00000.array_record      one record per session
+
+Two kinds share the format: "media" (from `data make`) and "latents" (from `data encode`). Writing happens in
+`<folder>.partial`, shard by shard, and ends with one rename: a folder under its final name is complete, and an
+interrupted run continues behind its last whole shard.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.records import SessionRecord
+from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.perception.text import TextTokenizer, one_line
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WRITER_OPTIONS = "group_size:1,zstd:3"  # group_size:1 makes random access fast; zstd reads 19 000 units/s, brotli 9 000
+READER_OPTIONS = "readahead_buffer_size:0"
+FILES = ("units", "sessions")
+
+
+def dtype_to_json(dtype: np.dtype) -> list[list[Any]]:
+  """A structured layout as [[name, code, shape], ...]."""
+  return [[name, dtype[name].base.str, list(dtype[name].shape)] for name in dtype.names or ()]
+
+
+def dtype_from_json(fields: list[list[Any]]) -> np.dtype:
+  """The layout that `dtype_to_json` wrote."""
+  return np.dtype([(name, code, tuple(shape)) for name, code, shape in fields])
+
+
+def head(
+  kind: str, config: Config, tokenizer: TextTokenizer, unit_dtype: np.dtype, session_dtype: np.dtype, units: int,
+  source: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+  """The part of a manifest that is known before the first session, and that a resumed run must find unchanged."""
+  return {
+    "format": FORMAT,
+    "kind": kind,
+    "units": units,
+    "media": dataclasses.asdict(config.media),
+    "text": {
+      "tokenizer": tokenizer.sha256,
+      "vocab": tokenizer.vocab_size,
+      "pad": tokenizer.pad_id,
+      "cut": tokenizer.cut_id,
+      "slots": config.layout.text_slots,
+      "user_slots": config.layout.user_text_slots,
+      "world": config.layout.world_text,
+      "lead": config.data.text_lead,
+    },
+    "source": source,
+    "unit_dtype": dtype_to_json(unit_dtype),
+    "session_dtype": dtype_to_json(session_dtype),
+  }
+
+
+class FolderWriter:
+  """Writes a folder of records, shard by shard, in `<path>.partial`. Raises DataError when the folder is there."""
+
+  def __init__(self, path: str | pathlib.Path, manifest_head: dict[str, Any]):
+    self.path = pathlib.Path(path)
+    self.partial = self.path.with_name(self.path.name + ".partial")
+    self.head = json.loads(json.dumps(manifest_head))
+    if self.path.exists():
+      raise DataError(f"{self.path} exists already: remove it or choose another --out")
+    self.partial.mkdir(parents=True, exist_ok=True)
+    plan = self.partial / "plan.json"
+    if plan.exists() and _read_json(plan) != self.head:
+      raise DataError(f"{self.partial} was begun with other settings: remove it, or repeat them to continue")
+    write_json(plan, self.head)
+
+  def has(self, shard: int) -> bool:
+    """Whether an earlier run finished this shard."""
+    return self._note(shard).exists()
+
+  def finish(self, shards: int, summary: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> dict[str, Any]:
+    """Writes the manifest from the shards' notes, renames the folder, returns the manifest."""
+    notes = [_read_json(self._note(shard)) for shard in range(shards)]
+    if sum(note["sessions"] for note in notes) == 0:
+      shutil.rmtree(self.partial)
+      raise DataError(f"{self.path}: the source gave no session of {self.head['units']} units")
+    manifest = {**self.head, "sessions": sum(note["sessions"] for note in notes), **summary(notes), "shards": notes}
+    write_json(self.partial / MANIFEST, manifest)
+    for leftover in [self.partial / "plan.json", *(self._note(shard) for shard in range(shards))]:
+      leftover.unlink()
+    self.partial.rename(self.path)
+    return manifest
+
+  def write(self, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]) -> None:
+    """Writes one shard; `notes` (JSON values, may be filled while `sessions` runs) go into the manifest."""
+    write_shard(self.partial, shard, sessions, notes)
+
+  def _note(self, shard: int) -> pathlib.Path:
+    return note_path(self.partial, shard)
+
+
+def note_path(folder: pathlib.Path, shard: int) -> pathlib.Path:
+  """The file whose presence says that a shard is complete."""
+  return folder / f"shard-{shard:05d}.json"
+
+
+def write_shard(
+  folder: pathlib.Path, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]
+) -> None:
+  """Writes a shard's two files under temporary names, then renames them and leaves a note. Used by worker processes."""
+  from array_record.python import array_record_module
+
+  names = {kind: f"{kind}-{shard:05d}.array_record" for kind in FILES}
+  temporary = {kind: folder / f"{name}.tmp" for kind, name in names.items()}
+  count = 0
+  try:
+    writers = {kind: array_record_module.ArrayRecordWriter(str(temporary[kind]), WRITER_OPTIONS) for kind in FILES}
+    for units, session in sessions:
+      for unit in units:
+        writers["units"].write(unit.tobytes())
+      writers["sessions"].write(session.to_bytes())
+      count += 1
+    for writer in writers.values():
+      writer.close()
+  except (RuntimeError, OSError) as error:  # the library's writer errors, such as a full disk
+    raise DataError(f"cannot write {folder / names['units']}: {one_line(error)}") from error
+  note = {"sessions": count, "files": {}, **notes}
+  for kind, name in names.items():
+    note["files"][kind] = {
+      "name": name, "bytes": temporary[kind].stat().st_size, "sha256": sha256_of(temporary[kind]),
+    }  # fmt: skip
+    temporary[kind].rename(folder / name)
+  write_json(note_path(folder, shard), note)
+
+
+def sha256_of(path: pathlib.Path) -> str:
+  """The hash of a file's bytes."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON under a temporary name, then renames it."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+  temporary.rename(path)
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except OSError as error:
+    raise DataError(f"{path}: {error.strerror}; make it with `wanstreamer data make`") from error
+  except ValueError as error:
+    raise DataError(f"{path}: not JSON ({one_line(error)})") from error
+
+
+class RecordFolder:
+  """Random access to a folder of records. Opening checks the manifest and every shard's presence and size.
+
+  Attributes: manifest (dict), kind ("media" or "latents"), sessions, units (per session), unit_dtype, session_dtype.
+  Raises DataError for a folder that is missing, incomplete, damaged or of another format. Safe to share by threads
+  and to pickle.
+  """
+
+  def __init__(self, path: str | pathlib.Path):
+    self.path = pathlib.Path(path)
+    self.manifest = _read_json(self.path / MANIFEST)
+    found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
+    if found != FORMAT:
+      raise DataError(f"{self.path / MANIFEST}: format {found!r}, expected {FORMAT}; make the records again")
+    try:
+      self.kind: str = self.manifest["kind"]
+      self.units: int = self.manifest["units"]
+      self.unit_dtype = dtype_from_json(self.manifest["unit_dtype"])
+      self.session_dtype = dtype_from_json(self.manifest["session_dtype"])
+      self._ends = list(itertools.accumulate(shard["sessions"] for shard in self.manifest["shards"]))
+      self._files = [{kind: shard["files"][kind] for kind in FILES} for shard in self.manifest["shards"]]
+    except (KeyError, TypeError, ValueError) as error:
+      raise DataError(f"{self.path / MANIFEST}: incomplete or damaged ({one_line(error)}); make it again") from error
+    self.sessions = self._ends[-1] if self._ends else 0
+    self._lock = threading.Lock()
+    self._check_sizes()
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {"path": self.path}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__init__(state["path"])  # type: ignore[misc]
+
+  def __len__(self) -> int:
+    return self.sessions
+
+  def read_units(self, session: int, start: int = 0, count: int | None = None) -> np.ndarray:
+    """`count` consecutive unit records of a session, [count] of unit_dtype; all behind `start` without a count."""
+    shard, row = self._locate(session)
+    count = self.units - start if count is None else count
+    if not 0 <= start <= start + count <= self.units:
+      raise DataError(f"units {start}..{start + count} of a session: expected a range within 0..{self.units}")
+    first = row * self.units + start
+    blobs = self._read(shard, "units", first, first + count)
+    return np.frombuffer(b"".join(blobs), self.unit_dtype)
+
+  def read_session(self, session: int) -> SessionRecord:
+    """The fixed part and the ground truth of a session."""
+    shard, row = self._locate(session)
+    return SessionRecord.from_bytes(self._read(shard, "sessions", row, row + 1)[0], self.session_dtype)
+
+  def verify(self) -> None:
+    """Reads every file and compares its hash with the manifest's. Raises DataError with the first that differs."""
+    for files in self._files:
+      for file in files.values():
+        if sha256_of(self.path / file["name"]) != file["sha256"]:
+          raise DataError(f"{self.path / file['name']}: its contents are not those of the manifest; make it again")
+
+  def check(self, config: Config, tokenizer: TextTokenizer) -> None:
+    """Raises DataError when the records were made for other media, text slots or another tokenizer."""
+    text = self.manifest["text"]
+    stored = {**self.manifest["media"], **text}
+    layout = config.layout
+    wanted = {
+      **dataclasses.asdict(config.media),
+      "slots": layout.text_slots,
+      "user_slots": layout.user_text_slots,
+      "world": layout.world_text,
+      "tokenizer": tokenizer.sha256,
+    }
+    for name, value in wanted.items():
+      if stored[name] != value:
+        raise DataError(
+          f"{self.path} was made with {name} = {stored[name]}, but the config has {value}: make the records again "
+          f"with this config, or change the config"
+        )
+
+  def _check_sizes(self) -> None:
+    for file in itertools.chain.from_iterable(files.values() for files in self._files):
+      path = self.path / file["name"]
+      if not path.is_file():
+        raise DataError(f"{path}: missing; copy the whole folder, or make it again")
+      if path.stat().st_size != file["bytes"]:
+        raise DataError(f"{path}: {path.stat().st_size} bytes, but the manifest says {file['bytes']}; make it again")
+
+  def _locate(self, session: int) -> tuple[int, int]:
+    """(shard, row in it) of a session."""
+    if not 0 <= session < self.sessions:
+      raise DataError(f"session {session} of {self.path}: expected 0..{self.sessions - 1}")
+    shard = int(np.searchsorted(self._ends, session, side="right"))
+    return shard, session - (self._ends[shard - 1] if shard else 0)
+
+  def _read(self, shard: int, kind: str, start: int, stop: int) -> list[bytes]:
+    name = self._files[shard][kind]["name"]
+    try:
+      blobs = self._reader(shard, kind).read(list(range(start, stop))) if stop > start else []
+    except (RuntimeError, ValueError, IndexError) as error:
+      raise DataError(f"{self.path / name}: damaged at record {start} ({one_line(error)}); make it again") from error
+    size = self.unit_dtype.itemsize
+    if kind == "units" and any(len(blob) != size for blob in blobs):
+      raise DataError(f"{self.path / name}: damaged at record {start} (not {size} bytes); make it again")
+    return blobs
+
+  def _reader(self, shard: int, kind: str) -> Any:
+    with self._lock:
+      return self._readers(shard, kind)
+
+  @functools.cached_property
+  def _readers(self) -> Callable[[int, str], Any]:
+    """Opens files when they are first read, and keeps the last few hundred open."""
+    from array_record.python import array_record_module
+
+    @functools.lru_cache(maxsize=256)
+    def reader(shard: int, kind: str) -> Any:
+      return array_record_module.ArrayRecordReader(str(self.path / self._files[shard][kind]["name"]), READER_OPTIONS)
+
+    return reader
