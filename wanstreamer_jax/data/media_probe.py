@@ -1,0 +1,274 @@
+"""What a media file holds: checks, streams, and exact lengths, found by reading it through once.
+
+`probe` opens a file, refuses what cannot be used with one clear line, and measures both streams on the file's own
+clock. `decoded` and `placed` are the two ways into a file that `media.py` builds on: frames of one stream, and sound
+laid where its timestamps say.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from wanstreamer_jax.errors import MediaError
+
+RESYNC = 0.020  # seconds that timestamps and sample count may disagree before silence is put in or sound taken out
+LONGEST = 24 * 3600.0  # seconds; anything longer is a broken timestamp
+PADDING = 4096  # samples by which a codec may overshoot the length that its container states
+STATED = ("mov", "matroska", "flac", "avi")  # containers whose header states the length instead of estimating it
+REFUSED = {
+  "hls",
+  "dash",
+  "concat",
+  "sdp",
+  "rtsp",
+  "tty",
+  "bin",
+  "adf",
+  "idf",
+  "xbin",
+}  # playlists; text drawn as pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+  """The picture stream that is read. `start` and `end` are seconds on the file's clock."""
+
+  index: int
+  codec: str
+  width: int  # as stored, before rotation
+  height: int
+  rotation: int  # degrees counter-clockwise by which the pictures have to be turned
+  pixel_aspect: float
+  fps: float  # average
+  start: float
+  end: float
+  cover: bool  # one attached picture, without a time of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioInfo:
+  """The sound stream that is read. `start` and `end` are seconds on the file's clock."""
+
+  index: int
+  codec: str
+  sample_rate: int
+  channels: int
+  start: float
+  end: float
+  stated_end: float | None  # the container's word on where codec padding begins
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaInfo:
+  """What a file holds. `origin` is the file's time that is 0 for a reader; `duration` counts from there, in seconds."""
+
+  path: Path
+  container: str
+  video: VideoInfo | None
+  audio: AudioInfo | None
+  origin: float
+  duration: float
+  damaged: int  # audio packets that could not be decoded; their time is silence
+
+
+def probe(path: str | Path) -> MediaInfo:
+  """Reads a file through once: all packets, and all sound (an hour takes seconds).
+
+  Raises MediaError if the file is missing, empty, truncated, encrypted or not media, if it has neither sound nor
+  picture, if it lasts 0 s, or if a sample is not finite.
+  """
+  path = Path(path)
+  check_file(path)
+  with opened(path) as container:
+    if set(container.format.name.split(",")) & REFUSED:
+      raise MediaError(f"{path} is not a media file but {container.format.long_name}; give a video or audio file")
+    video, audio = choose(container.streams.video), choose(container.streams.audio)
+    if video is None and audio is None:
+      kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+      raise MediaError(f"{path} has neither a readable audio nor a video stream (it holds: {kinds})")
+    picture = None if video is None else scan_video(path, video)
+    sound, damaged = (None, 0) if audio is None else scan_audio(path, audio)
+    return describe(path, container, picture, sound, damaged)
+
+
+def describe(
+  path: Path, container: "av.container.InputContainer", video: VideoInfo | None, audio: AudioInfo | None, damaged: int
+) -> MediaInfo:
+  """Puts both streams on one clock, and refuses lengths that cannot be right."""
+  if video is None and audio is None:
+    raise MediaError(f"{path} lasts 0 s: it holds no frame and no sample")
+  if video is not None and video.cover and audio is not None:
+    video = dataclasses.replace(video, start=audio.start, end=audio.start)
+  streams: list[VideoInfo | AudioInfo] = [stream for stream in (video, audio) if stream is not None]
+  origin = min(stream.start for stream in streams)
+  duration = max(stream.end for stream in streams) - origin
+  if not 0 < duration <= LONGEST:
+    raise MediaError(f"{path} lasts {duration:.3f} s by its timestamps: expected more than 0 s and at most 24 h")
+  stated = stated_duration(container, [stream.index for stream in streams])
+  if stated is not None and duration < 0.98 * stated - 0.5:
+    raise MediaError(f"{path} is truncated: it claims {stated:.2f} s but ends at {duration:.2f} s; copy it again")
+  return MediaInfo(path, container.format.name, video, audio, origin, duration, damaged)
+
+
+def stated_duration(container: "av.container.InputContainer", indices: list[int]) -> float | None:
+  """Seconds that the header claims for these streams, where the container states rather than estimates it."""
+  if container.format.name.split(",")[0] not in STATED:
+    return None
+  streams = [container.streams[index] for index in indices]
+  times = [float(stream.duration * stream.time_base) for stream in streams if stream.duration is not None]
+  if len(times) == len(streams):
+    return max(times)
+  return None if container.duration is None else container.duration / av.time_base
+
+
+def check_file(path: Path) -> None:
+  """Refuses what is not a whole regular file, before FFmpeg guesses what it could be."""
+  if not path.exists():
+    raise MediaError(f"{path} does not exist; give the path of a media file")
+  if not path.is_file():
+    raise MediaError(f"{path} is not a file; give the path of a media file")
+  size = path.stat().st_size
+  if size == 0:
+    raise MediaError(f"{path} is empty (0 bytes); give a media file")
+  try:
+    with path.open("rb") as file:
+      head = file.read(12)
+  except OSError as error:
+    raise MediaError(f"{path} cannot be read: {error.strerror}") from error
+  claimed = int.from_bytes(head[4:8], "little") + 8
+  if head[:4] == b"RIFF" and size < claimed < 2**31:  # FFmpeg would silently play what is there
+    raise MediaError(f"{path} is truncated: it says it has {claimed} bytes but has {size}; copy it again")
+
+
+def opened(path: Path) -> "av.container.InputContainer":
+  """Opens a local file, and nothing that it may refer to."""
+  try:
+    return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+  except (av.error.FFmpegError, OSError) as error:
+    reason = getattr(error, "strerror", None) or str(error)
+    raise MediaError(f"{path} is not a media file, or is damaged or truncated ({reason})") from error
+
+
+def choose(streams: tuple) -> "av.stream.Stream | None":
+  """The first decodable stream, a moving one before a cover picture."""
+  usable = [stream for stream in streams if stream.codec_context is not None]
+  moving = [stream for stream in usable if not is_cover(stream)]
+  return (moving or usable or [None])[0]
+
+
+def is_cover(stream: "av.stream.Stream") -> bool:
+  """Whether a stream is a picture attached to a sound file."""
+  return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def packets(path: Path, index: int) -> Iterator["av.Packet"]:
+  """The packets of one stream until the file ends or breaks; the last one is empty and flushes the decoder."""
+  with opened(path) as container:
+    stream = container.streams[index]
+    stream.codec_context.thread_count = 2  # threads hold frames: bounds memory on many cores
+    stream.codec_context.thread_type = "AUTO"
+    try:
+      yield from container.demux(stream)
+    except av.error.FFmpegError:
+      return  # cut off: `describe` compares the length with what the header says
+
+
+def decoded(path: Path, index: int, damage: list[int]) -> Iterator["av.frame.Frame"]:
+  """The frames of one stream. A damaged packet is left out, so that its time is a gap, and its number noted."""
+  any_frame = False
+  for number, packet in enumerate(packets(path, index)):
+    if packet.has_sidedata("encryption_info"):
+      raise MediaError(f"{path} is encrypted (copy protection): give a file that is not")
+    try:
+      frames = packet.decode()
+    except (av.error.FFmpegError, ValueError):
+      damage.append(number)
+      continue
+    any_frame = any_frame or bool(frames)
+    yield from frames
+  if damage and not any_frame:
+    raise MediaError(f"{path}: none of stream {index} could be decoded (damaged, truncated or encrypted)")
+
+
+def scan_video(path: Path, stream: "av.stream.Stream") -> VideoInfo | None:
+  """Header, first frame, and the end of the last packet; None if there is no frame."""
+  first = next(decoded(path, stream.index, []), None)
+  if first is None:
+    return None
+  fps = float(stream.average_rate or stream.guessed_rate or 25)
+  start = end = first.time or 0.0
+  for count, packet in enumerate(packets(path, stream.index)):
+    if packet.size:
+      stamp = packet.dts if packet.pts is None else packet.pts
+      begin = start + count / fps if stamp is None else float(stamp * packet.time_base)
+      end = max(end, begin + (float((packet.duration or 0) * packet.time_base) or 1 / fps))
+  return VideoInfo(
+    index=stream.index, codec=stream.codec_context.name, width=first.width, height=first.height,
+    rotation=round(first.rotation), pixel_aspect=float(stream.sample_aspect_ratio or 1), fps=fps,
+    start=start, end=end, cover=is_cover(stream),
+  )  # fmt: skip
+
+
+def scan_audio(path: Path, stream: "av.stream.Stream") -> tuple[AudioInfo | None, int]:
+  """Header and true length, and the number of damaged packets; None if there is no sample."""
+  first = next(decoded(path, stream.index, []), None)
+  if first is None:
+    return None, 0
+  start, base = first.time or 0.0, stream.time_base
+  stated = stream.duration is not None and stream.start_time is not None
+  info = AudioInfo(
+    index=stream.index, codec=stream.codec_context.name, sample_rate=first.sample_rate,
+    channels=len(first.layout.channels), start=start, end=start,
+    stated_end=float((stream.start_time + stream.duration) * base) if stated else None,
+  )  # fmt: skip
+  damage: list[int] = []
+  samples = sum(len(piece) for piece in placed(path, info, start, damage))
+  return (dataclasses.replace(info, end=start + samples / info.sample_rate) if samples else None), len(damage)
+
+
+def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Iterator[np.ndarray]:
+  """Mono sound, float32 at the file's own rate, in pieces of at most about a second, laid from `origin` on.
+
+  Gaps between timestamps are silence, overlaps are cut, codec padding past the stated end is dropped.
+  """
+  rate, clock = info.sample_rate, 0
+  limit = None if info.stated_end is None else round((info.stated_end - origin) * rate)
+  for frame in decoded(path, info.index, damage):
+    if frame.sample_rate != rate:
+      raise MediaError(f"{path}: the sample rate changes from {rate} to {frame.sample_rate} Hz; convert it to one rate")
+    sound = mono(frame, path, clock / rate)
+    gap = 0 if frame.time is None else round((frame.time - origin) * rate) - clock
+    if gap > LONGEST * rate:
+      raise MediaError(f"{path}: a timestamp jumps to {frame.time:.0f} s; remux the file")
+    if clock == 0 or gap > RESYNC * rate:  # the first frame is laid exactly
+      for begin in range(0, gap, rate):
+        yield np.zeros(min(rate, gap - begin), np.float32)
+      clock += max(gap, 0)
+    elif gap < -RESYNC * rate:
+      sound = sound[-gap:]
+    if limit is not None and 0 <= clock + len(sound) - limit <= PADDING:
+      sound = sound[: max(limit - clock, 0)]
+    clock += len(sound)
+    yield sound
+
+
+def mono(frame: "av.AudioFrame", path: Path, time: float) -> np.ndarray:
+  """The mean of a frame's channels without the low-frequency one: float32 [samples]; finite or MediaError."""
+  names = [channel.name for channel in frame.layout.channels]
+  values = frame.to_ndarray()
+  if not frame.format.is_planar:
+    values = values.reshape(-1, len(names)).T
+  if values.dtype.kind == "f":
+    bad = ~np.isfinite(values).all(axis=0)
+    if bad.any():
+      at = time + int(bad.argmax()) / frame.sample_rate
+      raise MediaError(f"{path}: a sample at {at:.3f} s is not finite (NaN or infinity); repair the recording")
+  else:
+    scale = float(np.iinfo(values.dtype).max) + 1
+    offset = 0.0 if values.dtype.kind == "i" else (scale := scale / 2)
+    values = (values.astype(np.float32) - offset) / scale
+  heard = [index for index, name in enumerate(names) if not name.startswith("LFE")] or list(range(len(names)))
+  return values[heard].mean(axis=0, dtype=np.float32)

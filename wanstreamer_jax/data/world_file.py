@@ -1,0 +1,132 @@
+"""World files: the JSON that tells the agent who it is, how it looks and how it sounds.
+
+    {"fields": {"name": "Ada", "likes": "tea"}, "portrait": "ada.png", "voice": "ada.wav"}
+
+Every key is optional. Paths are relative to the JSON file. The portrait is any picture that Pillow reads: turned as
+its EXIF says, cropped at the centre to the agent's aspect, scaled. The voice is any sound of at most 30 s.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from wanstreamer_jax.config import MediaConfig, unknown_name
+from wanstreamer_jax.data.media import read_audio
+from wanstreamer_jax.data.session import World
+from wanstreamer_jax.errors import DataError, MediaError
+
+KEYS = ["fields", "portrait", "voice"]
+MOST_FIELDS = 32
+LONGEST_NAME = 40  # characters
+LONGEST_VALUE = 400
+LONGEST_TEXT = 2000  # all fields as one line; how many tokens that is, the engine checks
+LONGEST_VOICE = 30.0  # seconds
+MOST_PIXELS = 100_000_000
+
+
+def load_world(path: str | Path, media: MediaConfig) -> World:
+  """The World of a JSON file, with portrait uint8 [media.height, media.width, 3] and voice float32 [samples].
+
+  Raises DataError (with the line, for broken JSON) or MediaError (for the portrait and the voice).
+  """
+  path = Path(path)
+  value = parse(path)
+  if not isinstance(value, dict):
+    raise DataError(f'{path}: expected a JSON object like {{"fields": {{"name": "Ada"}}}}, got {kind(value)}')
+  for key in value:
+    if key not in KEYS:
+      raise DataError(f"{path}: {unknown_name(key, KEYS, 'world key')}")
+  fields = check_fields(path, value.get("fields", {}))
+  portrait, voice = referred(path, value, "portrait"), referred(path, value, "voice")
+  return World(
+    fields=fields,
+    portrait=None if portrait is None else load_portrait(portrait, media),
+    voice=None if voice is None else read_audio(voice, media, LONGEST_VOICE),
+  )
+
+
+def parse(path: Path) -> Any:
+  """The JSON value of a file; a key given twice is an error."""
+  try:
+    return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: unique(path, pairs))
+  except FileNotFoundError:
+    raise DataError(f"{path} does not exist; give the path of a world file (JSON)") from None
+  except (OSError, UnicodeDecodeError) as error:
+    reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+    raise DataError(f"{path} cannot be read as a world file: {reason}") from error
+  except json.JSONDecodeError as error:
+    raise DataError(f"{path} is not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from error
+  except RecursionError:
+    raise DataError(f"{path} is nested too deeply for a world file") from None
+
+
+def unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  value = dict(pairs)
+  if len(value) != len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise DataError(f"{path}: key {twice!r} is given twice; keep one")
+  return value
+
+
+def kind(value: Any) -> str:
+  """A JSON type's name, for messages."""
+  names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+  return names.get(type(value), "a number")
+
+
+def check_fields(path: Path, fields: Any) -> dict[str, str]:
+  """The persona text: a few short lines of text, or DataError with the field's name and the limit."""
+  if not isinstance(fields, dict):
+    raise DataError(f'{path}: "fields" must be an object of texts like {{"name": "Ada"}}, got {kind(fields)}')
+  if len(fields) > MOST_FIELDS:
+    raise DataError(f'{path}: "fields" has {len(fields)} entries: at most {MOST_FIELDS}')
+  for name, text in fields.items():
+    if not isinstance(text, str):
+      raise DataError(f"{path}: field {name!r} must be text in quotes, got {kind(text)}")
+    if not name.strip() or len(name) > LONGEST_NAME:
+      raise DataError(f"{path}: field name {name[:60]!r} has {len(name)} characters: expected 1 to {LONGEST_NAME}")
+    if len(text) > LONGEST_VALUE:
+      raise DataError(f"{path}: field {name!r} has {len(text)} characters: at most {LONGEST_VALUE}")
+    if not (name + text).isprintable():
+      raise DataError(f"{path}: field {name!r} has line breaks or control characters; write it on one line")
+  length = len(World(fields=fields).text())
+  if length > LONGEST_TEXT:
+    raise DataError(f"{path}: the fields together have {length} characters: at most {LONGEST_TEXT}")
+  return dict(fields)
+
+
+def referred(path: Path, value: dict[str, Any], key: str) -> Path | None:
+  """The file that a key names, relative to the world file, or None."""
+  name = value.get(key)
+  if name is None:
+    return None
+  if not isinstance(name, str) or not name:
+    raise DataError(
+      f'{path}: "{key}" must be the path of a file, got {kind(name) if name != "" else "an empty string"}'
+    )
+  return path.parent / name
+
+
+def load_portrait(path: str | Path, media: MediaConfig) -> np.ndarray:
+  """A picture as uint8 [media.height, media.width, 3]; transparent parts are mid-grey. Raises MediaError."""
+  try:
+    with Image.open(path) as image:
+      if image.width * image.height > MOST_PIXELS:
+        raise MediaError(
+          f"portrait {path} has {image.width} x {image.height} pixels: at most {MOST_PIXELS:,}; shrink it"
+        )
+      image.draft("RGB", (4 * media.width, 4 * media.height))  # JPEG only: decodes a large one small
+      image = ImageOps.exif_transpose(image).convert("RGBA")
+  except FileNotFoundError:
+    raise MediaError(f"portrait {path} does not exist; give the path of a picture") from None
+  except UnidentifiedImageError:
+    raise MediaError(f"portrait {path} is not an image; give a png, jpg, webp, ...") from None
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise MediaError(f"portrait {path} cannot be read: {error}") from error
+  grey = Image.new("RGBA", image.size, (128, 128, 128, 255))
+  picture = Image.alpha_composite(grey, image).convert("RGB")
+  return np.asarray(ImageOps.fit(picture, (media.width, media.height), Image.Resampling.LANCZOS))
