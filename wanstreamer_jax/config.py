@@ -95,14 +95,16 @@ class MediaConfig(Section):
 
 @section
 class AudioVAEConfig(Section):
-  """Causal SEANet-style audio VAE: `prod(strides)` samples become one latent frame of `latent_dim` numbers."""
+  """Causal audio VAE: `prod(strides)` samples become one latent frame of `latent_dim` numbers."""
 
-  strides: tuple[int, ...] = (4, 6, 8, 10)  # encoder order: 1 920 samples, 12.5 Hz at 24 kHz
-  channels: int = 16  # after the first convolution; doubled at every stride
-  max_channels: int = 256
+  strides: tuple[int, ...] = (240, 2, 4)  # encoder order: 10 ms frames of spectra, then convolutions; 12.5 Hz at 24 kHz
+  channels: int = 96  # at the frame rate; doubled at every further stride
+  max_channels: int = 192
   latent_dim: int = 32
-  kernel: int = 7
+  kernel: int = 3  # of residual blocks
   residual_blocks: int = 1  # per stage
+  cepstrum: int = 64  # coefficients of each of the decoder's two filters
+  sample_rate: int = 24_000  # of the decoder's pitch; must be the media's
   attention_layers: int = 0  # optional causal attention at the latent rate
   attention_heads: int = 4
   attention_window: int = 64  # latent frames, including the current one
@@ -132,7 +134,7 @@ class PerceptionConfig(Section):
 
   mel_bins: int = 64
   mel_hop: int = 240  # samples, 10 ms
-  mel_window: int = 600  # samples, all of them in the past of the frame's end
+  mel_window: int = 512  # samples, all of them in the past of the frame's end
   audio_tokens: int = 4  # per unit
   audio_channels: int = 128
   audio_layers: int = 1  # causal attention layers
@@ -209,6 +211,7 @@ class DataConfig(Section):
 
   path: str = "data_cache/world"
   units: int = 40  # length of a training crop
+  session_units: int = 125  # length of a stored session (20 s)
   batch: int = 8  # sessions per step, over all devices
   seed: int = 0
   shuffle: bool = True
@@ -226,6 +229,7 @@ class TrainConfig(Section):
   learning_rate: float = 1e-3
   schedule: str = "cosine"  # after a linear warm-up: "cosine", "wsd" (warm-up, stable, decay) or "constant"
   warmup: int = 50
+  decay: float = 0.2  # "wsd": share of the steps in the final decay
   final_lr_scale: float = 0.05
   weight_decay: float = 0.01
   beta1: float = 0.9

@@ -19,3 +19,7 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
   """A checkpoint that is missing, incomplete, of another format or of another configuration."""
+
+
+class TrainingError(UserError):
+  """A training run that cannot go on: a loss that is not finite, or a run folder that cannot be written."""

@@ -1,0 +1,110 @@
+"""A stage small enough to train in a test: a two-layer MLP on a random regression, in the loop's own terms.
+
+Run as a program it trains, so that tests can kill it: `python tests/toy_stage.py RUN STEPS [override ...]`.
+"""
+
+import os
+import pathlib
+import sys
+import time
+
+if __name__ == "__main__":
+  os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import apply_override
+from wanstreamer_jax.train.stage import Stage
+
+WIDTH, HIDDEN = 16, 32
+
+
+class Dense(nnx.Module):
+  def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+    self.w = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)) / inputs**0.5)
+
+  def __call__(self, x):
+    return x @ self.w[...]
+
+
+class Norm(nnx.Module):
+  def __init__(self, width: int):
+    self.scale = nnx.Param(jnp.ones(width))
+
+  def __call__(self, x):
+    return x * jax.lax.rsqrt(jnp.mean(x**2) + 1e-6) * self.scale[...]
+
+
+class Toy(nnx.Module):
+  """Named as the Transformer's parts are, so that the real sharding rules apply."""
+
+  def __init__(self, *, rngs: nnx.Rngs):
+    self.norm = Norm(WIDTH)
+    self.up_proj = Dense(WIDTH, HIDDEN, rngs=rngs)
+    self.down_proj = Dense(HIDDEN, WIDTH, rngs=rngs)
+
+  def __call__(self, x):
+    return self.down_proj(jnp.tanh(self.up_proj(self.norm(x))))
+
+
+class ToyLoader:
+  def __init__(self, config: Config, slow: float = 0.0):
+    self.config, self.slow = config, slow
+
+  def batch_at(self, step: int) -> dict[str, np.ndarray]:
+    time.sleep(self.slow)
+    rng = np.random.default_rng((self.config.data.seed, step))
+    x = rng.standard_normal((self.config.data.batch, WIDTH)).astype(np.float32)
+    return {"x": x, "y": np.sin(x), "step": np.full(len(x), step, np.int32)}
+
+
+def toy_loss(model, batch, key, config):
+  noise = 0.1 * jax.random.normal(key, batch["x"].shape)
+  error = jnp.mean((jax.vmap(model)(batch["x"] + noise) - batch["y"]) ** 2)
+  return error, {"batch_step": batch["step"][0].astype(jnp.float32)}
+
+
+def toy_evaluate(model, config, run: pathlib.Path, step: int):
+  (run / "pictures").mkdir(exist_ok=True)
+  (run / "pictures" / f"{step}.txt").write_text("a picture\n")
+  return {"error": jnp.float32(0.5)}
+
+
+def toy_stage(slow: float = 0.0, **changes) -> Stage:
+  fields = {
+    "init": lambda config, key: Toy(rngs=nnx.Rngs(params=key)),
+    "loss": toy_loss,
+    "make_loader": lambda config: ToyLoader(config, slow),
+    "evaluate": toy_evaluate,
+  }
+  return Stage(name="toy", **{**fields, **changes})
+
+
+def toy_config(run, steps: int = 8, **train) -> Config:
+  config = Config(name="toy")
+  config.train.run, config.train.steps = str(run), steps
+  config.train.warmup, config.train.log_every, config.train.checkpoint_every, config.train.eval_every = 2, 2, 4, 4
+  for name, value in train.items():
+    setattr(config.train, name, value)
+  return config
+
+
+if __name__ == "__main__":
+  from wanstreamer_jax.errors import UserError
+  from wanstreamer_jax.train.loop import train
+
+  config = toy_config(sys.argv[1], int(sys.argv[2]))
+  for override in sys.argv[4:]:
+    apply_override(config, override)
+  try:
+    train(toy_stage(slow=float(sys.argv[3])), config.freeze())
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+  except KeyboardInterrupt as stopped:
+    print(stopped, file=sys.stderr)
+    raise SystemExit(130) from None

@@ -1,0 +1,123 @@
+"""The device mesh, and the few helpers that speak to it. Everything here is a no-op in effect on one device.
+
+Axes, outermost first (their order is the order of the slowest links):
+  data     sessions, parameters replicated
+  fsdp     sessions too, parameters and optimiser state split
+  tensor   heads and MLP columns
+  context  tokens of one session
+"""
+
+import difflib
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from wanstreamer_jax.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor", "context")
+BATCH_AXES = ("data", "fsdp")
+
+
+def parse_mesh(spec: str) -> dict[str, int]:
+  """Axis sizes of "data=2,fsdp=4"; axes that are not named have size 1. Raises ConfigError."""
+  sizes = dict.fromkeys(AXES, 1)
+  named = set()
+  for part in filter(None, (piece.strip() for piece in spec.split(","))):
+    name, _, size = (piece.strip() for piece in part.partition("="))
+    if name not in sizes:
+      near = difflib.get_close_matches(name, AXES, n=1)
+      hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(AXES)}"
+      raise ConfigError(f"mesh {spec!r}: unknown axis {name!r}{hint}")
+    if name in named:
+      raise ConfigError(f"mesh {spec!r}: axis {name!r} is given twice")
+    if not size.isdecimal() or int(size) < 1:
+      raise ConfigError(f"mesh {spec!r}: axis {name!r} needs a positive whole number, as in {name}=2, not {size!r}")
+    named.add(name)
+    sizes[name] = int(size)
+  return sizes
+
+
+def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh with the four axes. Raises ConfigError when it does not fit the devices.
+
+  spec: e.g. "data=2,fsdp=4". Empty puts every device on `data`. A smaller mesh than there are devices takes the first
+    ones, except across hosts, where every device must take part.
+  devices: those to use; default all.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = parse_mesh(spec) if spec.strip() else {**dict.fromkeys(AXES, 1), "data": len(devices)}
+  total = math.prod(sizes.values())
+  several_hosts = len({device.process_index for device in devices}) > 1
+  if total > len(devices) or (several_hosts and total != len(devices)):
+    product = " x ".join(f"{name}={size}" for name, size in sizes.items() if size > 1) or "1"
+    raise ConfigError(
+      f"mesh {spec!r} needs {total} devices ({product}), but there are {len(devices)}; change train.mesh"
+    )
+  # Automatic axes: XLA propagates shardings from parameters, the batch and the few constrained activations.
+  automatic = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices[:total], axis_types=automatic)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows (the first axis) over data and fsdp; the other axes whole."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch(batch: int, mesh: Mesh) -> None:
+  """Raises ConfigError unless `batch` rows divide over the devices that share them."""
+  shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  if batch % shards:
+    raise ConfigError(
+      f"data.batch is {batch}, which does not divide over data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} "
+      f"= {shards} devices; use a multiple of {shards}, or set train.mesh"
+    )
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Puts this host's rows of a global batch onto the mesh.
+
+  batch: arrays [rows of this host, ...]; the global batch is the hosts' rows in process order.
+  """
+  sharding = batch_sharding(mesh)
+  return {name: jax.make_array_from_process_local_data(sharding, np.asarray(rows)) for name, rows in batch.items()}
+
+
+def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+  """Names the mesh axes of an activation's dimensions, for XLA; the identity outside a mesh and on one device.
+
+  Under `jax.vmap` the batched dimension stays free, so that unbatched modules may call this.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+
+def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
+  """Keeps compiled programs on disk, so that a second run starts at once. Returns the folder, None if switched off.
+
+  A folder that was configured before (JAX_COMPILATION_CACHE_DIR, or in code) is kept. Otherwise `folder`, or
+  $XDG_CACHE_HOME/wanstreamer, or .jax_cache in the working folder. An unwritable place turns the cache off.
+  """
+  configured: Any = jax.config.jax_compilation_cache_dir
+  if configured:
+    return pathlib.Path(configured)
+  home = os.environ.get("XDG_CACHE_HOME")
+  path = pathlib.Path(folder or (pathlib.Path(home) / "wanstreamer" if home else ".jax_cache")).absolute()
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return None
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  return path

@@ -1,0 +1,106 @@
+"""Where every parameter lives on the mesh: one table outside the model.
+
+A parameter's name is its path in the module, joined by dots and without the trailing `.value`, e.g.
+`duplex.transformer.layers.q_proj.w`. Exactly one rule must match each name (law 9). A rule speaks for the *last*
+dimensions of a leaf, so that a stacked layer (a leading L axis) and a single one share it. Optimiser moments and
+averages end in the parameter's own name and hence follow the same rules; scalars (counters) are replicated.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from wanstreamer_jax.errors import ConfigError
+
+Axis = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """`pattern` must match a whole name or its end (at a dot); `axes` name the mesh axes of the last dimensions."""
+
+  pattern: str
+  axes: tuple[Axis, ...] = ()
+
+  def matches(self, name: str) -> bool:
+    return re.fullmatch(rf"(.*\.)?({self.pattern})", name) is not None
+
+
+# Letters: V vocabulary, D model, N query heads, K key heads, H head dim, F MLP, C condition.
+RULES: tuple[Rule, ...] = (
+  # Transformer
+  Rule(r"embedding\.w", ("tensor", "fsdp")),  # [V, D]
+  Rule(r"[qkv]_proj\.w", ("fsdp", "tensor", None)),  # [D, N or K, H]
+  Rule(r"[qkv]_proj\.b", ("tensor", None)),  # [N or K, H]
+  Rule(r"o_proj\.w", ("tensor", None, "fsdp")),  # [N, H, D]
+  Rule(r"(gate|up)_proj\.w", ("fsdp", "tensor")),  # [D, F]
+  Rule(r"down_proj\.w", ("tensor", "fsdp")),  # [F, D]
+  Rule(r"(\w*norm\w*)\.(scale|b)"),
+)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """The dotted name of a leaf: `.layers[0].w.value` is "layers.0.w"."""
+  parts = []
+  for entry in path:
+    key = getattr(entry, "name", getattr(entry, "key", getattr(entry, "idx", None)))
+    parts.append(str(key))
+  if len(parts) > 1 and parts[-1] == "value":  # nnx.Param's own field
+    parts.pop()
+  return ".".join(parts)
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+  """All leaves of a tree by name, in the tree's order. Names are unique."""
+  leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  if len(leaves) != len(jax.tree.leaves(tree)):
+    raise ConfigError("two leaves of the tree have the same dotted name; rename one of the modules")
+  return leaves
+
+
+def fill_leaves(tree: Any, leaves: dict[str, Any]) -> Any:
+  """`tree` with every leaf replaced by the one of the same name."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)
+
+
+def matching_rules(name: str, rules: tuple[Rule, ...] = RULES) -> list[Rule]:
+  return [rule for rule in rules if rule.matches(name)]
+
+
+def partition(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[Rule, ...] = RULES) -> PartitionSpec:
+  """The axes of one leaf. Raises ConfigError unless exactly one rule matches.
+
+  An axis that does not divide its dimension is dropped there (2 key heads on tensor=4 are replicated).
+  """
+  matches = matching_rules(name, rules)
+  if len(matches) != 1:
+    found = ", ".join(repr(rule.pattern) for rule in matches) or "none"
+    raise ConfigError(f"parameter {name!r} must match one rule of parallel/rules.py, but matches: {found}")
+  axes = matches[0].axes
+  if len(axes) > len(shape):
+    raise ConfigError(f"parameter {name!r} has shape {shape}, but its rule names {len(axes)} dimensions: {axes}")
+  whole = (None,) * (len(shape) - len(axes))
+  return PartitionSpec(*whole, *(_divisible(axis, size, mesh) for axis, size in zip(axes, shape[len(whole) :])))
+
+
+def _divisible(axis: Axis, size: int, mesh: Mesh) -> Axis:
+  names = (axis,) if isinstance(axis, str) else axis or ()
+  shards = math.prod(mesh.shape[name] for name in names)
+  return axis if shards > 1 and size % shards == 0 else None
+
+
+def param_shardings(tree: Any, mesh: Mesh, rules: tuple[Rule, ...] = RULES) -> Any:
+  """A tree of NamedSharding for parameters, or for a training state that contains them.
+
+  tree: arrays or ShapeDtypeStructs (`jax.eval_shape`), e.g. a module, its optimiser state, its average.
+  """
+
+  def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    spec = partition(path_name(path), leaf.shape, mesh, rules) if leaf.ndim else PartitionSpec()
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,0 +1,210 @@
+"""Training checkpoints: Orbax, asynchronous, atomic, restored onto any mesh.
+
+`RUN/checkpoints/STEP/` holds `state` (arrays, flat by name in four parts: step, params, optimizer, ema) and `meta`
+(format, config, shapes). A checkpoint is written under a temporary name and renamed when it is whole; older ones are
+removed after that. Reading weights alone is in wanstreamer_jax/weights.py.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import config_to_dict, flat_fields
+from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
+from wanstreamer_jax.train.state import TrainState
+from wanstreamer_jax.weights import FORMAT, checkpoint_steps, first_difference, first_line, read_header
+
+# Fields that may differ between a run and its continuation: they change no number of the steps to come, or only how
+# many there are. (train.steps moves the end of a decaying schedule, which is what whoever sets it asks for.)
+FREE_FIELDS = (
+  "name", "data.path", "train.steps", "train.mesh", "train.log_every", "train.eval_every", "train.checkpoint_every",
+  "train.keep", "train.run", "train.init", "train.codecs",
+)  # fmt: skip
+FREE_SECTIONS = ("eval.",)
+PARTS = ("params", "optimizer", "ema")
+
+
+def flatten_state(state: TrainState) -> dict[str, dict[str, Any]]:
+  """{part: {leaf name: leaf}}; the inverse is `unflatten_state`. Parts without leaves are left out."""
+  parts = {part: named_leaves(getattr(state, part)) for part in PARTS}
+  return {"step": {"step": state.step}, **{part: leaves for part, leaves in parts.items() if leaves}}
+
+
+def unflatten_state(abstract: TrainState, parts: dict[str, dict[str, Any]]) -> TrainState:
+  filled = {part: fill_leaves(getattr(abstract, part), parts.get(part, {})) for part in PARTS}
+  return TrainState(step=parts["step"]["step"], **filled)
+
+
+def changed_fields(saved: Config, current: Config) -> list[str]:
+  """Fields in which a run cannot be continued, as "train.learning_rate: 0.001 -> 0.002"."""
+  before, now = flat_fields(saved), flat_fields(current)
+  return [
+    f"{name}: {before[name]!r} -> {now[name]!r}"
+    for name in now
+    if before[name] != now[name] and name not in FREE_FIELDS and not name.startswith(FREE_SECTIONS)
+  ]
+
+
+class Checkpoints:
+  """The checkpoints of one run. A context manager: leaving it waits for the last write.
+
+  A failed write raises CheckpointError at the next call; the earlier checkpoints stay as they were.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str], config: Config):
+    self.folder = pathlib.Path(folder).absolute()
+    self.config = config
+    self._saving: int | None = None
+    _quiet_orbax()
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=config.train.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+    )
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      self._manager = ocp.CheckpointManager(self.folder, options=options)
+    except OSError as error:
+      raise CheckpointError(f"cannot write checkpoints to {self.folder}: {error.strerror or error}") from error
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    try:
+      self.wait()
+    except CheckpointError:
+      if error is None:
+        raise
+    finally:
+      try:
+        self._manager.close()
+      except Exception as failure:
+        if error is None:
+          raise self._failed(failure) from failure
+
+  def save(self, state: TrainState, step: int) -> None:
+    """Starts writing; the arrays are copied before this returns, so the state may be donated to the next step."""
+    parts = flatten_state(state)
+    shapes = {part: {name: list(leaf.shape) for name, leaf in leaves.items()} for part, leaves in parts.items()}
+    meta = {"format": FORMAT, "config": config_to_dict(self.config), "leaves": shapes}
+    self.wait()
+    self._saving = step
+    items = ocp.args.Composite(state=ocp.args.PyTreeSave(parts), meta=ocp.args.JsonSave(meta))
+    try:
+      self._manager.save(step, args=items, force=True)
+    except Exception as error:
+      raise self._failed(error) from error
+
+  def wait(self) -> None:
+    """Returns when the last checkpoint is whole on disk. Raises CheckpointError if it could not be written."""
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._failed(error) from error
+    self._saving = None
+
+  def _failed(self, error: Exception) -> CheckpointError:
+    step, self._saving = self._saving, None
+    for left_over in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+      shutil.rmtree(left_over, ignore_errors=True)  # its space may be what is missing
+    steps = checkpoint_steps(self.folder)
+    kept = f"the checkpoint of step {steps[-1]} stays whole" if steps else "there is no earlier checkpoint"
+    return CheckpointError(f"cannot write the checkpoint of step {step} to {self.folder}: {_reason(error)}; {kept}")
+
+  def restore(self, abstract: TrainState, shardings: TrainState) -> TrainState | None:
+    """The last whole checkpoint, placed as `shardings` say; None if there is none.
+
+    A damaged last checkpoint is said, moved aside (`damaged-STEP`), and the one before it is taken. Raises
+    CheckpointError for a newer format, another config or another model, and when all checkpoints are damaged.
+    """
+    steps = checkpoint_steps(self.folder)
+    problem: CheckpointError | None = None
+    for step in reversed(steps):
+      try:
+        state = self._restore_step(step, abstract, shardings)
+      except _Damaged as error:
+        problem = CheckpointError(str(error))
+        aside = self.folder / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(self.folder / str(step), aside)
+        print(f"warning: {error}; moved to {aside.name}, trying the one before", flush=True)
+        continue
+      if problem:
+        self._manager.reload()
+      return state
+    if problem:
+      raise CheckpointError(f"no whole checkpoint is left in {self.folder}; the last problem: {problem}")
+    return None
+
+  def _restore_step(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
+    folder = self.folder / str(step)
+    meta = self._read_meta(folder)
+    wanted = flatten_state(abstract)
+    for part, leaves in wanted.items():
+      found = {name: tuple(shape) for name, shape in meta["leaves"].get(part, {}).items()}
+      difference = first_difference(found, {name: leaf.shape for name, leaf in leaves.items()})
+      if difference:
+        raise CheckpointError(f"checkpoint {folder} is of another model: {part} {difference}; use another train.run")
+    placed = jax.tree.map(
+      lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, shardings
+    )
+    target = flatten_state(placed)
+    arguments = ocp.checkpoint_utils.construct_restore_args(target)
+    try:
+      restore = ocp.args.PyTreeRestore(target, restore_args=arguments)
+      parts = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / "state", args=restore)
+    except Exception as error:
+      raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+    if int(np.asarray(parts["step"]["step"])) != step:
+      raise _Damaged(f"checkpoint {folder} holds step {int(np.asarray(parts['step']['step']))}")
+    return unflatten_state(abstract, parts)
+
+  def _read_meta(self, folder: pathlib.Path) -> dict[str, Any]:
+    file = folder / "meta" / "metadata"
+    try:
+      meta = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+      raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+    changes = changed_fields(read_header(file), self.config)
+    if changes:
+      more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+      raise CheckpointError(
+        f"{self.folder.parent} was trained with another config: {changes[0]}{more}; "
+        "restore that value, or set train.run to a new folder (and train.init to start from these weights)"
+      )
+    return meta
+
+
+class _Damaged(Exception):
+  """A checkpoint that cannot be read; the one before it may be."""
+
+
+def _reason(error: Exception) -> str:
+  """The operating system's words out of Orbax's long message."""
+  text = str(error)
+  for known in ("No space left on device", "File too large", "Permission denied", "Read-only file system",
+                "Disk quota exceeded"):  # fmt: skip
+    if known in text:
+      return known
+  return first_line(error)
+
+
+class _NoOrbax(logging.Filter):
+  """Orbax logs each failure several times with its traceback; they are raised here as one CheckpointError."""
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
+
+
+def _quiet_orbax() -> None:
+  logger = logging.getLogger("absl")
+  if not any(isinstance(known, _NoOrbax) for known in logger.filters):
+    logger.addFilter(_NoOrbax())

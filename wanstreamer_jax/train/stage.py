@@ -1,0 +1,57 @@
+"""What the training loop needs to know about a stage; nothing else distinguishes codecs from the duplex model.
+
+Invariants. A loader's batch and a loss's random draws are pure functions of (seed, step): a run that is killed and
+restarted sees the same numbers. `loss` is the mean over the rows that it is given, so that splitting rows over devices
+never changes it.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from wanstreamer_jax.config import Config
+
+Params = Any  # an nnx module, or any pytree of arrays
+Batch = dict[str, Any]  # arrays [B, ...]
+Metrics = dict[str, Any]  # name -> scalar
+
+
+class Loader(Protocol):
+  """Training data as a pure function of the step."""
+
+  def batch_at(self, step: int) -> dict[str, np.ndarray]:
+    """This host's rows of global batch `step` (from 0): arrays [rows, ...], the same shapes at every step."""
+    ...
+
+
+def all_units(config: Config) -> int:
+  """Units in a step's global batch."""
+  return config.data.batch * config.data.units
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One training stage.
+
+  name: as in `config.train.stage`.
+  init: (config, key) -> parameters; traced under jit, so that every leaf is born on its own device.
+  loss: (parameters, batch, key, config) -> (scalar mean over the batch, metrics); the batch is batched, the modules
+    inside are vmapped by the stage.
+  make_loader: config -> Loader.
+  evaluate: (parameters, config, run folder, step) -> metrics; may write pictures below the run folder. The parameters
+    are the averaged ones where `train.ema` is on. Optional.
+  frozen: patterns of parameter names (as in parallel/rules.py) that the optimiser leaves alone.
+  units: how many units a step trains on, for the speed figures.
+  """
+
+  name: str
+  init: Callable[[Config, jax.Array], Params]
+  loss: Callable[[Params, Batch, jax.Array, Config], tuple[jax.Array, Metrics]]
+  make_loader: Callable[[Config], Loader]
+  evaluate: Callable[[Params, Config, pathlib.Path, int], Metrics] | None = None
+  frozen: tuple[str, ...] = ()
+  units: Callable[[Config], int] = all_units

@@ -1,0 +1,35 @@
+"""The stages by name. Each entry imports its module only when asked, so that listing them costs nothing."""
+
+from collections.abc import Callable
+
+from wanstreamer_jax.config import unknown_name
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.train.stage import Stage
+
+
+def _audio_vae() -> Stage:
+  from wanstreamer_jax.train.codec import audio_vae_stage
+
+  return audio_vae_stage()
+
+
+def _video_vae() -> Stage:
+  from wanstreamer_jax.train.codec import video_vae_stage
+
+  return video_vae_stage()
+
+
+def _duplex() -> Stage:
+  from wanstreamer_jax.train.duplex import duplex_stage
+
+  return duplex_stage()
+
+
+STAGES: dict[str, Callable[[], Stage]] = {"audio_vae": _audio_vae, "video_vae": _video_vae, "duplex": _duplex}
+
+
+def get_stage(name: str) -> Stage:
+  """The stage of `config.train.stage`. Raises ConfigError with the nearest name."""
+  if name not in STAGES:
+    raise ConfigError(unknown_name(name, list(STAGES), "train.stage"))
+  return STAGES[name]()

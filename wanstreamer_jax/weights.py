@@ -1,0 +1,183 @@
+"""Weights on disk, for everybody who only reads them: training checkpoints (Orbax) and exported folders (safetensors).
+
+An export is a folder with `weights.safetensors` and `config.json`; a training checkpoint is a folder
+`RUN/checkpoints/STEP` written by train/checkpoint.py. Both carry their config and a format number. In memory weights
+are float32, named as in parallel/rules.py.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import config_from_dict, config_to_dict
+from wanstreamer_jax.errors import CheckpointError, ConfigError
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
+
+FORMAT = 1
+WEIGHTS_FILE = "weights.safetensors"
+CONFIG_FILE = "config.json"
+SCALE = ":scale"  # suffix of the int8 rows' scales
+MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
+
+Path = str | os.PathLike[str]
+
+
+def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16") -> int:
+  """Writes weights and config as a folder. Returns its size in bytes.
+
+  dtype: "f32", "bf16", or "int8": one float32 scale per row (the last axis); short rows and vectors stay bf16.
+  """
+  if dtype not in ("f32", "bf16", "int8"):
+    raise CheckpointError(f"export dtype is {dtype!r}: expected f32, bf16 or int8")
+  from safetensors.numpy import save
+
+  tensors: dict[str, np.ndarray] = {}
+  for name, leaf in named_leaves(params).items():
+    tensors.update(_pack(name, np.asarray(jax.device_get(leaf)), dtype))
+  folder = pathlib.Path(path)
+  header = {"format": FORMAT, "config": config_to_dict(config)}
+  files = {WEIGHTS_FILE: save(tensors), CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode()}
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+      (folder / (name + ".tmp")).write_bytes(data)
+    for name in files:
+      os.replace(folder / (name + ".tmp"), folder / name)
+  except OSError as error:
+    for name in files:
+      (folder / (name + ".tmp")).unlink(missing_ok=True)
+    raise CheckpointError(f"cannot write weights to {folder}: {error.strerror or error}") from error
+  return sum(len(data) for data in files.values())
+
+
+def _pack(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+  import ml_dtypes
+
+  if dtype == "f32":
+    return {name: value.astype(np.float32)}
+  if dtype == "bf16" or value.ndim < 2 or value.shape[-1] < MIN_INT8_ROW:
+    return {name: value.astype(ml_dtypes.bfloat16)}
+  scale = np.abs(value).max(-1, keepdims=True).astype(np.float32) / 127
+  rounded = np.rint(value / np.where(scale == 0, 1, scale)).astype(np.int8)
+  return {name: rounded, name + SCALE: scale}
+
+
+def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
+  """(config, {name: float32 array}) of an exported folder. Raises CheckpointError."""
+  from safetensors import SafetensorError
+  from safetensors.numpy import load_file
+
+  folder = pathlib.Path(path)
+  config = read_header(folder / CONFIG_FILE)
+  try:
+    tensors = load_file(folder / WEIGHTS_FILE)
+  except (OSError, SafetensorError) as error:
+    raise CheckpointError(f"cannot read {folder / WEIGHTS_FILE}: {error}; the file is missing or incomplete") from error
+  values = {}
+  for name, value in tensors.items():
+    if not name.endswith(SCALE):
+      values[name] = value.astype(np.float32) * tensors.get(name + SCALE, np.float32(1))
+  return config, values
+
+
+def read_header(file: pathlib.Path) -> Config:
+  """The config that was written beside weights. Raises CheckpointError: missing, damaged, or of a newer format."""
+  try:
+    header = json.loads(file.read_text())
+    version, values = header["format"], header["config"]
+  except OSError as error:
+    raise CheckpointError(f"no checkpoint at {file.parent}: {file.name} is missing ({error.strerror})") from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(f"{file} is damaged or not a checkpoint's: {error}") from error
+  if not isinstance(version, int) or version > FORMAT:
+    raise CheckpointError(f"{file.parent} has format {version}; this program reads up to {FORMAT}: update it")
+  try:
+    return config_from_dict(values)
+  except ConfigError as error:
+    raise CheckpointError(f"{file.parent} holds a config that this program cannot use: {error}") from error
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+  """Steps of the whole checkpoints in RUN/checkpoints, oldest first; unfinished ones have other names."""
+  folder = pathlib.Path(folder)
+  return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+
+
+def find_weights(path: Path) -> pathlib.Path:
+  """The folder to read: an export, RUN (its last checkpoint), RUN/checkpoints, or one checkpoint."""
+  folder = pathlib.Path(path)
+  if (folder / WEIGHTS_FILE).exists() or (folder / "state").is_dir():
+    return folder
+  for parent in (folder / "checkpoints", folder):
+    steps = checkpoint_steps(parent)
+    if steps:
+      return parent / str(steps[-1])
+  if not folder.exists():
+    raise CheckpointError(f"no checkpoint at {folder}: there is no such folder")
+  raise CheckpointError(f"no checkpoint in {folder}: expected {WEIGHTS_FILE}, or checkpoints/STEP of a training run")
+
+
+def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
+  """(config, {name: float32 array}) of an export or a training checkpoint; averaged weights where there are any."""
+  folder = find_weights(path)
+  if (folder / WEIGHTS_FILE).exists():
+    return load_export(folder)
+  config = read_header(folder / "meta" / "metadata")
+  return config, read_checkpoint(folder, "ema" if config.train.ema else "params")
+
+
+def read_checkpoint(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
+  """One part ("params" or "ema") of a training checkpoint as host arrays. Raises CheckpointError."""
+  import orbax.checkpoint as ocp
+
+  shapes = json.loads((folder / "meta" / "metadata").read_text())["leaves"][part]
+  target = {part: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}}
+  arguments = {part: {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}}
+  try:
+    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    restore = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
+    return dict(handler.restore((folder / "state").absolute(), args=restore)[part])
+  except Exception as error:  # Orbax and TensorStore raise many kinds
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {first_line(error)}") from error
+
+
+def load_weights(path: Path, abstract: Any) -> Any:
+  """The weights at `path` in the shape of `abstract`, as float32 host arrays.
+
+  path: an export, a training run or one of its checkpoints.
+  abstract: the parameters' tree of `jax.eval_shape`.
+  Raises CheckpointError, naming the first parameter that is missing, too many, or of another shape.
+  """
+  _, values = read_weights(path)
+  return fit_weights(values, abstract, path)
+
+
+def fit_weights(values: Mapping[str, np.ndarray], abstract: Any, path: Path) -> Any:
+  """`abstract` filled with named values; see `load_weights`."""
+  wanted = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
+  problem = first_difference({name: value.shape for name, value in values.items()}, wanted)
+  if problem:
+    raise CheckpointError(f"{path} does not fit this model: {problem}; use the config that it was trained with")
+  return fill_leaves(abstract, dict(values))
+
+
+def first_difference(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str | None:
+  """The first parameter (and how many more) in which two tables of shapes differ, in words; None if they are equal."""
+  problems = [f"{name} has shape {list(found[name])}, expected {list(wanted[name])}"
+              for name in wanted if name in found and tuple(found[name]) != tuple(wanted[name])]  # fmt: skip
+  problems += [f"{name} is missing" for name in wanted if name not in found]
+  problems += [f"{name} is unknown" for name in found if name not in wanted]
+  more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+  return problems[0] + more if problems else None
+
+
+def first_line(error: BaseException) -> str:
+  """An exception as one short line."""
+  lines = str(error).strip().splitlines() or [""]
+  return f"{type(error).__name__}: {lines[0][:200]}"
