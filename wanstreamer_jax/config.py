@@ -98,13 +98,12 @@ class AudioVAEConfig(Section):
   """Causal audio VAE: `prod(strides)` samples become one latent frame of `latent_dim` numbers."""
 
   strides: tuple[int, ...] = (240, 2, 4)  # encoder order: 10 ms frames of spectra, then convolutions; 12.5 Hz at 24 kHz
-  channels: int = 96  # at the frame rate; doubled at every further stride
-  max_channels: int = 192
+  channels: int = 64  # at the frame rate; doubled at every further stride
+  max_channels: int = 128
   latent_dim: int = 32
   kernel: int = 3  # of residual blocks
   residual_blocks: int = 1  # per stage
   cepstrum: int = 64  # coefficients of each of the decoder's two filters
-  sample_rate: int = 24_000  # of the decoder's pitch; must be the media's
   attention_layers: int = 0  # optional causal attention at the latent rate
   attention_heads: int = 4
   attention_window: int = 64  # latent frames, including the current one
@@ -122,11 +121,14 @@ class AudioVAEConfig(Section):
 class VideoVAEConfig(Section):
   """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
 
-  channels: tuple[int, ...] = (24, 48, 96, 128)  # at full, 1/2, 1/4 and 1/8 resolution
-  residual_blocks: int = 1  # per resolution
+  channels: tuple[int, ...] = (8, 24, 48, 96)  # at full, 1/2, 1/4 and 1/8 resolution
+  residual_blocks: int = 1  # of the encoder, at 1/4 and at 1/8
+  decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
+  time_kernel: int = 3  # latent frames that a convolution at 1/8 sees, including the current one
   latent_dim: int = 8
   space_stride: int = 8  # fixed by the number of `channels`
   time_stride: int = 4
+
 
 @section
 class PerceptionConfig(Section):
@@ -243,8 +245,12 @@ class TrainConfig(Section):
   history_noise: float = 0.3  # committed latents get noise U(0, this) of their own deviation, and say so
   history_drop: float = 0.15  # probability that a unit's committed audio is dropped
   condition_drop: float = 0.1  # probability that a session's user and world conditions are dropped
-  kl_weight: float = 1e-4
-  stft_weight: float = 1.0
+  kl_weight: float = 1e-4  # codecs: per latent number
+  latent_noise: float = 0.1  # codecs: decoded latents get noise of U(0, this) of their own deviation
+  stft_weight: float = 1.0  # audio codec: multi-resolution STFT
+  mel_weight: float = 1.0  # audio codec: log-mel distance
+  pitch_weight: float = 1.0  # audio codec: octaves of pitch, on voiced frames
+  edge_weight: float = 1.0  # video codec: differences in space and time
   mesh: str = ""  # e.g. "data=2,fsdp=4"; empty is all devices on `data`
   seed: int = 0
   log_every: int = 10

@@ -1,0 +1,207 @@
+"""Causal audio VAE: samples to continuous latents at 12.5 or 25 Hz and back, with no lookahead.
+
+Encoder: causal log-spectra of 10 ms frames, strided causal convolutions, a Gaussian posterior. Decoder: polyphase
+upsampling back to frames, then the source-filter synthesis of `source_filter.py`. Why not convolutions up to the
+waveform: 12.5 latents a second cannot carry a waveform's phase, so such a decoder has to invent it, which takes
+adversarial training and long runs; an oscillator with a state gives steady pitch at once, for 1/50 of the operations.
+The price: it models one voice at a time, not music.
+
+Letters: S samples, T latent frames, Z latent channels, C channels. Unbatched; callers vmap.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from wanstreamer_jax.codecs import source_filter
+from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
+from wanstreamer_jax.config import AudioVAEConfig
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, Residual1d, UpsampleConv1d, stack_taps
+
+State = dict[str, Any]
+WINDOWS = (2, 5)  # hops: a short window for what changes, a long one for pitch
+
+
+class VoiceFrames(NamedTuple):
+  """What the decoder's network says about each 10 ms frame."""
+
+  pitch_logit: Float[Array, "T"]  # see source_filter.pitch_octaves
+  cepstra: Float[Array, "T 2 K"]  # filters of pulses and noise
+
+
+def stage_channels(cfg: AudioVAEConfig) -> list[int]:
+  """Channels at the frame rate and after each further stride."""
+  return [min(cfg.channels * 2**i, cfg.max_channels) for i in range(len(cfg.strides))]
+
+
+def analysis_window(size: int) -> np.ndarray:
+  """A Hann window warped towards the newest samples (peak at 0.79 of its length), since none may come later."""
+  u = (np.arange(size) + 0.5) / size
+  return np.sin(np.pi * u**3).astype(np.float32) ** 2
+
+
+class LogSpectra(nnx.Module):
+  """Log-power spectra of windows that end with each frame. No parameters. State: past samples."""
+
+  def __init__(self, hop: int):
+    self.hop = hop
+
+  @property
+  def features(self) -> int:
+    return sum(window * self.hop // 2 + 1 for window in WINDOWS)
+
+  def initial_state(self) -> Float[Array, "P"]:
+    return jnp.zeros((max(WINDOWS) - 1) * self.hop)
+
+  def __call__(
+    self, samples: Float[Array, "S"], state: Float[Array, "P"]
+  ) -> tuple[Float[Array, "T F"], Float[Array, "P"]]:
+    past = jnp.concatenate([state, samples])
+    frames = stack_taps(past.reshape(-1, self.hop), max(WINDOWS))  # [T, max(WINDOWS) * hop]
+    spectra = [self.log_spectrum(frames[:, -window * self.hop :]) for window in WINDOWS]
+    return jnp.concatenate(spectra, axis=-1), past[samples.shape[0] :]
+
+  def log_spectrum(self, frames: Float[Array, "T N"]) -> Float[Array, "T F"]:
+    window = analysis_window(frames.shape[-1])
+    spectrum = jnp.fft.rfft(frames * (window / window.sum()))
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    return 0.2 * jnp.log(power + 1e-9) + 3.0  # about -1 (silence) to 3
+
+
+class LatentAttention(nnx.Module):
+  """Causal self-attention over the last `window` latent frames, with a learned bias per head and distance.
+
+  State: keys and values of the last window - 1 frames and how many of them are real, so that a chunk of any length
+  sees window + chunk - 1 keys: a cache of only `window` would lose the oldest key of all queries but the last.
+  """
+
+  def __init__(self, channels: int, heads: int, window: int, *, rngs: nnx.Rngs):
+    if channels % heads:
+      raise ConfigError(f"audio_vae: {channels} channels do not divide into {heads} attention heads")
+    self.heads, self.window, self.channels = heads, window, channels
+    self.norm = ChannelNorm(channels)
+    self.qkv = CausalConv1d(channels, 3 * channels, 1, rngs=rngs)
+    self.out = CausalConv1d(channels, channels, 1, scale=0.2, rngs=rngs)
+    self.distance = nnx.Param(jnp.zeros((heads, window)))
+
+  def initial_state(self) -> State:
+    past = jnp.zeros((self.window - 1, self.heads, self.channels // self.heads))
+    return {"keys": past, "values": past, "count": jnp.int32(0)}
+
+  def __call__(self, x: Float[Array, "T C"], state: State) -> tuple[Float[Array, "T C"], State]:
+    length, held = x.shape[0], self.window - 1
+    q, k, v = jnp.split(self.qkv(self.norm(x), self.qkv.initial_state())[0], 3, axis=-1)
+    q, k, v = (part.reshape(length, self.heads, -1) for part in (q, k, v))
+    k, v = jnp.concatenate([state["keys"], k]), jnp.concatenate([state["values"], v])
+
+    distance = jnp.arange(length)[:, None] + held - jnp.arange(length + held)[None]  # [T, S], 0 is the query itself
+    real = jnp.arange(length + held) >= held - state["count"]
+    visible = (distance >= 0) & (distance < self.window) & real
+    bias = self.distance[...][:, jnp.clip(distance, 0, held)]
+    scores = jnp.einsum("tnh,snh->nts", q, k) * q.shape[-1] ** -0.5 + bias
+    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
+    y = jnp.einsum("nts,snh->tnh", weights, v).reshape(length, -1)
+    y, _ = self.out(y, self.out.initial_state())
+    count = jnp.minimum(state["count"] + length, held)
+    return x + y, {"keys": k[length:], "values": v[length:], "count": count}
+
+
+class Chain(nnx.Module):
+  """Layers one after another; its state is the list of theirs."""
+
+  def __init__(self, layers: list[nnx.Module]):
+    self.layers = nnx.List(layers)
+
+  def initial_state(self) -> list[Any]:
+    return [layer.initial_state() for layer in self.layers]
+
+  def __call__(self, x: Float[Array, "S C"], state: list[Any]) -> tuple[Float[Array, "T D"], list[Any]]:
+    after = []
+    for layer, before in zip(self.layers, state, strict=True):
+      x, new = layer(x, before)
+      after.append(new)
+    return x, after
+
+
+def encoder_layers(cfg: AudioVAEConfig, features: int, rngs: nnx.Rngs) -> list[nnx.Module]:
+  channels = stage_channels(cfg)
+  layers: list[nnx.Module] = [CausalConv1d(features, channels[0], 1, rngs=rngs)]
+  layers += [Residual1d(channels[0], cfg.kernel, rngs=rngs) for _ in range(cfg.residual_blocks)]
+  for stride, inputs, outputs in zip(cfg.strides[1:], channels, channels[1:]):
+    layers.append(CausalConv1d(inputs, outputs, 2 * stride, stride=stride, rngs=rngs))
+    layers += [Residual1d(outputs, cfg.kernel, rngs=rngs) for _ in range(cfg.residual_blocks)]
+  layers += [
+    LatentAttention(channels[-1], cfg.attention_heads, cfg.attention_window, rngs=rngs)
+    for _ in range(cfg.attention_layers)
+  ]
+  return [*layers, CausalConv1d(channels[-1], 2 * cfg.latent_dim, 1, rngs=rngs)]
+
+
+def decoder_layers(cfg: AudioVAEConfig, rngs: nnx.Rngs) -> list[nnx.Module]:
+  channels = stage_channels(cfg)
+  layers: list[nnx.Module] = [CausalConv1d(cfg.latent_dim, channels[-1], 3, rngs=rngs)]
+  layers += [
+    LatentAttention(channels[-1], cfg.attention_heads, cfg.attention_window, rngs=rngs)
+    for _ in range(cfg.attention_layers)
+  ]
+  layers += [Residual1d(channels[-1], cfg.kernel, rngs=rngs) for _ in range(cfg.residual_blocks)]
+  for stride, inputs, outputs in reversed(list(zip(cfg.strides[1:], channels[1:], channels))):
+    layers.append(UpsampleConv1d(inputs, outputs, stride, rngs=rngs))
+    layers += [Residual1d(outputs, cfg.kernel, rngs=rngs) for _ in range(cfg.residual_blocks)]
+  return layers
+
+
+class AudioVAE(nnx.Module):
+  """Samples [T * hop] <-> standardised latents [T, Z]; see the module's docstring."""
+
+  def __init__(self, cfg: AudioVAEConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    self.spectra = LogSpectra(cfg.strides[0])
+    self.encoder = Chain(encoder_layers(cfg, self.spectra.features, rngs))
+    self.decoder = Chain(decoder_layers(cfg, rngs))
+    self.head_norm = ChannelNorm(stage_channels(cfg)[0])
+    self.head = CausalConv1d(stage_channels(cfg)[0], 1 + 2 * cfg.cepstrum, 1, scale=0.1, rngs=rngs)
+    self.standard = Standardisation(cfg.latent_dim)
+
+  def encoder_state(self) -> State:
+    """The state before the first sample."""
+    return {"spectra": self.spectra.initial_state(), "encoder": self.encoder.initial_state()}
+
+  def decoder_state(self) -> State:
+    """The state before the first latent."""
+    voice = source_filter.initial_state(self.cfg.strides[0], self.cfg.cepstrum)
+    return {"decoder": self.decoder.initial_state(), "voice": voice}
+
+  def encode(self, samples: Float[Array, "S"], state: State) -> tuple[Posterior, State]:
+    """S = T * hop samples in [-1, 1] to T latent frames."""
+    if samples.shape[0] % self.cfg.hop:
+      raise ValueError(f"{samples.shape[0]} samples are not a whole number of latent frames of {self.cfg.hop}")
+    x, spectra = self.spectra(samples, state["spectra"])
+    x, encoder = self.encoder(x, state["encoder"])
+    mean, logvar = jnp.split(x, 2, axis=-1)
+    return self.standard.normalise(mean, logvar), {"spectra": spectra, "encoder": encoder}
+
+  def decode(self, latents: Float[Array, "T Z"], state: State) -> tuple[Float[Array, "S"], State]:
+    """T standardised latent frames to T * hop samples."""
+    frames, decoder = self.voice_frames(latents, state["decoder"])
+    samples, voice = self.synthesise(frames, state["voice"])
+    return samples, {"decoder": decoder, "voice": voice}
+
+  def voice_frames(self, latents: Float[Array, "T Z"], state: list[Any]) -> tuple[VoiceFrames, list[Any]]:
+    """The network half of `decode`; training looks at its pitch."""
+    x, state = self.decoder(self.standard.restore(latents), state)
+    x, _ = self.head(jax.nn.silu(self.head_norm(x)), self.head.initial_state())
+    cepstra = x[:, 1:].reshape(-1, 2, self.cfg.cepstrum)
+    return VoiceFrames(pitch_logit=x[:, 0], cepstra=cepstra), state
+
+  def synthesise(
+    self, frames: VoiceFrames, state: source_filter.SourceFilterState
+  ) -> tuple[Float[Array, "S"], source_filter.SourceFilterState]:
+    """The signal half of `decode`."""
+    pitch = source_filter.pitch_index(frames.pitch_logit)
+    return source_filter.synthesise(pitch, frames.cepstra, state, self.cfg.strides[0])

@@ -1,0 +1,113 @@
+"""Distances between media and their reconstructions. Pure functions, unbatched, all smooth enough to train on.
+
+Video [T, H, W, 3] and audio [S] are in [-1, 1].
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from wanstreamer_jax.codecs.posterior import Posterior
+
+STFT_SIZES = (256, 512, 1024, 2048)
+MEL_SIZE, MEL_BINS = 1024, 80
+
+
+def charbonnier(difference: Float[Array, "..."], epsilon: float = 1e-2) -> Float[Array, ""]:
+  """Mean absolute value with a round bottom: sqrt(d^2 + eps^2) - eps."""
+  return jnp.mean(jnp.sqrt(jnp.square(difference) + epsilon**2) - epsilon)
+
+
+def kl(posterior: Posterior) -> Float[Array, ""]:
+  """Mean divergence from N(0, 1), in nats per latent number."""
+  mean, logvar = posterior
+  return 0.5 * jnp.mean(jnp.square(mean) + jnp.exp(logvar) - logvar - 1.0)
+
+
+def edge_loss(x: Float[Array, "T H W C"], y: Float[Array, "T H W C"]) -> Float[Array, ""]:
+  """Charbonnier distance of neighbour differences down, across and over time: keeps outlines and motion sharp."""
+  difference = x - y
+  return sum((charbonnier(jnp.diff(difference, axis=axis)) for axis in (0, 1, 2)), jnp.float32(0.0))
+
+
+def magnitudes(x: Float[Array, "S"], size: int) -> Float[Array, "T F"]:
+  """STFT magnitudes: Hann windows of `size`, hop size / 4, whole windows only, scaled so that a sine has its amplitude."""
+  hop = size // 4
+  x = x[: x.shape[0] // hop * hop].reshape(-1, hop)
+  frames = jnp.concatenate([x[i : x.shape[0] - 3 + i] for i in range(4)], axis=-1)
+  window = np.hanning(size + 1)[:-1].astype(np.float32)
+  spectrum = jnp.fft.rfft(frames * (2 * window / window.sum()))
+  return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-12)
+
+
+def log_magnitude(magnitude: Float[Array, "..."]) -> Float[Array, "..."]:
+  """Natural logarithm with a floor at -80 dB of full scale, below which nothing is heard."""
+  return jnp.log(magnitude + 1e-4)
+
+
+def stft_loss(x: Float[Array, "S"], y: Float[Array, "S"], sizes: tuple[int, ...] = STFT_SIZES) -> Float[Array, ""]:
+  """Multi-resolution STFT distance of reconstruction y from x: log-magnitude L1 plus relative linear L1.
+
+  Source: Parallel WaveGAN (arXiv 1910.11480); L1 in place of the Frobenius norm. Sizes longer than x are left out.
+  """
+  total, used = jnp.float32(0.0), [size for size in sizes if size <= x.shape[0]]
+  for size in used:
+    a, b = magnitudes(x, size), magnitudes(y, size)
+    relative = jnp.sum(jnp.abs(a - b)) / (jnp.sum(a) + 1e-3 * a.size)
+    total += jnp.mean(jnp.abs(log_magnitude(a) - log_magnitude(b))) + relative
+  return total / len(used)
+
+
+@functools.cache
+def mel_filterbank(size: int, bins: int, sample_rate: int = 24_000) -> np.ndarray:
+  """[size / 2 + 1, bins] triangles on the mel scale (HTK formula) from 0 to half the rate; each column sums to 1."""
+  to_mel = lambda hertz: 2595 * np.log10(1 + hertz / 700)
+  to_hertz = lambda mel: 700 * (10 ** (mel / 2595) - 1)
+  points = to_hertz(np.linspace(0, to_mel(sample_rate / 2), bins + 2))
+  spacing = sample_rate / size
+  points = np.maximum.accumulate(np.maximum(points, np.arange(bins + 2) * 0.5 * spacing))  # no empty triangles
+  frequency = np.arange(size // 2 + 1) * spacing
+  rise = (frequency[:, None] - points[None, :-2]) / np.maximum(points[1:-1] - points[:-2], spacing * 0.5)
+  fall = (points[None, 2:] - frequency[:, None]) / np.maximum(points[2:] - points[1:-1], spacing * 0.5)
+  bank = np.maximum(np.minimum(rise, fall), 0)
+  return (bank / np.maximum(bank.sum(axis=0), 1e-9)).astype(np.float32)
+
+
+def log_mel(x: Float[Array, "S"]) -> Float[Array, "T M"]:
+  """Log-mel magnitudes (natural log), windows of 43 ms every 11 ms at 24 kHz."""
+  return log_magnitude(magnitudes(x, MEL_SIZE) @ mel_filterbank(MEL_SIZE, MEL_BINS))
+
+
+def mel_distance(x: Float[Array, "S"], y: Float[Array, "S"]) -> Float[Array, ""]:
+  """Mean absolute difference of log-mel magnitudes, in nats (1 nat is 8.7 dB)."""
+  return jnp.mean(jnp.abs(log_mel(x) - log_mel(y)))
+
+
+def pitch_of(x: Float[Array, "S"], hop: int) -> tuple[Float[Array, "T"], Float[Array, "T"]]:
+  """Cycles per frame of `hop` samples around the end of each frame, and 1.0 where voiced.
+
+  Normalised autocorrelation (Boersma 1993): windows of 6 hops, divided by the window's own, a small price per octave
+  so that the first of equal peaks wins; parabolic interpolation. Lags between hop / 5.3 and 2 hops.
+  """
+  size, shortest, longest = 6 * hop, int(hop / 5.3), 2 * hop
+  past = jnp.pad(x, (size - 2 * hop, 2 * hop))[: x.shape[0] + size - hop]  # windows reach one hop past the frame's end
+  frames = jnp.concatenate([past.reshape(-1, hop)[i : i + x.shape[0] // hop] for i in range(6)], axis=-1)
+  window = np.hanning(size + 2)[1:-1].astype(np.float32)
+  frames = (frames - frames.mean(axis=-1, keepdims=True)) * window
+  transform = 1 << (2 * size - 1).bit_length()
+  power = jnp.square(jnp.abs(jnp.fft.rfft(frames, transform)))
+  own = np.fft.irfft(np.abs(np.fft.rfft(window, transform)) ** 2)[: longest + 2]
+  correlation = jnp.fft.irfft(power)[:, : longest + 2]
+  correlation = correlation / (correlation[:, :1] + 1e-9) * (own[0] / own)
+
+  lags = np.arange(longest + 2)
+  candidates = np.where((lags >= shortest) & (lags <= longest), -0.03 * np.log2(np.maximum(lags, 1)), -np.inf)
+  best = jnp.argmax(correlation + candidates.astype(np.float32), axis=-1)
+  left, middle, right = (jnp.take_along_axis(correlation, (best + i)[:, None], 1)[:, 0] for i in (-1, 0, 1))
+  bend = left - 2 * middle + right
+  lag = best + jnp.where(bend < -1e-6, jnp.clip(0.5 * (left - right) / bend, -0.5, 0.5), 0.0)
+  level = jnp.sqrt(jnp.mean(jnp.square(frames), axis=-1))
+  return jax.lax.stop_gradient((hop / lag, jnp.where((middle > 0.75) & (level > 1e-3), 1.0, 0.0)))

@@ -1,0 +1,50 @@
+"""What both codecs' latents have in common: a Gaussian posterior, and the standardisation measured after training."""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Vae = TypeVar("Vae", bound=nnx.Module)
+
+
+class Posterior(NamedTuple):
+  """A diagonal Gaussian per latent, in standardised units."""
+
+  mean: Float[Array, "... Z"]
+  logvar: Float[Array, "... Z"]
+
+  def sample(self, key: jax.Array) -> Float[Array, "... Z"]:
+    return self.mean + jnp.exp(0.5 * self.logvar) * jax.random.normal(key, self.mean.shape)
+
+
+class Standardisation(nnx.Module):
+  """Per-channel mean and deviation of a trained codec's latents. Constants, not weights: no gradient reaches them."""
+
+  def __init__(self, channels: int):
+    self.latent_mean = nnx.Param(jnp.zeros(channels))
+    self.latent_std = nnx.Param(jnp.ones(channels))
+
+  def constants(self) -> tuple[Float[Array, "Z"], Float[Array, "Z"]]:
+    return jax.lax.stop_gradient((self.latent_mean[...], self.latent_std[...]))
+
+  def normalise(self, mean: Float[Array, "... Z"], logvar: Float[Array, "... Z"]) -> Posterior:
+    """Raw posterior parameters to standardised ones; logvar is limited to a sane range."""
+    center, scale = self.constants()
+    return Posterior((mean - center) / scale, jnp.clip(logvar, -20.0, 4.0) - 2 * jnp.log(scale))
+
+  def restore(self, latents: Float[Array, "... Z"]) -> Float[Array, "... Z"]:
+    center, scale = self.constants()
+    return latents * scale + center
+
+
+def calibrate(vae: Vae, means: Float[Array, "... Z"]) -> Vae:
+  """A copy of the codec whose latents are standardised over `means`, posterior means that this codec returned."""
+  center, scale = vae.standard.constants()
+  means = means.reshape(-1, means.shape[-1])
+  copy = jax.tree.map(lambda leaf: leaf, vae)
+  copy.standard.latent_mean = nnx.Param(center + scale * means.mean(axis=0))
+  copy.standard.latent_std = nnx.Param(scale * jnp.maximum(means.std(axis=0), 1e-4))
+  return copy

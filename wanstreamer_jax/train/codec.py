@@ -1,0 +1,98 @@
+"""Losses of stage 0: the audio and the video codec, each on one unbatched clip; callers vmap.
+
+The decoder is trained on what it will meet: a sample of the posterior, plus some noise, since latents that a flow model
+generates are never quite those of an encoder.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from wanstreamer_jax.codecs import losses
+from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.posterior import Posterior
+from wanstreamer_jax.codecs.source_filter import LOWEST_PITCH, pitch_octaves
+from wanstreamer_jax.codecs.video_vae import VideoVAE, still_first
+from wanstreamer_jax.config import TrainConfig
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def noisy_sample(posterior: Posterior, key: jax.Array, noise: float) -> Float[Array, "... Z"]:
+  """A posterior sample with extra noise; its deviation is U(0, noise) times the latents' own, one draw per clip."""
+  sample_key, level_key, noise_key = jax.random.split(key, 3)
+  latents = posterior.sample(sample_key)
+  deviation = jax.lax.stop_gradient(posterior.mean.std())
+  level = noise * jax.random.uniform(level_key)
+  return latents + level * deviation * jax.random.normal(noise_key, latents.shape)
+
+
+def pitch_loss(logit: Float[Array, "T"], audio: Float[Array, "S"], hop: int) -> Float[Array, ""]:
+  """Mean absolute error in octaves over voiced frames; 0 where none is voiced."""
+  cycles, voiced = losses.pitch_of(audio, hop)
+  error = losses_octaves(logit, cycles)
+  return jnp.sum(voiced * error) / jnp.maximum(jnp.sum(voiced), 1.0)
+
+
+def losses_octaves(logit: Float[Array, "T"], cycles: Float[Array, "T"]) -> Float[Array, "T"]:
+  return jnp.abs(pitch_octaves(logit) - jnp.log2(cycles / LOWEST_PITCH))
+
+
+def audio_vae_loss(
+  vae: AudioVAE, audio: Float[Array, "S"], key: jax.Array, train: TrainConfig
+) -> tuple[Float[Array, ""], Metrics]:
+  """Spectral distances, pitch and KL of one clip of whole latent frames. Returns (loss, metrics)."""
+  posterior, _ = vae.encode(audio, vae.encoder_state())
+  state = vae.decoder_state()
+  frames, _ = vae.voice_frames(noisy_sample(posterior, key, train.latent_noise), state["decoder"])
+  decoded, _ = vae.synthesise(frames, state["voice"])
+  metrics = {
+    "stft": losses.stft_loss(audio, decoded),
+    "mel": losses.mel_distance(audio, decoded),
+    "pitch": pitch_loss(frames.pitch_logit, audio, vae.cfg.strides[0]),
+    "kl": losses.kl(posterior),
+  }
+  loss = (
+    train.stft_weight * metrics["stft"]
+    + train.mel_weight * metrics["mel"]
+    + train.pitch_weight * metrics["pitch"]
+    + train.kl_weight * metrics["kl"]
+  )
+  return loss, metrics | {"loss": loss}
+
+
+def video_vae_loss(
+  vae: VideoVAE, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
+) -> tuple[Float[Array, ""], Metrics]:
+  """Reconstruction, edges and KL of one clip of 1 + 4n frames. Returns (loss, metrics)."""
+  height, width = video.shape[1:3]
+  target = still_first(video)
+  posterior, _ = vae.encode(target, vae.encoder_state(height, width))
+  latents = noisy_sample(posterior, key, train.latent_noise)
+  decoded, _ = vae.decode(latents, vae.decoder_state(height, width))
+  mse = jnp.mean(jnp.square(jnp.clip(decoded, -1, 1) - target))
+  metrics = {
+    "reconstruction": losses.charbonnier(decoded - target),
+    "edge": losses.edge_loss(decoded, target),
+    "kl": losses.kl(posterior),
+    "psnr": 10 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10)),
+  }
+  loss = metrics["reconstruction"] + train.edge_weight * metrics["edge"] + train.kl_weight * metrics["kl"]
+  return loss, metrics | {"loss": loss}
+
+
+def calibration_statistics(vae: AudioVAE | VideoVAE, clips: Float[Array, "B ..."]) -> Float[Array, "N Z"]:
+  """Posterior means of a batch of clips (audio [B, S] or video [B, 1 + 4n, H, W, 3]), for `posterior.calibrate`.
+
+  The first latent frames of each clip are left out where there are more: they still see the empty past.
+  """
+
+  def means(clip: Array) -> Array:
+    if clip.ndim == 1:
+      posterior, _ = vae.encode(clip, vae.encoder_state())
+    else:
+      posterior, _ = vae.encode(still_first(clip), vae.encoder_state(*clip.shape[1:3]))
+    return posterior.mean[min(2, posterior.mean.shape[0] - 1) :]
+
+  latents = jax.vmap(means)(clips)
+  return latents.reshape(-1, latents.shape[-1])
