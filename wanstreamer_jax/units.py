@@ -115,6 +115,11 @@ class Segment:
   def tokens(self) -> int:
     return len(self.blocks)
 
+  def slot(self, index: int) -> "Segment":
+    """The segment of one of this segment's tokens alone."""
+    cut = slice(index, index + 1)
+    return dataclasses.replace(self, blocks=self.blocks[cut], positions=self.positions[cut])
+
   @property
   def scope_is_unit(self) -> bool:
     return self.phase in EPHEMERAL_PHASES
@@ -128,6 +133,7 @@ class Layout:
   world: tuple[Segment, ...]
   blocks_per_unit: int
   config: LayoutConfig
+  step: tuple[int, int, int] = (POSITIONS_PER_UNIT, 0, 0)  # by how much the ids (t, h, w) advance per unit
 
   def phase(self, *phases: str) -> tuple[Segment, ...]:
     return tuple(segment for segment in self.unit if segment.phase in phases)
@@ -242,9 +248,11 @@ def build_layout(config: Config) -> Layout:
   na, nv = blocks.joint(len(audio), len(noisy), split=split)
   segments += [Segment("noisy_video", PERFORM, nv, noisy), Segment("noisy_audio", PERFORM, na, audio)]
   segments = [segment for segment in segments if segment.tokens]
+  step = (POSITIONS_PER_UNIT, 0, 0)
   if layout.rope == "ordinal":
     segments = _ordinal(segments)
-  return Layout(tuple(segments), _world(config), blocks.next, layout)
+    step = (segments[0].rate,) * 3
+  return Layout(tuple(segments), _world(config), blocks.next, layout, step)
 
 
 def _ordinal(segments: list[Segment]) -> list[Segment]:

@@ -1,0 +1,33 @@
+"""The probability path of flow matching, in the paper's convention (arXiv 2606.25041).
+
+z_tau = (1 - tau) z0 + tau eps        velocity = eps - z0        tau = 1 is noise, tau = 0 is data
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def interpolate(z0: jax.Array, noise: jax.Array, tau: jax.Array) -> jax.Array:
+  """z_tau; tau broadcasts against z0 from the left (a scalar, or the leading axes of z0)."""
+  tau = tau.reshape(tau.shape + (1,) * (z0.ndim - tau.ndim))
+  return (1 - tau) * z0 + tau * noise
+
+
+def velocity(z0: jax.Array, noise: jax.Array) -> jax.Array:
+  """The regression target eps - z0."""
+  return noise - z0
+
+
+def shift_time(tau: jax.Array, shift: float) -> jax.Array:
+  """Moves flow times towards noise: shift * tau / (1 + (shift - 1) * tau); 0 and 1 stay where they are."""
+  return shift * tau / (1 + (shift - 1) * tau)
+
+
+def sample_time(key: jax.Array, shape: tuple[int, ...], *, mean: float, std: float, shift: float) -> jax.Array:
+  """Training flow times in (0, 1): a logit-normal law, shifted."""
+  return shift_time(jax.nn.sigmoid(mean + std * jax.random.normal(key, shape)), shift)
+
+
+def schedule(steps: int, shift: float) -> jax.Array:
+  """Sampling flow times from 1 (noise) to 0 (data): float32 [steps + 1], shifted."""
+  return shift_time(jnp.linspace(1.0, 0.0, steps + 1), shift)

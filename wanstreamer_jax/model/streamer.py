@@ -1,0 +1,163 @@
+"""WanStreamer: perception, tokens, Transformer and heads, composed; and the teacher-forced pass that trains them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.model.heads import Heads
+from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
+from wanstreamer_jax.model.transformer import Transformer, see_two_copies
+from wanstreamer_jax.perception.audio import AudioEncoder, AudioState
+from wanstreamer_jax.perception.video import VideoEncoder
+from wanstreamer_jax.units import (
+  CLEAN_PHASES,
+  EPHEMERAL_PHASES,
+  PERFORM,
+  STATE,
+  TEXT,
+  Coords,
+  Dynamic,
+  build_layout,
+)
+
+
+class World(NamedTuple):
+  """WORLD of one session. text: int32 [world_text], PAD-filled; portrait: [h, w, Z]; voice: [voice_units * A, Z]."""
+
+  text: jax.Array
+  portrait: jax.Array
+  portrait_valid: jax.Array  # bool
+  voice: jax.Array
+  voice_valid: jax.Array  # bool
+
+  @classmethod
+  def empty(cls, config: Config) -> "World":
+    """No persona, no portrait, no voice: everything invalid."""
+    no = jnp.zeros((), bool)
+    portrait = jnp.zeros((config.latent_height, config.latent_width, config.video_vae.latent_dim))
+    voice = jnp.zeros((config.layout.voice_units * config.audio_latents, config.audio_vae.latent_dim))
+    return cls(jnp.full(config.layout.world_text, PAD, jnp.int32), portrait, no, voice, no)
+
+
+class Heard(NamedTuple):
+  """What the user did in one unit, perceived: tokens audio [Ta, D], video [Tv, D]; text ids [m]; which exist."""
+
+  audio: jax.Array
+  video: jax.Array
+  text: jax.Array
+  audio_valid: jax.Array  # bool
+  video_valid: jax.Array  # bool
+
+
+class History(NamedTuple):
+  """The agent's own past, as a unit is shown it. flow_time: scalars; valid: bool [2] (video, audio)."""
+
+  commit: Latents  # of unit k - commit_delay
+  commit_flow_time: jax.Array
+  commit_valid: jax.Array
+  previous: Latents  # of unit k - 1, for REFEED
+  previous_flow_time: jax.Array
+  previous_valid: jax.Array
+
+
+class Predictions(NamedTuple):
+  """Teacher-forced outputs of K units. logits: [K, n, V] of the n text slots; velocity: Latents with leading K."""
+
+  logits: jax.Array
+  velocity: Latents
+
+
+class WanStreamer(nnx.Module):
+  """One Transformer that hears, sees, reads, and answers with text, speech and video (arXiv 2606.25041)."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    self.hear = AudioEncoder(config, rngs=rngs)
+    self.see = VideoEncoder(config, rngs=rngs)
+    self.tokens = Tokens(config, rngs=rngs)
+    self.transformer = Transformer(config, rngs=rngs)
+    self.heads = Heads(config, rngs=rngs)
+    self.config = config
+
+  def perceive(self, audio: jax.Array, video: jax.Array, state: AudioState) -> tuple[jax.Array, jax.Array, AudioState]:
+    """audio [K * samples], video [K, frames, H, W, 3] -> tokens [K, Ta, D], [K, Tv, D], and the state after them."""
+    with jax.named_scope("perceive"):
+      heard, state = self.hear(audio, state)
+      return heard, jax.vmap(self.see)(video), state
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Hidden states [T, D] of STATE and TEXT tokens -> float32 [T, V]."""
+    return self.heads.logits(self.transformer.final_norm(hidden), self.tokens.embedding[...])
+
+  def world(self, world: World) -> tuple[jax.Array, Coords]:
+    """WORLD as tokens [T, D] and coordinates; its words have the ordinals below 0."""
+    valid = world.text != PAD
+    ordinal = jnp.cumsum(valid) - 1 - jnp.sum(valid)
+    content = {
+      "world_text": self.tokens.text("world_text", world.text, valid, ordinal),
+      "portrait": self.tokens.portrait(world.portrait, world.portrait_valid),
+      "voice": self.tokens.voice(world.voice, world.voice_valid),
+    }
+    return pack_world(build_layout(self.config), content, self.config.model.width)
+
+  def hearing(self, heard: Heard, history: History, words: jax.Array) -> tuple[dict[str, Content], jax.Array]:
+    """Content of COMMIT, HEAR and STATE. words: how many words the session had. -> (content, words after them)."""
+    t = self.tokens
+    typed = heard.text != PAD
+    ordinal = words + jnp.cumsum(typed) - 1
+    words = words + jnp.sum(typed)
+    content = t.history("commit", history.commit, history.commit_flow_time, history.commit_valid)
+    content["user_text"] = t.text("user_text", heard.text, typed, ordinal)
+    content["user_video"] = t.kind("user_video", heard.video, Dynamic(heard.video_valid))
+    content["user_audio"] = t.kind("user_audio", heard.audio, Dynamic(heard.audio_valid))
+    content["state"] = t.state_token(words - 1)
+    return content, words
+
+  def speaking(self, ids: jax.Array, valid: jax.Array, words: jax.Array) -> tuple[Content, jax.Array]:
+    """Content of TEXT slots. ids, valid: [slots]; PAD repeats the last word's ordinal. -> (content, words after)."""
+    spoken = valid & (ids != PAD)
+    return self.tokens.text("text", ids, valid, words + jnp.cumsum(spoken) - 1), words + jnp.sum(spoken)
+
+  def teacher_forced(
+    self, world: World, heard: Heard, history: History, text: jax.Array, noisy: Latents, tau: jax.Array,
+    first_unit: jax.Array, first_word: jax.Array,
+  ) -> Predictions:  # fmt: skip
+    """One pass over [WORLD | clean units | ephemeral units] (the training path).
+
+    heard, history, noisy have a leading K axis; text: int32 [K, n]; tau: [K], flow time of `noisy`; first_unit: the
+    unit that the crop starts with (its past is unseen); first_word: the ordinal to start from.
+    """
+    layout = build_layout(self.config)
+    clean, ephemeral = layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES)
+
+    def unit(words, inputs):
+      k, heard, history, text, noisy, tau = inputs
+      content, words = self.hearing(heard, history, words)
+      content["text"], words = self.speaking(text, text_valid(text), words)
+      content |= self.tokens.history("refeed", history.previous, history.previous_flow_time, history.previous_valid)
+      content |= self.tokens.noisy(noisy, tau)
+      return words, (pack(layout, clean, k, content), pack(layout, ephemeral, k, content))
+
+    units = first_unit + jnp.arange(text.shape[0])
+    counts = jnp.sum(heard.text != PAD, axis=1) + jnp.sum(text_valid(text) & (text != PAD), axis=1)
+    before = first_word + jnp.cumsum(counts) - counts
+    _, (clean_tokens, late_tokens) = jax.vmap(unit)(before, (units, heard, history, text, noisy, tau))
+    (x, coords), (late, late_coords) = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (clean_tokens, late_tokens))
+    world_x, world_coords = self.world(world)
+    coords = Coords.concatenate(world_coords, coords)
+    mixer = see_two_copies(coords, late_coords, layout)
+    hidden, _ = self.transformer(jnp.concatenate([world_x, x, late]), Coords.concatenate(coords, late_coords), mixer)
+    return self._predictions(hidden, text.shape[0])
+
+  def _predictions(self, hidden: jax.Array, units: int) -> Predictions:
+    """Hidden states of [WORLD | clean | ephemeral] -> logits of the text slots and velocities."""
+    layout = build_layout(self.config)
+    split = layout.world_tokens + units * layout.clean_tokens
+    by_unit = hidden[layout.world_tokens : split].reshape(units, layout.clean_tokens, -1)
+    speaking = by_unit[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot predicts nothing
+    logits = self.logits(speaking.reshape(-1, hidden.shape[-1]))
+    late = hidden[split:].reshape(units, layout.tokens(*EPHEMERAL_PHASES), -1)
+    noisy = late[:, layout.tokens(*EPHEMERAL_PHASES) - layout.tokens(PERFORM) :]
+    return Predictions(logits.reshape(units, -1, logits.shape[-1]), jax.vmap(self.heads.velocity)(noisy))

@@ -1,0 +1,127 @@
+"""Content becomes tokens: text ids, latents and perceived units are embedded and given coordinates."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.nn.blocks import Linear
+from wanstreamer_jax.units import Coords, Dynamic, Layout, Segment, unit_coords, world_coords
+
+PAD = 0  # the id of the padding token in every tokenizer of this project
+KINDS = (
+  "commit_video", "commit_audio", "user_text", "user_video", "user_audio", "state", "text",
+  "refeed_video", "refeed_audio", "noisy_video", "noisy_audio", "world_text", "portrait", "voice",
+)  # fmt: skip
+
+
+class Content(NamedTuple):
+  """What a segment holds: tokens [T, D], and what of its coordinates is known only now."""
+
+  tokens: jax.Array
+  dynamic: Dynamic
+
+
+class Latents(NamedTuple):
+  """The agent's latents of one unit. video: [h, w, Z]; audio: [A, Z]."""
+
+  video: jax.Array
+  audio: jax.Array
+
+
+def patchify(latents: jax.Array, side: int) -> jax.Array:
+  """[h, w, Z] -> [R * Q, side * side * Z]; borders are padded with zeros to whole patches."""
+  h, w, z = latents.shape
+  rows, columns = -(-h // side), -(-w // side)
+  padded = jnp.pad(latents, ((0, rows * side - h), (0, columns * side - w), (0, 0)))
+  patches = padded.reshape(rows, side, columns, side, z).transpose(0, 2, 1, 3, 4)
+  return patches.reshape(rows * columns, side * side * z)
+
+
+def unpatchify(patches: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
+  """[R * Q, side * side * Z] -> [R * side, Q * side, Z], the inverse of `patchify` without padding."""
+  rows, columns = grid
+  blocks = patches.reshape(rows, columns, side, side, -1).transpose(0, 2, 1, 3, 4)
+  return blocks.reshape(rows * side, columns * side, -1)
+
+
+class Tokens(nnx.Module):
+  """Embedding tables and input projections of every kind of token."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    width, layout = config.model.width, config.layout
+    patch = layout.patch**2 * config.video_vae.latent_dim
+    normal = lambda *shape: jax.random.normal(rngs.params(), shape) * width**-0.5
+    self.embedding = nnx.Param(normal(config.model.vocab, width))
+    self.state = nnx.Param(normal(1, width))
+    self.kinds = nnx.Param(jnp.zeros((len(KINDS), width)))
+    self.video_in = Linear(patch, width, rngs=rngs)
+    self.commit_in = Linear(patch * layout.commit_patch**2, width, rngs=rngs)
+    self.audio_in = Linear(config.audio_vae.latent_dim, width, rngs=rngs)
+    self.history_audio_in = Linear(config.audio_vae.latent_dim, width, rngs=rngs)
+    self.config = config
+
+  def kind(self, name: str, tokens: jax.Array, dynamic: Dynamic) -> Content:
+    """Adds the kind's own embedding, so that equal content in another role is another token."""
+    return Content(tokens + self.kinds[KINDS.index(name)].astype(tokens.dtype), dynamic)
+
+  def text(self, name: str, ids: jax.Array, valid: jax.Array, ordinal: jax.Array) -> Content:
+    """Text ids int32 [T] of a text segment."""
+    return self.kind(name, self.embedding[ids], Dynamic(valid, None, ordinal))
+
+  def state_token(self, ordinal: jax.Array) -> Content:
+    """The learned STATE token; it repeats the ordinal of the session's last word."""
+    return self.kind("state", self.state[...], Dynamic(None, None, ordinal[None]))
+
+  def history(self, prefix: str, latents: Latents, flow_time: jax.Array, valid: jax.Array) -> dict[str, Content]:
+    """Clean latents as COMMIT ("commit"), REFEED ("refeed") tokens. flow_time: scalar; valid: bool [2] video, audio."""
+    side = self.config.layout.patch
+    if prefix == "commit":
+      video = self.commit_in(patchify(latents.video, side * self.config.layout.commit_patch))
+    else:
+      video = self.video_in(patchify(latents.video, side))
+    audio = self.history_audio_in(latents.audio)
+    return {
+      f"{prefix}_video": self.kind(f"{prefix}_video", video, Dynamic(valid[0], flow_time)),
+      f"{prefix}_audio": self.kind(f"{prefix}_audio", audio, Dynamic(valid[1], flow_time)),
+    }
+
+  def noisy(self, latents: Latents, tau: jax.Array) -> dict[str, Content]:
+    """Noisy latents at flow time tau (scalar) as PERFORM tokens."""
+    video = self.video_in(patchify(latents.video, self.config.layout.patch))
+    return {
+      "noisy_video": self.kind("noisy_video", video, Dynamic(None, tau)),
+      "noisy_audio": self.kind("noisy_audio", self.audio_in(latents.audio), Dynamic(None, tau)),
+    }
+
+  def portrait(self, latent: jax.Array, valid: jax.Array) -> Content:
+    """The portrait's first-frame latent [h, w, Z], at the commit patch size."""
+    side = self.config.layout.patch * self.config.layout.commit_patch
+    return self.kind("portrait", self.commit_in(patchify(latent, side)), Dynamic(valid, jnp.zeros(())))
+
+  def voice(self, latents: jax.Array, valid: jax.Array) -> Content:
+    """The voice sample's latents [voice_units * A, Z]."""
+    return self.kind("voice", self.history_audio_in(latents), Dynamic(valid, jnp.zeros(())))
+
+
+def pack(
+  layout: Layout, segments: tuple[Segment, ...], unit: jax.Array, content: dict[str, Content]
+) -> tuple[jax.Array, Coords]:
+  """The tokens [T, D] and coordinates of some segments of unit `unit`."""
+  tokens = jnp.concatenate([content[segment.name].tokens for segment in segments])
+  return tokens, unit_coords(layout, segments, unit, {name: c.dynamic for name, c in content.items()})
+
+
+def pack_world(layout: Layout, content: dict[str, Content], width: int) -> tuple[jax.Array, Coords]:
+  """The tokens [T, D] and coordinates of WORLD (T may be 0)."""
+  tokens = [content[segment.name].tokens for segment in layout.world]
+  dynamic = {name: c.dynamic for name, c in content.items()}
+  return jnp.concatenate([*tokens, jnp.zeros((0, width))]), world_coords(layout, dynamic)
+
+
+def text_valid(ids: jax.Array) -> jax.Array:
+  """Which slots of a unit's agent text [..., n] exist: all up to and including the first PAD."""
+  padded = jnp.cumsum(ids == PAD, axis=-1)
+  return padded - (ids == PAD) == 0

@@ -1,0 +1,149 @@
+"""The one Transformer: stacked layers, scanned, over tokens with coordinates; and the KV-cache it writes.
+
+There is one forward. `see_two_copies` is the training pass over [clean | noisy]; `see_cache` is a step that reads the
+cache. Both only choose which keys a query is shown; the mask is `units.visible` in both.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wanstreamer_jax.config import Config, ModelConfig
+from wanstreamer_jax.nn.attention import Part, Queries, attend
+from wanstreamer_jax.nn.blocks import FLOW_CHANNELS as _C
+from wanstreamer_jax.nn.blocks import (
+  MODULATIONS,
+  Condition,
+  DecoderLayer,
+  FlowTimeEmbedding,
+  KeyValue,
+  Linear,
+  RMSNorm,
+  Turns,
+)
+from wanstreamer_jax.nn.rotary import angles
+from wanstreamer_jax.units import Coords, Layout, build_layout, evicted, visible
+
+Mixer = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, what the scan brings) -> [T, N, H]
+
+
+class Cache(NamedTuple):
+  """Keys and values of all layers [L, S, M, H] with the coordinates [S] of the token in every slot."""
+
+  kv: KeyValue
+  coords: Coords
+
+  @classmethod
+  def empty(cls, config: ModelConfig, tokens: int) -> "Cache":
+    shape = (config.layers, tokens, config.kv_heads, config.head_dim)
+    zeros = jnp.zeros(shape, config.dtype)
+    return cls(KeyValue(zeros, zeros), Coords.empty(tokens))
+
+  def write(self, kv: KeyValue, coords: Coords, at: jax.Array) -> "Cache":
+    """A cache with the tokens [L, T, M, H] written into the slots at, at + 1, ..."""
+    put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=0)
+    return Cache(
+      jax.tree.map(lambda old, new: jax.vmap(put)(old, new), self.kv, kv), jax.tree.map(put, self.coords, coords)
+    )
+
+
+class Transformer(nnx.Module):
+  """Decoder layers of Qwen geometry. At initialisation flow time changes nothing: the text path is a language model."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    model = config.model
+    keys = jax.random.split(rngs.params(), model.layers)
+    self.layers = jax.vmap(lambda key: DecoderLayer(model, rngs=nnx.Rngs(key)))(keys)
+    self.final_norm = RMSNorm(model.width, model.norm_eps)
+    self.flow_time = FlowTimeEmbedding(rngs=rngs)
+    shared = model.modulation == "shared"
+    self.shared_modulation = Linear(_C, (MODULATIONS, model.width), rngs=rngs, scale=0.0) if shared else None
+    self.config = config
+
+  def __call__(self, x: jax.Array, coords: Coords, mixer: Mixer, per_layer: Any = None) -> tuple[jax.Array, KeyValue]:
+    """x: [T, D] -> (hidden [T, D] before the final norm, new keys and values [L, T, M, H]).
+
+    `per_layer` has a leading L axis and is handed to the mixer slice by slice (the cache, mostly).
+    """
+    model = self.config.model
+    x = x.astype(model.dtype)
+    condition, turns = self._condition(coords), self._turns(coords)
+
+    def body(x: jax.Array, scanned: tuple[DecoderLayer, Any]) -> tuple[jax.Array, KeyValue]:
+      layer, extra = scanned
+      return layer(x, condition, turns, lambda queries, own: mixer(queries, own, extra))
+
+    with jax.named_scope("transformer"):
+      return jax.lax.scan(_remat(body, model.remat), x, (self.layers, per_layer))
+
+  def _condition(self, coords: Coords) -> Condition:
+    """Flow-time embedding of every token, and the modulation shared by all layers."""
+    dtype = self.config.model.dtype
+    embedding = self.flow_time(jnp.maximum(coords.flow_time, 0.0)).astype(dtype)
+    shared = None if self.shared_modulation is None else jnp.moveaxis(self.shared_modulation(embedding), 0, 1)
+    return Condition(shared, embedding, coords.flow_time >= 0.0)
+
+  def _turns(self, coords: Coords) -> Turns:
+    """Rotary angles at the tokens' time, and at that time minus the evicted gap."""
+    model, layout = self.config.model, build_layout(self.config)
+    gap = evicted(coords.unit, layout.config)[:, None] * jnp.array(layout.step, jnp.int32)
+    turn = lambda position: angles(position, model.head_dim, model.rope_theta)
+    return Turns(turn(coords.position), turn(coords.position - gap))
+
+
+def _remat(body: Callable, how: str) -> Callable:
+  """Rematerialisation of a layer: nothing, everything, or all but the matrix products."""
+  if how == "none":
+    return body
+  policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if how == "dots" else None
+  return jax.checkpoint(body, policy=policy)
+
+
+def see_cache(coords: Coords, key_coords: list[Coords], window: int | None, pinned: int) -> Mixer:
+  """A step: T tokens see the given key groups (scanned in as a list of KeyValue) and each other.
+
+  coords: of the tokens; key_coords: of each group, in the order of `per_layer`; pinned: length of the first group's
+  prefix that may be pinned.
+  """
+  masks = [visible(coords, keys, window) for keys in key_coords]
+  own_mask = visible(coords, coords, window)
+  prefixes = [keys.pinned[:pinned] if i == 0 else None for i, keys in enumerate(key_coords)]
+
+  def mixer(queries: Queries, own: KeyValue, groups: list[KeyValue]) -> jax.Array:
+    parts = [Part(kv.k, kv.v, mask, prefix) for kv, mask, prefix in zip(groups, masks, prefixes)]
+    return attend(queries, [*parts, Part(own.k, own.v, own_mask)])
+
+  return mixer
+
+
+def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:
+  """The training pass: tokens are [clean | ephemeral], ephemeral = K units of E tokens.
+
+  Clean tokens see clean ones. An ephemeral token sees clean ones and its own unit's ephemeral ones; all other
+  ephemeral keys are invisible to it by their scope, so they are not even scored.
+  """
+  window, total = layout.config.window, clean.unit.shape[0]
+  per_unit = layout.tokens("REFEED", "PERFORM")
+  by_unit = jax.tree.map(lambda x: x.reshape(-1, per_unit, *x.shape[1:]), ephemeral)
+  clean_mask, noisy_mask = visible(clean, clean, window), visible(ephemeral, clean, window)
+  own_mask = jax.vmap(functools.partial(visible, window=window))(by_unit, by_unit)  # [K, E, E]
+  noisy_mask = noisy_mask.reshape(-1, per_unit, total)
+  pinned = clean.pinned[: layout.pinned_tokens]
+  fold = lambda x: x.reshape(-1, per_unit, *x.shape[1:])
+
+  def mixer(queries: Queries, own: KeyValue, _: None) -> jax.Array:
+    k, v = own.k[:total], own.v[:total]
+    first = attend(Queries(queries.now[:total], queries.pinned[:total]), [Part(k, v, clean_mask, pinned)])
+
+    def unit(now, turned, own_k, own_v, to_clean, to_own):
+      return attend(Queries(now, turned), [Part(k, v, to_clean, pinned), Part(own_k, own_v, to_own)])
+
+    late = [fold(x[total:]) for x in (queries.now, queries.pinned, own.k, own.v)]
+    second = jax.vmap(unit)(*late, noisy_mask, own_mask)
+    return jnp.concatenate([first, second.reshape(-1, *second.shape[2:])])
+
+  return mixer

@@ -1,0 +1,86 @@
+"""How the agent hears: causal log-mel frames, grouped into tokens, a causal convolution and causal attention."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.nn.blocks import Linear, RMSNorm
+from wanstreamer_jax.nn.local_attention import LocalAttentionLayer, LocalState
+
+_FLOOR = 1e-5  # of the mel power; silence in a 16-bit file is about 1e-6
+
+
+class AudioState(NamedTuple):
+  """samples: the last mel_window - mel_hop samples; token: the last two tokens [2, C]; layers: attention states."""
+
+  samples: jax.Array
+  token: jax.Array
+  layers: tuple[LocalState, ...]
+
+
+def mel_filters(bins: int, window: int, sample_rate: int) -> np.ndarray:
+  """Triangular filters on the HTK mel scale, 0 Hz to Nyquist: float32 [window / 2 + 1, bins]."""
+  to_mel = lambda hertz: 2595.0 * np.log10(1.0 + hertz / 700.0)
+  edges = 700.0 * (10.0 ** (np.linspace(0.0, to_mel(sample_rate / 2), bins + 2) / 2595.0) - 1.0)
+  frequency = np.fft.rfftfreq(window, 1 / sample_rate)[:, None]
+  rising = (frequency - edges[:-2]) / (edges[1:-1] - edges[:-2])
+  falling = (edges[2:] - frequency) / (edges[2:] - edges[1:-1])
+  filters = np.maximum(0.0, np.minimum(rising, falling))
+  return (filters / np.maximum(filters.sum(0), 1e-8)).astype(np.float32)
+
+
+def log_mel(samples: jax.Array, tail: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
+  """samples [S] and the tail before them -> (log-mel [S / hop, bins], about -1..1, and the new tail).
+
+  Frame i ends with sample (i + 1) * hop: all of its window lies in the past.
+  """
+  p = config.perception
+  stream = jnp.concatenate([tail, jnp.clip(samples, -1.0, 1.0)])
+  frames = samples.shape[0] // p.mel_hop
+  index = np.arange(frames)[:, None] * p.mel_hop + np.arange(p.mel_window)
+  windowed = stream[index] * np.hanning(p.mel_window).astype(np.float32)
+  spectrum = jnp.fft.rfft(windowed)
+  power = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)) / p.mel_window
+  mel = jnp.maximum(power @ mel_filters(p.mel_bins, p.mel_window, config.media.sample_rate), _FLOOR)
+  return (jnp.log10(mel) + 2.5) / 2.5, stream[frames * p.mel_hop :]
+
+
+class AudioEncoder(nnx.Module):
+  """User audio [K * samples] -> tokens [K, audio_tokens, D]. A stream: `(x, state) -> (y, state)`."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    p = config.perception
+    self.group = config.media.samples // p.mel_hop // p.audio_tokens  # mel frames per token
+    self.stem = Linear(self.group * p.mel_bins, p.audio_channels, rngs=rngs, bias=True)
+    self.conv = Linear(3 * p.audio_channels, p.audio_channels, rngs=rngs, bias=True)
+    window = p.audio_window * p.audio_tokens
+    layer = lambda: LocalAttentionLayer(p.audio_channels, max(1, p.audio_channels // 32), window, rngs=rngs)
+    self.layers = nnx.List([layer() for _ in range(p.audio_layers)])
+    self.norm = RMSNorm(p.audio_channels)
+    self.out = Linear(p.audio_channels, config.model.width, rngs=rngs)
+    self.config = config
+
+  def initial_state(self) -> AudioState:
+    p = self.config.perception
+    return AudioState(
+      jnp.zeros(p.mel_window - p.mel_hop),
+      jnp.zeros((2, p.audio_channels)),
+      tuple(layer.initial_state() for layer in self.layers),
+    )
+
+  def __call__(self, samples: jax.Array, state: AudioState) -> tuple[jax.Array, AudioState]:
+    p = self.config.perception
+    mel, tail = log_mel(samples, state.samples, self.config)
+    x = jax.nn.silu(self.stem(mel.reshape(-1, self.group * p.mel_bins)))
+    stream = jnp.concatenate([state.token, x])  # causal convolution of width 3
+    x = x + jax.nn.silu(self.conv(jnp.concatenate([stream[:-2], stream[1:-1], stream[2:]], axis=-1)))
+    states = []
+    for layer, before in zip(self.layers, state.layers):
+      x, after = layer(x, before)
+      states.append(after)
+    tokens = self.out(self.norm(x)).reshape(-1, p.audio_tokens, self.config.model.width)
+    return tokens, AudioState(tail, stream[-2:], tuple(states))

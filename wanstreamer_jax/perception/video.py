@@ -1,0 +1,45 @@
+"""How the agent sees: the frames of a unit become a few tokens. No state: memory is the Transformer's."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.nn.blocks import Linear, RMSNorm
+
+_STEM = 4  # pixels of the first space-to-depth
+
+
+def space_to_depth(x: jax.Array, side: int) -> jax.Array:
+  """[R, Q, C] -> [ceil(R / side), ceil(Q / side), side * side * C], borders padded with zeros."""
+  rows, columns = -(-x.shape[0] // side), -(-x.shape[1] // side)
+  x = jnp.pad(x, ((0, rows * side - x.shape[0]), (0, columns * side - x.shape[1]), (0, 0)))
+  x = x.reshape(rows, side, columns, side, -1).transpose(0, 2, 1, 3, 4)
+  return x.reshape(rows, columns, -1)
+
+
+class VideoEncoder(nnx.Module):
+  """User frames of one unit [frames, H, W, 3] in [-1, 1] -> tokens [R * Q, D]."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    p, frames = config.perception, config.media.frames
+    stem = p.video_channels // 4
+    self.stem = Linear(_STEM * _STEM * 3 * frames, stem, rngs=rngs, bias=True)
+    self.conv = nnx.Param(jax.random.normal(rngs.params(), (3, 3, stem, stem)) * (9 * stem) ** -0.5)
+    self.patch = Linear((p.video_patch // _STEM) ** 2 * stem, p.video_channels, rngs=rngs, bias=True)
+    self.merge = Linear(p.video_merge**2 * p.video_channels, 2 * p.video_channels, rngs=rngs, bias=True)
+    self.norm = RMSNorm(2 * p.video_channels)
+    self.out = Linear(2 * p.video_channels, config.model.width, rngs=rngs)
+    self.config = config
+
+  def __call__(self, frames: jax.Array) -> jax.Array:
+    p = self.config.perception
+    x = jnp.clip(frames, -1.0, 1.0).transpose(1, 2, 0, 3)
+    x = jax.nn.silu(self.stem(space_to_depth(x.reshape(*x.shape[:2], -1), _STEM)))
+    local = jax.lax.conv_general_dilated(
+      x[None], self.conv[...], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )[0]
+    x = x + jax.nn.silu(local)
+    x = jax.nn.silu(self.patch(space_to_depth(x, p.video_patch // _STEM)))
+    x = jax.nn.silu(self.merge(space_to_depth(x, p.video_merge)))
+    return self.out(self.norm(x.reshape(-1, x.shape[-1])))

@@ -1,0 +1,280 @@
+"""One step, used by everybody: perceive, think, perform, render.
+
+    step_unit(agent, state, user) -> state, spoken
+
+Immutable state in, state out; nothing else remembers. A rollout is `lax.scan` over it, self-forcing training scans the
+same function, serving jits it. There is no second decoding path.
+
+  perceive   raw user unit -> tokens                              (perception states advance)
+  think      COMMIT, HEAR + STATE, then the TEXT slots            (appends their KV)
+  perform    REFEED once, N solver steps over PERFORM             (reads the KV only)
+  render     latents -> 4 frames + 3 840 samples                  (codec states advance)
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.flow.path import schedule
+from wanstreamer_jax.flow.sampler import euler
+from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
+from wanstreamer_jax.model.tokens import PAD, Latents, pack
+from wanstreamer_jax.model.transformer import Cache, see_cache
+from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.perception.audio import AudioState
+from wanstreamer_jax.units import COMMIT, HEAR, PERFORM, REFEED, STATE, TEXT, Coords, Layout, build_layout
+
+
+class Agent(nnx.Module):
+  """The Transformer system and its two codecs: everything that a running session needs."""
+
+  def __init__(self, config: Config, *, rngs: nnx.Rngs):
+    self.streamer = WanStreamer(config, rngs=rngs)
+    self.audio_vae = AudioVAE(config.audio_vae, rngs=rngs)
+    self.video_vae = VideoVAE(config.video_vae, rngs=rngs)
+    self.config = config
+
+
+class UserUnit(NamedTuple):
+  """What the user did in one unit. audio: [samples]; video: [frames, H, W, 3]; text: int32 [m], PAD-filled."""
+
+  audio: jax.Array
+  video: jax.Array
+  text: jax.Array
+  audio_valid: jax.Array  # bool: an absent stream is a value, not another program
+  video_valid: jax.Array
+
+
+class Sampling(NamedTuple):
+  """How text is chosen (a request's choice). temperature 0 is greedy; pad_bias is added to PAD's logit."""
+
+  temperature: jax.Array
+  pad_bias: jax.Array
+
+  @classmethod
+  def greedy(cls) -> "Sampling":
+    return cls(jnp.zeros(()), jnp.zeros(()))
+
+
+class SessionState(NamedTuple):
+  """Everything that one session remembers between units."""
+
+  seed: jax.Array  # uint32 [2], the session's PRNG key; the noise of unit k is fold_in(seed, k)
+  unit: jax.Array  # int32, the unit that the next step makes
+  made: jax.Array  # int32, how many units this session has made (unit - made is where its clock started)
+  words: jax.Array  # int32, how many words both sides' text had so far
+  cache: Cache
+  past: Latents  # the last commit_delay units' latents, newest last: [d, h, w, Z], [d, A, Z]
+  hearing: AudioState
+  audio_decoder: Any
+  video_decoder: Any
+  sampling: Sampling
+
+
+class Spoken(NamedTuple):
+  """What the agent did in one unit. `trace` holds intermediates that jit prunes when nobody asks for them."""
+
+  audio: jax.Array  # float32 [samples]
+  video: jax.Array  # float32 [frames, H, W, 3]
+  text: jax.Array  # int32 [n], PAD-filled
+  latents: Latents
+  trace: dict[str, Any]
+
+
+def ring_units(config: Config, capacity: int | None = None) -> int:
+  """Unit slots of the ring: exactly the window, or `capacity` for a layout with full history."""
+  window = config.layout.window
+  if window is None and capacity is None:
+    raise ValueError("layout.window is None (full history): a cache needs a capacity in units")
+  return window if window is not None else int(capacity or 0)
+
+
+def start_session(
+  agent: Agent, seed: jax.Array, world: World, first_unit: int = 0, first_word: int = 0, capacity: int | None = None
+) -> SessionState:
+  """The state before the first unit: WORLD prefilled once, codecs primed with the portrait or mid-grey.
+
+  seed: a PRNG key; first_unit, first_word: where the session's clocks start; capacity: ring size in units for
+  full-history layouts.
+  """
+  config, delay = agent.config, agent.config.layout.commit_delay
+  layout = build_layout(config)
+  cache = Cache.empty(config.model, layout.cache_tokens(ring_units(config, capacity)))
+  if layout.world_tokens:
+    x, coords = agent.streamer.world(world)
+    _, kv = agent.streamer.transformer(x, coords, see_cache(coords, [], layout.config.window, 0), [])
+    cache = cache.write(kv, coords, jnp.zeros((), jnp.int32))
+  video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_vae.latent_dim))
+  return SessionState(
+    seed=seed,
+    unit=jnp.asarray(first_unit, jnp.int32),
+    made=jnp.zeros((), jnp.int32),
+    words=jnp.asarray(first_word, jnp.int32),
+    cache=cache,
+    past=Latents(video, jnp.zeros((delay, config.audio_latents, config.audio_vae.latent_dim))),
+    hearing=agent.streamer.hear.initial_state(),
+    audio_decoder=agent.audio_vae.decoder_state(),
+    video_decoder=prime_video_decoder(agent, world),
+    sampling=Sampling.greedy(),
+  )
+
+
+def prime_video_decoder(agent: Agent, world: World) -> Any:
+  """The video decoder's state after the portrait, or after a mid-grey frame where there is none."""
+  media = agent.config.media
+  grey = agent.video_vae.primed_decoder_state(media.height, media.width)
+  if not agent.config.layout.portrait:
+    return grey
+  _, seen = agent.video_vae.decode_first(world.portrait[None])
+  return jax.tree.map(lambda a, b: jnp.where(world.portrait_valid, a, b), seen, grey)
+
+
+def perceive(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Heard, SessionState]:
+  """Raw user unit -> tokens."""
+  audio, video, hearing = agent.streamer.perceive(user.audio, user.video[None], state.hearing)
+  heard = Heard(audio[0], video[0], user.text, user.audio_valid, user.video_valid)
+  return heard, state._replace(hearing=hearing)
+
+
+def think(
+  agent: Agent, state: SessionState, heard: Heard, forced_text: jax.Array | None = None
+) -> tuple[jax.Array, SessionState, dict[str, Any]]:
+  """COMMIT, HEAR and STATE in one pass, then one pass per TEXT slot. -> (text int32 [n], state, trace).
+
+  forced_text replaces the choice of words (teacher forcing, and the tests of law 3); logits are those of the model.
+  """
+  layout = build_layout(agent.config)
+  with jax.named_scope("think"):
+    segments = layout.phase(COMMIT, HEAR, STATE)
+    content, words = agent.streamer.hearing(heard, _history(state, layout), state.words)
+    hidden, cache = _commit(agent, state, state.cache, *pack(layout, segments, state.unit, content), 0)
+    logits, text, open_ = [agent.streamer.logits(hidden[-1:])[0]], [], jnp.ones((), bool)
+    for slot in range(layout.config.text_slots):
+      token = _choose(state, logits[-1], slot) if forced_text is None else forced_text[slot]
+      token = jnp.where(open_, token, PAD)
+      content, words = agent.streamer.speaking(token[None], open_[None], words)
+      hidden, cache = _commit(agent, state, cache, *_text_slot(layout, state.unit, slot, content), slot + 1)
+      logits.append(agent.streamer.logits(hidden)[0])
+      text.append(token)
+      open_ = open_ & (token != PAD)
+  return jnp.stack(text), state._replace(cache=cache, words=words), {"logits": jnp.stack(logits[:-1])}
+
+
+def _text_slot(layout: Layout, unit: jax.Array, slot: int, content: Any) -> tuple[jax.Array, Coords]:
+  """The token and coordinates of one TEXT slot."""
+  (segment,) = layout.phase(TEXT)
+  single = segment.slot(slot)
+  return pack(layout, (single,), unit, {single.name: content})
+
+
+def _commit(
+  agent: Agent, state: SessionState, cache: Cache, x: jax.Array, coords: Coords, slot: int
+) -> tuple[jax.Array, Cache]:
+  """Runs tokens against the cache and appends their KV. slot: 0 for COMMIT..STATE, j for the j-th TEXT slot."""
+  layout = build_layout(agent.config)
+  mixer = see_cache(coords, [cache.coords], layout.config.window, layout.pinned_tokens)
+  hidden, kv = agent.streamer.transformer(x, coords, mixer, [cache.kv])
+  ring = (cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
+  offset = 0 if slot == 0 else layout.tokens(COMMIT, HEAR, STATE) + slot - 1
+  return hidden, cache.write(kv, coords, layout.slot(state.unit, ring) + offset)
+
+
+def _history(state: SessionState, layout: Layout) -> History:
+  """The agent's own past as unit k is shown it: clean (flow time 0), invalid before the session began."""
+  delay, zero = layout.config.commit_delay, jnp.zeros(())
+  newest = jax.tree.map(lambda x: x[-1], state.past)
+  oldest = jax.tree.map(lambda x: x[0], state.past)
+  exists = lambda units: jnp.broadcast_to(state.made >= units, (2,))
+  return History(oldest, zero, exists(delay), newest, zero, exists(1))
+
+
+def _choose(state: SessionState, logits: jax.Array, slot: int) -> jax.Array:
+  """The next text token: greedy at temperature 0, sampled otherwise; the same session draws the same words."""
+  logits = logits.at[PAD].add(state.sampling.pad_bias)
+  key = jax.random.fold_in(jax.random.fold_in(state.seed, state.unit), slot + 1)
+  temperature = jnp.maximum(state.sampling.temperature, 1e-6)
+  drawn = jax.random.categorical(key, logits / temperature)
+  return jnp.where(state.sampling.temperature > 0, drawn, jnp.argmax(logits)).astype(jnp.int32)
+
+
+def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:
+  """The noise that unit `unit` starts from: a function of the session's seed and the unit only."""
+  video_key, audio_key = jax.random.split(jax.random.fold_in(seed, unit))
+  video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
+  audio = (config.audio_latents, config.audio_vae.latent_dim)
+  return Latents(jax.random.normal(video_key, video), jax.random.normal(audio_key, audio))
+
+
+def perform(agent: Agent, state: SessionState) -> tuple[Latents, dict[str, Any]]:
+  """REFEED once, then the solver over PERFORM; reads the KV-cache only. -> (the unit's latents, trace)."""
+  layout, streamer = build_layout(agent.config), agent.streamer
+  window, pinned = layout.config.window, layout.pinned_tokens
+  groups, key_coords = [state.cache.kv], [state.cache.coords]
+  with jax.named_scope("perform"):
+    if layout.tokens(REFEED):
+      kv, coords = _refeed(agent, state, layout)
+      groups, key_coords = [*groups, kv], [*key_coords, coords]
+
+    def field(z: Latents, tau: jax.Array) -> Latents:
+      x, coords = pack(layout, layout.phase(PERFORM), state.unit, streamer.tokens.noisy(z, tau))
+      hidden, _ = streamer.transformer(x, coords, see_cache(coords, key_coords, window, pinned), groups)
+      return streamer.heads.velocity(hidden)
+
+    flow = agent.config.flow
+    times = schedule(flow.steps, flow.shift)
+    latents, inputs = euler(field, unit_noise(agent.config, state.seed, state.unit), times)
+  return latents, {"solver_inputs": inputs, "times": times[:-1]}
+
+
+def _refeed(agent: Agent, state: SessionState, layout: Layout) -> tuple[KeyValue, Coords]:
+  """Keys and values of the previous unit's latents at the noisy patch size; they live for this unit only."""
+  history = _history(state, layout)
+  content = agent.streamer.tokens.history(
+    "refeed", history.previous, history.previous_flow_time, history.previous_valid
+  )
+  x, coords = pack(layout, layout.phase(REFEED), state.unit, content)
+  mixer = see_cache(coords, [state.cache.coords], layout.config.window, layout.pinned_tokens)
+  _, kv = agent.streamer.transformer(x, coords, mixer, [state.cache.kv])
+  return kv, coords
+
+
+def render(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
+  """Latents of one unit -> (audio [samples], video [frames, H, W, 3], state)."""
+  with jax.named_scope("render"):
+    audio, audio_decoder = agent.audio_vae.decode(latents.audio, state.audio_decoder)
+    video, video_decoder = agent.video_vae.decode(latents.video[None], state.video_decoder)
+  return audio, video, state._replace(audio_decoder=audio_decoder, video_decoder=video_decoder)
+
+
+def finish_unit(state: SessionState, latents: Latents) -> SessionState:
+  """Remembers the unit's latents for the commits to come, and moves the clock."""
+  past = jax.tree.map(lambda old, new: jnp.concatenate([old[1:], new[None]]), state.past, latents)
+  return state._replace(past=past, unit=state.unit + 1, made=state.made + 1)
+
+
+def step_unit(
+  agent: Agent, state: SessionState, user: UserUnit, forced_text: jax.Array | None = None
+) -> tuple[SessionState, Spoken]:
+  """One unit: 160 ms of the user in, 160 ms of the agent out."""
+  heard, state = perceive(agent, state, user)
+  text, state, thoughts = think(agent, state, heard, forced_text)
+  latents, performance = perform(agent, state)
+  audio, video, state = render(agent, state, latents)
+  return finish_unit(state, latents), Spoken(audio, video, text, latents, thoughts | performance)
+
+
+def rollout(
+  agent: Agent, state: SessionState, users: UserUnit, forced_text: jax.Array | None = None
+) -> tuple[SessionState, Spoken]:
+  """`lax.scan` of `step_unit` over units (leading axis K of `users` and `forced_text`)."""
+
+  def body(state: SessionState, inputs: tuple[UserUnit, jax.Array | None]) -> tuple[SessionState, Spoken]:
+    user, text = inputs
+    return step_unit(agent, state, user, text)
+
+  return jax.lax.scan(body, state, (users, forced_text))
