@@ -22,6 +22,7 @@ from wanstreamer_jax.config import Config, Section, unknown_name
 from wanstreamer_jax.errors import ConfigError
 
 FLAG = "--config"
+REPOSITORY = pathlib.Path(__file__).parent.parent
 
 
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
@@ -47,9 +48,10 @@ def run_config_file(path: str) -> Config:
   assert spec is not None
   assert spec.loader is not None
   module = importlib.util.module_from_spec(spec)
-  # A config file may import its neighbours as `configs.base`: their folder's parent must be importable.
-  root = str(file.absolute().parent.parent if file.parent.name != "ablations" else file.absolute().parents[2])
-  sys.path.insert(0, root)
+  # A config file may say `from configs import base`: the nearest folder above it with `configs`, else this repository.
+  above = [folder for folder in file.absolute().parents if (folder / "configs").is_dir()]
+  roots = [str(folder) for folder in (*above[:1], REPOSITORY)]
+  before, sys.path = sys.path, [*roots, *sys.path]
   try:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -60,7 +62,7 @@ def run_config_file(path: str) -> Config:
   except Exception as error:
     raise ConfigError(f"config file {file} fails: {type(error).__name__}: {error}") from error
   finally:
-    sys.path.remove(root)
+    sys.path = before
   if not isinstance(config, Config):
     raise ConfigError(f"get_config() of {file} returns a {type(config).__name__}, not a wanstreamer_jax.config.Config")
   return config

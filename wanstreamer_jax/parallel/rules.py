@@ -30,16 +30,36 @@ class Rule:
     return re.fullmatch(rf"(.*\.)?({self.pattern})", name) is not None
 
 
-# Letters: V vocabulary, D model, N query heads, K key heads, H head dim, F MLP, C condition.
+# Letters: V vocabulary, D model, N query heads, K key heads, H head dim, F MLP, C condition, I and O the rest.
+# `fsdp` splits the larger of a matrix's outer dimensions, `tensor` heads and MLP columns; vectors and small tables are
+# whole everywhere. A new kind of parameter needs a line here: there is no catch-all on purpose.
 RULES: tuple[Rule, ...] = (
-  # Transformer
-  Rule(r"embedding\.w", ("tensor", "fsdp")),  # [V, D]
+  # Attention and MLPs, wherever they are
   Rule(r"[qkv]_proj\.w", ("fsdp", "tensor", None)),  # [D, N or K, H]
   Rule(r"[qkv]_proj\.b", ("tensor", None)),  # [N or K, H]
   Rule(r"o_proj\.w", ("tensor", None, "fsdp")),  # [N, H, D]
   Rule(r"(gate|up)_proj\.w", ("fsdp", "tensor")),  # [D, F]
   Rule(r"down_proj\.w", ("tensor", "fsdp")),  # [F, D]
-  Rule(r"(\w*norm\w*)\.(scale|b)"),
+  # Into and out of the Transformer
+  Rule(r"tokens\.embedding", ("tensor", "fsdp")),  # [V, D]
+  Rule(r"tokens\.\w+_in\.w", (None, "fsdp")),  # [I, D]
+  Rule(r"tokens\.(kinds|state)"),  # [a few, D]
+  Rule(r"heads\.text\.w", ("fsdp", "tensor")),  # [D, V]
+  Rule(r"heads\.(audio|video)\.w", ("fsdp", None)),  # [D, O]
+  Rule(r"flow_time\.proj\.w"),  # [C, C]
+  Rule(r"(shared_modulation|modulation\.proj)\.w", (None, None, "fsdp")),  # [C, 6, D]
+  Rule(r"modulation\.bias"),  # [6, D]
+  # Perception
+  Rule(r"(hear|see)\.\w+\.w", (None, "fsdp")),  # [I, O]
+  Rule(r"see\.conv"),  # [3, 3, I, I]
+  # Codecs: kernels [..., I, O]
+  Rule(r"(encoder|decoder)\.[\w.]+\.w", ("fsdp",)),
+  Rule(r"head\.w", (None,)),
+  Rule(r"distance"),  # [N, window]
+  Rule(r"standard\.latent_(mean|std)"),
+  # Norms and biases
+  Rule(r"\w*norm\w*\.scale"),
+  Rule(r"(?<![qkv]_proj\.)b"),
 )
 
 
