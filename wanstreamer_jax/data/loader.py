@@ -38,7 +38,7 @@ class _Crops:
     fixed = self.folder.read_session(session).fixed
     crop = {name: units[name][before:] for name in self.fields}
     crop |= {name: fixed[name] for name in self.folder.session_dtype.names or ()}
-    crop |= {"session": np.int32(session), "start": np.int32(start)}
+    crop |= {"session": np.asarray(session, np.int32), "start": np.asarray(start, np.int32)}
     if self.folder.kind == "latents":
       crop["previous_valid"] = np.arange(PREVIOUS) >= PREVIOUS - before
       for name in LATENTS:
@@ -71,14 +71,13 @@ class Loader:
       raise DataError(f"{path}: sessions of {folder.units} units, but data.units is {data.units}; make longer ones")
     if data.batch % hosts or not 0 <= host < hosts:
       raise DataError(f"host {host} of {hosts} with data.batch {data.batch}: the batch must split evenly over hosts")
-    unknown = sorted(set(fields or ()) - set(folder.unit_dtype.names or ()))
+    known = folder.unit_dtype.names or ()
+    unknown = sorted(set(fields or ()) - set(known))
     if unknown:
-      raise DataError(
-        f"{path} ({folder.kind}) has no field {unknown[0]!r}: it has {', '.join(folder.unit_dtype.names)}"
-      )
+      raise DataError(f"{path} ({folder.kind}) has no field {unknown[0]!r}: it has {', '.join(known)}")
     self.folder, self.batch, self.rows = folder, data.batch, data.batch // hosts
     self.units, self._first = data.units, host * self.rows
-    self._crops = _Crops(folder, data.units, tuple(fields or folder.unit_dtype.names or ()))
+    self._crops = _Crops(folder, data.units, tuple(fields or known))
     elements = grain.MapDataset.range(folder.sessions).seed(data.seed)
     if data.shuffle:
       elements = elements.shuffle()

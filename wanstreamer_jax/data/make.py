@@ -22,9 +22,18 @@ SHARD_ITEMS = 32  # items of a source per shard: small enough to lose little whe
 class Source(Protocol):
   """Numbered items that each give sessions of one common length. Goes to worker processes by pickle."""
 
-  items: int
-  units: int  # per session
-  tracks: tuple[str, ...]  # per-frame tracks to store, for both sides
+  @property
+  def items(self) -> int: ...
+
+  @property
+  def units(self) -> int:
+    """Per session."""
+    ...
+
+  @property
+  def tracks(self) -> tuple[str, ...]:
+    """Names of the per-frame tracks to store, for both sides."""
+    ...
 
   def sessions(self, item: int) -> Iterator[Session]:
     """The sessions of one item, always the same ones."""

@@ -9,7 +9,6 @@ Two kinds share the format: "media" (from `data make`) and "latents" (from `data
 interrupted run continues behind its last whole shard.
 """
 
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.data.records import SessionRecord
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.perception.text import TextTokenizer, one_line
@@ -53,7 +53,7 @@ def head(
     "format": FORMAT,
     "kind": kind,
     "units": units,
-    "media": dataclasses.asdict(config.media),
+    "media": config_to_dict(config.media),
     "text": {
       "tokenizer": tokenizer.sha256,
       "vocab": tokenizer.vocab_size,
@@ -230,7 +230,7 @@ class RecordFolder:
     stored = {**self.manifest["media"], **text}
     layout = config.layout
     wanted = {
-      **dataclasses.asdict(config.media),
+      **config_to_dict(config.media),
       "slots": layout.text_slots,
       "user_slots": layout.user_text_slots,
       "world": layout.world_text,

@@ -33,19 +33,28 @@ def load_world(path: str | Path, media: MediaConfig) -> World:
   Raises DataError (with the line, for broken JSON) or MediaError (for the portrait and the voice).
   """
   path = Path(path)
-  value = parse(path)
+  return world_of(path, parse(path), media)
+
+
+def world_of(path: Path, value: Any, media: MediaConfig) -> World:
+  """The World of a parsed JSON value; `path` stands in messages, and its folder is where files are."""
+  fields, portrait, voice = check_world(path, value)
+  return World(
+    fields=fields,
+    portrait=None if portrait is None else load_portrait(portrait, media),
+    voice=None if voice is None else read_audio(voice, media, LONGEST_VOICE),
+  )
+
+
+def check_world(path: Path, value: Any) -> tuple[dict[str, str], Path | None, Path | None]:
+  """Fields, portrait and voice files of a parsed JSON value, without reading them. Raises DataError."""
   if not isinstance(value, dict):
     raise DataError(f'{path}: expected a JSON object like {{"fields": {{"name": "Ada"}}}}, got {kind(value)}')
   for key in value:
     if key not in KEYS:
       raise DataError(f"{path}: {unknown_name(key, KEYS, 'world key')}")
   fields = check_fields(path, value.get("fields", {}))
-  portrait, voice = referred(path, value, "portrait"), referred(path, value, "voice")
-  return World(
-    fields=fields,
-    portrait=None if portrait is None else load_portrait(portrait, media),
-    voice=None if voice is None else read_audio(voice, media, LONGEST_VOICE),
-  )
+  return fields, referred(path, value, "portrait"), referred(path, value, "voice")
 
 
 def parse(path: Path) -> Any:

@@ -41,7 +41,7 @@ class TextTokenizer:
     self._tokenizer.no_truncation()
     self._tokenizer.add_special_tokens([token for token in CONTROL if self._tokenizer.token_to_id(token) is None])
     self._tokenizer.encode_special_tokens = True  # control tokens in a text are plain text
-    self.pad_id, self.cut_id, self.unk_id = (self._tokenizer.token_to_id(token) for token in CONTROL)
+    self.pad_id, self.cut_id, self.unk_id = (self._id(token) for token in CONTROL)
 
   @property
   def vocab_size(self) -> int:
@@ -67,7 +67,8 @@ class TextTokenizer:
 
   def captions(self, ids: Sequence[int]) -> str:
     """`decode` with `<cut>` shown, for captions and logs; joined word by word, so units can be appended."""
-    pieces, run = [], []
+    pieces: list[str] = []
+    run: list[int] = []
     for i in [*(int(i) for i in ids), self.cut_id]:
       if i == self.cut_id:
         pieces += [self.decode(run).strip(), CUT]
@@ -75,6 +76,11 @@ class TextTokenizer:
       else:
         run.append(i)
     return " ".join(piece for piece in pieces[:-1] if piece)
+
+  def _id(self, token: str) -> int:
+    found = self._tokenizer.token_to_id(token)
+    assert found is not None, token  # added above
+    return found
 
   @functools.cached_property
   def _adds_space(self) -> bool:

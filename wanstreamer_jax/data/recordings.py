@@ -1,0 +1,272 @@
+"""Recordings of two people as sessions: a folder of media files and a JSON-lines manifest over it.
+
+One line per recording; paths are relative to the manifest, times are seconds from the recording's start:
+
+    {"id": "monday-3",
+     "user":  {"video": "a.mp4", "audio": "a.wav", "words": [{"text": "hello", "start": 0.4, "end": 0.7}]},
+     "agent": {"video": "b.mp4", "words": [{"text": "hi", "start": 1.2, "end": 1.4}]},
+     "world": {"fields": {"name": "Ada"}, "portrait": "ada.png"},
+     "events": [{"start": 1.0, "end": 2.0, "actor": "agent", "kind": "nod"}]}
+
+Sound comes from "audio", or from the video file without it; a side may lack sound or picture. A line
+`{"path": "talk.wav", "duration": 61.5}` is one two-channel file, agent left and user right (the moshi-finetune form);
+the other keys may stand beside it, and a stated duration must be positive. Any size, frame rate, sample rate.
+A recording gives as many sessions of `units` as it holds whole ones; it ends with its shorter side.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from wanstreamer_jax.config import Config, MediaConfig, unknown_name
+from wanstreamer_jax.data.session import AGENT, USER, Event, Session, Side, Word, World
+from wanstreamer_jax.data.world_file import check_world, world_of
+from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.perception.text import one_line
+
+LINE_KEYS = ("id", "path", "duration", "user", "agent", "world", "events")
+SIDE_KEYS = ("video", "audio", "words")
+LEADS = (0, 1, 2)  # units between the writing and the sounding of a word, drawn per recording
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+  """One checked line of a manifest."""
+
+  id: str
+  where: str  # "manifest.jsonl:3", for messages
+  media: dict[str, dict[str, str]]  # side -> {"video" | "audio": path}
+  stereo: str | None
+  words: dict[str, tuple[tuple[str, float, float], ...]]  # side -> (text, start, end)
+  world: dict[str, Any]
+  events: tuple[Event, ...]
+
+
+def read_manifest(path: str | pathlib.Path) -> list[Recording]:
+  """All lines of a manifest, checked. Raises DataError with the file's name and line number for the first bad one."""
+  path = pathlib.Path(path)
+  try:
+    lines = path.read_text().splitlines()
+  except OSError as error:
+    raise DataError(f"recordings manifest {path}: {error.strerror}") from error
+  except UnicodeDecodeError as error:
+    raise DataError(f"recordings manifest {path}: not a text file ({one_line(error)})") from error
+  found: list[Recording] = []
+  first_line: dict[str, str] = {}
+  for number, line in enumerate(lines, 1):
+    if line.strip():
+      found.append(_recording(line, path.parent, f"{path}:{number}"))
+      seen = first_line.setdefault(found[-1].id, found[-1].where)
+      if seen != found[-1].where:
+        raise DataError(f"{found[-1].where}: id {found[-1].id!r} was used at {seen}; ids must be unique")
+  if not found:
+    raise DataError(f"recordings manifest {path} has no line; write one JSON object per recording")
+  return found
+
+
+def _recording(line: str, folder: pathlib.Path, where: str) -> Recording:
+  try:
+    value = json.loads(line)
+  except ValueError as error:
+    raise DataError(f"{where}: not JSON ({one_line(error)})") from error
+  _keys(value, LINE_KEYS, where)
+  stereo = value.get("path")
+  if stereo is not None:
+    _file(stereo, folder, f"{where}: path")
+  if "duration" in value:
+    _number(value["duration"], f"{where}: duration", above=0.0)
+  sides = {name: value.get(name, {}) for name in (USER, AGENT)}
+  media, words = {}, {}
+  for name, side in sides.items():
+    _keys(side, SIDE_KEYS, f"{where}: {name}")
+    media[name] = {key: side[key] for key in ("video", "audio") if side.get(key) is not None}
+    for key, file in media[name].items():
+      _file(file, folder, f"{where}: {name}.{key}")
+    if not media[name] and stereo is None:
+      raise DataError(f"{where}: {name} has neither video nor audio; name a file, or give a two-channel path")
+    words[name] = _words(side.get("words", []), f"{where}: {name}.words")
+  for file in check_world(_at(folder, where), value.get("world", {}))[1:]:
+    if file is not None:
+      _file(file.name if file.parent == folder else str(file), folder, f"{where}: world")
+  identity = value.get("id", stereo or next(iter(media[AGENT].values()), None))
+  if not isinstance(identity, str) or not identity:
+    raise DataError(f"{where}: id {identity!r} is not a text")
+  events = tuple(_events(value.get("events", []), f"{where}: events"))
+  return Recording(identity, where, media, stereo, words, value.get("world", {}), events)
+
+
+def _at(folder: pathlib.Path, where: str) -> pathlib.Path:
+  """The place of a world inside a manifest, as the path that messages of `world_file` begin with."""
+  return folder / f"{pathlib.Path(where).name}: world"
+
+
+def _keys(value: Any, known: tuple[str, ...], where: str) -> None:
+  if not isinstance(value, dict):
+    raise DataError(f"{where}: expected an object, found {type(value).__name__}")
+  for key in value:
+    if key not in known:
+      raise DataError(f"{where}: {unknown_name(key, list(known), 'key')}")
+
+
+def _file(name: Any, folder: pathlib.Path, where: str) -> None:
+  if not isinstance(name, str) or not (folder / name).is_file():
+    raise DataError(f"{where}: {name!r} is not a file in {folder}")
+
+
+def _number(value: Any, where: str, above: float = -math.inf) -> float:
+  if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
+    raise DataError(f"{where}: {value!r} is not a number{f' above {above:g}' if above > -math.inf else ''}")
+  return float(value)
+
+
+def _interval(value: Any, where: str) -> tuple[float, float]:
+  start, end = (_number(value.get(key), f"{where}.{key}") for key in ("start", "end"))
+  if not 0 <= start <= end:
+    raise DataError(f"{where}: from {start:g} s to {end:g} s is not an interval from 0 on")
+  return start, end
+
+
+def _words(values: Any, where: str) -> tuple[tuple[str, float, float], ...]:
+  if not isinstance(values, list):
+    raise DataError(f"{where}: expected a list, found {type(values).__name__}")
+  words = []
+  for index, value in enumerate(values):
+    _keys(value, ("text", "start", "end"), f"{where}[{index}]")
+    text = value.get("text")
+    if not isinstance(text, str) or not text.strip():
+      raise DataError(f"{where}[{index}]: text {text!r} is not a word")
+    words.append((text.strip(), *_interval(value, f"{where}[{index}]")))
+  return tuple(sorted(words, key=lambda word: word[1]))
+
+
+def _events(values: Any, where: str) -> Iterator[Event]:
+  if not isinstance(values, list):
+    raise DataError(f"{where}: expected a list, found {type(values).__name__}")
+  for index, value in enumerate(values):
+    _keys(value, ("start", "end", "actor", "kind", "detail"), f"{where}[{index}]")
+    start, end = _interval(value, f"{where}[{index}]")
+    actor, kind, detail = value.get("actor"), value.get("kind"), value.get("detail", {})
+    if actor not in (USER, AGENT) or not isinstance(kind, str) or not isinstance(detail, dict):
+      raise DataError(f'{where}[{index}]: needs an actor ("user" or "agent"), a kind, and an object as detail')
+    yield Event(start, end, actor, kind, detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordingsSource:
+  """A `make.Source` over a manifest: one item per recording. `units` is the length of a session."""
+
+  manifest: pathlib.Path
+  media: MediaConfig
+  units: int
+  recordings: tuple[Recording, ...]
+  tracks: tuple[str, ...] = ()
+
+  @classmethod
+  def open(cls, manifest: str | pathlib.Path, config: Config) -> "RecordingsSource":
+    """Reads and checks the manifest. Raises DataError with line numbers."""
+    units = config.data.session_units
+    return cls(pathlib.Path(manifest), config.media, units, tuple(read_manifest(manifest)))
+
+  @property
+  def items(self) -> int:
+    return len(self.recordings)
+
+  def describe(self) -> dict[str, Any]:
+    digest = hashlib.sha256(self.manifest.read_bytes()).hexdigest()
+    return {"name": "recordings", "manifest": self.manifest.name, "sha256": digest, "recordings": self.items}
+
+  def sessions(self, item: int) -> Iterator[Session]:
+    """Consecutive sessions of one recording. Raises MediaError for files that cannot be read."""
+    recording, folder = self.recordings[item], self.manifest.parent
+    world = world_of(_at(folder, recording.where), recording.world, self.media)
+    lead = LEADS[int(hashlib.sha256(recording.id.encode()).hexdigest(), 16) % len(LEADS)]
+    world = dataclasses.replace(world, fields={**world.fields, "lead": str(lead)})
+    both = zip(*(_units(recording, name, folder, self.media) for name in (USER, AGENT)))
+    for number in itertools.count():
+      piece = list(itertools.islice(both, self.units))
+      if len(piece) < self.units:
+        return
+      yield _session(recording, number, piece, world, lead * self.media.unit_ms / 1000, self.media)
+
+
+Pair = tuple[np.ndarray | None, np.ndarray | None]  # video, audio of one unit
+
+
+def _units(recording: Recording, name: str, folder: pathlib.Path, media: MediaConfig) -> Iterator[Pair]:
+  """One side's units, until its shorter stream ends."""
+  from wanstreamer_jax.data.media import MediaReader
+
+  files = recording.media[name]
+  sound: Iterator[np.ndarray | None]
+  if "audio" in files:
+    sound = (unit.audio for unit in MediaReader(folder / files["audio"], media))
+  elif recording.stereo is not None:
+    sound = _channel(folder / recording.stereo, (AGENT, USER).index(name), media)
+  else:
+    sound = itertools.repeat(None)
+  if "video" not in files:
+    yield from ((None, audio) for audio in sound)
+    return
+  for unit, audio in zip(MediaReader(folder / files["video"], media), sound):
+    yield unit.video, unit.audio if audio is None else audio
+
+
+def _channel(path: pathlib.Path, channel: int, media: MediaConfig) -> Iterator[np.ndarray]:
+  """Whole units of one channel of a two-channel file, float32 [samples]."""
+  import av
+
+  kept = np.zeros(0, np.float32)
+  try:
+    with av.open(str(path)) as container:
+      if not container.streams.audio or container.streams.audio[0].channels != 2:
+        raise DataError(f"{path}: a recording's path must be a file with two audio channels, agent left and user right")
+      resampler = av.AudioResampler(format="fltp", layout="stereo", rate=media.sample_rate)
+      frames = itertools.chain(container.decode(audio=0), [None])
+      for frame in itertools.chain.from_iterable(map(resampler.resample, frames)):
+        kept = np.concatenate([kept, frame.to_ndarray()[channel]])
+        while len(kept) >= media.samples:
+          yield kept[: media.samples]
+          kept = kept[media.samples :]
+  except av.error.FFmpegError as error:
+    raise DataError(f"{path}: cannot be read as media ({one_line(error)})") from error
+
+
+def _session(
+  recording: Recording, number: int, piece: list[tuple[Pair, Pair]], world: World, lead: float, media: MediaConfig
+) -> Session:
+  """Session `number` of a recording: its media, and the words and events that touch it, on its own clock."""
+  units, seconds = len(piece), media.unit_ms / 1000
+  begin, length = number * units * seconds, units * seconds
+  sides = {}
+  for index, name in enumerate((USER, AGENT)):
+    speech = tuple(
+      Word(text, max(0.0, start - begin - lead), max(0.0, start - begin), min(end - begin, length))
+      for text, start, end in recording.words[name]
+      if end > begin and start < begin + length
+    )
+    ahead = tuple(  # written in this session, sounding after it
+      Word(text, start - begin - lead, start - begin, end - begin)
+      for text, start, end in recording.words[name]
+      if start >= begin + length and start - lead < begin + length
+    )
+    video, audio = (_joined([pair[index][stream] for pair in piece]) for stream in (0, 1))
+    sides[name] = Side(video, audio, speech + ahead if name == AGENT else (), speech)
+  events = tuple(
+    dataclasses.replace(event, start=max(0.0, event.start - begin), end=min(event.end - begin, length))
+    for event in recording.events
+    if event.end >= begin and event.start < begin + length
+  )
+  seed = int(hashlib.sha256(f"{recording.id}/{number}".encode()).hexdigest()[:15], 16)
+  return Session(sides[USER], sides[AGENT], world, events, units, seed, f"{recording.id}/{number}")
+
+
+def _joined(pieces: list[np.ndarray | None]) -> np.ndarray | None:
+  found = [piece for piece in pieces if piece is not None]
+  return np.concatenate(found) if len(found) == len(pieces) else None
