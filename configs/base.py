@@ -7,6 +7,7 @@ their meaning, are in `wanstreamer_jax/config.py`; a misspelt one fails with the
 """
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.errors import ConfigError
 
 
 def get_config() -> Config:
@@ -18,7 +19,7 @@ def large_video(config: Config, size: str) -> Config:
   x rows, as in v0.2), with the settings that a large model needs on TPUs. Changes and returns `config`."""
   sizes = {"192x336": (192, 336), "640x368": (368, 640)}
   if size not in sizes:
-    raise ValueError(f"size is {size!r}: expected one of {', '.join(sizes)}, as in --config=FILE:192x336")
+    raise ConfigError(f"size is {size!r}: expected one of {', '.join(sizes)}, as in --config=FILE:192x336")
   config.media.height, config.media.width = sizes[size]
   config.audio_vae.strides = (4, 5, 6, 8)  # 960 samples: 25 Hz, 4 latents a unit
   config.audio_vae.channels, config.audio_vae.max_channels, config.audio_vae.latent_dim = 32, 512, 64

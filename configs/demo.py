@@ -1,4 +1,4 @@
-"""The size of the shipped demo weights: 256 x 6 at 64x64, made to stream in real time on two laptop cores.
+"""The shipped demo weights' size: 256 x 6 at 64x64, real time on two laptop cores.
 
     wanstreamer train --config=configs/demo.py
 

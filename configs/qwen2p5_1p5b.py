@@ -1,4 +1,4 @@
-"""The geometry of Qwen2.5-1.5B: 28 layers of width 1536, 28 KiB of KV-cache a token in bfloat16.
+"""The geometry of Qwen2.5-1.5B: 28 layers of width 1536, 28 KiB of KV a token.
 
     wanstreamer inspect model --config=configs/qwen2p5_1p5b.py            192x336 (v0.1)
     wanstreamer inspect model --config=configs/qwen2p5_1p5b.py:640x368    640x368 (v0.2)

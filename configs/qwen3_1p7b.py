@@ -1,4 +1,4 @@
-"""The geometry of Qwen3-1.7B: 28 layers of width 2048, 112 KiB of KV-cache a token in bfloat16.
+"""The geometry of Qwen3-1.7B: 28 layers of width 2048, 112 KiB of KV a token.
 
     wanstreamer inspect model --config=configs/qwen3_1p7b.py            192x336 (v0.1)
     wanstreamer inspect model --config=configs/qwen3_1p7b.py:640x368    640x368 (v0.2)

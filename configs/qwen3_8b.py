@@ -1,4 +1,4 @@
-"""The geometry of Qwen3-8B: 36 layers of width 4096, 144 KiB of KV-cache a token in bfloat16.
+"""The geometry of Qwen3-8B: 36 layers of width 4096, 144 KiB of KV a token.
 
     wanstreamer inspect model --config=configs/qwen3_8b.py            192x336 (v0.1)
     wanstreamer inspect model --config=configs/qwen3_8b.py:640x368    640x368 (v0.2)

@@ -1,4 +1,4 @@
-"""About 1.2M parameters and 25 tokens a unit at 64x64: the size that a CPU trains, and that the ablations use.
+"""The size that a CPU trains and the ablations use: about 1.2M parameters, 25 tokens a unit.
 
     wanstreamer train --config=configs/tiny.py
 

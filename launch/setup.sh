@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv at the top of the repository and installs the package into it; does nothing when that is already current.
+# Makes .venv and installs the package into it; does nothing when that is current.
 #
 #   bash launch/setup.sh             what running needs
 #   bash launch/setup.sh test        and what the tests need (any extra of setup.cfg: cuda, aot, espeak, ...)

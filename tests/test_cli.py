@@ -1,0 +1,219 @@
+"""The command line: help that is quick and has examples, errors on one line with the right status, no traceback."""
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from wanstreamer_jax import cli, errors, inspect_cmd, weights
+from wanstreamer_jax.config_files import load_config
+
+ROOT = pathlib.Path(__file__).parent.parent
+NANO = str(ROOT / "configs" / "nano.py")
+HELP_SECONDS = 0.8
+
+
+def tree(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], argparse.ArgumentParser]:
+  """{(): the program, ("inspect",): its parser, ("inspect", "layout"): its parser, ...}."""
+  out = {path: parser}
+  for name, child in children(parser).items():
+    out.update(tree(child, (*path, name)))
+  return out
+
+
+def children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+  groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+  return {name: child for group in groups for name, child in group.choices.items()}
+
+
+COMMANDS = tree(cli.build_parser())
+
+
+def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+  command = [sys.executable, "-m", "wanstreamer_jax", *arguments]
+  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment})
+
+
+def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
+  """The only line on stderr."""
+  captured = capsys.readouterr()
+  assert captured.err.count("\n") == 1, captured.err
+  assert captured.err.startswith("wanstreamer: ")
+  return captured.err
+
+
+@pytest.mark.parametrize("path", list(COMMANDS), ids=" ".join)
+def test_every_command_has_help_with_examples(path, capsys):
+  with pytest.raises(SystemExit) as stop:
+    cli.main([*path, "--help"])
+  text = capsys.readouterr().out
+  assert stop.value.code == 0
+  if path:
+    assert f"examples:\n  wanstreamer {path[0]}" in text, f"{' '.join(path)} --help shows no example"
+  assert children(COMMANDS[path]) or callable(COMMANDS[path].get_default("handler"))
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if len(path) < 2], ids=" ".join)
+def test_help_is_quick(path):
+  seconds = []
+  for _ in range(5):  # the best of a few: other tests may be running beside this one
+    start = time.perf_counter()
+    assert program(*path, "--help").returncode == 0
+    seconds.append(time.perf_counter() - start)
+    if min(seconds) < HELP_SECONDS:
+      return
+  pytest.fail(f"{' '.join(path)} --help took {min(seconds):.2f} s, more than {HELP_SECONDS}")
+
+
+def test_help_imports_nothing_heavy():
+  code = "import sys; from wanstreamer_jax import cli; cli.build_parser(); print(*sys.modules)"
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  heavy = {"jax", "numpy", "flax", "av", "grain", "orbax", "matplotlib", "scipy"}
+  assert heavy.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ([], "COMMAND"),
+    (["dance"], "invalid choice: 'dance'"),
+    (["inspect"], "see wanstreamer inspect --help"),
+    (["inspect", "layout"], "--config"),
+    (["inspect", "layout", "--config", "missing.py"], "no config file 'missing.py'"),
+    (["inspect", "layout", "--config", NANO, "--unts", "2"], "unrecognized arguments: --unts"),
+    (["inspect", "layout", "--config", NANO, "--units", "0"], "'0' is not a whole number of at least 1"),
+    (["inspect", "layout", "--config", NANO, "--units", "9999"], "use fewer --units"),
+    (["inspect", "layout", "--config", NANO, "--png", "mask.jpg"], "ends in .png"),
+    (["inspect", "layout", "--config", NANO, "--png", "nowhere/mask.png"], "cannot write nowhere/mask.png"),
+    (["inspect", "layout", "--config", NANO, "--config.layout.comit_delay=2"], "did you mean 'commit_delay'?"),
+    (["inspect", "layout", "--config", NANO, "--config.model.layers=two"], "model.layers"),
+    (["inspect", "layout", "--config", NANO, "--config.media.unit_ms=100"], "is not a whole number"),
+    (["inspect", "checkpoint", "missing"], "no checkpoint at missing"),
+    (["inspect", "checkpoint", "missing", "--config.a=1"], "takes no --config"),
+    (["train", "--config", NANO, "--config.train.stage=dance"], "train.stage is 'dance'"),
+  ],
+)
+def test_bad_input_ends_in_one_line(arguments, words, capsys):
+  assert cli.main(arguments) == 2
+  assert words in one_error_line(capsys)
+
+
+@pytest.mark.parametrize(
+  ("raised", "status", "words"),
+  [
+    (errors.MediaError("two\nlines"), 2, "error: two lines"),
+    (OSError(28, "No space left on device", "out/x"), 2, "error: out/x: No space left on device"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+    (KeyboardInterrupt("stopped at step 7, saved"), 130, "stopped at step 7, saved"),
+    (ZeroDivisionError("oh"), 1, "ZeroDivisionError: oh (this is a defect"),
+  ],
+)
+def test_exceptions_become_statuses(raised, status, words, monkeypatch, capsys):
+  def explode(_):
+    raise raised
+
+  monkeypatch.setattr(cli, "run", explode)
+  assert cli.main([]) == status
+  assert words in one_error_line(capsys)
+  monkeypatch.setenv("WANSTREAMER_DEBUG", "1")
+  assert cli.main([]) == status
+  assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error():
+  command = f"{sys.executable} -m wanstreamer_jax inspect layout --config {NANO} | head -n 1; echo ${{PIPESTATUS[0]}}"
+  done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+  assert done.stderr == ""
+  assert done.stdout.split()[-1] in ("0", "141")
+
+
+WAITING = """
+import time
+from wanstreamer_jax import cli
+cli.run = lambda _: (print("ready", flush=True), time.sleep(60))
+raise SystemExit(cli.main([]))
+"""
+
+
+def test_ctrl_c_ends_cleanly():
+  pipe, command = subprocess.PIPE, [sys.executable, "-c", WAITING]
+  with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as child:
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate(timeout=20)
+  assert (child.returncode, error) == (130, "wanstreamer: interrupted\n")
+
+
+# inspect
+
+
+def test_inspect_layout_prints_table_and_mask(capsys):
+  assert cli.main(["inspect", "layout", "--config", NANO, "--units", "2"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert any(line.split()[:4] == ["PERFORM", "noisy_video", "4", "7"] for line in lines)
+  assert any(line.split()[:4] == ["a", "unit,", "kept", "14"] for line in lines)
+  header = next(i for i, line in enumerate(lines) if line.split()[:3] == ["W", "C0", "H0"])
+  mask = [line.split() for line in lines[header + 1 : header + 12]]
+  assert mask[0] == ["W", "/", *"." * 10]
+  assert mask[-2] == ["P0", "x", ".", "x", "x", "x", *"....", "x", "."]
+  assert mask[-1] == ["P1", "x", ".", "x", "x", "x", "x", "x", "x", "x", ".", "x"]
+
+
+def test_inspect_layout_follows_overrides(capsys):
+  assert cli.main(["inspect", "layout", "--config", NANO, "--config.layout.commit_delay=2", "--units", "3"]) == 0
+  out = capsys.readouterr().out
+  assert "unit k-2" in out
+  assert "REFEED" in out
+
+
+def test_mask_picture_is_the_mask(tmp_path):
+  from matplotlib import image
+
+  config = load_config(NANO)
+  path = inspect_cmd.draw_mask(config, 2, tmp_path / "mask.png")
+  assert list(tmp_path.iterdir()) == [path]
+  assert image.imread(path).shape[:2] == (1350, 1350)
+  mask, parts = inspect_cmd.session_mask(config, 2)
+  assert mask.shape == (sum(tokens for _, _, tokens in parts),) * 2
+
+
+def test_inspect_checkpoint_reads_an_export(tmp_path, capsys):
+  tree = {"layers": {"q_proj": {"w": np.ones((2, 32, 16), np.float32)}, "norm": {"scale": np.ones(32, np.float32)}}}
+  weights.export_weights(tree, load_config(NANO), tmp_path, "int8")
+  assert cli.main(["inspect", "checkpoint", str(tmp_path)]) == 0
+  out = capsys.readouterr().out
+  rows = [line.split() for line in out.splitlines()]
+  assert ["1", "056", "2", "total"] in rows
+  assert ["1", "024", "1", "w", "[2,", "32,", "16]"] in rows
+  assert "config 'nano'" in out
+  assert cli.main(["inspect", "checkpoint", str(tmp_path), "--depth", "0"]) == 0
+  assert "q_proj" not in capsys.readouterr().out
+
+
+def test_inspect_checkpoint_explains_what_is_wrong(tmp_path, capsys):
+  weights.export_weights({"w": np.ones(4, np.float32)}, load_config(NANO), tmp_path, "f32")
+  header = tmp_path / weights.CONFIG_FILE
+  whole = (tmp_path / weights.WEIGHTS_FILE).read_bytes()
+  (tmp_path / weights.WEIGHTS_FILE).write_bytes(whole[: len(whole) // 2])
+  assert cli.main(["inspect", "checkpoint", str(tmp_path)]) == 2
+  assert "incomplete" in one_error_line(capsys)
+  header.write_text(json.dumps({**json.loads(header.read_text()), "format": 99}))
+  assert cli.main(["inspect", "checkpoint", str(tmp_path)]) == 2
+  assert "format 99" in one_error_line(capsys)
+
+
+def test_tree_adds_up():
+  shapes = {"a.x.w": [2, 3], "a.y": [4], "b": []}
+  assert [line.split()[:3] for line in inspect_cmd.tree_lines(shapes, 2)[1:]] == [
+    ["11", "3", "total"], ["10", "2", "a"], ["6", "1", "x"], ["4", "1", "y"], ["1", "1", "b"],
+  ]  # fmt: skip
+  assert inspect_cmd.bytes_text(3 * 1024**3) == "3.0 GiB"
+  assert inspect_cmd.count(1234567) == "1 234 567"

@@ -1,0 +1,70 @@
+"""The repository as a visitor finds it: no machine's paths, no large files, a README whose tree is true."""
+
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+from tests import readme_tree
+
+ROOT = pathlib.Path(__file__).parent.parent
+TEXT_SUFFIXES = {".py", ".md", ".sh", ".txt", ".cfg", ".toml", ".yaml", ".yml", ".json", ".html", ".css", ".js", ""}
+LARGE = 1_000_000  # bytes; anything above needs a line in ALLOWED
+ALLOWED = {"wanstreamer_jax/weights": 16_000_000}  # the shipped demo weights, at most 16 MB together
+MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt)/[\w.-]+")
+
+
+def listed_files() -> list[pathlib.Path]:
+  """Files that git tracks; without git (an archive) the test is skipped."""
+  try:
+    return [ROOT / name for name in readme_tree.tracked()]
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip("not a git checkout")
+
+
+def test_readme_tree_is_true():
+  block = readme_tree.BLOCK.search((ROOT / "README.md").read_text())
+  assert block is not None, "README.md has no ```text block whose first line is wanstreamer-jax/"
+  listed_files()  # skips where there is no git
+  assert block.group(0) == readme_tree.tree(), "the tree is behind; write it with: python -m tests.readme_tree"
+
+
+def test_every_module_says_what_it_is():
+  listed_files()
+  assert [entry for entry in readme_tree.entries() if not readme_tree.description(entry.rstrip("/"))] == []
+
+
+def test_readme_links_lead_somewhere():
+  for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+      if not target.startswith(("http://", "https://", "mailto:")):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}, which does not exist"
+
+
+def test_no_path_of_a_machine():
+  for path in listed_files():
+    if path.suffix in TEXT_SUFFIXES and path != pathlib.Path(__file__):
+      found = MACHINE_PATHS.findall(path.read_text(errors="replace"))
+      assert found == [], f"{path.relative_to(ROOT)} names paths of one machine: {found}"
+
+
+def test_files_are_small():
+  sums = dict.fromkeys(ALLOWED, 0)
+  for path in listed_files():
+    name, size = path.relative_to(ROOT).as_posix(), path.stat().st_size
+    folder = next((folder for folder in ALLOWED if name.startswith(folder + "/")), None)
+    if folder is None:
+      assert size <= LARGE, f"{name} has {size} bytes, more than {LARGE}"
+    else:
+      sums[folder] += size
+  for folder, size in sums.items():
+    assert size <= ALLOWED[folder], f"{folder} has {size} bytes, more than {ALLOWED[folder]}"
+
+
+def test_launch_files_are_valid_shell():
+  for path in [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]:
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+  assert os.access(ROOT / ".ci" / "run", os.X_OK), ".ci/run must be executable"
