@@ -1,0 +1,170 @@
+"""What remains of a streamed session on paper: units.jsonl, captions, and the timeline picture.
+
+One clock everywhere: seconds from the beginning of the input.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wanstreamer_jax.config import MediaConfig
+
+PHASES = ("encode", "think", "perform", "decode")
+LOUD = -42.0  # dBFS over a unit, above which somebody is taken to speak
+SILENCE = -96.0  # dBFS, the floor of every level
+BINS = 16  # envelope points per unit
+
+CAPTION_CHARS = 76  # a caption ends before it outgrows two lines
+CAPTION_GAP = 1.2  # seconds without a word that end a caption
+CAPTION_HOLD = 1.6  # seconds that a caption stays after its last word
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitRow:
+  """One unit of a session as it was served. Times in milliseconds, levels in dBFS, `start` in seconds."""
+
+  unit: int
+  start: float
+  times: dict[str, float]
+  text: str
+  words: tuple[str, ...]
+  typed: tuple[str, ...]
+  speaking: bool
+  user_speaking: bool
+  level: float
+  user_level: float | None  # None: the input has no sound
+  latency: float | None  # None: not in real time
+
+  def json(self) -> str:
+    """The line of units.jsonl."""
+    value = {
+      "unit": self.unit,
+      "start": self.start,
+      **{f"{phase}_ms": self.times[phase] for phase in PHASES},
+      "total_ms": round(sum(self.times.values()), 3),
+      "text": self.text,
+      "state": "speaking" if self.speaking else "listening",
+      "level_db": self.level,
+      "user_state": "speaking" if self.user_speaking else "silent",
+      "user_level_db": self.user_level,
+      "typed": list(self.typed),
+    }
+    if self.latency is not None:
+      value["latency_ms"] = self.latency
+    return json.dumps(value, ensure_ascii=False)
+
+
+def loudness(audio: np.ndarray) -> float:
+  """Mean level of float samples in dBFS (a full-scale square wave is 0), not below SILENCE."""
+  power = float(np.mean(np.square(audio, dtype=np.float64)))
+  return round(max(SILENCE, 10 * math.log10(power + 1e-12)), 1)
+
+
+def is_loud(audio: np.ndarray) -> bool:
+  """Whether a unit's sound is more than background: the derived "speaking" of a side."""
+  return loudness(audio) > LOUD
+
+
+def envelope(audio: np.ndarray | None) -> np.ndarray:
+  """Lowest and highest sample in each of BINS parts of a unit: float32 [BINS, 2]."""
+  if audio is None:
+    return np.zeros((BINS, 2), np.float32)
+  parts = np.array_split(audio, BINS)
+  return np.array([(part.min(), part.max()) for part in parts], np.float32)
+
+
+class SessionLog:
+  """Rows of a session, written to units.jsonl as they come, and both sides' envelopes for pictures."""
+
+  def __init__(self, path: Path, media: MediaConfig):
+    self.media = media
+    self.rows: list[UnitRow] = []
+    self.user: list[np.ndarray] = []
+    self.agent: list[np.ndarray] = []
+    self.file = path.open("w", encoding="utf-8")
+
+  def add(self, row: UnitRow, user: np.ndarray | None, agent: np.ndarray) -> None:
+    """Appends a unit; `user` and `agent` are its sound."""
+    self.file.write(row.json() + "\n")
+    self.file.flush()
+    self.rows.append(row)
+    self.user.append(envelope(user))
+    self.agent.append(envelope(agent))
+
+  def close(self) -> None:
+    self.file.close()
+
+  @property
+  def unit_s(self) -> float:
+    return self.media.unit_ms / 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+  """Words that are shown together; word i appears at `times[i]`, all leave at `end`."""
+
+  words: tuple[str, ...]
+  times: tuple[float, ...]
+  end: float
+
+  @property
+  def start(self) -> float:
+    return self.times[0]
+
+  @property
+  def text(self) -> str:
+    return join(self.words)
+
+
+def join(words: Sequence[str]) -> str:
+  """Words as a sentence: a space before each but punctuation."""
+  return re.sub(r"\s+([.,!?;:…]+)(?=\s|$)", r"\1", " ".join(words))
+
+
+def captions(timed: Sequence[tuple[float, str]], last: float) -> list[Caption]:
+  """Groups (seconds, word) into captions by pauses and length; none is shown past `last` or past the next one."""
+  groups: list[list[tuple[float, str]]] = []
+  for time, word in timed:
+    fresh = not groups or time - groups[-1][-1][0] > CAPTION_GAP
+    if fresh or len(join([w for _, w in groups[-1]] + [word])) > CAPTION_CHARS:
+      groups.append([])
+    groups[-1].append((time, word))
+  starts = [group[0][0] for group in groups[1:]] + [last]
+  return [
+    Caption(
+      tuple(word for _, word in group), tuple(time for time, _ in group), min(group[-1][0] + CAPTION_HOLD, following)
+    )
+    for group, following in zip(groups, starts)
+  ]
+
+
+def agent_captions(log: SessionLog) -> list[Caption]:
+  """What the agent wrote, by the time it was written."""
+  words = [(row.start, word) for row in log.rows for word in row.words]
+  return captions(words, len(log.rows) * log.unit_s)
+
+
+def typed_captions(log: SessionLog) -> list[Caption]:
+  """What the user typed, by the time it was typed."""
+  words = [(row.start, word) for row in log.rows for text in row.typed for word in text.split()]
+  return captions(words, len(log.rows) * log.unit_s)
+
+
+def stamp(seconds: float) -> str:
+  """hh:mm:ss.mmm, as WebVTT wants it."""
+  millis = round(seconds * 1000)
+  return f"{millis // 3_600_000:02d}:{millis // 60_000 % 60:02d}:{millis // 1000 % 60:02d}.{millis % 1000:03d}"
+
+
+def write_vtt(path: Path, log: SessionLog) -> None:
+  """The agent's text as WebVTT captions."""
+  lines = ["WEBVTT", "", "NOTE generated by wanstreamer_jax", ""]
+  for caption in agent_captions(log):
+    text = caption.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    lines += [f"{stamp(caption.start)} --> {stamp(caption.end)}", text, ""]
+  path.write_text("\n".join(lines), encoding="utf-8")
