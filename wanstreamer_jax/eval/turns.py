@@ -1,0 +1,148 @@
+"""Who speaks when, and whether that was right: turn-taking metrics on intervals of speech, in NumPy.
+
+Times are seconds. Intervals are float [N, 2] (start, end), sorted and apart. The agent's speech is what an energy
+detector finds in its own output and its words are those of its own text stream, so figures are not comparable with
+benchmarks that transcribe the output with a recogniser (Full-Duplex-Bench, arXiv 2503.04721); the formulas are theirs.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from wanstreamer_jax.eval.metrics import loudness_envelope, mean
+
+# What should happen at an opportunity, and the take-over (0 or 1) that is right. (VideoFDB, arXiv 2605.30256)
+EXPECTED = {"stay_silent": 0, "continue": 1, "yield": 0, "hand_off": 1, "backchannel": 0}
+YIELD_WITHIN = 1.5  # seconds
+SHORT = 1.0  # seconds: shorter speech of few words is a backchannel, not a turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Opportunity:
+  """A moment at which the agent should or should not have the floor.
+
+  kind: a key of EXPECTED. start, end: the span that is judged: for "hand_off" and "backchannel" from the end of the
+  user's turn to the next one, for "stay_silent" the user's pause or remark that wants no answer, for "yield" and
+  "continue" the user's interruption or listening noise.
+  """
+
+  kind: str
+  start: float
+  end: float
+
+
+def speech_intervals(
+  audio: np.ndarray, sample_rate: int, threshold: float = -42.0, gap: float = 0.3, shortest: float = 0.08
+) -> np.ndarray:
+  """Energy detector: frames of 20 ms louder than `threshold` dB of full scale; pauses up to `gap` seconds are filled,
+  then pieces under `shortest` seconds dropped. (Full-Duplex-Bench v1.5 joins the model's speech over 0.5 s)"""
+  size = sample_rate // 50
+  frames = len(audio) // size
+  loud = loudness_envelope(audio[: frames * size], frames) > threshold
+  return merge(runs(loud) * 0.02, gap, shortest)
+
+
+def runs(flags: np.ndarray) -> np.ndarray:
+  """Half-open index ranges [N, 2] of the True runs of flags [T]."""
+  edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+  return edges.reshape(-1, 2)
+
+
+def merge(intervals: np.ndarray, gap: float, shortest: float = 0.0) -> np.ndarray:
+  """Intervals [N, 2] joined over pauses up to `gap`; then those shorter than `shortest` dropped."""
+  joined: list[list[float]] = []
+  for start, end in sorted(map(tuple, np.asarray(intervals, np.float64).reshape(-1, 2))):
+    if joined and start - joined[-1][1] <= gap + 1e-9:
+      joined[-1][1] = max(joined[-1][1], end)
+    else:
+      joined.append([start, end])
+  return np.array([pair for pair in joined if pair[1] - pair[0] >= shortest - 1e-9]).reshape(-1, 2)
+
+
+def clip(intervals: np.ndarray, start: float, end: float) -> np.ndarray:
+  """The parts of the intervals inside [start, end)."""
+  cut = np.clip(intervals, start, end)
+  return cut[cut[:, 1] > cut[:, 0]]
+
+
+def take_over(speech: np.ndarray, words: Sequence[float], start: float, end: float) -> int:
+  """TOR of one sample: 0 without speech in [start, end); 0 when it spans (first start to last end) less than 1 s and
+  at most 3 words were written there; else 1. words: the times of the agent's words. (Full-Duplex-Bench v1; the span
+  and the sound are those of the energy detector, the words those of the text stream)"""
+  found = clip(speech, start, end)
+  if not len(found):
+    return 0
+  written = sum(start <= time < end for time in words)
+  return int(found[-1, 1] - found[0, 0] >= SHORT or written > 3)
+
+
+def floor_taken(opportunity: Opportunity, speech: np.ndarray, words: Sequence[float]) -> int:
+  """Whether the agent has the floor, by the kind of opportunity (TO_i of TOR-Alignment):
+
+  stay_silent, hand_off: `take_over` in the span. backchannel: the same, but speech under 1 s with fewer than 2 words
+  is none. yield: whether it still speaks 1.5 s after the span's start (or at the span's end, when later), in the
+  speech that was going on at the start. continue: whether it speaks during the second after the span's end.
+  """
+  start, end = opportunity.start, opportunity.end
+  if opportunity.kind == "yield":
+    stop = stop_latency(start, speech)
+    return int(stop is not None and stop > max(YIELD_WITHIN, end - start))
+  if opportunity.kind == "continue":
+    return int(len(clip(speech, end, end + 1.0)) > 0)
+  if opportunity.kind == "backchannel":
+    found = clip(speech, start, end)
+    written = sum(start <= time < end for time in words)
+    return int(len(found) > 0 and not (found[-1, 1] - found[0, 0] < SHORT and written < 2))
+  return take_over(speech, words, start, end)
+
+
+def tor_alignment(
+  opportunities: Sequence[Opportunity], speech: np.ndarray, words: Sequence[float]
+) -> dict[str, list[int]]:
+  """1 for every opportunity whose take-over is the expected one, else 0, by kind and under "all". TOR-Alignment is the
+  mean of "all". (VideoFDB, arXiv 2605.30256)"""
+  hits: dict[str, list[int]] = {"all": []}
+  for opportunity in opportunities:
+    hit = int(floor_taken(opportunity, speech, words) == EXPECTED[opportunity.kind])
+    hits["all"].append(hit)
+    hits.setdefault(opportunity.kind, []).append(hit)
+  return hits
+
+
+def response_latency(turn_end: float, until: float, speech: np.ndarray) -> float | None:
+  """Seconds from the end of the user's turn to the start of the agent's next speech before `until`; an answer that
+  began at most 1 s early and goes on counts as 0; None without one. (Full-Duplex-Bench: negatives are clipped to 0)"""
+  for start, end in speech:
+    if end > turn_end and turn_end - 1.0 <= start < until:
+      return max(0.0, float(start - turn_end))
+  return None
+
+
+def stop_latency(interruption: float, speech: np.ndarray) -> float | None:
+  """Seconds from the start of the user's interruption to the end of the agent's speech that was going on then; None
+  when the agent was silent. (Full-Duplex-Bench v1.5: the overlap of the two)"""
+  for start, end in speech:
+    if start < interruption < end:
+      return float(end - interruption)
+  return None
+
+
+def false_take_overs(pauses: np.ndarray, speech: np.ndarray) -> list[int]:
+  """For each pause inside a user's sentence [N, 2]: 1 if the agent's speech starts within it, else 0."""
+  return [int(any(start <= onset < end for onset, _ in speech)) for start, end in pauses]
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+  """Seconds that are in both sets of intervals."""
+  return float(sum(np.diff(clip(second, start, end), axis=1).sum() for start, end in first))
+
+
+def talk_share(speech: np.ndarray, seconds: float) -> float:
+  """The share of a session that is speech."""
+  return float(np.diff(speech, axis=1).sum() / seconds) if seconds else float("nan")
+
+
+def summary(hits: dict[str, list[int]]) -> dict[str, float]:
+  """Means by kind of `tor_alignment`'s lists."""
+  return {name: mean(values) for name, values in hits.items()}
