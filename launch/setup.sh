@@ -81,7 +81,7 @@ pip_install() {
 explain_failure() {
   grep -E '^ *(ERROR|error|OSError)' "$log" | tail -n 3 >&2 || tail -n 3 "$log" >&2
   if grep -qE 'No space left' "$log"; then die "the disk is full" "free about 2500 MB and run this again"; fi
-  if grep -qE 'NewConnectionError|Temporary failure|Read timed out|ConnectTimeout|Failed to resolve|ProxyError|SSLError' "$log"; then
+  if grep -qE 'NewConnectionError|Temporary failure|Connection refused|from versions: none|Read timed out|ConnectTimeout|Failed to resolve|ProxyError|SSLError' "$log"; then
     die "a download failed" "check the network (or pip's proxy and index settings) and run this again; finished downloads are kept"
   fi
   die "installation failed; the whole story is in $log"

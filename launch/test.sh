@@ -30,18 +30,20 @@ install_oracles() {
   say "looking for torch's CPU build (comparisons with independent implementations)"
   if "${pip[@]}" "torch==$torch+cpu" "transformers>=4.57" >/dev/null 2>&1; then return; fi
   if ! $oracles; then say "not in the package index: those tests will be skipped (bash launch/test.sh --oracles fetches it)"; return; fi
-  case "$(uname -s)" in
-    Linux) "${pip[@]}" --index-url https://download.pytorch.org/whl/cpu "torch==$torch" ;;
-    *) "${pip[@]}" "torch==$torch" ;;
-  esac && "${pip[@]}" "transformers>=4.57" || { say "error: torch could not be installed; see the lines above"; exit 1; }
+  local index=()
+  if [ "$(uname -s)" = Linux ]; then index=(--index-url https://download.pytorch.org/whl/cpu); fi
+  if ! { "${pip[@]}" ${index[@]+"${index[@]}"} "torch==$torch" && "${pip[@]}" "transformers>=4.57"; }; then
+    say "error: torch could not be installed; see the lines above"
+    exit 1
+  fi
 }
 
 cd "$root"
 if [ ${#arguments[@]} -eq 0 ]; then
-  install_oracles
   say "1/4 ruff check";          "$python" -m ruff check .
   say "2/4 ruff format --check"; "$python" -m ruff format --check .
   say "3/4 mypy";                "$python" -m mypy wanstreamer_jax
+  install_oracles
   say "4/4 pytest"
 elif $oracles; then
   install_oracles
