@@ -122,7 +122,7 @@ def test_meshes():
   assert meshes.make_mesh("data=1").size == 1  # fewer than there are: the first ones
   mesh = meshes.make_mesh("data=2,fsdp=4")
   meshes.check_batch(16, mesh)
-  with pytest.raises(ConfigError, match="data.batch is 12, which does not divide over data=2 x fsdp=4 = 8"):
+  with pytest.raises(ConfigError, match=r"data\.batch is 12, which does not divide over data=2 x fsdp=4 = 8"):
     meshes.check_batch(12, mesh)
 
 

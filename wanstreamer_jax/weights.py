@@ -22,6 +22,7 @@ from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 FORMAT = 1
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
+META_FILE = "meta/metadata"  # of a training checkpoint
 SCALE = ":scale"  # suffix of the int8 rows' scales
 MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
 
@@ -74,7 +75,7 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   from safetensors.numpy import load_file
 
   folder = pathlib.Path(path)
-  config = read_header(folder / CONFIG_FILE)
+  config = read_header(folder, CONFIG_FILE)
   try:
     tensors = load_file(folder / WEIGHTS_FILE)
   except (OSError, SafetensorError) as error:
@@ -86,21 +87,22 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   return config, values
 
 
-def read_header(file: pathlib.Path) -> Config:
+def read_header(folder: pathlib.Path, file_name: str) -> Config:
   """The config that was written beside weights. Raises CheckpointError: missing, damaged, or of a newer format."""
+  file = folder / file_name
   try:
     header = json.loads(file.read_text())
     version, values = header["format"], header["config"]
   except OSError as error:
-    raise CheckpointError(f"no checkpoint at {file.parent}: {file.name} is missing ({error.strerror})") from error
+    raise CheckpointError(f"no checkpoint at {folder}: {file_name} is missing ({error.strerror})") from error
   except (ValueError, KeyError, TypeError) as error:
     raise CheckpointError(f"{file} is damaged or not a checkpoint's: {error}") from error
   if not isinstance(version, int) or version > FORMAT:
-    raise CheckpointError(f"{file.parent} has format {version}; this program reads up to {FORMAT}: update it")
+    raise CheckpointError(f"{folder} has format {version}; this program reads up to {FORMAT}: update it")
   try:
     return config_from_dict(values)
   except ConfigError as error:
-    raise CheckpointError(f"{file.parent} holds a config that this program cannot use: {error}") from error
+    raise CheckpointError(f"{folder} holds a config that this program cannot use: {error}") from error
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -128,7 +130,7 @@ def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   folder = find_weights(path)
   if (folder / WEIGHTS_FILE).exists():
     return load_export(folder)
-  config = read_header(folder / "meta" / "metadata")
+  config = read_header(folder, META_FILE)
   return config, read_checkpoint(folder, "ema" if config.train.ema else "params")
 
 
@@ -136,7 +138,7 @@ def read_checkpoint(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
   """One part ("params" or "ema") of a training checkpoint as host arrays. Raises CheckpointError."""
   import orbax.checkpoint as ocp
 
-  shapes = json.loads((folder / "meta" / "metadata").read_text())["leaves"][part]
+  shapes = json.loads((folder / META_FILE).read_text())["leaves"][part]
   target = {part: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}}
   arguments = {part: {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}}
   try:

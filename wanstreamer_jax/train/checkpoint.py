@@ -10,6 +10,8 @@ import logging
 import os
 import pathlib
 import shutil
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +23,7 @@ from wanstreamer_jax.config_files import config_to_dict, flat_fields
 from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train.state import TrainState
-from wanstreamer_jax.weights import FORMAT, checkpoint_steps, first_difference, first_line, read_header
+from wanstreamer_jax.weights import FORMAT, META_FILE, checkpoint_steps, first_difference, first_line, read_header
 
 # Fields that may differ between a run and its continuation: they change no number of the steps to come, or only how
 # many there are. (train.steps moves the end of a decaying schedule, which is what whoever sets it asks for.)
@@ -30,6 +32,7 @@ FREE_FIELDS = (
   "train.keep", "train.run", "train.init", "train.codecs",
 )  # fmt: skip
 FREE_SECTIONS = ("eval.",)
+UNFINISHED = "*.orbax-checkpoint-tmp*"
 PARTS = ("params", "optimizer", "ema")
 
 
@@ -78,17 +81,18 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-    try:
-      self.wait()
-    except CheckpointError:
-      if error is None:
-        raise
-    finally:
+    problem = None
+    for close in (self.wait, self._manager.close):
       try:
-        self._manager.close()
-      except Exception as failure:
-        if error is None:
-          raise self._failed(failure) from failure
+        close()
+      except CheckpointError as failure:
+        problem = failure
+      except Exception as failure:  # close() repeats what wait() said
+        problem = problem or self._failed(failure)
+    for unfinished in self.folder.glob(UNFINISHED):
+      shutil.rmtree(unfinished, ignore_errors=True)  # its space may be what is missing; the next start tries again
+    if problem and error is None:
+      raise problem
 
   def save(self, state: TrainState, step: int) -> None:
     """Starts writing; the arrays are copied before this returns, so the state may be donated to the next step."""
@@ -97,6 +101,7 @@ class Checkpoints:
     meta = {"format": FORMAT, "config": config_to_dict(self.config), "leaves": shapes}
     self.wait()
     self._saving = step
+    self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(parts)))
     items = ocp.args.Composite(state=ocp.args.PyTreeSave(parts), meta=ocp.args.JsonSave(meta))
     try:
       self._manager.save(step, args=items, force=True)
@@ -111,10 +116,14 @@ class Checkpoints:
       raise self._failed(error) from error
     self._saving = None
 
+  def _check_space(self, size: int) -> None:
+    """A full disk is best noticed before anything is written to it."""
+    free = shutil.disk_usage(self.folder).free
+    if free < size:
+      raise self._failed(OSError(f"No space left on device ({size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"))
+
   def _failed(self, error: Exception) -> CheckpointError:
     step, self._saving = self._saving, None
-    for left_over in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-      shutil.rmtree(left_over, ignore_errors=True)  # its space may be what is missing
     steps = checkpoint_steps(self.folder)
     kept = f"the checkpoint of step {steps[-1]} stays whole" if steps else "there is no earlier checkpoint"
     return CheckpointError(f"cannot write the checkpoint of step {step} to {self.folder}: {_reason(error)}; {kept}")
@@ -168,12 +177,11 @@ class Checkpoints:
     return unflatten_state(abstract, parts)
 
   def _read_meta(self, folder: pathlib.Path) -> dict[str, Any]:
-    file = folder / "meta" / "metadata"
     try:
-      meta = json.loads(file.read_text())
+      meta = json.loads((folder / META_FILE).read_text())
     except (OSError, ValueError) as error:
       raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
-    changes = changed_fields(read_header(file), self.config)
+    changes = changed_fields(read_header(folder, META_FILE), self.config)
     if changes:
       more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
       raise CheckpointError(
@@ -190,6 +198,8 @@ class _Damaged(Exception):
 def _reason(error: Exception) -> str:
   """The operating system's words out of Orbax's long message."""
   text = str(error)
+  if isinstance(error, OSError) and error.errno is None:
+    return text
   for known in ("No space left on device", "File too large", "Permission denied", "Read-only file system",
                 "Disk quota exceeded"):  # fmt: skip
     if known in text:
@@ -201,10 +211,22 @@ class _NoOrbax(logging.Filter):
   """Orbax logs each failure several times with its traceback; they are raised here as one CheckpointError."""
 
   def filter(self, record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+    return "orbax" not in record.pathname and "orbax" not in record.getMessage()
 
 
 def _quiet_orbax() -> None:
-  logger = logging.getLogger("absl")
-  if not any(isinstance(known, _NoOrbax) for known in logger.filters):
-    logger.addFilter(_NoOrbax())
+  for logger in (logging.getLogger("absl"), logging.getLogger("asyncio")):
+    if not any(isinstance(known, _NoOrbax) for known in logger.filters):
+      logger.addFilter(_NoOrbax())
+  if getattr(sys.unraisablehook, "__name__", "") != "without_orbax":
+    sys.unraisablehook = _without_orbax(sys.unraisablehook)
+
+
+def _without_orbax(before: Callable[[Any], Any]) -> Callable[[Any], None]:
+  """After a failed read or write TensorStore still calls into Orbax's closed event loop, a traceback each."""
+
+  def without_orbax(problem: Any) -> None:
+    if "Event loop is closed" not in str(problem.exc_value):
+      before(problem)
+
+  return without_orbax
