@@ -1,0 +1,80 @@
+"""An `Agent` on disk: assembled from the runs that trained its parts, exported as one folder, loaded from anywhere."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.records import video_to_float
+from wanstreamer_jax.data.session import World as SessionWorld
+from wanstreamer_jax.errors import CheckpointError, DataError
+from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.perception.text import TextTokenizer
+from wanstreamer_jax.rollout import Agent
+from wanstreamer_jax.weights import Path, export_weights, fit_weights, read_weights
+
+DEMO = "demo"
+DEMO_FOLDER = pathlib.Path(__file__).parent / "demo_weights"
+
+
+def resolve(checkpoint: Path) -> pathlib.Path:
+  """The folder of a checkpoint; "demo" is the weights that this package carries."""
+  if str(checkpoint) != DEMO:
+    return pathlib.Path(checkpoint)
+  if not DEMO_FOLDER.is_dir():
+    raise CheckpointError(f"this installation has no demo weights in {DEMO_FOLDER}; give --checkpoint a folder")
+  return DEMO_FOLDER
+
+
+def load_agent(checkpoint: Path = DEMO) -> Agent:
+  """An agent from an exported folder, in float32. Raises CheckpointError with one line that says what is wrong."""
+  folder = resolve(checkpoint)
+  config, values = read_weights(folder)
+  return jax.device_put(fit_weights(values, abstract_agent(config.freeze()), folder))
+
+
+def assemble(config: Config, streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
+  """An agent from the training runs (or exports) of its three parts."""
+  values = {}
+  for part, path in (("streamer", streamer), ("audio_vae", audio_vae), ("video_vae", video_vae)):
+    values |= {f"{part}.{name}": value for name, value in read_weights(path)[1].items()}
+  return fit_weights(values, abstract_agent(config), streamer)
+
+
+def abstract_agent(config: Config) -> Agent:
+  """The agent's tree of shapes."""
+  return jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
+
+
+def export_agent(agent: Agent, folder: Path, dtype: str = "bf16") -> int:
+  """Writes an agent as one folder. Returns its size in bytes."""
+  return export_weights(agent, agent.config, folder, dtype)
+
+
+def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld) -> World:
+  """A session's world as the model takes it: text as ids, portrait and voice as latents.
+
+  Raises DataError when the text has more tokens than the layout has room for.
+  """
+  config, empty = agent.config, World.empty(agent.config)
+  ids = tokenizer.encode(world.text()) if world.fields else []
+  capacity = config.layout.world_text
+  if len(ids) > capacity:
+    raise DataError(f"the world text has {len(ids)} tokens: this model takes {capacity}; shorten the fields")
+  text = np.full(capacity, tokenizer.pad_id, np.int32)
+  text[: len(ids)] = ids
+  result = empty._replace(text=jnp.asarray(text))
+  if world.portrait is not None and config.layout.portrait:
+    posterior, _ = jax.jit(lambda a, x: a.video_vae.encode_first(x))(
+      agent, jnp.asarray(video_to_float(world.portrait))[None]
+    )
+    result = result._replace(portrait=posterior.mean[0], portrait_valid=jnp.ones((), bool))
+  if world.voice is not None and config.layout.voice_units:
+    samples = np.zeros(config.layout.voice_units * config.media.samples, np.float32)
+    samples[: len(world.voice)] = world.voice[: len(samples)]
+    posterior, _ = jax.jit(lambda a, x: a.audio_vae.encode(x, a.audio_vae.encoder_state()))(agent, jnp.asarray(samples))
+    result = result._replace(voice=posterior.mean, voice_valid=jnp.ones((), bool))
+  return result

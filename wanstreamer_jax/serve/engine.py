@@ -1,0 +1,129 @@
+"""The engine: the unit step of one agent, compiled phase by phase, behind plain NumPy units.
+
+perceive, think, perform and render are the four functions that `rollout.step_unit` composes, each its own program
+here, so that the time of every phase can be told. The state never leaves the device.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wanstreamer_jax import agent_io, rollout
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.media import UserUnit
+from wanstreamer_jax.data.records import video_to_float
+from wanstreamer_jax.data.session import World
+from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.model.tokens import PAD, Latents
+from wanstreamer_jax.perception.text import CUT, TextTokenizer
+from wanstreamer_jax.rollout import Agent, SessionState
+from wanstreamer_jax.serve.file import AgentUnit
+from wanstreamer_jax.serve.report import is_loud
+
+
+class Phases(NamedTuple):
+  """The jitted phases of a unit. Each takes the session's state and gives it back; buffers are reused."""
+
+  start: Callable[..., SessionState]
+  encode: Callable[..., Any]
+  think: Callable[..., Any]
+  perform: Callable[..., Latents]
+  decode: Callable[..., Any]
+
+
+def compile_phases() -> Phases:
+  """One program per phase."""
+
+  def decode(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
+    audio, video, state = rollout.render(agent, state, latents)
+    frames = jnp.round((jnp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+    return jnp.clip(audio, -1.0, 1.0), frames, rollout.finish_unit(state, latents)
+
+  return Phases(
+    start=jax.jit(rollout.start_session),
+    encode=jax.jit(rollout.perceive, donate_argnums=1),
+    think=jax.jit(lambda agent, state, heard: rollout.think(agent, state, heard)[:2], donate_argnums=1),
+    perform=jax.jit(lambda agent, state: rollout.perform(agent, state)[0]),
+    decode=jax.jit(decode, donate_argnums=1),
+  )
+
+
+class StreamEngine:
+  """One session of one agent, a unit at a time. Implements `serve.file.Engine`."""
+
+  def __init__(self, agent: Agent):
+    self.agent, self.media = agent, agent.config.media
+    self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
+    self.phases = compile_phases()
+    self._state: SessionState | None = None
+    self._typed: list[int] = []
+    check_tokenizer(agent.config, self.tokenizer)
+
+  def start(self, world: World, seed: int) -> None:
+    """Begins a session: WORLD is prefilled and every phase compiled (a silent unit of a throw-away session)."""
+    arrays = agent_io.world_arrays(self.agent, self.tokenizer, world)
+    begin = lambda: self.phases.start(self.agent, jax.random.PRNGKey(seed), arrays)
+    self._state, self._typed = begin(), []
+    self.step(UserUnit(None, None), [])
+    self._state, self._typed = begin(), []
+
+  def step(self, user: UserUnit, typed: list[str]) -> AgentUnit:
+    """Answers one unit. `typed` texts enter as many of this and the next units' slots as they need."""
+    assert self._state is not None, "start() comes first"
+    clock = _Clock()
+    heard, state = clock("encode", self.phases.encode, self.agent, self._state, self._user(user, typed))
+    text, state = clock("think", self.phases.think, self.agent, state, heard)
+    latents = clock("perform", self.phases.perform, self.agent, state)
+    audio, video, self._state = clock("decode", self.phases.decode, self.agent, state, latents)
+    sound, ids = np.asarray(audio), np.asarray(text)
+    words = self._words(ids[ids != PAD])
+    spoken = "".join(" " + word for word in words)
+    return AgentUnit(np.asarray(video), sound, spoken, words, is_loud(sound), clock.milliseconds)
+
+  def _words(self, ids: np.ndarray) -> list[str]:
+    """The written ids of one unit as words; a cut stays visible."""
+    caption = self.tokenizer.captions([int(i) for i in ids])
+    return caption.split(" ") if caption else []
+
+  def _user(self, user: UserUnit, typed: list[str]) -> rollout.UserUnit:
+    """A unit of media and typed text as arrays; absent streams are zeros that are not valid."""
+    config, media = self.agent.config, self.media
+    for text in typed:
+      for word in text.split():
+        self._typed += self.tokenizer.encode_word(word)
+    slots = config.layout.user_text_slots
+    now, self._typed = self._typed[:slots], self._typed[slots:]
+    ids = np.full(slots, PAD, np.int32)
+    ids[: len(now)] = now
+    frames = (media.frames, media.height, media.width, 3)
+    video = np.zeros(frames, np.float32) if user.video is None else video_to_float(user.video)
+    audio = np.zeros(media.samples, np.float32) if user.audio is None else user.audio
+    exists = lambda stream: np.asarray(stream is not None)
+    return rollout.UserUnit(audio, video, ids, exists(user.audio), exists(user.video))
+
+
+def check_tokenizer(config: Config, tokenizer: TextTokenizer) -> None:
+  """Raises DataError when the tokenizer makes ids that the model has no embedding for."""
+  if tokenizer.vocab_size > config.model.vocab:
+    raise DataError(
+      f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens, but the model embeds {config.model.vocab}: "
+      "use the tokenizer that the checkpoint was trained with"
+    )
+  assert tokenizer.pad_id == PAD, f"{CUT} and PAD come first in {tokenizer.path}"
+
+
+class _Clock:
+  """Runs phases to their end and notes how long each took."""
+
+  def __init__(self) -> None:
+    self.milliseconds: dict[str, float] = {}
+
+  def __call__(self, phase: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    begin = time.perf_counter()
+    result = jax.block_until_ready(function(*arguments))
+    self.milliseconds[phase] = (time.perf_counter() - begin) * 1000
+    return result

@@ -1,0 +1,175 @@
+"""Stage 2: duplex interaction, teacher-forced: one pass over [clean | noisy] per crop, text and flow losses.
+
+A batch is what `data.loader.Loader` reads from a folder of cached latents: arrays [B, K, ...] of the unit fields,
+[B, ...] of the session's, and the latents of the units before the crop.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wanstreamer_jax.config import Config, TrainConfig
+from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
+from wanstreamer_jax.model.streamer import Heard, History, Predictions, WanStreamer, World
+from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
+from wanstreamer_jax.train.stage import Batch, Metrics, Stage
+
+FIRST_UNITS, FIRST_WORDS = 2048, 1024  # crops start anywhere on the clock, so that hours are nothing new
+
+
+class Draws(NamedTuple):
+  """Everything random in the loss of one crop."""
+
+  tau: jax.Array  # [K] flow time of the noisy copy
+  noise: Latents  # [K, ...]
+  history_level: jax.Array  # [K + previous] flow time of the committed copy
+  history_noise: Latents  # [K + previous, ...]
+  keep_audio: jax.Array  # bool [K + previous]: whether the committed audio of a unit is shown
+  keep_conditions: jax.Array  # bool: whether this session has a user and a world
+  first_unit: jax.Array  # int32, added to the crop's place in its session
+  first_word: jax.Array  # int32
+
+
+def draw(key: jax.Array, latents: Latents, config: Config, previous: int) -> Draws:
+  """latents: [K + previous, ...] of one crop with the units before it."""
+  keys = jax.random.split(key, 8)
+  train, flow = config.train, config.flow
+  total = latents.audio.shape[0]
+  normal = lambda key, units: Latents(
+    *(jax.random.normal(k, (units, *x.shape[1:])) for k, x in zip(jax.random.split(key), latents))
+  )
+  moved = jax.random.bernoulli(keys[6])
+  place = jax.random.randint(keys[7], (2,), 0, jnp.array([FIRST_UNITS, FIRST_WORDS])) * moved
+  return Draws(
+    tau=sample_time(keys[0], (total - previous,), mean=flow.train_mean, std=flow.train_std, shift=flow.train_shift),
+    noise=normal(keys[1], total - previous),
+    history_level=train.history_noise * jax.random.uniform(keys[2], (total,)),
+    history_noise=normal(keys[3], total),
+    keep_audio=jax.random.uniform(keys[4], (total,)) >= train.history_drop,
+    keep_conditions=jax.random.uniform(keys[5]) >= train.condition_drop,
+    first_unit=place[0],
+    first_word=place[1],
+  )
+
+
+def crop_latents(row: Batch) -> Latents:
+  """The crop's latents with the two units before it: float32 [2 + K, ...]."""
+  join = lambda name: jnp.concatenate([row[f"previous_{name}"], row[name]]).astype(jnp.float32)
+  return Latents(join("agent_video_latent"), join("agent_audio_latent"))
+
+
+def crop_world(row: Batch, config: Config, keep: jax.Array) -> World:
+  """WORLD of one crop; `keep` = False drops all of it."""
+  empty = World.empty(config)
+  return World(
+    text=jnp.where(keep, row["world_text"], PAD),
+    portrait=row["portrait_latent"].astype(jnp.float32) if config.layout.portrait else empty.portrait,
+    portrait_valid=row["portrait_valid"] & keep,
+    voice=row["voice_latent"].astype(jnp.float32) if config.layout.voice_units else empty.voice,
+    voice_valid=row["voice_valid"] & keep,
+  )
+
+
+def crop_heard(streamer: WanStreamer, row: Batch, keep: jax.Array) -> Heard:
+  """The user's side of one crop, perceived."""
+  samples = audio_to_float(row["user_audio"]).reshape(-1)
+  audio, video, _ = streamer.perceive(samples, video_to_float(row["user_video"]), streamer.hear.initial_state())
+  text = jnp.where(keep, row["user_text"], PAD)
+  return Heard(audio, video, text, row["user_audio_valid"] & keep, row["user_video_valid"] & keep)
+
+
+def crop_history(row: Batch, latents: Latents, draws: Draws, delay: int) -> History:
+  """What every unit is shown of the agent's past: latents of unit k - d, noised a little and told so."""
+  units, total = row["agent_text"].shape[0], latents.audio.shape[0]
+  previous = total - units
+  shown = jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), latents, draws.history_noise)
+  exists = jnp.concatenate([row["previous_valid"], jnp.ones(units, bool)])
+  valid = jnp.stack([exists, exists & draws.keep_audio], axis=1)
+  at = lambda x, d: x[previous - d : total - d]
+  past = lambda d: (jax.tree.map(lambda x: at(x, d), shown), at(draws.history_level, d), at(valid, d))
+  return History(*past(delay), *past(1))
+
+
+def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Predictions, Latents]:
+  """The teacher-forced pass of one crop. -> (predictions, target velocities [K, ...])."""
+  config = streamer.config
+  latents = crop_latents(row)
+  previous = row["previous_valid"].shape[0]
+  clean = jax.tree.map(lambda x: x[previous:], latents)
+  noisy = jax.tree.map(lambda x, e: interpolate(x, e, draws.tau), clean, draws.noise)
+  predictions = streamer.teacher_forced(
+    crop_world(row, config, draws.keep_conditions),
+    crop_heard(streamer, row, draws.keep_conditions),
+    crop_history(row, latents, draws, config.layout.commit_delay),
+    row["agent_text"],
+    noisy,
+    draws.tau,
+    row["start"] + draws.first_unit,
+    draws.first_word,
+  )
+  return predictions, jax.tree.map(velocity, clean, draws.noise)
+
+
+def text_losses(logits: jax.Array, text: jax.Array, train: TrainConfig) -> tuple[jax.Array, Metrics]:
+  """Cross-entropy of the slots that exist (up to and including the first PAD). logits: [K, n, V]; text: [K, n]."""
+  valid, word = text_valid(text), text != PAD
+  entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), text[..., None], axis=-1)[..., 0]
+  weight = valid * jnp.where(word, 1.0, train.pad_weight)
+  words = jnp.maximum(jnp.sum(word), 1)
+  onset = word[:, 0] & ~jnp.concatenate([jnp.zeros(1, bool), word[:-1, 0]])  # first word after a silent unit
+  metrics = {
+    "text": jnp.sum(entropy * valid) / jnp.sum(valid),
+    "word_entropy": jnp.sum(entropy * word) / words,
+    "onset_entropy": jnp.sum(entropy[:, 0] * onset) / jnp.maximum(jnp.sum(onset), 1),
+    "word_accuracy": jnp.sum((jnp.argmax(logits, -1) == text) & word) / words,
+  }
+  return jnp.sum(entropy * weight) / text.shape[0], metrics
+
+
+def crop_loss(streamer: WanStreamer, row: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+  """The loss of one crop: text cross-entropy per unit, mean squared velocity errors of audio and video."""
+  config = streamer.config
+  train = config.train
+  draws = draw(key, crop_latents(row), config, row["previous_valid"].shape[0])
+  predictions, target = predict(streamer, row, draws)
+  text, metrics = text_losses(predictions.logits, row["agent_text"], train)
+  audio = _masked_mean((predictions.velocity.audio - target.audio) ** 2, row["agent_audio_valid"])
+  video = _masked_mean((predictions.velocity.video - target.video) ** 2, row["agent_video_valid"])
+  loss = train.text_weight * text + train.audio_weight * audio + train.video_weight * video
+  return loss, metrics | {"audio": audio, "video": video}
+
+
+def _masked_mean(error: jax.Array, valid: jax.Array) -> jax.Array:
+  """Mean over the units [K] that exist; error: [K, ...]."""
+  per_unit = jnp.mean(error.reshape(error.shape[0], -1), axis=1)
+  return jnp.sum(per_unit * valid) / jnp.maximum(jnp.sum(valid), 1)
+
+
+def duplex_loss(streamer: WanStreamer, batch: Batch, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+  """Mean over the rows of a batch [B, ...]."""
+  del config  # the streamer carries it
+  rows = batch["agent_text"].shape[0]
+  loss, metrics = jax.vmap(crop_loss, in_axes=(None, 0, 0))(streamer, batch, jax.random.split(key, rows))
+  return jnp.mean(loss), jax.tree.map(jnp.mean, metrics)
+
+
+def _init(config: Config, key: jax.Array) -> WanStreamer:
+  return WanStreamer(config, rngs=nnx.Rngs(key))
+
+
+def _loader(config: Config) -> Any:
+  from wanstreamer_jax.data.loader import Loader
+
+  fields = (
+    "user_video", "user_audio", "user_text", "user_video_valid", "user_audio_valid",
+    "agent_text", "agent_video_latent", "agent_audio_latent", "agent_video_valid", "agent_audio_valid",
+  )  # fmt: skip
+  return Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=fields)
+
+
+def duplex_stage() -> Stage:
+  """Teacher-forced duplex training of the WanStreamer; the codecs were trained before and do not appear."""
+  return Stage(name="duplex", init=_init, loss=duplex_loss, make_loader=_loader)
