@@ -3,10 +3,12 @@
 Row r of global batch b is element b * batch + r of one endless sequence: every epoch a fresh permutation of the
 sessions, every element a crop of `config.data.units` consecutive units at a drawn start. Host h of H reads its
 contiguous share of the rows, so the sequence does not depend on the number of hosts, and a loader's whole state is
-the step. Grain supplies the permutation, the per-element seeds and the prefetching.
+the step. Grain reads ahead; its own shuffle is not used, since it takes 4 ms an element in small sets and its order
+could change with its version.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.perception.text import TextTokenizer
 
 PREVIOUS = 2  # units before a crop whose latents it carries: the largest commit_delay
+ORDER, START = 0, 1  # what a random stream of the loader decides
 LATENTS = ("agent_video_latent", "agent_audio_latent")
 
 
@@ -78,18 +81,24 @@ class Loader:
     self.folder, self.batch, self.rows = folder, data.batch, data.batch // hosts
     self.units, self._first = data.units, host * self.rows
     self._crops = _Crops(folder, data.units, tuple(fields or known))
-    elements = grain.MapDataset.range(folder.sessions).seed(data.seed)
-    if data.shuffle:
-      elements = elements.shuffle()
-    self._elements = elements.repeat(None).random_map(self._place if data.shuffle else _first_place)
-
-  def _place(self, session: int, rng: np.random.Generator) -> tuple[int, int]:
-    return session, int(rng.integers(self.folder.units - self.units + 1))
+    self._seed, self._shuffle = data.seed, data.shuffle
+    self._permutation = functools.lru_cache(maxsize=2)(self._permute)
 
   def places(self, step: int) -> list[tuple[int, int]]:
     """(session, start) of this host's rows of a global batch, in order."""
     first = step * self.batch + self._first
-    return [self._elements[first + row] for row in range(self.rows)]
+    return [self._place(first + row) for row in range(self.rows)]
+
+  def _place(self, index: int) -> tuple[int, int]:
+    """Element `index` of the endless sequence."""
+    epoch, position = divmod(index, self.folder.sessions)
+    if not self._shuffle:
+      return position, 0
+    start = np.random.default_rng([self._seed, START, index]).integers(self.folder.units - self.units + 1)
+    return int(self._permutation(epoch)[position]), int(start)
+
+  def _permute(self, epoch: int) -> np.ndarray:
+    return np.random.default_rng([self._seed, ORDER, epoch]).permutation(self.folder.sessions)
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
     """This host's rows of global batch `step`; see the class."""
@@ -101,10 +110,6 @@ class Loader:
     steps = grain.MapDataset.range(1).repeat(None).map_with_index(lambda index, _: self.batch_at(step + index))
     threads = 1 if prefetch else 0
     yield from steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
-
-
-def _first_place(session: int, rng: np.random.Generator) -> tuple[int, int]:
-  return session, 0
 
 
 def bench(loader: Loader, seconds: float = 5.0) -> dict[str, Any]:

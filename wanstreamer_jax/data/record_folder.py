@@ -16,7 +16,7 @@ import json
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -217,12 +217,20 @@ class RecordFolder:
     shard, row = self._locate(session)
     return SessionRecord.from_bytes(self._read(shard, "sessions", row, row + 1)[0], self.session_dtype)
 
+  @property
+  def shard_sessions(self) -> list[int]:
+    """Sessions in each shard."""
+    return [end - begin for begin, end in zip([0, *self._ends], self._ends)]
+
+  def fingerprint(self) -> str:
+    """A hash over the hashes of all files: equal for equal contents."""
+    return hashlib.sha256("".join(file["sha256"] for file in self._all_files()).encode()).hexdigest()
+
   def verify(self) -> None:
     """Reads every file and compares its hash with the manifest's. Raises DataError with the first that differs."""
-    for files in self._files:
-      for file in files.values():
-        if sha256_of(self.path / file["name"]) != file["sha256"]:
-          raise DataError(f"{self.path / file['name']}: its contents are not those of the manifest; make it again")
+    for file in self._all_files():
+      if sha256_of(self.path / file["name"]) != file["sha256"]:
+        raise DataError(f"{self.path / file['name']}: its contents are not those of the manifest; make it again")
 
   def check(self, config: Config, tokenizer: TextTokenizer) -> None:
     """Raises DataError when the records were made for other media, text slots or another tokenizer."""
@@ -243,8 +251,11 @@ class RecordFolder:
           f"with this config, or change the config"
         )
 
+  def _all_files(self) -> Iterator[dict[str, Any]]:
+    return itertools.chain.from_iterable((files[kind] for kind in FILES) for files in self._files)
+
   def _check_sizes(self) -> None:
-    for file in itertools.chain.from_iterable(files.values() for files in self._files):
+    for file in self._all_files():
       path = self.path / file["name"]
       if not path.is_file():
         raise DataError(f"{path}: missing; copy the whole folder, or make it again")
