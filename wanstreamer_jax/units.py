@@ -247,7 +247,7 @@ def build_layout(config: Config) -> Layout:
   # audio first when split, so that the picture can follow the voice
   na, nv = blocks.joint(len(audio), len(noisy), split=split)
   segments += [Segment("noisy_video", PERFORM, nv, noisy), Segment("noisy_audio", PERFORM, na, audio)]
-  segments = [segment for segment in segments if segment.tokens]
+  segments = sorted((segment for segment in segments if segment.tokens), key=lambda segment: segment.blocks[0])
   step = (POSITIONS_PER_UNIT, 0, 0)
   if layout.rope == "ordinal":
     segments = _ordinal(segments)

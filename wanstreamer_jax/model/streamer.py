@@ -9,7 +9,7 @@ from flax import nnx
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.model.heads import Heads
 from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
-from wanstreamer_jax.model.transformer import Transformer, see_two_copies
+from wanstreamer_jax.model.transformer import Transformer, training_mixer
 from wanstreamer_jax.perception.audio import AudioEncoder, AudioState
 from wanstreamer_jax.perception.video import VideoEncoder
 from wanstreamer_jax.units import (
@@ -147,7 +147,7 @@ class WanStreamer(nnx.Module):
     (x, coords), (late, late_coords) = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (clean_tokens, late_tokens))
     world_x, world_coords = self.world(world)
     coords = Coords.concatenate(world_coords, coords)
-    mixer = see_two_copies(coords, late_coords, layout)
+    mixer = training_mixer(self.config.model.attention)(coords, late_coords, layout)
     hidden, _ = self.transformer(jnp.concatenate([world_x, x, late]), Coords.concatenate(coords, late_coords), mixer)
     return self._predictions(hidden, text.shape[0])
 

@@ -147,3 +147,12 @@ def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:
     return jnp.concatenate([first, second.reshape(-1, *second.shape[2:])])
 
   return mixer
+
+
+def training_mixer(attention: str) -> Callable[[Coords, Coords, Layout], Mixer]:
+  """How the training pass attends: `config.model.attention`. The numbers are the same."""
+  if attention == "xla":
+    return see_two_copies
+  from wanstreamer_jax.model.kernels import see_two_copies_splash  # Pallas takes a second to import
+
+  return see_two_copies_splash

@@ -1,0 +1,216 @@
+"""The splash kernel, interpreted on the CPU: the same numbers and gradients as the dense mask of `units.visible`."""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.conftest import assert_close
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.kernels import see_two_copies_splash, two_copy_pattern
+from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
+from wanstreamer_jax.model.tokens import Latents
+from wanstreamer_jax.model.transformer import see_two_copies
+from wanstreamer_jax.nn.attention import Queries
+from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.nn.rotary import angles, rotate
+from wanstreamer_jax.nn.splash import ALL, LANES, NONE, Pattern, PatternMask
+from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
+from wanstreamer_jax.units import (
+  CLEAN_PHASES,
+  EPHEMERAL_PHASES,
+  Coords,
+  Dynamic,
+  build_layout,
+  evicted,
+  unit_coords,
+  visible,
+  world_coords,
+)
+
+UNITS = 4
+LAYOUTS = {
+  "base": (),
+  "full history": ("layout.window=None",),
+  "refeed": ("layout.commit_delay=2",),
+  "sinks": ("layout.sinks=2", "layout.window=4"),
+  "split": ("layout.split_modalities=True", "layout.commit_delay=2"),
+  "token causal": ("layout.token_causal_hear=True",),
+  "no world": ("layout.world_text=0", "layout.portrait=False"),
+}
+
+
+def nano(*overrides: str) -> Config:
+  return load_config("configs/nano.py", overrides)
+
+
+def coordinates(config: Config, first: int, drop: bool) -> tuple[Coords, Coords]:
+  """[WORLD | clean units] and the ephemeral units from unit `first` on; drop: some keys do not exist."""
+  layout = build_layout(config)
+  gone = {"user_video", "world_text", "refeed_audio"}
+  dynamic = {name: Dynamic(valid=jnp.zeros((), bool)) for name in gone} if drop else {}
+  join = lambda phases: Coords.concatenate(
+    *(unit_coords(layout, layout.phase(*phases), jnp.int32(first + k), dynamic) for k in range(UNITS))
+  )
+  world = {"world_text": Dynamic(jnp.arange(config.layout.world_text) >= 2)} if drop else {}
+  return Coords.concatenate(world_coords(layout, world), join(CLEAN_PHASES)), join(EPHEMERAL_PHASES)
+
+
+def dense(pattern: Pattern) -> np.ndarray:
+  padded = pattern.tokens
+  return np.asarray(pattern(pattern.bounds(padded)[:, None], np.arange(padded, dtype=np.int32)[None]))
+
+
+def test_the_drawn_mask():
+  pattern = Pattern(groups=2, prefix_bounds=(1,), clean_bounds=(1,), late_bounds=(1,))
+  drawing = """
+    x....
+    xx...
+    xxx..
+    xx.x.
+    xxx.x
+  """
+  expected = np.array([[character == "x" for character in line] for line in drawing.split()])
+  np.testing.assert_array_equal(dense(pattern), expected)
+
+
+@pytest.mark.parametrize("overrides", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_static_bounds_are_the_visibility_rule(overrides, first):
+  config = nano(*overrides)
+  clean, late = coordinates(config, first, drop=False)
+  coords = Coords.concatenate(clean, late)
+  expected = visible(coords, coords, config.layout.window)
+  np.testing.assert_array_equal(dense(two_copy_pattern(build_layout(config), UNITS)), expected)
+
+
+@pytest.mark.parametrize("overrides", [(), ("layout.commit_delay=2",)])
+def test_blocks_are_summed_up_without_the_elements(overrides):
+  config = nano(*overrides, "layout.world_text=150", "layout.window=None")
+  pattern = two_copy_pattern(build_layout(config), 40)
+  mask = PatternMask(pattern, LANES)
+  whole = mask.mask_function(mask.q_sequence[:, None], np.arange(len(mask.q_sequence))[None])
+  blocks = whole.reshape(len(mask.kinds), LANES, -1, LANES)
+  np.testing.assert_array_equal(mask.kinds == NONE, ~blocks.any((1, 3)))
+  np.testing.assert_array_equal(mask.kinds == ALL, blocks.all((1, 3)))
+
+
+def random_attention(config: Config, first: int):
+  """Queries, keys and values of all tokens, turned to their times as the model does; and both mixers."""
+  layout, model = build_layout(config), config.model
+  clean, late = coordinates(config, first, drop=True)
+  coords = Coords.concatenate(clean, late)
+  gap = evicted(coords.unit, config.layout)[:, None] * jnp.array(layout.step)
+  turn = lambda position: angles(position, model.head_dim, model.rope_theta)
+  normal = np.random.default_rng(0).standard_normal
+  tokens = coords.unit.shape[0]
+  q = jnp.asarray(normal((tokens, model.heads, model.head_dim)), jnp.float32)
+  k, v, out = (jnp.asarray(normal((tokens, model.kv_heads, model.head_dim)), jnp.float32) for _ in range(3))
+  out = jnp.repeat(out, model.heads // model.kv_heads, axis=1) * coords.valid[:, None, None]
+
+  def attention(mixer, q, k, v):
+    queries = Queries(rotate(q, turn(coords.position)), rotate(q, turn(coords.position - gap)))
+    return mixer(clean, late, layout)(queries, KeyValue(rotate(k, turn(coords.position)), v), None)
+
+  return attention, (q, k, v), out, coords.valid[:, None, None]
+
+
+@pytest.mark.parametrize(
+  ("overrides", "first"),
+  [((), 0), ((), 50), (("layout.window=None",), 50), (("layout.sinks=2",), 1), (LAYOUTS["split"], 7)],
+)
+def test_values_and_gradients_equal_the_dense_mask(overrides, first):
+  config = nano(*overrides, "model.heads=4", "model.kv_heads=2")
+  attention, inputs, out, valid = random_attention(config, first)
+
+  def value(mixer, *inputs):
+    mixed = attention(mixer, *inputs)
+    return jnp.sum(mixed * out), mixed * valid  # what tokens that do not exist see is nobody's business
+
+  for_mixer = lambda mixer: jax.jit(jax.grad(functools.partial(value, mixer), (0, 1, 2), has_aux=True))(*inputs)
+  assert_close(for_mixer(see_two_copies_splash), for_mixer(see_two_copies), 1e-5)
+
+
+def crop(config: Config, key: jax.Array, units: int = UNITS) -> tuple:
+  """Random arguments of `teacher_forced`."""
+  layout, width = config.layout, config.model.width
+  keys = iter(jax.random.split(key, 12))
+  normal = lambda *shape: jax.random.normal(next(keys), shape)
+  ids = lambda *shape: jax.random.randint(next(keys), shape, 0, 5)
+  latents = lambda: Latents(
+    normal(units, config.latent_height, config.latent_width, config.video_vae.latent_dim),
+    normal(units, config.audio_latents, config.audio_vae.latent_dim),
+  )
+  rows, columns = config.user_video_grid
+  exists = jnp.arange(units) > 0
+  heard = Heard(
+    normal(units, config.perception.audio_tokens, width), normal(units, rows * columns, width),
+    ids(units, layout.user_text_slots), exists, ~exists,
+  )  # fmt: skip
+  zeros, both = jnp.zeros(units), jnp.stack([exists, exists], axis=1)
+  history = History(latents(), zeros, both, latents(), zeros, both)
+  world = World.empty(config)._replace(text=ids(layout.world_text))
+  tau = jax.random.uniform(next(keys), (units,))
+  return world, heard, history, ids(units, layout.text_slots), latents(), tau, jnp.int32(30), jnp.int32(9)
+
+
+def loss(streamer: WanStreamer, batch: tuple, axes: tuple[str, ...] | None = None):
+  """A number that depends on every output of a batch of crops, for its gradient."""
+
+  def one(crop):
+    predictions = streamer.teacher_forced(*crop)
+    return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(predictions)), predictions
+
+  values, predictions = jax.vmap(one, spmd_axis_name=axes)(batch)
+  return jnp.sum(values), predictions
+
+
+@pytest.fixture(scope="module")
+def streamer() -> WanStreamer:
+  """Random weights in which no scale is one and no bias zero."""
+  noisy = lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape)
+  return jax.jit(lambda: jax.tree.map(noisy, WanStreamer(nano(), rngs=nnx.Rngs(0))))()
+
+
+def batch_of(config: Config, rows: int) -> tuple:
+  return jax.vmap(lambda key: crop(config, key))(jax.random.split(jax.random.key(1), rows))
+
+
+def gradients(model: WanStreamer, config: Config, batch: tuple, axes: tuple[str, ...] | None = None):
+  """(gradients of the weights, predictions) of a model under another choice of attention, as lists of arrays."""
+  structure = jax.tree.structure(jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0))))
+  of_leaves = lambda leaves: loss(jax.tree.unflatten(structure, leaves), batch, axes)
+  return jax.jit(jax.grad(of_leaves, has_aux=True))(jax.tree.leaves(model))
+
+
+def test_the_model_trains_the_same_with_either_attention(streamer):
+  batch = batch_of(nano(), 2)
+  kernel = gradients(streamer, nano("model.attention=splash", "model.remat=full"), batch)
+  assert_close(kernel, gradients(streamer, nano(), batch), 2e-5)
+
+
+def test_the_model_trains_the_same_on_a_mesh(streamer):
+  config, batch = nano("model.attention=splash"), batch_of(nano(), 4)
+  single = gradients(streamer, config, batch)
+  with jax.set_mesh(make_mesh("data=2,fsdp=2")):
+    assert_close(gradients(streamer, config, batch, BATCH_AXES), single, 2e-5)
+
+
+def test_a_crop_longer_than_the_window_is_refused():
+  with pytest.raises(ConfigError, match=r"data.units is 7, layout.window 6"):
+    two_copy_pattern(build_layout(nano()), 7)
+
+
+def test_the_mask_of_a_large_model_is_made_in_seconds():
+  config = load_config("configs/qwen2p5_1p5b.py")
+  start = time.process_time()
+  mask = PatternMask(two_copy_pattern(build_layout(config), config.data.units), 512)
+  assert mask.shape[0] > 35_000
+  assert (mask.kinds != NONE).sum() > 1000
+  assert time.process_time() - start < 5

@@ -1,0 +1,65 @@
+"""The training pass's attention as one TPU kernel call; the same numbers as `see_two_copies` in transformer.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.transformer import Mixer
+from wanstreamer_jax.nn.attention import Queries
+from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.nn.splash import Pattern, splash
+from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, Coords, Layout, Segment
+
+
+def two_copy_pattern(layout: Layout, units: int) -> Pattern:
+  """`units.visible` over [WORLD | clean units | ephemeral units] of a crop, as static bounds.
+
+  Raises ConfigError where the rule says more than bounds can: a crop longer than the window, or a layout whose blocks
+  do not follow each other in cache order.
+  """
+  window = layout.config.window
+  if window is not None and units > window:
+    raise ConfigError(
+      f"splash attention needs the whole crop inside the window: data.units is {units}, layout.window {window}; "
+      "shorten the crops, widen the window, or set model.attention=xla"
+    )
+  return Pattern(
+    groups=units,
+    prefix_bounds=_bounds(layout.world),
+    clean_bounds=_bounds(layout.phase(*CLEAN_PHASES)),
+    late_bounds=_bounds(layout.phase(*EPHEMERAL_PHASES)),
+  )
+
+
+def _bounds(segments: tuple[Segment, ...]) -> tuple[int, ...]:
+  """For every token of some segments, how many of them have its block or an earlier one, which must come first."""
+  blocks = np.array([block for segment in segments for block in segment.blocks], np.int64)
+  if (np.diff(blocks) < 0).any():
+    names = ", ".join(segment.name for segment in segments)
+    raise ConfigError(f"splash attention needs segments in the order of their blocks, not {names}")
+  return tuple(np.searchsorted(blocks, blocks, side="right").tolist())
+
+
+def see_two_copies_splash(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:
+  """`see_two_copies` in one call; arguments and numbers are the same.
+
+  Pinned keys are met by queries that are turned by another angle (design section 3). Where a session's past can be
+  evicted, queries and keys therefore get twice the width: [now | pinned] against [key | 0], or [0 | key] for a pinned
+  key. That is exact for every unit on the clock, and costs nothing where a head fills half of the matrix unit's depth.
+  """
+  units = ephemeral.unit.shape[0] // layout.tokens(*EPHEMERAL_PHASES)
+  pattern = two_copy_pattern(layout, units)
+  exists = jnp.concatenate([clean.valid, ephemeral.valid])
+  pinned = jnp.concatenate([clean.pinned, ephemeral.pinned])[:, None, None]
+
+  def mixer(queries: Queries, own: KeyValue, _: None) -> jax.Array:
+    scale = queries.now.shape[-1] ** -0.5
+    q, k = queries.now, own.k
+    if layout.config.window is not None:
+      none = jnp.zeros((), k.dtype)
+      q = jnp.concatenate([queries.now, queries.pinned], axis=-1)
+      k = jnp.concatenate([jnp.where(pinned, none, k), jnp.where(pinned, k, none)], axis=-1)
+    return splash(q * scale, k, own.v, exists, pattern)
+
+  return mixer
