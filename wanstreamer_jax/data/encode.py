@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from flax import nnx
 
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
@@ -24,6 +25,7 @@ from wanstreamer_jax.data import record_folder, records
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.perception.text import TextTokenizer
+from wanstreamer_jax.weights import Path, fit_weights, read_weights
 
 REPLACED = ("agent_video", "agent_audio")
 STORED = "<f2"  # float16: latents are standardised, so 11 bits are a thousandth of their deviation
@@ -141,3 +143,19 @@ def _finite(values: np.ndarray, number: int) -> np.ndarray:
   if not np.isfinite(stored).all():
     raise DataError(f"session {number}: the codecs gave latents that are not finite in float16; train them again")
   return stored
+
+
+def load_codecs(config: Config, audio_vae: Path, video_vae: Path) -> tuple[AudioVAE, VideoVAE]:
+  """Both codecs with their weights, each from its training run or from the folder of an exported agent.
+
+  Raises CheckpointError when the weights are missing or of another shape than `config` says.
+  """
+  abstract = jax.eval_shape(
+    lambda: (AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(0)))
+  )
+  codecs = []
+  for name, path, shapes in zip(("audio_vae.", "video_vae."), (audio_vae, video_vae), abstract):
+    values = read_weights(path)[1]
+    own = {key.removeprefix(name): value for key, value in values.items() if key.startswith(name)}
+    codecs.append(jax.device_put(fit_weights(own or values, shapes, path)))
+  return codecs[0], codecs[1]

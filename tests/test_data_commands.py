@@ -1,0 +1,79 @@
+"""Stats, the TFDS export, and the functions behind `wanstreamer data`."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.fake_sessions import FakeSource, small_config
+from wanstreamer_jax.data import commands
+from wanstreamer_jax.data.make import make
+from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.stats import stats
+from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.perception.text import TextTokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  config = small_config()
+  path = tmp_path_factory.mktemp("commands") / "fake"
+  make(config, FakeSource(config, 5, 8), path, progress=False)
+  return path
+
+
+def test_stats_count_what_is_there(folder):
+  figures = stats(folder, TextTokenizer())
+  assert (figures["sessions"], figures["units"], figures["sampled_sessions"]) == (5, 40, 5)
+  assert figures["hours"] == pytest.approx(40 * 0.16 / 3600)
+  # "red" sounds in unit 2, "circle" in the second half of it; the user types.
+  assert figures["speaking"] == {"user": 0, "agent": 4 / 32, "both": 0, "nobody": 28 / 32}
+  assert figures["text"]["agent"] | {"words": 10, "spill_rate": 0, "drop_rate": 0} == figures["text"]["agent"]
+  assert figures["vocabulary"]["words"] == 3
+  assert set(figures["vocabulary"]["most_common"]) == {"hello", "red", "circle"}
+  assert figures["events"] == {"user question": 5}
+
+
+def test_stats_and_bench_are_printed(folder, capsys):
+  commands.print_stats(str(folder), verify=True)
+  commands.bench_loader(small_config(), str(folder), seconds=0.01)
+  printed = capsys.readouterr().out
+  assert "sessions" in printed
+  assert "files: as the manifest says" in printed
+  assert "units/s" in printed
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"source": "recordings"}, "needs --manifest"),
+    ({"source": "films"}, "source is 'films': expected one of duplex_world, recordings"),
+    ({"manifest": "m.jsonl"}, "--manifest goes with"),
+    ({"sessions": 0}, "sessions is 0"),
+  ],
+)
+def test_impossible_sources_are_refused(tmp_path, options, message):
+  with pytest.raises(DataError, match=message):
+    commands.make_records(small_config(), str(tmp_path / "x"), **options)
+  assert not any(tmp_path.iterdir())
+
+
+TFDS = """
+import sys
+from wanstreamer_jax.data.tfds_builder import export
+units = export(sys.argv[1], sys.argv[2]).as_data_source(split="train")
+import numpy as np
+unit = units[13]
+np.savez(sys.argv[3], **{name: value for name, value in unit.items() if name != "world"})
+assert len(units) == 40 and unit["world"] == b"name: Ada. likes: tea."
+assert "tensorflow" not in sys.modules
+"""
+
+
+def test_tfds_export_holds_the_records_without_tensorflow(folder, tmp_path):
+  unit = tmp_path / "unit.npz"
+  subprocess.run([sys.executable, "-c", TFDS, folder, tmp_path / "tfds", unit], check=True, capture_output=True)
+  record, exported = RecordFolder(folder).read_units(1, 5, 1)[0], np.load(unit)
+  assert (exported["session"], exported["unit"]) == (1, 5)
+  assert all(np.array_equal(exported[name], record[name]) for name in record.dtype.names)

@@ -1,0 +1,84 @@
+"""What `wanstreamer data make|stats|encode` do, behind the command line. `preview` is in preview.py."""
+
+import pathlib
+import shlex
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.make import Source, make
+from wanstreamer_jax.errors import DataError
+
+SOURCES = ("duplex_world", "recordings")
+
+
+def make_records(
+  config: Config, out: str, *, source: str = "duplex_world", manifest: str = "", sessions: int = 1000,
+  split: str = "train", first_seed: int = 0, workers: int = 1,
+) -> None:  # fmt: skip
+  """`wanstreamer data make`: a folder of media records from duplex_world or from a recordings manifest.
+
+  duplex_world: `sessions` sessions of `config.data.session_units`, seeds `first_seed`... of `split` ("train",
+  "valid" or "test"). recordings: all whole sessions of `manifest`. Raises DataError.
+  """
+  chosen = _source(config, source, manifest, sessions, split, first_seed)
+  made = make(config, chosen, out, workers)
+  count = made["sessions"] * made["units"]
+  text = made["stats"]["text"]["agent"]
+  print(f"{out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
+  print(
+    f"agent words {text['words']}: {text['spilled']} in a later unit than written, {text['dropped']} without a slot"
+  )
+  print(f"next: wanstreamer data stats {shlex.quote(out)}, or wanstreamer data encode {shlex.quote(out)}")
+
+
+def _source(config: Config, source: str, manifest: str, sessions: int, split: str, first_seed: int) -> Source:
+  if source == "recordings":
+    from wanstreamer_jax.data.recordings import RecordingsSource
+
+    if not manifest:
+      raise DataError("--source recordings needs --manifest M.jsonl, one line per recording")
+    return RecordingsSource.open(manifest, config)
+  if source != "duplex_world":
+    raise DataError(f"source is {source!r}: expected one of {', '.join(SOURCES)}")
+  if manifest:
+    raise DataError("--manifest goes with --source recordings")
+  if sessions < 1:
+    raise DataError(f"sessions is {sessions}: expected at least 1")
+  from wanstreamer_jax.data.duplex_source import DuplexSource
+
+  return DuplexSource.of(config, split, first_seed, sessions)
+
+
+def print_stats(path: str, *, tokenizer: str = "default", sample: int = 200, verify: bool = False) -> None:
+  """`wanstreamer data stats`: what a folder holds; with `verify`, whether its files are those that were written."""
+  from wanstreamer_jax.data.record_folder import RecordFolder
+  from wanstreamer_jax.data.stats import lines, stats
+  from wanstreamer_jax.perception.text import TextTokenizer
+
+  print("\n".join(lines(stats(path, TextTokenizer(tokenizer), sample))))
+  if verify:
+    RecordFolder(path).verify()
+    print("files: as the manifest says")
+
+
+def encode_records(config: Config, media: str, out: str, *, audio_vae: str, video_vae: str, batch: int = 8) -> None:
+  """`wanstreamer data encode`: a folder of latent records from one of media records.
+
+  audio_vae, video_vae: a training run of each codec, or twice the folder of an exported agent. The codecs' own
+  configs are those they were trained with. Raises DataError and CheckpointError.
+  """
+  from wanstreamer_jax.data.encode import encode, load_codecs
+
+  codecs = load_codecs(config, audio_vae, video_vae)
+  made = encode(media, *codecs, config, out, batch)
+  print(f"{pathlib.Path(out)}: {made['sessions']} sessions, {made['sessions'] * made['units']} units of latents")
+
+
+def bench_loader(config: Config, path: str, *, seconds: float = 5.0) -> None:
+  """Prints how fast this machine reads training batches from a folder."""
+  from wanstreamer_jax.data.loader import Loader, bench
+
+  rates = bench(Loader(path, config), seconds)
+  print(
+    f"{path}: {rates['units_per_second']:.0f} units/s, {rates['mb_per_second']:.0f} MB/s, "
+    f"{rates['times_real_time']:.0f} x real time (batch {config.data.batch} x {config.data.units} units)"
+  )
