@@ -1,0 +1,111 @@
+"""Law 10: teacher-forced errors, their splits and their baselines."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.fake_sessions import fake_session
+from tests.nano_agent import nano_agent
+from wanstreamer_jax.eval import heldout, teacher_forced
+from wanstreamer_jax.eval.teacher_forced import Tally, unit_states, variant_of
+from wanstreamer_jax.perception.text import TextTokenizer
+
+UNITS, SESSIONS = 9, 3
+
+
+@pytest.fixture(scope="module")
+def agent():
+  return nano_agent("data.units=4")
+
+
+@pytest.fixture(scope="module")
+def batch(agent):
+  tokenizer = TextTokenizer()
+  sessions = [fake_session(seed, agent.config, UNITS) for seed in range(SESSIONS)]
+  rows = heldout.stack([heldout.session_arrays(session, agent.config, tokenizer) for session in sessions])
+  return heldout.with_latents(agent, rows)
+
+
+def test_crops_cover_whole_sessions_and_carry_the_units_before(batch):
+  crops = list(heldout.crops(batch, 4))
+  assert [crop["start"].tolist() for crop in crops] == [[0] * SESSIONS, [4] * SESSIONS]
+  assert not crops[0]["previous_valid"].any()
+  assert crops[1]["previous_valid"].all()
+  for name in ("agent_audio_latent", "agent_video_latent"):
+    np.testing.assert_array_equal(crops[1][f"previous_{name}"], batch[name][:, 2:4])
+    np.testing.assert_array_equal(crops[1][name], batch[name][:, 4:8])
+
+
+def test_result_has_every_split_of_every_variant(agent, batch):
+  tally = Tally(agent.streamer)
+  for crop in heldout.crops(batch, 4):
+    tally.add(crop)
+  result = tally.result()
+  assert result["units"]["all"] == 2 * SESSIONS * 4
+  assert result["units"]["onsets"] == SESSIONS  # the fake agent speaks once
+  for variant in teacher_forced.VARIANTS:
+    for kind in ("audio", "video"):
+      assert result[variant][kind]["all"] > 0
+  assert result["model"]["audio"]["all"] != result["shuffled_user"]["audio"]["all"]
+  assert result["model"]["text"]["words"] != result["text_only"]["text"]["words"]
+  assert np.isnan(result["copy_previous"]["text"]["words"])
+
+
+def test_a_head_that_knows_the_answer_has_no_error(batch):
+  """z - v with v = eps - z0 is z0: the formula, checked without a model."""
+  crop = next(iter(heldout.crops(batch, 4)))
+  row = {name: jnp.asarray(x[0]) for name, x in crop.items() if name != "agent_speaking"}
+  still = row | {"agent_audio_latent": jnp.ones_like(row["agent_audio_latent"])}
+  still["previous_agent_audio_latent"] = jnp.ones_like(row["previous_agent_audio_latent"])
+  assert float(teacher_forced.copy_errors(still).audio.max()) == 0.0
+  assert float(teacher_forced.copy_errors(row).audio.min()) > 0.0
+
+
+def test_copy_previous_compares_with_the_unit_before(batch):
+  crop = list(heldout.crops(batch, 4))[1]
+  row = {name: jnp.asarray(x[1]) for name, x in crop.items() if name != "agent_speaking"}
+  found = teacher_forced.copy_errors(row).video
+  z = np.asarray(batch["agent_video_latent"][1], np.float32)
+  expected = np.square(z[4:8] - z[3:7]).mean(axis=(1, 2, 3))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_shuffled_user_swaps_the_whole_user_and_nothing_else(batch):
+  crop = next(iter(heldout.crops(batch, 4)))
+  shuffled = variant_of(crop, "shuffled_user")
+  for name, x in crop.items():
+    other = np.roll(x, 1, axis=0) if name.startswith("user_") else x
+    np.testing.assert_array_equal(shuffled[name], other)
+  assert not np.array_equal(shuffled["user_audio"], crop["user_audio"])
+
+
+def test_text_only_changes_the_answer_and_hides_sound_and_picture(agent, batch):
+  crop = next(iter(heldout.crops(batch, 4)))
+  mute = variant_of(crop, "text_only")
+  loud = mute | {"user_audio": crop["user_audio"] + 99, "user_video": 255 - crop["user_video"]}
+  tally = Tally(agent.streamer)
+  keys = jax.random.split(jax.random.key(0), SESSIONS)
+  results = [
+    tally._errors(agent.streamer, {k: v for k, v in b.items() if k != "agent_speaking"}, keys)
+    for b in (mute, loud, crop)
+  ]
+  np.testing.assert_array_equal(results[0].audio, results[1].audio)
+  assert np.abs(results[0].audio - results[2].audio).max() > 1e-6
+
+
+def test_one_session_cannot_be_shuffled(agent, batch):
+  crop = next(iter(heldout.crops({name: x[:1] for name, x in batch.items()}, 4)))
+  with pytest.raises(ValueError, match="at least 2"):
+    Tally(agent.streamer).add(crop)
+
+
+def test_unit_states():
+  speaking = np.zeros((6, 4), bool)
+  speaking[1, 2:] = True  # starts inside unit 1
+  speaking[2] = True
+  speaking[3] = True  # stops at the end of unit 3
+  speaking[2, 1:3] = False  # a pause of 80 ms inside speech
+  assert unit_states(speaking, 25).tolist() == [
+    "listening", "transitions", "speaking", "speaking", "transitions", "listening",
+  ]  # fmt: skip

@@ -1,0 +1,73 @@
+"""Crops of latent records as the teacher-forced pass takes them: what training and evaluation share.
+
+A row is one crop of a session: unit fields [K, ...], the session's own fields, and the latents of the two units before
+it (`data/loader.py` says which). Everything is unbatched.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
+from wanstreamer_jax.model.tokens import PAD, Latents
+
+Row = dict[str, Any]
+FIELDS = (
+  "user_video", "user_audio", "user_text", "user_video_valid", "user_audio_valid",
+  "agent_text", "agent_video_latent", "agent_audio_latent", "agent_video_valid", "agent_audio_valid",
+)  # fmt: skip
+
+
+def crop_latents(row: Row) -> Latents:
+  """The agent's latents of the P units before the crop and of the crop: float32 [P + K, ...]."""
+  join = lambda name: jnp.concatenate([row[f"previous_{name}"], row[name]]).astype(jnp.float32)
+  return Latents(join("agent_video_latent"), join("agent_audio_latent"))
+
+
+def crop_world(row: Row, config: Config, keep: jax.Array) -> World:
+  """WORLD of the session; `keep` = False drops all of it."""
+  empty = World.empty(config)
+  return World(
+    text=jnp.where(keep, row["world_text"], PAD),
+    portrait=row["portrait_latent"].astype(jnp.float32) if config.layout.portrait else empty.portrait,
+    portrait_valid=row["portrait_valid"] & keep,
+    voice=row["voice_latent"].astype(jnp.float32) if config.layout.voice_units else empty.voice,
+    voice_valid=row["voice_valid"] & keep,
+  )
+
+
+def crop_heard(streamer: WanStreamer, row: Row, keep: jax.Array) -> Heard:
+  """The user's side, perceived; `keep` = False drops all of it."""
+  samples = audio_to_float(row["user_audio"]).reshape(-1)
+  audio, video, _ = streamer.perceive(samples, video_to_float(row["user_video"]), streamer.hear.initial_state())
+  text = jnp.where(keep, row["user_text"], PAD)
+  return Heard(audio, video, text, row["user_audio_valid"] & keep, row["user_video_valid"] & keep)
+
+
+def crop_history(row: Row, shown: Latents, level: jax.Array, keep_audio: jax.Array, delay: int) -> History:
+  """What every unit is shown of the agent's past: latents of unit k - delay, and of unit k - 1 for REFEED.
+
+  shown: latents [P + K, ...], perhaps noised; level: their flow time [P + K]; keep_audio: bool [P + K].
+  """
+  units = row["agent_text"].shape[0]
+  total = level.shape[0]
+  previous = total - units
+  exists = jnp.concatenate([row["previous_valid"], jnp.ones(units, bool)])
+  valid = jnp.stack([exists, exists & keep_audio], axis=1)
+  at = lambda x, d: x[previous - d : total - d]
+  past = lambda d: (jax.tree.map(lambda x: at(x, d), shown), at(level, d), at(valid, d))
+  return History(*past(delay), *past(1))
+
+
+def text_entropy(logits: jax.Array, text: jax.Array) -> jax.Array:
+  """Cross-entropy in nats of every text slot. logits: [K, n, V]; text: int32 [K, n] -> [K, n]."""
+  return -jnp.take_along_axis(jax.nn.log_softmax(logits), text[..., None], axis=-1)[..., 0]
+
+
+def onsets(text: jax.Array) -> jax.Array:
+  """bool [K]: units whose first word follows a unit without words. text: int32 [K, n]."""
+  word = text[:, 0] != PAD
+  return word & ~jnp.concatenate([jnp.zeros(1, bool), word[:-1]])
