@@ -86,7 +86,7 @@ def toy_stage(slow: float = 0.0, **changes) -> Stage:
 
 def toy_config(run, steps: int = 8, **train) -> Config:
   config = Config(name="toy")
-  config.train.run, config.train.steps = str(run), steps
+  config.train.run, config.train.steps, config.train.mesh = str(run), steps, "data=1"
   config.train.warmup, config.train.log_every, config.train.checkpoint_every, config.train.eval_every = 2, 2, 4, 4
   for name, value in train.items():
     setattr(config.train, name, value)

@@ -104,13 +104,14 @@ def _updates(
     with jax.transfer_guard("disallow"):
       state, metrics = compiled(state, batch)
     pending.append(metrics)
-    save = _due(done, train.checkpoint_every, train.steps) or interrupt.requested
+    stop = interrupt.requested  # read once: a signal that comes later in this round belongs to the next
+    save = stop or _due(done, train.checkpoint_every, train.steps)
     if save or _due(done, train.log_every, train.steps):
       log.steps(done - len(pending) + 1, _fetch(pending, done, run))
       pending = []
     if save:
       checkpoints.save(state, done)
-    if interrupt.requested:
+    if stop:
       checkpoints.wait()
       raise KeyboardInterrupt(f"stopped at step {done} of {train.steps}, saved; the same command goes on from there")
     if _due(done, train.eval_every, train.steps):

@@ -66,7 +66,8 @@ def update_average(ema: Params, params: Params, decay: float, updates: jax.Array
   With the zero-started average m_t = decay m_{t-1} + (1 - decay) p_t, this is m_t / (1 - decay^t) written as a
   recursion on itself; a parameter that stands still stays exactly what it is.
   """
-  rate = (1 - decay) / (1 - decay ** updates.astype(jnp.float32))
+  kept = jnp.float32(decay)
+  rate = (1 - kept) / (1 - kept ** updates.astype(jnp.float32))  # exactly 1 at the first update
   return jax.tree.map(lambda mean, new: mean + rate * (new - mean), ema, params)
 
 
