@@ -24,10 +24,11 @@ FOLDERS = {
   "tests": "the laws of the design, and everything else that must not break",
   "wanstreamer_jax": "the package, in layers: a file imports only from lower ones (`tests/test_layers.py`)",
   "wanstreamer_jax/codecs": "audio and video to continuous latents and back, causal and streamable",
+  "wanstreamer_jax/commands": "the parsers of the sub-commands, with examples",
   "wanstreamer_jax/convert": "weights and models of others",
   "wanstreamer_jax/data": "sessions, where they come from, and records of them for training",
   "wanstreamer_jax/data/duplex_world": "the procedural world: seed -> session, with ground truth",
-  "wanstreamer_jax/demo": "the demo weights, in a compact form",
+  "wanstreamer_jax/demo_weights": "the demo weights, in a compact form",
   "wanstreamer_jax/eval": "what the agent is worth: metrics, closed loop, ablations",
   "wanstreamer_jax/flow": "flow matching: path and samplers, as pure functions",
   "wanstreamer_jax/model": "tokens, Transformer, heads, and the streamer that composes them",
@@ -37,7 +38,7 @@ FOLDERS = {
   "wanstreamer_jax/serve": "streaming a file through the agent",
   "wanstreamer_jax/train": "one loop for all stages",
 }
-COLLAPSED = ("configs/ablations", "docs/media", "tests", "wanstreamer_jax/demo")
+COLLAPSED = ("configs/ablations", "docs/media", "tests", "wanstreamer_jax/demo_weights")
 FILES = {
   "LICENSE": "Apache-2.0",
   "pyproject.toml": "settings of ruff, mypy and pytest",

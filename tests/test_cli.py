@@ -4,10 +4,13 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import wave
 
 import numpy as np
 import pytest
@@ -128,8 +131,9 @@ def test_exceptions_become_statuses(raised, status, words, monkeypatch, capsys):
 
 
 def test_a_closed_pipe_is_no_error():
-  command = f"{sys.executable} -m wanstreamer_jax inspect layout --config {NANO} | head -n 1; echo ${{PIPESTATUS[0]}}"
-  done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+  inspect = shlex.join([sys.executable, "-m", "wanstreamer_jax", "inspect", "layout", "--config", NANO])
+  script = inspect + " | head -n 1; echo ${PIPESTATUS[0]}"
+  done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT)
   assert done.stderr == ""
   assert done.stdout.split()[-1] in ("0", "141")
 
@@ -150,6 +154,74 @@ def test_ctrl_c_ends_cleanly():
     child.send_signal(signal.SIGINT)
     _, error = child.communicate(timeout=20)
   assert (child.returncode, error) == (130, "wanstreamer: interrupted\n")
+
+
+# stream
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+  """An exported nano agent with random weights."""
+  from flax import nnx
+
+  from wanstreamer_jax import agent_io
+  from wanstreamer_jax.rollout import Agent
+
+  folder = tmp_path_factory.mktemp("agent")
+  agent_io.export_agent(Agent(load_config(NANO), rngs=nnx.Rngs(0)), folder)
+  return folder
+
+
+@pytest.fixture
+def clip(tmp_path):
+  """0.4 s of sound: three units."""
+  path = tmp_path / "clip.wav"
+  with wave.open(str(path), "wb") as file:
+    file.setnchannels(1)
+    file.setsampwidth(2)
+    file.setframerate(16_000)
+    file.writeframes((9000 * np.sin(np.arange(6400) * 0.1)).astype("<i2").tobytes())
+  return path
+
+
+def test_stream_answers_a_clip(untrained, clip, tmp_path, capsys):
+  out = tmp_path / "out"
+  assert cli.main(["stream", str(clip), "--out", str(out), "--checkpoint", str(untrained), "--text", "0.2:hello"]) == 0
+  names = {"agent.mp4", "conversation.mp4", "agent.vtt", "units.jsonl", "timeline.png"}
+  assert {path.name for path in out.iterdir()} == names
+  printed = capsys.readouterr().out
+  assert all(str(out / name) in printed for name in names)
+  rows = [json.loads(line) for line in (out / "units.jsonl").read_text().splitlines()]
+  assert [row["typed"] for row in rows] == [[], ["hello"], []]
+
+
+def test_stream_uses_the_world_beside_the_checkpoint(untrained, clip, tmp_path, capsys):
+  copy = tmp_path / "agent"
+  shutil.copytree(untrained, copy)
+  (copy / "world.json").write_text("{not json")
+  assert cli.main(["stream", str(clip), "--out", str(tmp_path / "out"), "--checkpoint", str(copy)]) == 2
+  assert "world.json" in one_error_line(capsys)
+
+
+@pytest.mark.parametrize(
+  ("changed", "words"),
+  [
+    ({"input": "missing.mp4"}, "missing.mp4"),
+    ({"--text": "hello"}, "expected SECONDS:TEXT"),
+    ({"--text": "9:hello"}, "past the end"),
+    ({"--checkpoint": "missing"}, "no checkpoint at missing"),
+    ({"--world": "missing.json"}, "missing.json"),
+    ({"--seed": "-1"}, "'-1' is not a whole number"),
+    ({"--out": "/dev/null/out"}, "/dev/null"),
+  ],
+  ids=str,
+)
+def test_stream_explains_bad_input(changed, words, untrained, clip, tmp_path, capsys):
+  options = {"--out": str(tmp_path / "out"), "--checkpoint": str(untrained), **changed}
+  source = options.pop("input", str(clip))
+  assert cli.main(["stream", source, *(word for pair in options.items() for word in pair)]) == 2
+  assert words in one_error_line(capsys)
+  assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 # inspect

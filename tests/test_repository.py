@@ -12,7 +12,7 @@ from tests import readme_tree
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT_SUFFIXES = {".py", ".md", ".sh", ".txt", ".cfg", ".toml", ".yaml", ".yml", ".json", ".html", ".css", ".js", ""}
 LARGE = 1_000_000  # bytes; anything above needs a line in ALLOWED
-ALLOWED = {"wanstreamer_jax/weights": 16_000_000}  # the shipped demo weights, at most 16 MB together
+ALLOWED = {"wanstreamer_jax/demo_weights": 16_000_000}  # the shipped demo weights, at most 16 MB together
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt)/[\w.-]+")
 
 

@@ -202,15 +202,15 @@ def checkpoint_lines(path: str | os.PathLike[str], depth: int) -> list[str]:
   """What lies at `path` (an export, a training run or one of its checkpoints), without loading it."""
   folder = weights.find_weights(path)
   exported = (folder / weights.WEIGHTS_FILE).exists()
-  header = folder / (weights.CONFIG_FILE if exported else "meta/metadata")
-  config = weights.read_header(header)
-  shapes, dtypes = export_shapes(folder / weights.WEIGHTS_FILE) if exported else run_shapes(header)
+  name = weights.CONFIG_FILE if exported else weights.META_FILE
+  config, header = weights.read_header(folder, name), json.loads((folder / name).read_text())
+  shapes, stored = export_shapes(folder / weights.WEIGHTS_FILE) if exported else run_shapes(header["leaves"])
   size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
   return [
     f"{folder}: {'exported weights' if exported else f'training checkpoint of step {folder.name}'}, "
-    f"format {json.loads(header.read_text())['format']}, {bytes_text(size)} on disk",
+    f"format {header['format']}, {bytes_text(size)} on disk",
     f"config {config.name!r}, stage {config.train.stage!r}, "
-    f"{config.media.width}x{config.media.height} pixels; stored as {dtypes}",
+    f"{config.media.width}x{config.media.height} pixels; stored as {stored}",
     "",
     *tree_lines(shapes, depth),
   ]
@@ -234,11 +234,10 @@ def export_shapes(file: pathlib.Path) -> tuple[dict[str, list[int]], str]:
   return shapes, ", ".join(f"{count(number)} {kind}" for kind, number in kinds.items())
 
 
-def run_shapes(header: pathlib.Path) -> tuple[dict[str, list[int]], str]:
+def run_shapes(leaves: Mapping[str, dict[str, list[int]]]) -> tuple[dict[str, list[int]], str]:
   """({name: shape} of the parameters, what else is stored) of a training checkpoint."""
-  parts = json.loads(header.read_text())["leaves"]
-  others = ", ".join(part for part in parts if part != "params")
-  return parts["params"], f"float32, with {others}"
+  others = ", ".join(part for part in leaves if part != "params")
+  return leaves["params"], f"float32, with {others}"
 
 
 def model_lines(config: Config, depth: int) -> list[str]:

@@ -1,0 +1,30 @@
+"""`wanstreamer bench`: measurements of this machine."""
+
+import argparse
+from typing import Any
+
+from wanstreamer_jax.commands.parsing import add_command, add_config, add_group, load_config, number
+
+
+def add_bench(commands: Any) -> None:
+  examples = """
+    wanstreamer bench loader data_cache/latents --config configs/tiny.py
+  """
+  group = add_group(commands, "bench", "measure on this machine", examples)
+
+  loader = add_command(
+    group, "loader", "measure how fast training batches are read from a folder of records",
+    """
+    wanstreamer bench loader data_cache/latents --config configs/tiny.py --seconds 10
+    """, bench_loader,
+  )  # fmt: skip
+  loader.add_argument("path", metavar="DIR", help="a folder of records")
+  add_config(loader)
+  loader.add_argument("--seconds", type=number(float, 0.1), default=5.0, help="how long (default: 5)")
+
+
+def bench_loader(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.data import commands
+
+  commands.bench_loader(config, args.path, seconds=args.seconds)

@@ -1,0 +1,66 @@
+"""What the parsers of all sub-commands share. Standard library only, so that `--help` answers at once."""
+
+import argparse
+import textwrap
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from wanstreamer_jax.errors import UserError
+
+Handler = Callable[[argparse.Namespace], None]
+
+
+class Parser(argparse.ArgumentParser):
+  """An ArgumentParser whose errors are one line, and whose epilogs keep their lines."""
+
+  def __init__(self, **options: Any):
+    super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+  def error(self, message: str) -> NoReturn:
+    raise UserError(f"{message}; see {self.prog} --help")
+
+
+def add_command(commands: Any, name: str, summary: str, examples: str, handler: Handler | None = None) -> Parser:
+  """A sub-command. summary: one line, for both helps; examples: indented lines for its own."""
+  epilog = "examples:\n" + textwrap.indent(textwrap.dedent(examples).strip("\n"), "  ")
+  parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=epilog)
+  if handler is not None:
+    parser.set_defaults(handler=handler)
+  return parser
+
+
+def add_group(commands: Any, name: str, summary: str, examples: str) -> Any:
+  """A sub-command that only has sub-commands. Returns what they are added to."""
+  parser = add_command(commands, name, summary, examples)
+  return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def add_config(parser: Parser) -> None:
+  parser.add_argument(
+    "--config", metavar="FILE", required=True,
+    help="a config file; change any of its fields by --config.SECTION.FIELD=VALUE",
+  )  # fmt: skip
+
+
+def load_config(args: argparse.Namespace) -> Any:
+  """The frozen config that the command line asks for."""
+  from wanstreamer_jax import config_files
+
+  return config_files.load_config(args.config, args.overrides)
+
+
+def number(kind: Callable[[str], Any], least: float) -> Callable[[str], Any]:
+  """An argparse type: a number of at least `least`."""
+
+  def parse(text: str) -> Any:
+    try:
+      value = kind(text)
+    except ValueError:
+      value = None
+    if value is None or not value >= least:
+      raise argparse.ArgumentTypeError(
+        f"{text!r} is not {'a whole' if kind is int else 'a'} number of at least {least}"
+      )
+    return value
+
+  return parse

@@ -1,0 +1,43 @@
+"""`wanstreamer stream`: the agent answers a media file."""
+
+import argparse
+from typing import Any
+
+from wanstreamer_jax.commands.parsing import add_command, number
+
+
+def add_stream(commands: Any) -> None:
+  examples = """
+    wanstreamer stream clip.mp4 --out out
+    wanstreamer stream question.wav --out out --world ada.json --text "1.2:hello" --text "4:what do you see?"
+    wanstreamer stream clip.webm --out out --checkpoint runs/demo/export --seed 7 --realtime
+  """
+  parser = add_command(commands, "stream", "let the agent hear, see and answer a media file", examples, stream)
+  parser.add_argument("input", metavar="INPUT", help="any video, audio or still picture with sound that PyAV reads")
+  parser.add_argument("--out", metavar="DIR", required=True, help="folder for films, captions, log and timeline")
+  parser.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
+  parser.add_argument(
+    "--text", metavar="S:TEXT", action="append", default=[], help="type TEXT to the agent at S seconds"
+  )
+  parser.add_argument("--seed", type=number(int, 0), default=0, help="of the agent's noise (default: 0)")
+  parser.add_argument("--realtime", action="store_true", help="feed units on the wall clock, count missed deadlines")
+
+
+def stream(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.data.session import World
+  from wanstreamer_jax.data.world_file import load_world
+  from wanstreamer_jax.serve.file import StreamOptions, parse_text_event, stream_file
+
+  events = tuple(parse_text_event(text) for text in args.text)
+  from wanstreamer_jax import agent_io
+  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
+  from wanstreamer_jax.serve.engine import StreamEngine
+
+  enable_compilation_cache()
+  engine = StreamEngine(agent_io.load_agent(args.checkpoint))
+  own_world = agent_io.resolve(args.checkpoint) / "world.json"
+  world_file = args.world or (own_world if own_world.exists() else None)
+  world = load_world(world_file, engine.media) if world_file else World()
+  summary = stream_file(engine, args.input, args.out, StreamOptions(world, events, args.seed, args.realtime))
+  print(*summary.lines(), sep="\n")

@@ -1,0 +1,50 @@
+"""`wanstreamer train` and `export`: from a config file to weights."""
+
+import argparse
+from typing import Any
+
+from wanstreamer_jax.commands.parsing import add_command, add_config, load_config
+
+
+def add_train(commands: Any) -> None:
+  examples = """
+    wanstreamer train --config=configs/tiny.py
+    wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.train.run=runs/short
+    wanstreamer train --config=configs/tiny.py --config.train.mesh=data=2,fsdp=4
+
+    The same command continues a run that was stopped.
+  """
+  add_config(add_command(commands, "train", "train a stage from a config file, or continue its run", examples, train))
+
+
+def train(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.train.loop import train as train_stage
+  from wanstreamer_jax.train.stages import get_stage
+
+  train_stage(get_stage(config.train.stage), config)
+
+
+def add_export(commands: Any) -> None:
+  examples = """
+    wanstreamer export --config configs/tiny.py --streamer runs/tiny --audio-vae runs/audio_vae \\
+      --video-vae runs/video_vae --out runs/tiny/export
+    wanstreamer export ... --dtype int8 --out wanstreamer_jax/demo_weights
+  """
+  parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
+  add_config(parser)
+  parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
+  parser.add_argument("--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`")
+  parser.add_argument("--video-vae", metavar="C", required=True, help="the run of stage `video_vae`")
+  parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+  parser.add_argument("--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="on disk (default: bf16)")
+
+
+def export(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax import agent_io
+
+  size = agent_io.export_agent(
+    agent_io.assemble(config, args.streamer, args.audio_vae, args.video_vae), args.out, args.dtype
+  )
+  print(f"{args.out}: {size / 1e6:.1f} MB; try it: wanstreamer stream CLIP --checkpoint {args.out} --out out")
