@@ -49,8 +49,11 @@ def codecs():
   def codecs():
     return AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(1))
 
-  # Filled by NumPy: compiling the initialisers takes longer than all tests here.
-  return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.1, 0.5, leaf.shape), leaf.dtype), jax.eval_shape(codecs))
+  def fill(path, leaf):  # by NumPy: compiling the initialisers takes longer than all tests here
+    low = 0.5 if "latent_std" in jax.tree_util.keystr(path) else -1.0
+    return jnp.asarray(rng.uniform(low, 1.0, leaf.shape), leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(codecs))
 
 
 @jax.jit
