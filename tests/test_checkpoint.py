@@ -99,13 +99,11 @@ def truncate(file: pathlib.Path) -> None:
 
 def damage(folder: pathlib.Path, how: str) -> None:
   state = folder / "state"
-  largest = max((file for file in state.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
   if how == "truncated data":
-    for file in (file for file in (state / "ocdbt.process_0" / "d").iterdir()):
+    for file in (state / "ocdbt.process_0" / "d").iterdir():
       truncate(file)
-    truncate(largest)
-  elif how == "truncated largest file":
-    truncate(largest)
+  elif how == "missing data":
+    shutil.rmtree(state / "ocdbt.process_0")
   elif how == "emptied files":
     for file in state.rglob("*"):
       if file.is_file():
@@ -121,7 +119,7 @@ def damage(folder: pathlib.Path, how: str) -> None:
 
 
 DAMAGES = [
-  "truncated data", "truncated largest file", "emptied files", "no arrays", "no manifest", "truncated meta", "no meta",
+  "truncated data", "missing data", "emptied files", "no arrays", "no manifest", "truncated meta", "no meta",
 ]  # fmt: skip
 
 
