@@ -15,7 +15,8 @@ import wave
 import numpy as np
 import pytest
 
-from wanstreamer_jax import cli, errors, inspect_cmd, weights
+from tests.nano_agent import nano_agent
+from wanstreamer_jax import agent_io, cli, errors, inspect_cmd, weights
 from wanstreamer_jax.config_files import load_config
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -162,13 +163,8 @@ def test_ctrl_c_ends_cleanly():
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
   """An exported nano agent with random weights."""
-  from flax import nnx
-
-  from wanstreamer_jax import agent_io
-  from wanstreamer_jax.rollout import Agent
-
   folder = tmp_path_factory.mktemp("agent")
-  agent_io.export_agent(Agent(load_config(NANO), rngs=nnx.Rngs(0)), folder)
+  agent_io.export_agent(nano_agent(), folder)
   return folder
 
 
