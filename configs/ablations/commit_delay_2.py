@@ -1,0 +1,11 @@
+"""A unit sees the agent's own latents of two units ago, so that thinker and performer may overlap. Hypothesis: answers
+and timing stay, motion and voice get a little rougher; REFEED is implied only where `commit_patch` > 1."""
+
+from configs import tiny
+from wanstreamer_jax.config import Config
+
+
+def get_config() -> Config:
+  config = tiny.get_config()
+  config.layout.commit_delay = 2
+  return config

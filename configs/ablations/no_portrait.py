@@ -1,0 +1,10 @@
+"""WORLD holds no portrait. Hypothesis: the face is a stranger from the start and walks away over a session."""
+
+from configs import tiny
+from wanstreamer_jax.config import Config
+
+
+def get_config() -> Config:
+  config = tiny.get_config()
+  config.layout.portrait = False
+  return config
