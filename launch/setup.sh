@@ -44,11 +44,11 @@ make_venv() {
 
 # What is installed depends on these and nothing else.
 fingerprint() {
-  "$venv/bin/python" - "$root" "$extras" <<'PY'
+  "$venv/bin/python" - "$root" <<'PY'
 import hashlib, pathlib, sys
 
-root, extras = pathlib.Path(sys.argv[1]), sys.argv[2]
-digest = hashlib.sha256(f"{root}|{extras}|{sys.version}".encode())
+root = pathlib.Path(sys.argv[1])
+digest = hashlib.sha256(f"{root}|{sys.version}".encode())
 for name in ("requirements.txt", "setup.cfg", "pyproject.toml"):
   digest.update((root / name).read_bytes())
 print(digest.hexdigest())
@@ -61,6 +61,14 @@ require_disk() {
   if [ "$free" -lt 2500 ]; then die "only $free MB are free for $venv, about 2500 MB are needed" "free some space, or set WANSTREAMER_VENV"; fi
 }
 
+# What pip is doing, from its log.
+progress() {
+  local packages
+  packages="$(grep -E '^Installing collected packages' "$log" | tail -n 1 | tr ',' '\n' | wc -l || true)"
+  if [ "$packages" -gt 1 ]; then echo "unpacking $packages packages"; return; fi
+  grep -E '^ *(Collecting|Downloading|Using cached)' "$log" | tail -n 1 | cut -c 1-90 || true
+}
+
 # Runs pip into the log and says every ten seconds what it is doing.
 pip_install() {
   local started=$SECONDS pid status=0
@@ -70,7 +78,7 @@ pip_install() {
   while kill -0 "$pid" 2>/dev/null; do
     sleep 1
     if [ $(((SECONDS - started) % 10)) -eq 0 ]; then
-      say "    $((SECONDS - started)) s  $(grep -E '^ *(Collecting|Downloading|Using cached|Installing|Building)' "$log" | tail -n 1 | cut -c 1-90 || true)"
+      say "    $((SECONDS - started)) s  $(progress)"
     fi
   done
   wait "$pid" || status=$?
@@ -87,10 +95,16 @@ explain_failure() {
   die "installation failed; the whole story is in $log"
 }
 
-if ! { [ -x "$venv/bin/python" ] && good_python "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1; }; then make_venv; fi
-stamp="$venv/.wanstreamer${extras:+-$extras}"
+has_pip() { "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
+
+if ! good_python "$venv/bin/python"; then make_venv; fi
+if ! has_pip && ! { "$venv/bin/python" -m ensurepip >/dev/null 2>&1 && has_pip; }; then make_venv; fi
+
 wanted="$(fingerprint)"
-if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then exit 0; fi
+stamp="$venv/.wanstreamer${extras:+-$extras}"
+for done in "$stamp"*; do  # without extras, any of them will do
+  if [ "$(cat "$done" 2>/dev/null || true)" = "$wanted" ]; then exit 0; fi
+done
 
 require_disk
 say "2/3 installing into $venv (the first time: some minutes and about 350 MB of downloads)"
