@@ -1,20 +1,22 @@
 """WanStreamer: perception, tokens, Transformer and heads, composed; and the teacher-forced pass that trains them."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
 from wanstreamer_jax.model.heads import Heads
 from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
-from wanstreamer_jax.model.transformer import Transformer, training_mixer
+from wanstreamer_jax.model.transformer import Transformer, see_cache, training_mixer
 from wanstreamer_jax.perception.audio import AudioEncoder, AudioState
 from wanstreamer_jax.perception.video import VideoEncoder
 from wanstreamer_jax.units import (
   CLEAN_PHASES,
   EPHEMERAL_PHASES,
+  NO_FLOW_TIME,
   PERFORM,
   STATE,
   TEXT,
@@ -161,3 +163,22 @@ class WanStreamer(nnx.Module):
     late = hidden[split:].reshape(units, layout.tokens(*EPHEMERAL_PHASES), -1)
     noisy = late[:, layout.tokens(*EPHEMERAL_PHASES) - layout.tokens(PERFORM) :]
     return Predictions(logits.reshape(units, -1, logits.shape[-1]), jax.vmap(self.heads.velocity)(noisy))
+
+
+def text_only_logits(streamer: WanStreamer, ids: jax.Array) -> jax.Array:
+  """The streamer as the language model that it was initialised from: int32 [T] -> float32 [T, V].
+
+  Text alone, one block per token, t = h = w = the token's index: ordinary causal attention and ordinary RoPE.
+  """
+  tokens = ids.shape[0]
+  index, exists = jnp.arange(tokens), jnp.ones(tokens, bool)
+  coords = dataclasses.replace(
+    Coords.empty(tokens),
+    block=index,
+    valid=exists,
+    flow_time=jnp.full(tokens, NO_FLOW_TIME),
+    position=jnp.repeat(POSITIONS_PER_UNIT * index[:, None], 3, axis=1),
+  )
+  x = streamer.tokens.text("text", ids, exists, index).tokens
+  hidden, _ = streamer.transformer(x, coords, see_cache(coords, [], None, 0), [])
+  return streamer.logits(hidden)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
 from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.errors import ConfigError
@@ -142,9 +143,14 @@ def _kernel(pattern: Pattern, heads: int, block: int, interpret: bool) -> kernel
     block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
   )  # fmt: skip
   mask = masks.MultiHeadMask([PatternMask(pattern, block)] * heads)
-  with jax.ensure_compile_time_eval():
-    kernel = kernels.make_splash_mha(mask=mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
-    return jax.tree.map(np.asarray, kernel)
+  # As in the library's make_splash_mha, which would put these arrays on a device: there may be none (wanstreamer aot).
+  forward, _ = mask_info.process_mask(mask, (block, block), head_shards=1, q_seq_shards=1)
+  backward, _ = mask_info.process_mask_dkv(mask, (block, block), head_shards=1, q_seq_shards=1)
+  return kernels.SplashAttentionKernel(
+    forward, forward, backward, block_sizes=sizes, is_mqa=False, save_residuals=False,
+    mask_value=kernels.DEFAULT_MASK_VALUE, attn_logits_soft_cap=None, residual_checkpoint_name=None,
+    mask_function=pattern, interpret=interpret,
+  )  # fmt: skip
 
 
 def splash(q: jax.Array, k: jax.Array, v: jax.Array, exists: jax.Array, pattern: Pattern) -> jax.Array:
