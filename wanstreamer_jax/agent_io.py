@@ -38,7 +38,7 @@ def load_agent(checkpoint: Path = DEMO) -> Agent:
 
 def assemble(config: Config, streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
   """An agent from the training runs (or exports) of its three parts."""
-  values = {}
+  values: dict[str, np.ndarray] = {}
   for part, path in (("streamer", streamer), ("audio_vae", audio_vae), ("video_vae", video_vae)):
     values |= {f"{part}.{name}": value for name, value in read_weights(path)[1].items()}
   return fit_weights(values, abstract_agent(config), streamer)

@@ -8,7 +8,7 @@ never a second field.
 
 import dataclasses
 import difflib
-from typing import Any, Self
+from typing import Any, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
 
@@ -50,7 +50,11 @@ class Section:
     return type(self)(**values)
 
 
-def section(cls: type) -> type:
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+@dataclass_transform(kw_only_default=True)
+def section(cls: type[AnySection]) -> type[AnySection]:
   """Class decorator: a mutable-until-frozen dataclass with structural hash and equality."""
   return dataclasses.dataclass(unsafe_hash=True, kw_only=True)(cls)
 

@@ -40,14 +40,17 @@ class Agent(nnx.Module):
     self.config = config
 
 
+HostOrDevice = Any  # jax.Array, or np.ndarray on its way to the device
+
+
 class UserUnit(NamedTuple):
   """What the user did in one unit. audio: [samples]; video: [frames, H, W, 3]; text: int32 [m], PAD-filled."""
 
-  audio: jax.Array
-  video: jax.Array
-  text: jax.Array
-  audio_valid: jax.Array  # bool: an absent stream is a value, not another program
-  video_valid: jax.Array
+  audio: HostOrDevice
+  video: HostOrDevice
+  text: HostOrDevice
+  audio_valid: HostOrDevice  # bool: an absent stream is a value, not another program
+  video_valid: HostOrDevice
 
 
 class Sampling(NamedTuple):
@@ -157,8 +160,8 @@ def think(
     for slot in range(layout.config.text_slots):
       token = _choose(state, logits[-1], slot) if forced_text is None else forced_text[slot]
       token = jnp.where(open_, token, PAD)
-      content, words = agent.streamer.speaking(token[None], open_[None], words)
-      hidden, cache = _commit(agent, state, cache, *_text_slot(layout, state.unit, slot, content), slot + 1)
+      word, words = agent.streamer.speaking(token[None], open_[None], words)
+      hidden, cache = _commit(agent, state, cache, *_text_slot(layout, state.unit, slot, word), slot + 1)
       logits.append(agent.streamer.logits(hidden)[0])
       text.append(token)
       open_ = open_ & (token != PAD)

@@ -37,6 +37,7 @@ Which consecutive blocks share a forward pass is scheduling and never changes a 
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -340,7 +341,9 @@ def world_coords(layout: Layout, dynamic: dict[str, Dynamic], session: int = 0) 
   )
 
 
-def _gather(segments: tuple[Segment, ...], dynamic: dict[str, Dynamic], field: str, default: object, dtype: object):
+def _gather(
+  segments: tuple[Segment, ...], dynamic: dict[str, Dynamic], field: str, default: Any, dtype: Any
+) -> jax.Array:
   """One run-time field of all segments, concatenated, with a default where it is not given."""
   parts = [jnp.zeros(0, dtype)]
   for segment in segments:

@@ -1,6 +1,6 @@
 """What both codecs' latents have in common: a Gaussian posterior, and the standardisation measured after training."""
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +42,9 @@ class Standardisation(nnx.Module):
 
 def calibrate(vae: Vae, means: Float[Array, "... Z"]) -> Vae:
   """A copy of the codec whose latents are standardised over `means`, posterior means that this codec returned."""
-  center, scale = vae.standard.constants()
+  copy: Any = jax.tree.map(lambda leaf: leaf, vae)
+  center, scale = copy.standard.constants()
   means = means.reshape(-1, means.shape[-1])
-  copy = jax.tree.map(lambda leaf: leaf, vae)
   copy.standard.latent_mean = nnx.Param(center + scale * means.mean(axis=0))
   copy.standard.latent_std = nnx.Param(scale * jnp.maximum(means.std(axis=0), 1e-4))
   return copy

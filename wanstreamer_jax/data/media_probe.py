@@ -8,6 +8,7 @@ laid where its timestamps say.
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -118,7 +119,8 @@ def stated_duration(container: "av.container.InputContainer", indices: list[int]
   if container.format.name.split(",")[0] not in STATED:
     return None
   streams = [container.streams[index] for index in indices]
-  times = [float(stream.duration * stream.time_base) for stream in streams if stream.duration is not None]
+  lengths = [(stream.duration, stream.time_base) for stream in streams]
+  times = [float(length * base) for length, base in lengths if length is not None and base is not None]
   if len(times) == len(streams):
     return max(times)
   return None if container.duration is None else container.duration / av.time_base
@@ -176,7 +178,7 @@ def packets(path: Path, index: int) -> Iterator["av.Packet"]:
       return  # cut off: `describe` compares the length with what the header says
 
 
-def decoded(path: Path, index: int, damage: list[int]) -> Iterator["av.frame.Frame"]:
+def decoded(path: Path, index: int, damage: list[int]) -> Iterator[Any]:
   """The frames of one stream. A damaged packet is left out, so that its time is a gap, and its number noted."""
   any_frame = False
   for number, packet in enumerate(packets(path, index)):
@@ -193,7 +195,7 @@ def decoded(path: Path, index: int, damage: list[int]) -> Iterator["av.frame.Fra
     raise MediaError(f"{path}: none of stream {index} could be decoded (damaged, truncated or encrypted)")
 
 
-def scan_video(path: Path, stream: "av.stream.Stream") -> VideoInfo | None:
+def scan_video(path: Path, stream: Any) -> VideoInfo | None:
   """Header, first frame, and the end of the last packet; None if there is no frame."""
   first = next(decoded(path, stream.index, []), None)
   if first is None:
@@ -218,11 +220,12 @@ def scan_audio(path: Path, stream: "av.stream.Stream") -> tuple[AudioInfo | None
   if first is None:
     return None, 0
   start, base = first.time or 0.0, stream.time_base
-  stated = stream.duration is not None and stream.start_time is not None
+  stated_end = None
+  if stream.duration is not None and stream.start_time is not None and base is not None:
+    stated_end = float((stream.start_time + stream.duration) * base)
   info = AudioInfo(
     index=stream.index, codec=stream.codec_context.name, sample_rate=first.sample_rate,
-    channels=len(first.layout.channels), start=start, end=start,
-    stated_end=float((stream.start_time + stream.duration) * base) if stated else None,
+    channels=len(first.layout.channels), start=start, end=start, stated_end=stated_end,
   )  # fmt: skip
   damage: list[int] = []
   samples = sum(len(piece) for piece in placed(path, info, start, damage))
@@ -267,7 +270,7 @@ def mono(frame: "av.AudioFrame", path: Path, time: float) -> np.ndarray:
       at = time + int(bad.argmax()) / frame.sample_rate
       raise MediaError(f"{path}: a sample at {at:.3f} s is not finite (NaN or infinity); repair the recording")
   else:
-    scale = float(np.iinfo(values.dtype).max) + 1
+    scale = float(np.iinfo(str(values.dtype)).max) + 1
     offset = 0.0 if values.dtype.kind == "i" else (scale := scale / 2)
     values = (values.astype(np.float32) - offset) / scale
   heard = [index for index, name in enumerate(names) if not name.startswith("LFE")] or list(range(len(names)))

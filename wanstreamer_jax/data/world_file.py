@@ -123,13 +123,11 @@ def referred(path: Path, value: dict[str, Any], key: str) -> Path | None:
 def load_portrait(path: str | Path, media: MediaConfig) -> np.ndarray:
   """A picture as uint8 [media.height, media.width, 3]; transparent parts are mid-grey. Raises MediaError."""
   try:
-    with Image.open(path) as image:
-      if image.width * image.height > MOST_PIXELS:
-        raise MediaError(
-          f"portrait {path} has {image.width} x {image.height} pixels: at most {MOST_PIXELS:,}; shrink it"
-        )
-      image.draft("RGB", (4 * media.width, 4 * media.height))  # JPEG only: decodes a large one small
-      image = ImageOps.exif_transpose(image).convert("RGBA")
+    with Image.open(path) as file:
+      if file.width * file.height > MOST_PIXELS:
+        raise MediaError(f"portrait {path} has {file.width} x {file.height} pixels: at most {MOST_PIXELS:,}; shrink it")
+      file.draft("RGB", (4 * media.width, 4 * media.height))  # JPEG only: decodes a large one small
+      image = ImageOps.exif_transpose(file).convert("RGBA")
   except FileNotFoundError:
     raise MediaError(f"portrait {path} does not exist; give the path of a picture") from None
   except UnidentifiedImageError:

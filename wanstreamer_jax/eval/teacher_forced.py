@@ -133,7 +133,7 @@ class Tally:
       "units": {**counts, "all": states.size, "words": int(words.sum()), "onsets": int(first.sum())}
     }
     for variant, parts in self.kept.items():
-      errors = UnitErrors(*(np.concatenate(x) for x in zip(*parts)))
+      errors: Any = UnitErrors(*(np.concatenate(x) for x in zip(*parts)))  # type: ignore[arg-type]
       out[variant] = {
         "audio": _by_state(errors.audio, states),
         "video": _by_state(errors.video, states),

@@ -143,7 +143,7 @@ def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:
       return attend(Queries(now, turned), [Part(k, v, to_clean, pinned), Part(own_k, own_v, to_own)])
 
     late = [fold(x[total:]) for x in (queries.now, queries.pinned, own.k, own.v)]
-    second = jax.vmap(unit)(*late, noisy_mask, own_mask)
+    second = jax.vmap(unit)(*late, noisy_mask, own_mask)  # type: ignore[call-arg]
     return jnp.concatenate([first, second.reshape(-1, *second.shape[2:])])
 
   return mixer

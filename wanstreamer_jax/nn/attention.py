@@ -34,7 +34,7 @@ def attend(queries: Queries, parts: list[Part]) -> jax.Array:
   groups = queries.now.shape[1] // parts[0].k.shape[1]
   scores = jnp.concatenate([_scores(queries, part, groups) for part in parts], axis=-1)  # [M, G, T, S]
   weights = jax.nn.softmax(scores, axis=-1)
-  out, start = 0.0, 0
+  out, start = jnp.zeros((), jnp.float32), 0
   for part in parts:
     size = part.k.shape[0]
     piece = weights[..., start : start + size].astype(part.v.dtype)

@@ -12,7 +12,6 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -109,7 +108,7 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> pa
   A folder that was configured before (JAX_COMPILATION_CACHE_DIR, or in code) is kept. Otherwise `folder`, or
   $XDG_CACHE_HOME/wanstreamer, or .jax_cache in the working folder. An unwritable place turns the cache off.
   """
-  configured: Any = jax.config.jax_compilation_cache_dir
+  configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
   if configured:
     return pathlib.Path(configured)
   home = os.environ.get("XDG_CACHE_HOME")

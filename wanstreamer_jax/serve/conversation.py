@@ -180,7 +180,7 @@ class Meter:
     image = Image.new("RGB", (width, height), CARD)
     canvas = ImageDraw.Draw(image)
     step = (width - 2 * MARGIN) / self.BARS
-    for index, level in enumerate(self.levels):
+    for index, level in enumerate(map(float, self.levels)):
       x, half = MARGIN + index * step, max(level * height * 0.3, 2)
       box = (x, height / 2 - half, x + 0.55 * step, height / 2 + half)
       canvas.rounded_rectangle(box, step / 4, fill=COLOURS["user"] if level > 0.3 else DIM)
