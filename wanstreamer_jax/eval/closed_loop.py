@@ -1,0 +1,137 @@
+"""Rollouts against users that react: batches of sessions in lockstep, judged by `conversation.score`.
+
+A user sees and hears what the agent did up to the unit before, and acts; the agent perceives that and answers; and so
+on. Every variant of `lockstep.VARIANTS` meets users with the same seeds. In `shuffled_user` each agent is shown the
+user of the next session of its batch, but is judged by (and reacted to by) its own.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.crops import crop_world
+from wanstreamer_jax.data.records import session_dtype, session_record, video_to_float
+from wanstreamer_jax.data.session import Session, Side
+from wanstreamer_jax.data.session import World as SessionWorld
+from wanstreamer_jax.eval.conversation import Conversation, Script
+from wanstreamer_jax.eval.lockstep import Lockstep, Programs
+from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.tokens import PAD
+from wanstreamer_jax.perception.text import TextTokenizer
+from wanstreamer_jax.rollout import Agent, UserUnit
+
+
+class User(Protocol):
+  """A simulated user. `script` says, once the session is over, what called for a reaction."""
+
+  world: SessionWorld
+
+  def step(
+    self, audio: np.ndarray, video: np.ndarray, words: Sequence[str]
+  ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The agent's last unit (float32 [samples], uint8 [F, H, W, 3], words; silence and nothing before the first)
+    -> the user's next one: float32 [samples], uint8 [F, H, W, 3], typed texts."""
+    ...
+
+  def script(self, units: int) -> Script: ...
+
+
+MakeUser = Callable[[int], User]  # seed -> a held-out user
+
+
+def encode_worlds(agent: Agent, tokenizer: TextTokenizer, worlds: Sequence[SessionWorld]) -> World:
+  """What the agents know beforehand, as arrays [B, ...]."""
+  config, none = agent.config, Side(None, None)
+  fixed = []
+  for world in worlds:
+    session = Session(none, none, world, (), 0)
+    fixed.append(session_record(session, config, tokenizer, session_dtype(config))[0].fixed)
+  rows = {name: np.stack([record[name] for record in fixed]) for name in fixed[0].dtype.names or ()}
+  return _encode(agent, rows)
+
+
+@jax.jit
+def _encode(agent: Agent, rows: dict[str, jax.Array]) -> World:
+  def one(row: dict[str, jax.Array]) -> World:
+    portrait = agent.video_vae.encode_first(video_to_float(row["portrait"])[None])[0].mean[0]
+    voice = jnp.zeros((0, agent.config.audio_vae.latent_dim))
+    if row["voice"].shape[0]:
+      voice = agent.audio_vae.encode(row["voice"].astype(jnp.float32) / 32767.0, agent.audio_vae.encoder_state())[
+        0
+      ].mean
+    return crop_world(row | {"portrait_latent": portrait, "voice_latent": voice}, agent.config, jnp.ones((), bool))
+
+  return jax.vmap(one)(rows)
+
+
+class Keyboard:
+  """Typed texts of one user as slots of units: what does not fit waits for the next unit."""
+
+  def __init__(self, tokenizer: TextTokenizer, slots: int):
+    self.tokenizer, self.slots, self._waiting = tokenizer, slots, list[int]()
+
+  def __call__(self, typed: Sequence[str]) -> np.ndarray:
+    """int32 [slots], PAD-filled."""
+    for text in typed:
+      for word in text.split():
+        self._waiting += self.tokenizer.encode_word(word)
+    now, self._waiting = self._waiting[: self.slots], self._waiting[self.slots :]
+    return np.array(now + [PAD] * (self.slots - len(now)), np.int32)
+
+
+def converse(
+  agent: Agent, compiled: Programs, tokenizer: TextTokenizer, make_user: MakeUser, seeds: Sequence[int], units: int,
+  variant: str = "model",
+) -> list[Conversation]:  # fmt: skip
+  """One batch of closed-loop sessions, `units` units long; session i has the user of seeds[i]."""
+  config, media = agent.config, agent.config.media
+  users = [make_user(seed) for seed in seeds]
+  worlds = encode_worlds(agent, tokenizer, [user.world for user in users])
+  lockstep = Lockstep(agent, compiled, worlds, np.asarray(seeds, np.int32), variant)
+  keyboards = [Keyboard(tokenizer, config.layout.user_text_slots) for _ in users]
+  size = len(users)
+  audio = np.zeros((size, media.samples), np.float32)
+  video = np.zeros((size, media.frames, media.height, media.width, 3), np.uint8)
+  words: list[list[str]] = [[] for _ in users]
+  heard, made = [], []
+  for _ in range(units):
+    acts = [user.step(audio[i], video[i], words[i]) for i, user in enumerate(users)]
+    now = UserUnit(
+      audio=np.stack([act[0] for act in acts]),
+      video=video_to_float(np.stack([act[1] for act in acts])),
+      text=np.stack([keyboard(act[2]) for keyboard, act in zip(keyboards, acts)]),
+      audio_valid=np.ones(size, bool),
+      video_valid=np.ones(size, bool),
+    )
+    audio, video, text = lockstep.step(now)
+    words = [tokenizer.captions([int(i) for i in row if i != PAD]).split() for row in text]
+    heard.append((now.audio, np.stack([act[1] for act in acts])))
+    made.append((audio, video, text))
+  return [_conversation(i, seeds[i], user, heard, made, config) for i, user in enumerate(users)]
+
+
+def _conversation(
+  index: int, seed: int, user: User, heard: Sequence[tuple], made: Sequence[tuple], config: Config
+) -> Conversation:
+  column = lambda rows, field: np.concatenate([row[field][index] for row in rows])
+  return Conversation(
+    seed=seed,
+    script=user.script(len(made)),
+    user_audio=column(heard, 0),
+    user_video=column(heard, 1),
+    agent_audio=column(made, 0),
+    agent_video=column(made, 1),
+    agent_text=np.stack([row[2][index] for row in made]),
+    portrait=user.world.portrait,
+  )
+
+
+def batches(sessions: int, batch: int, seed: int) -> Iterator[tuple[list[int], int]]:
+  """(seeds, how many of them count): all batches have the same size, so that one program serves them all."""
+  batch = min(batch, sessions)
+  for first in range(0, sessions, batch):
+    yield [seed + first + i for i in range(batch)], min(batch, sessions - first)
