@@ -1,0 +1,91 @@
+"""Small random agents and inputs that the tests of the model share. Every leaf is perturbed, so that no norm, bias or
+zero-initialised head can be dropped unnoticed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wanstreamer_jax import rollout
+from wanstreamer_jax.config import AudioVAEConfig, Config, ModelConfig, PerceptionConfig, VideoVAEConfig
+from wanstreamer_jax.model.streamer import Heard, History, World
+from wanstreamer_jax.model.tokens import Latents
+from wanstreamer_jax.rollout import Agent
+
+
+def small_config(**layout) -> Config:
+  """32x32 pictures, 2 layers, a window of 4 units and one sink: everything wraps within a few units."""
+  config = Config(name="small")
+  config.media.height = config.media.width = 32
+  config.model = ModelConfig(width=48, layers=2, heads=4, kv_heads=2, head_dim=12, mlp=96, vocab=32)
+  config.perception = PerceptionConfig(
+    mel_bins=16, audio_tokens=2, audio_channels=32, audio_window=3, video_channels=16, video_patch=8
+  )
+  config.audio_vae = AudioVAEConfig(channels=8, max_channels=16, latent_dim=8)
+  config.video_vae = VideoVAEConfig(channels=(8, 8, 16, 16), latent_dim=4)
+  defaults = {"patch": 1, "user_text_slots": 2, "window": 4, "sinks": 1, "world_text": 5, "voice_units": 2}
+  config.layout = dataclasses.replace(config.layout, **(defaults | layout))
+  config.flow.steps = 2
+  return config.freeze()
+
+
+def perturbed(tree, key):
+  """Every leaf plus noise of a tenth."""
+  leaves, structure = jax.tree.flatten(tree)
+  keys = jax.random.split(key, len(leaves))
+  return jax.tree.unflatten(structure, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+
+
+def small_agent(config: Config) -> Agent:
+  return jax.jit(lambda: perturbed(Agent(config, rngs=nnx.Rngs(0)), jax.random.key(1)))()
+
+
+def random_world(config: Config, seed: int = 0) -> World:
+  r = np.random.default_rng(seed)
+  empty = World.empty(config)
+  text = np.zeros(config.layout.world_text, np.int32)
+  text[:3] = r.integers(2, config.model.vocab, 3)
+  normal = lambda x: jnp.asarray(r.standard_normal(x.shape), jnp.float32)
+  yes = jnp.ones((), bool)
+  return World(jnp.asarray(text), normal(empty.portrait), yes, normal(empty.voice), yes)
+
+
+def random_users(config: Config, units: int, seed: int = 0) -> rollout.UserUnit:
+  """Noise to hear and see, some typed words, and a camera that fails now and then."""
+  r = np.random.default_rng(seed)
+  media, slots = config.media, config.layout.user_text_slots
+  typed = r.integers(2, config.model.vocab, (units, slots)) * (r.random((units, slots)) < 0.3)
+  return rollout.UserUnit(
+    audio=jnp.asarray(0.1 * r.standard_normal((units, media.samples)), jnp.float32),
+    video=jnp.asarray(r.uniform(-1, 1, (units, media.frames, media.height, media.width, 3)), jnp.float32),
+    text=jnp.asarray(typed, jnp.int32),
+    audio_valid=jnp.ones(units, bool),
+    video_valid=jnp.asarray(r.random(units) < 0.8),
+  )
+
+
+def random_text(config: Config, units: int, seed: int = 0) -> jax.Array:
+  """Agent text with PADs anywhere, so that some units are silent and some are full."""
+  r = np.random.default_rng(seed + 100)
+  shape = (units, config.layout.text_slots)
+  return jnp.asarray(r.integers(1, config.model.vocab, shape) * (r.random(shape) < 0.7), jnp.int32)
+
+
+def replay(
+  agent: Agent, world: World, users: rollout.UserUnit, spoken: rollout.Spoken, step: int, first: int, word: int
+):
+  """The teacher-forced pass over what a rollout did, with the noisy latents of one of its solver steps."""
+  config, streamer = agent.config, agent.streamer
+  units, delay = users.text.shape[0], config.layout.commit_delay
+  audio, video, _ = streamer.perceive(users.audio.reshape(-1), users.video, streamer.hear.initial_state())
+  heard = Heard(audio, video, users.text, users.audio_valid, users.video_valid)
+  zero = jnp.zeros(units)
+  late = lambda d: jax.tree.map(lambda x: jnp.concatenate([jnp.zeros((d, *x.shape[1:])), x])[:units], spoken.latents)
+  exists = lambda d: jnp.repeat((jnp.arange(units) >= d)[:, None], 2, axis=1)
+  history = History(late(delay), zero, exists(delay), late(1), zero, exists(1))
+  noisy = Latents(*(x[:, step] for x in spoken.trace["solver_inputs"]))
+  tau = spoken.trace["times"][:, step]
+  first_unit, first_word = jnp.int32(first), jnp.int32(word)
+  return streamer.teacher_forced(world, heard, history, spoken.text, noisy, tau, first_unit, first_word)

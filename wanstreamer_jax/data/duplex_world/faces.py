@@ -1,0 +1,275 @@
+"""Drawn faces: anti-aliased signed-distance shapes, all frames of a chunk at once, at any picture size.
+
+Coordinates: y from -1 (top) to 1 (bottom), x scaled alike, the origin in the middle of the picture. Everything that
+moves is a track with one value per frame, so that a face is a pure function of (look, tracks, size).
+"""
+
+import colorsys
+import dataclasses
+
+import numpy as np
+
+CHUNK = 8  # frames drawn at once: what fits a core's cache
+HAIR_STYLES = ("short", "long", "bun", "cap", "curly", "bald")
+SHAPES = ("circle", "square", "triangle", "star")
+COLOURS = {
+  "red": (0.86, 0.15, 0.16),
+  "green": (0.16, 0.62, 0.27),
+  "blue": (0.15, 0.34, 0.86),
+  "yellow": (0.97, 0.80, 0.13),
+  "white": (0.97, 0.97, 0.97),
+  "black": (0.08, 0.08, 0.09),
+}
+Colour = tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+  """How a person looks. Sizes are factors around 1."""
+
+  skin: Colour
+  hair: Colour
+  style: str
+  eyes: Colour
+  shirt: Colour
+  wall: Colour
+  width: float = 1.0
+  height: float = 1.0
+  spacing: float = 1.0
+  glasses: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+  """Objects held up: `count` equal shapes of one colour, on one side of the face."""
+
+  shape: str
+  colour: str
+  count: int
+  left: bool = False
+
+
+TRACKS = ("mouth", "mouth_width", "mouth_round", "gaze_x", "gaze_y", "blink", "nod", "sway", "tilt", "brow", "held")
+
+
+def still_tracks(frames: int) -> dict[str, np.ndarray]:
+  """Tracks of somebody who looks at the camera and does nothing: float32 [frames] each."""
+  tracks = {name: np.zeros(frames, np.float32) for name in TRACKS}
+  tracks["mouth_width"] += 0.5
+  return tracks
+
+
+def random_look(rng: np.random.Generator, held_out: bool = False) -> Look:
+  """A person from the training range, or one of those kept for evaluation (other hair, other walls)."""
+  tone = rng.uniform(0.0, 1.0)
+  skin = tuple((1 - tone) * np.array([0.98, 0.83, 0.72]) + tone * np.array([0.45, 0.29, 0.20]))
+  hair = [(0.13, 0.09, 0.07), (0.36, 0.21, 0.11), (0.85, 0.68, 0.36), (0.62, 0.25, 0.12), (0.72, 0.72, 0.74)]
+  hue = rng.uniform(0.0, 0.85) if not held_out else rng.uniform(0.86, 1.0)
+  styles = HAIR_STYLES[:4] if not held_out else HAIR_STYLES[4:]
+  return Look(
+    skin=skin,
+    hair=hair[rng.integers(len(hair))],
+    style=styles[rng.integers(len(styles))],
+    eyes=[(0.25, 0.16, 0.08), (0.20, 0.42, 0.66), (0.24, 0.46, 0.26)][rng.integers(3)],
+    shirt=colorsys.hsv_to_rgb((hue + 0.45) % 1.0, rng.uniform(0.35, 0.75), rng.uniform(0.35, 0.8)),
+    wall=colorsys.hsv_to_rgb(hue, rng.uniform(0.10, 0.35), rng.uniform(0.65, 0.95)),
+    width=rng.uniform(0.92, 1.08),
+    height=rng.uniform(0.95, 1.06),
+    spacing=rng.uniform(0.92, 1.08),
+    glasses=bool(rng.random() < 0.2),
+  )
+
+
+def draw(
+  look: Look, tracks: dict[str, np.ndarray], held: list[Held | None], height: int = 64, width: int = 64
+) -> np.ndarray:
+  """A clip uint8 [frames, height, width, 3]. `held`: per frame; `tracks["held"]` is how far it is raised (0..1)."""
+  frames = len(held)
+  clip = np.empty((frames, height, width, 3), np.uint8)
+  for start in range(0, frames, CHUNK):
+    part = slice(start, min(start + CHUNK, frames))
+    canvas = Canvas(height, width, part.stop - part.start)
+    pose = {name: track[part].astype(np.float32)[:, None, None] for name, track in tracks.items()}
+    _person(canvas, look, pose)
+    for thing in dict.fromkeys(h for h in held[part] if h is not None):
+      shown = np.array([h == thing for h in held[part]], np.float32)[:, None, None]
+      _objects(canvas, look, thing, pose["held"], shown)
+    clip[part] = np.clip(canvas.image * 255.0 + 0.5, 0, 255).astype(np.uint8)
+  return clip
+
+
+class Canvas:
+  """Frames [T, H, W, 3] in 0..1, painted over by shapes given as signed distances (negative inside)."""
+
+  def __init__(self, height: int, width: int, frames: int):
+    self.pixel = 2.0 / height
+    self.y = ((np.arange(height, dtype=np.float32) + 0.5) * self.pixel - 1.0)[:, None]
+    self.x = ((np.arange(width, dtype=np.float32) + 0.5) - width / 2)[None, :] * self.pixel
+    self.image = np.empty((frames, height, width, 3), np.float32)
+
+  def box(self, top: float, bottom: float, left: float, right: float) -> "Window":
+    """The part of the picture that shapes inside these bounds can touch."""
+    rows, columns = self.y[:, 0], self.x[0]
+    r0, r1 = np.searchsorted(rows, [top, bottom])
+    c0, c1 = np.searchsorted(columns, [left, right])
+    return Window(self, slice(max(r0 - 1, 0), r1 + 1), slice(max(c0 - 1, 0), c1 + 1))
+
+
+class Window:
+  """A rectangle of a canvas."""
+
+  def __init__(self, canvas: Canvas, rows: slice, columns: slice):
+    self.y, self.x = canvas.y[rows], canvas.x[:, columns]
+    self.image, self.pixel = canvas.image[:, rows, columns], canvas.pixel
+
+  def paint(self, distance: np.ndarray, colour: Colour | np.ndarray, opacity: float | np.ndarray = 1.0) -> None:
+    """Covers where `distance` [T, H, W] is negative; edges are one pixel soft."""
+    alpha = np.clip(0.5 - distance / self.pixel, 0.0, 1.0) * opacity
+    self.image += alpha[..., None] * (np.asarray(colour, np.float32) - self.image)
+
+
+def ellipse(x: np.ndarray, y: np.ndarray, rx: np.ndarray | float, ry: np.ndarray | float) -> np.ndarray:
+  """Approximate signed distance to an axis-parallel ellipse at the origin."""
+  scaled = np.sqrt((x / rx) ** 2 + (y / ry) ** 2)
+  return (scaled - 1.0) * np.minimum(rx, ry)
+
+
+def rounded_box(x: np.ndarray, y: np.ndarray, half_x: float, half_y: float, radius: float) -> np.ndarray:
+  """Signed distance to a rectangle with round corners."""
+  dx, dy = np.abs(x) - half_x + radius, np.abs(y) - half_y + radius
+  outside = np.sqrt(np.maximum(dx, 0) ** 2 + np.maximum(dy, 0) ** 2)
+  return outside + np.minimum(np.maximum(dx, dy), 0) - radius
+
+
+def polygon_star(x: np.ndarray, y: np.ndarray, radius: float, points: int, inner: float) -> np.ndarray:
+  """Signed distance (approximate) to a star; `inner` is the ratio of its radii, cos(pi / points) makes a polygon."""
+  angle = np.abs((np.arctan2(x, -y) / (2 * np.pi) * points + 0.5) % 1.0 - 0.5) * 2 * np.pi / points
+  length = np.sqrt(x * x + y * y)
+  px, py = length * np.cos(angle), length * np.sin(angle)
+  half = np.pi / points
+  ax, ay = radius, 0.0
+  bx, by = radius * inner * np.cos(half), radius * inner * np.sin(half)
+  normal = np.array([by - ay, ax - bx]) / np.hypot(by - ay, bx - ax)
+  return (px - ax) * normal[0] + (py - ay) * normal[1]
+
+
+def _person(canvas: Canvas, look: Look, pose: dict[str, np.ndarray]) -> None:
+  """Wall, body, head and face."""
+  everything = canvas.box(-1, 1, -9, 9)
+  light = np.clip(1.06 - 0.16 * canvas.y - 0.05 * np.abs(canvas.x), 0, 1.15)
+  canvas.image[:] = np.asarray(look.wall, np.float32) * light[..., None]
+  sway, nod = 0.05 * pose["sway"], 0.06 * pose["nod"]
+  lower = canvas.box(0.4, 1, -9, 9)
+  lower.paint(rounded_box(lower.x - 0.4 * sway, lower.y - 1.05, 0.72, 0.42, 0.3), look.shirt)
+  neck = canvas.box(0.3, 0.85, -0.4, 0.4)
+  neck.paint(rounded_box(neck.x - 0.6 * sway, neck.y - 0.55, 0.15, 0.26, 0.1), _shade(look.skin, 0.82))
+  x, y = _head(everything, pose, sway, nod)
+  rx, ry = 0.42 * look.width, 0.54 * look.height
+  _hair_behind(everything, look, x, y, rx, ry)
+  for side in (-1, 1):
+    everything.paint(ellipse(x - side * rx, y - 0.02, 0.07, 0.11), _shade(look.skin, 0.9))
+  everything.paint(ellipse(x, y, rx, ry), look.skin)
+  _hair_front(everything, look, x, y, rx, ry)
+  face = canvas.box(-0.45, 0.55, -0.55, 0.55)
+  x, y = _head(face, pose, sway, nod)
+  _eyes(face, look, pose, x, y + 0.06)
+  face.paint(ellipse(x, y - 0.12, 0.045, 0.06), _shade(look.skin, 0.86))
+  for side in (-1, 1):
+    face.paint(ellipse(x - side * 0.25, y - 0.18, 0.08, 0.06), (0.93, 0.45, 0.42), 0.22)
+  _mouth(face, pose, x, y - 0.29)
+
+
+def _head(window: Window, pose: dict[str, np.ndarray], sway: np.ndarray, nod: np.ndarray) -> tuple[np.ndarray, ...]:
+  """Coordinates of the picture in the head's own frame."""
+  x, y = window.x - sway, window.y + 0.08 - nod
+  angle = 0.12 * pose["tilt"]
+  cos, sin = np.cos(angle), np.sin(angle)
+  return cos * x + sin * y, cos * y - sin * x
+
+
+def _shade(colour: Colour, factor: float) -> Colour:
+  return tuple(float(np.clip(c * factor, 0, 1)) for c in colour)
+
+
+def _hair_behind(window: Window, look: Look, x: np.ndarray, y: np.ndarray, rx: float, ry: float) -> None:
+  if look.style == "long":
+    window.paint(rounded_box(x, y - 0.12, rx + 0.11, ry + 0.06, 0.36), _shade(look.hair, 0.85))
+  elif look.style == "bun":
+    window.paint(ellipse(x, y + ry + 0.06, 0.17, 0.15), _shade(look.hair, 0.9))
+  elif look.style == "curly":
+    for angle in np.linspace(-2.0, 2.0, 9):
+      window.paint(ellipse(x - rx * np.sin(angle), y + ry * np.cos(angle) * 0.92, 0.17, 0.17), look.hair)
+
+
+def _hair_front(window: Window, look: Look, x: np.ndarray, y: np.ndarray, rx: float, ry: float) -> None:
+  if look.style == "bald":
+    return
+  crown = ellipse(x, y + 0.03, rx + 0.03, ry + 0.03)
+  if look.style == "cap":
+    window.paint(np.maximum(crown, y + 0.24), look.shirt)
+    window.paint(rounded_box(x - 0.08, y + 0.24, rx + 0.1, 0.045, 0.04), _shade(look.shirt, 0.75))
+    return
+  line = {"short": 0.27 + 0.10 * x, "long": 0.24 - 0.5 * np.abs(x) + 0.1, "bun": 0.30 + 0.0 * x}
+  fringe = line.get(look.style, 0.28 + 0.03 * np.sin(14 * x))
+  window.paint(np.maximum(crown, y + fringe), look.hair)
+
+
+def _eyes(window: Window, look: Look, pose: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> None:
+  apart, open_ = 0.17 * look.spacing, 1.0 - 0.92 * pose["blink"]
+  gaze_x, gaze_y = 0.035 * pose["gaze_x"], 0.025 * pose["gaze_y"]
+  for side in (-1, 1):
+    ex = x - side * apart
+    white = ellipse(ex, y, 0.095, 0.068 * open_ + 0.004)
+    window.paint(white - 0.012, _shade(look.skin, 0.55))
+    window.paint(white, (0.98, 0.98, 0.98))
+    iris = ellipse(ex - gaze_x, y - gaze_y, 0.05, 0.05)
+    window.paint(np.maximum(iris, white), look.eyes)
+    pupil = ellipse(ex - gaze_x, y - gaze_y, 0.024, 0.024)
+    window.paint(np.maximum(pupil, white), (0.03, 0.03, 0.04))
+    brow = rounded_box(ex, y + 0.135 + 0.05 * pose["brow"] - 0.1 * ex * side, 0.095, 0.022, 0.02)
+    window.paint(brow, _shade(look.hair, 0.7))
+    if look.glasses:
+      rim = np.abs(ellipse(ex, y, 0.14, 0.125)) - 0.014
+      window.paint(rim, (0.12, 0.12, 0.14))
+
+
+def _mouth(window: Window, pose: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> None:
+  opening, spread, rounding = pose["mouth"], pose["mouth_width"], pose["mouth_round"]
+  half = (0.105 + 0.06 * spread) * (1.0 - 0.42 * rounding)
+  gap = 0.012 + 0.115 * opening
+  smile = (1.0 - opening) * 0.25 * (x / half) ** 2 * 0.06
+  lips = ellipse(x, y + smile, half + 0.022, gap + 0.030)
+  window.paint(lips, (0.72, 0.24, 0.27))
+  inside = ellipse(x, y + smile, half, gap)
+  window.paint(inside, (0.28, 0.06, 0.08))
+  teeth = np.maximum(inside, y + smile + 0.30 * gap)
+  window.paint(teeth, (0.97, 0.96, 0.93), np.clip(opening * 3.0, 0.0, 1.0))
+
+
+def _objects(canvas: Canvas, look: Look, thing: Held, raised: np.ndarray, shown: np.ndarray) -> None:
+  """A hand with the objects above it, rising from below the picture's edge."""
+  side = -1.0 if thing.left else 1.0
+  edge = canvas.x[0, -1]
+  centre = side * max(0.62, min(0.7, edge - 0.3))
+  window = canvas.box(-0.75, 1, centre - 0.45, centre + 0.45)
+  drop = 1.6 * (1.0 - raised)
+  size = (0.29, 0.2, 0.17)[thing.count - 1]
+  places = ([0.0], [-0.22, 0.22], [-0.36, 0.0, 0.36])[thing.count - 1]
+  x = window.x - centre
+  window.paint(ellipse(x, window.y - 0.86 - drop, 0.13, 0.16), _shade(look.skin, 0.93), shown)
+  for place in places:
+    y = window.y - 0.42 - place - drop
+    distance = shape_distance(thing.shape, x, y, size)
+    window.paint(distance - 0.03, _shade(COLOURS[thing.colour], 0.45), shown)
+    window.paint(distance, COLOURS[thing.colour], shown)
+
+
+def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, size: float) -> np.ndarray:
+  """Signed distance to one of SHAPES of about radius `size`."""
+  if shape == "circle":
+    return np.sqrt(x * x + y * y) - size
+  if shape == "square":
+    return rounded_box(x, y, 0.86 * size, 0.86 * size, 0.02)
+  if shape == "triangle":
+    return polygon_star(x, y - 0.15 * size, 1.2 * size, 3, 0.5)
+  return polygon_star(x, y, 1.2 * size, 5, 0.45)

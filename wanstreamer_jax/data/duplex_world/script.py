@@ -1,0 +1,334 @@
+"""The play: a user who acts and reacts, and an agent who answers perfectly. Both move unit by unit.
+
+The user is a generator: it acts, yields, and is told what the agent did in the last unit. `make_session` runs it
+against `PerfectAgent`; the closed-loop evaluation runs the same generator against a model.
+"""
+
+import dataclasses
+from collections.abc import Generator
+
+import numpy as np
+
+from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS, Body
+from wanstreamer_jax.data.duplex_world.faces import COLOURS, SHAPES, Held
+from wanstreamer_jax.data.duplex_world.lexicon import (
+  BACKCHANNEL,
+  NUMBERS,
+  PHRASES,
+  PLURALS,
+  REPEAT_WORDS,
+  STOPS,
+  TYPED,
+  Persona,
+  sum_is_held_out,
+)
+from wanstreamer_jax.data.session import AGENT, USER, Event, Word
+
+Play = Generator[None, bool, None]  # yields at the end of every unit, is sent whether the agent was speaking in it
+
+
+@dataclasses.dataclass
+class Request:
+  """What the user's act asks of the agent: words (and a directive) after `unit`; none at all for statements."""
+
+  act: str
+  words: list[str]
+  directive: str = ""
+  unit: int = 0
+
+
+@dataclasses.dataclass
+class Stage:
+  """What both sides share: the clock, the ground truth, and the requests that the perfect agent listens to."""
+
+  unit_seconds: float
+  rng: np.random.Generator
+  held_out: bool
+  small: bool
+  persona: Persona
+  now: int = 0
+  events: list[Event] = dataclasses.field(default_factory=list)
+  requests: list[Request] = dataclasses.field(default_factory=list)
+  stops: list[int] = dataclasses.field(default_factory=list)  # units at whose end the agent must have fallen silent
+  typed: list[Word] = dataclasses.field(default_factory=list)
+
+  @property
+  def time(self) -> float:
+    return self.now * self.unit_seconds
+
+  def last_unit(self, time: float) -> int:
+    """The unit in which something that ends at `time` ends."""
+    return int(np.ceil(time / self.unit_seconds - 1e-9)) - 1
+
+  def note(self, start: float, end: float, actor: str, kind: str, **detail: str | float | int | bool) -> None:
+    self.events.append(Event(start, end, actor, kind, detail))
+
+  def pick(self, choices: tuple) -> object:
+    return choices[int(self.rng.integers(len(choices)))]
+
+
+class User:
+  """The user's side of the play. `play()` is endless."""
+
+  def __init__(self, stage: Stage, body: Body):
+    self.stage, self.body = stage, body
+    self.thing: Held | None = None
+
+  def play(self) -> Play:
+    """Idles, acts, waits for the answer, and so on."""
+    acts = (self.ask_seen, self.ask_persona, self.ask_sum, self.ask_repeat, self.counting, self.statement, self.story,
+            self.greet, self.raise_silently, self.type_question)  # fmt: skip
+    weights = np.array([0.28, 0.12, 0.09, 0.16, 0.1, 0.05, 0.05, 0.06, 0.06, 0.03])
+    yield from self.idle(int(self.stage.rng.integers(2, 8)))
+    while True:
+      yield from acts[int(self.stage.rng.choice(len(acts), p=weights / weights.sum()))]()
+      yield from self.idle(int(self.stage.rng.integers(3, 9)))
+
+  def idle(self, units: int) -> Play:
+    for _ in range(units):
+      yield
+
+  def wait_for_answer(self) -> Play:
+    """Until the agent has spoken and been silent for 3 units; gives up after 4 s without a sound."""
+    heard, quiet = False, 0
+    for _ in range(120):
+      speaking = yield
+      heard |= bool(speaking)
+      quiet = 0 if speaking else quiet + 1
+      if quiet >= (3 if heard else 25):
+        return
+
+  def say(self, phrase: str, act: str, *, question: bool = True) -> Generator[None, bool, tuple[float, float]]:
+    """Speaks a phrase, pausing at a "," now and then (and telling the ground truth). Returns (start, end)."""
+    stage, parts = self.stage, [part.split() for part in phrase.split(",")]
+    pauses = len(parts) > 1 and stage.rng.random() < 0.3
+    if not pauses:
+      parts = [[word for part in parts for word in part]]
+    start = stage.time + float(stage.rng.uniform(0, 0.9)) * stage.unit_seconds
+    end = start
+    for index, words in enumerate(parts):
+      if index:
+        gap = int(stage.rng.integers(3, 7)) * stage.unit_seconds
+        stage.note(end, end + gap, USER, "pause", act=act)
+        start_part = end + gap
+      else:
+        start_part = start
+      line = self.body.say(words, start_part, question=question and index == len(parts) - 1)
+      end = line.end
+    while stage.last_unit(end) > stage.now:
+      yield
+    stage.note(start, end, USER, "speech", act=act, text=" ".join(w for part in parts for w in part))
+    return start, end
+
+  def ask(self, act: str, phrase: str, words: list[str], answer: str, directive: str = "") -> Play:
+    """Asks aloud; `answer` is the word that a right answer must hold."""
+    _, end = yield from self.say(phrase, act)
+    stage = self.stage
+    request = Request(act, words, directive, stage.last_unit(end))
+    stage.requests.append(request)
+    stage.note(end, end, USER, "question", act=act, answer=answer, text=" ".join(words))
+    yield
+    yield from self.wait_for_answer()
+
+  def phrase(self, act: str) -> str:
+    train, held_out = PHRASES[act]
+    return str(self.stage.pick(held_out if self.stage.held_out and self.stage.rng.random() < 0.5 else train))
+
+  def raise_thing(self, *, remark: bool) -> Held:
+    """Holds up a random thing from now on."""
+    stage = self.stage
+    colours = tuple(COLOURS)[: 4 if stage.small else 6]
+    count = 1 + int(stage.rng.choice(3, p=[0.6, 0.25, 0.15]))
+    thing = Held(str(stage.pick(SHAPES)), str(stage.pick(colours)), count, bool(stage.rng.random() < 0.5))
+    self.thing = thing
+    self.body.hold(thing, stage.time)
+    stage.note(
+      stage.time, stage.time + RAISE_SECONDS, USER, "raise",
+      shape=thing.shape, colour=thing.colour, count=thing.count, left=thing.left, remark=remark,
+    )  # fmt: skip
+    return thing
+
+  def ask_seen(self) -> Play:
+    """Holds something up and asks for its colour, shape or number."""
+    stage = self.stage
+    thing = self.thing if self.thing is not None and stage.rng.random() < 0.4 else self.raise_thing(remark=False)
+    act = str(stage.rng.choice(["colour", "shape", "count"], p=[0.5, 0.3, 0.2]))
+    words, answer = answer_seen(act, thing)
+    yield from self.ask(act, self.phrase(act), words, answer, "(looks)")
+    if stage.rng.random() < 0.3:
+      self.body.lower(stage.time)
+      self.thing = None
+
+  def ask_persona(self) -> Play:
+    act = str(self.stage.pick(("name", "home", "likes")))
+    words, answer = answer_persona(act, self.stage.persona)
+    yield from self.ask(act, self.phrase(act), words, answer)
+
+  def ask_sum(self) -> Play:
+    stage = self.stage
+    while True:
+      a, b = (int(x) for x in stage.rng.integers(1, 6, 2))
+      if sum_is_held_out(a, b) == (stage.held_out and stage.rng.random() < 0.5):
+        break
+    phrase = self.phrase("sum").format(a=NUMBERS[a], b=NUMBERS[b])
+    yield from self.ask("sum", phrase, ["it", "is", NUMBERS[a + b]], NUMBERS[a + b])
+
+  def ask_repeat(self) -> Play:
+    word = str(self.stage.pick(REPEAT_WORDS))
+    yield from self.ask("repeat", self.phrase("repeat").format(word=word), [word], word)
+
+  def greet(self) -> Play:
+    persona = self.stage.persona
+    yield from self.ask("greet", self.phrase("greet"), ["hello", "i", "am", persona.name], "hello", "(smiles)")
+
+  def type_question(self) -> Play:
+    """The question comes as text."""
+    stage = self.stage
+    act = str(stage.pick(("name", "home", "likes")))
+    words, answer = answer_persona(act, stage.persona)
+    stage.typed.append(Word(TYPED[act], stage.time, stage.time, stage.time))
+    stage.requests.append(Request(act, words, "", stage.now))
+    stage.note(stage.time, stage.time, USER, "question", act=act, answer=answer, text=" ".join(words), typed=True)
+    yield
+    yield from self.wait_for_answer()
+
+  def statement(self) -> Play:
+    """Something that needs no answer."""
+    start, end = yield from self.say(self.phrase("statement"), "statement", question=False)
+    self.stage.note(start, end, USER, "statement")
+    yield from self.idle(6)
+
+  def story(self) -> Play:
+    """Two parts with a pause between them, in which the agent may say mhm; no answer at the end."""
+    stage = self.stage
+    first, second = (part.split() for part in self.phrase("story").split(","))
+    line = self.body.say(first, stage.time)
+    stage.requests.append(Request("backchannel", [BACKCHANNEL], "(nods)", stage.last_unit(line.end)))
+    stage.note(line.end, line.end + 5 * stage.unit_seconds, USER, "backchannel_place")
+    start = (stage.last_unit(line.end) + 1 + int(stage.rng.integers(6, 9))) * stage.unit_seconds
+    line = self.body.say(second, start)
+    while stage.last_unit(line.end) >= stage.now:
+      yield
+    stage.note(start, line.end, USER, "statement")
+    yield from self.idle(6)
+
+  def raise_silently(self) -> Play:
+    """Shows something without a word: a proactive remark is due."""
+    stage = self.stage
+    thing = self.raise_thing(remark=True)
+    words = ["oh", *noun_phrase(thing)]
+    unit = stage.last_unit(stage.time + RAISE_SECONDS) + 1
+    stage.requests.append(Request("remark", words, "(smiles)", unit))
+    stage.note(stage.time, stage.time + RAISE_SECONDS, USER, "question", act="remark", answer=thing.colour,
+               text=" ".join(words))  # fmt: skip
+    yield from self.idle(4)
+    yield from self.wait_for_answer()
+
+  def counting(self) -> Play:
+    """Asks for a count to ten, and mostly interrupts it."""
+    stage = self.stage
+    _, end = yield from self.say(self.phrase("counting"), "counting")
+    stage.requests.append(Request("counting", list(NUMBERS[1:]), "", stage.last_unit(end)))
+    stage.note(end, end, USER, "question", act="counting", answer="one", text=" ".join(NUMBERS[1:]))
+    interrupt = stage.rng.random() < 0.75
+    patience = int(stage.rng.integers(6, 16))  # units of speech before the interruption
+    speaking_for = 0
+    for _ in range(30):
+      speaking_for += bool((yield))
+      if interrupt and speaking_for >= patience:
+        break
+      if not interrupt and speaking_for >= 4:
+        break
+    if not interrupt or speaking_for < patience:
+      yield from self.wait_for_answer()
+      return
+    start, end = yield from self.say(str(stage.pick(STOPS)), "stop", question=False)
+    stage.note(start, end, USER, "interrupt")
+    stage.stops.append(stage.last_unit(end))
+    yield
+    yield from self.wait_for_answer()
+
+
+def noun_phrase(thing: Held) -> list[str]:
+  """a red star; two red stars."""
+  if thing.count == 1:
+    return ["a", thing.colour, thing.shape]
+  return [NUMBERS[thing.count], thing.colour, PLURALS[thing.shape]]
+
+
+def answer_seen(act: str, thing: Held) -> tuple[list[str], str]:
+  """The words of the answer to a question about what is held up, and the one that counts."""
+  if act == "colour":
+    return ["it", "is", thing.colour], thing.colour
+  if act == "shape":
+    return ["it", "is", "a", thing.shape], thing.shape
+  return ["i", "see", NUMBERS[thing.count]], NUMBERS[thing.count]
+
+
+def answer_persona(act: str, persona: Persona) -> tuple[list[str], str]:
+  """The words of the answer to a question about the agent, and the one that counts."""
+  if act == "name":
+    return ["i", "am", persona.name], persona.name
+  if act == "home":
+    return ["in", persona.home], persona.home
+  return ["i", "like", persona.likes], persona.likes
+
+
+class PerfectAgent:
+  """Answers every request one unit after it is complete; speech sounds `lead` units after it is written."""
+
+  def __init__(self, stage: Stage, body: Body, lead: int):
+    self.stage, self.body, self.lead = stage, body, lead
+    self.words: list[Word] = []
+    self._line = None
+    self._plan: list[Word] = []
+
+  def step(self) -> None:
+    """Acts at the start of unit `stage.now`, knowing the user's units up to the one before and no later."""
+    stage = self.stage
+    for request in [r for r in stage.requests if r.unit + 1 == stage.now]:
+      self.answer(request)
+    if stage.stops and stage.stops[-1] + 1 == stage.now:
+      self.stop()
+
+  def speaking(self) -> bool:
+    """Whether it sounds at any time of the unit."""
+    start, end = self.stage.time, self.stage.time + self.stage.unit_seconds
+    return self._line is not None and self._line.start < end and self._line.end > start
+
+  def answer(self, request: Request) -> None:
+    """Plans an utterance: text now, sound `lead` units later."""
+    stage, unit = self.stage, self.stage.unit_seconds
+    start = (stage.now + self.lead) * unit
+    if request.directive == "(nods)":
+      self.body.nods.append(start)
+    if request.directive == "(smiles)":
+      self.body.smiles.append((start, start + 2.0))
+    if request.directive:
+      self.words.append(Word(request.directive, stage.time, start, start, voiced=False))
+    line = self.body.say(request.words, start)
+    self._line, self._plan = line, []
+    for word in line.utterance.words:
+      onset = start + word.start
+      written = max(stage.now, int(onset / unit + 1e-6) - self.lead) * unit
+      self._plan.append(Word(word.text, written, onset, start + word.end))
+    self.words += self._plan
+    kind = "backchannel" if request.act == "backchannel" else "answer"
+    stage.note(start, line.end, AGENT, kind, act=request.act, text=" ".join(request.words))
+
+  def stop(self) -> None:
+    """Falls silent: what is already written but not yet voiced stays in the stream, followed by <cut>."""
+    stage = self.stage
+    if not self.speaking():
+      return
+    self._line.cut = stage.time
+    kept = []
+    for word in self._plan:
+      if word.start < stage.time:
+        kept.append(dataclasses.replace(word, end=min(word.end, stage.time)))
+      elif word.written < stage.time:
+        kept.append(dataclasses.replace(word, end=word.start, voiced=False))
+    self.words = [word for word in self.words if word not in self._plan] + kept
+    self.words.append(Word("<cut>", stage.time, stage.time, stage.time, voiced=False))
+    self._plan = []
+    stage.note(stage.time, stage.time, AGENT, "stopped")

@@ -1,0 +1,173 @@
+"""duplex_world: a procedural, seeded, endless world of two drawn people who talk. seed -> session, bit for bit."""
+
+import dataclasses
+
+import numpy as np
+
+from wanstreamer_jax.data.duplex_world import lexicon
+from wanstreamer_jax.data.duplex_world.body import Body
+from wanstreamer_jax.data.duplex_world.faces import draw, random_look, still_tracks
+from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, SMALL_PERSONAS, Persona
+from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Stage, User
+from wanstreamer_jax.data.duplex_world.speech import synthesise
+from wanstreamer_jax.data.session import Session, Side, World
+from wanstreamer_jax.errors import ConfigError
+
+SPLITS = ("train", "heldout")
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+  """The world's clock and size. `units` is the length of a session; `text_lead` in units."""
+
+  height: int = 64
+  width: int = 64
+  fps: int = 25
+  sample_rate: int = 24_000
+  unit_ms: int = 160
+  units: int = 125
+  text_lead: int = 1
+  size: str = "small"  # or "full": more colours and personas
+
+  def __post_init__(self) -> None:
+    if self.size not in ("small", "full"):
+      raise ConfigError(f"world size is {self.size!r}: expected small or full")
+    if not 0 <= self.text_lead <= 3:
+      raise ConfigError(f"text_lead is {self.text_lead} units: expected 0 to 3")
+
+  @property
+  def frames(self) -> int:
+    """Frames per unit."""
+    return self.unit_ms * self.fps // 1000
+
+  @property
+  def samples(self) -> int:
+    """Samples per unit."""
+    return self.unit_ms * self.sample_rate // 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Cast:
+  """Who plays in a session, and through which microphone the user is heard."""
+
+  stage: Stage
+  user: Body
+  agent: Body
+  echo_gain: float
+  echo_delay: int  # samples; at least a unit, since an answer sounds only after it was made
+  noise: float
+  seed: int
+
+
+def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
+  """Draws the people, the voices and the room of a session."""
+  if split not in SPLITS:
+    raise ConfigError(f"split is {split!r}: expected one of {', '.join(SPLITS)}")
+  held_out = split == "heldout"
+  rng = np.random.default_rng([seed, int(held_out), 0xD0])
+  small = config.size == "small"
+  persona = PERSONAS[int(rng.integers(SMALL_PERSONAS if small else len(PERSONAS)))]
+  make = lambda look, voice, n: Body(
+    look, voice, int(rng.integers(2**31)) + n, fps=config.fps, sample_rate=config.sample_rate
+  )
+  user = make(random_look(rng, held_out), lexicon.user_voice(rng, held_out), 0)
+  agent = make(agent_look(persona), persona.voice, 1)
+  stage = Stage(config.unit_ms / 1000, rng, held_out, small, persona)
+  echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
+  delay = config.samples + int(rng.uniform(0.02, 0.1) * config.sample_rate)
+  return Cast(stage, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
+
+
+def agent_look(persona: Persona):
+  """A persona always looks the same."""
+  return random_look(np.random.default_rng(persona.look_seed))
+
+
+def make_session(seed: int, config: WorldConfig, split: str = "train") -> Session:
+  """A pure function of its arguments: `config.units` units of two people, with the ground truth of everything.
+
+  split "heldout" has voices, looks, phrasings and sums that "train" never has.
+  """
+  players = cast(seed, config, split)
+  stage, user, agent = players.stage, players.user, players.agent
+  answering = PerfectAgent(stage, agent, config.text_lead)
+  play = User(stage, user).play()
+  spoke = False
+  for stage.now in range(config.units):
+    answering.step()
+    play.send(spoke if stage.now else None)  # what the user knows of is the unit before
+    spoke = answering.speaking()
+  _attend(stage, user, agent)
+  user_side, agent_side = _side(user, config), _side(agent, config)
+  heard = microphone(user_side.audio, agent_side.audio, 0, players)
+  return Session(
+    user=dataclasses.replace(user_side, audio=heard, words=tuple(stage.typed)),
+    agent=dataclasses.replace(agent_side, words=_inside(answering.words, config)),
+    world=session_world(stage.persona, config),
+    events=tuple(sorted(stage.events, key=lambda event: event.start)),
+    units=config.units,
+    seed=seed,
+    source=f"duplex_world/{config.size}/{split}/{seed}",
+  )
+
+
+def _attend(stage: Stage, user: Body, agent: Body) -> None:
+  """The agent looks at whoever speaks to it, the user at the agent while it answers."""
+  agent.attention += [(line.start, line.end + 0.8) for line in user.lines]
+  agent.attention += [(event.start, event.start + 1.5) for event in stage.events if event.kind == "raise"]
+  user.attention += [(line.start - 0.2, line.end) for line in agent.lines]
+
+
+def _inside(words: list, config: WorldConfig) -> tuple:
+  """The words that are written before the session ends."""
+  return tuple(word for word in words if word.written < config.units * config.unit_ms / 1000)
+
+
+def _side(body: Body, config: WorldConfig) -> Side:
+  """A whole session of one body."""
+  frames, samples = config.units * config.frames, config.units * config.samples
+  end = samples / config.sample_rate
+  return Side(
+    video=body.video(0, frames, config.height, config.width),
+    audio=body.audio(0, samples),
+    speech=tuple(word for word in body.speech() if word.start < end),
+    phones=tuple(phone for phone in body.phones() if phone.start < end),
+    tracks=body.tracks(0, frames),
+  )
+
+
+def microphone(voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: Cast) -> np.ndarray:
+  """What the user's microphone picks up: the voice, the delayed echo of the agent, and noise. float32 [samples].
+
+  loudspeaker: the agent's samples from the session's start on; first: index of voice[0] on the session's clock.
+  """
+  out = voice.copy()
+  a = first - players.echo_delay
+  echo = loudspeaker[max(a, 0) : max(a + len(out), 0)]
+  out[len(out) - len(echo) :] += players.echo_gain * echo if len(echo) else 0.0
+  noise = np.random.default_rng([players.seed, 0xA015E, first]).standard_normal(len(out), dtype=np.float32)
+  return np.clip(out + players.noise * noise, -1.0, 1.0)
+
+
+def session_world(persona: Persona, config: WorldConfig) -> World:
+  """The agent's fields, its neutral face, and a second of its voice."""
+  fields = {"name": persona.name, "home": persona.home, "likes": persona.likes}
+  portrait = draw(agent_look(persona), still_tracks(1), [None], config.height, config.width)[0]
+  voice = synthesise(["hello", "i", "am", persona.name], persona.voice, config.sample_rate, seed=1).audio
+  return World(fields=fields, portrait=portrait, voice=voice)
+
+
+def vocabulary(config: WorldConfig | None = None) -> list[str]:
+  """All words of the world, for the tokenizer; the same for every size, so that sizes share a tokenizer."""
+  del config
+  return lexicon.vocabulary()
+
+
+def corpus(config: WorldConfig, sessions: int) -> list[str]:
+  """Lines of text as they occur: world fields, the agent's stream, typed questions."""
+  lines = []
+  for seed in range(sessions):
+    session = make_session(seed, config)
+    lines += [session.world.text(), " ".join(word.text for word in session.agent.words)]
+    lines += [word.text for word in session.user.words]
+  return lines
