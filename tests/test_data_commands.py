@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from tests.fake_sessions import FakeSource, small_config
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import commands
+from wanstreamer_jax.data.duplex_source import world_config
+from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.records import session_from_truth
 from wanstreamer_jax.data.stats import stats
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.perception.text import TextTokenizer
@@ -35,6 +39,22 @@ def test_stats_count_what_is_there(folder):
   assert figures["events"] == {"user question": 5}
 
 
+def test_duplex_world_becomes_records(tmp_path, capsys):
+  config, out = Config(), str(tmp_path / "world")
+  config.media.height = config.media.width = 16
+  config.data.session_units = 25
+  commands.make_records(config, out, sessions=2, split="heldout", first_seed=7)
+  opened = RecordFolder(out)
+  session = make_session(8, world_config(config), "heldout")
+  back = session_from_truth(opened.read_session(1).truth, opened.read_units(1))
+  assert (back.agent.words, back.user.speech, back.events) == (session.agent.words, session.user.speech, session.events)
+  assert np.array_equal(back.agent.video, session.agent.video)
+  assert "mouth" in back.agent.tracks
+  assert {"name": "duplex_world", "split": "heldout", "first_seed": 7}.items() <= opened.manifest["source"].items()
+  assert opened.manifest["stats"]["text"]["agent"]["dropped"] == 0
+  assert "2 sessions, 50 units" in capsys.readouterr().out
+
+
 def test_stats_and_bench_are_printed(folder, capsys):
   commands.print_stats(str(folder), verify=True)
   commands.bench_loader(small_config(), str(folder), seconds=0.01)
@@ -51,6 +71,7 @@ def test_stats_and_bench_are_printed(folder, capsys):
     ({"source": "films"}, "source is 'films': expected one of duplex_world, recordings"),
     ({"manifest": "m.jsonl"}, "--manifest goes with"),
     ({"sessions": 0}, "sessions is 0"),
+    ({"split": "best"}, "split is 'best': expected one of train, heldout"),
   ],
 )
 def test_impossible_sources_are_refused(tmp_path, options, message):

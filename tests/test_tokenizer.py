@@ -6,6 +6,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.duplex_world.world import vocabulary
 from wanstreamer_jax.data.tokenizer_build import build_tokenizer
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.perception.text import CUT, PAD, TextTokenizer
@@ -40,6 +41,12 @@ def test_random_unicode_comes_back(shipped):
 def test_shipped_file_fits_the_default_model(shipped):
   assert shipped.vocab_size <= Config().model.vocab
   assert len({shipped.pad_id, shipped.cut_id, shipped.unk_id}) == 3
+
+
+def test_every_word_of_the_world_is_one_token_of_the_shipped_file(shipped):
+  """Red after a change of the world's words: run `python -m wanstreamer_jax.data.tokenizer_build`."""
+  several = [word for word in vocabulary() if len(shipped.encode_word(word)) != 1]
+  assert several == []
 
 
 def test_vocabulary_words_are_one_token_wherever_they_stand(tmp_path):

@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.perception.text import CONTROL, CUT, SHIPPED
+from wanstreamer_jax.perception.text import CONTROL, SHIPPED
 
 # A directive "(nods)", a word with inner apostrophes or hyphens, a number, punctuation, or a single white space; each
 # may carry one leading space, which is part of its token.
@@ -114,15 +114,15 @@ def _merges(tokenizer: tokenizers.Tokenizer) -> list[tuple[str, str]]:
 
 
 def main(path: pathlib.Path = SHIPPED, size: int = 1024) -> None:
-  """Writes the shipped tokenizer for duplex_world's vocabulary."""
+  """Writes the shipped tokenizer for duplex_world's vocabulary and the world fields of recordings."""
   from wanstreamer_jax.data.duplex_world import world
 
-  words = sorted(world.vocabulary(world.WorldConfig()))
+  words = sorted({*world.vocabulary(), "lead"})
   tokenizer = build_tokenizer(words, size)
   partial = path.with_suffix(".partial")
   tokenizer.save(str(partial))
   partial.rename(path)
-  print(f"{path}: {tokenizer.get_vocab_size()} entries, {len([w for w in words if w != CUT])} of them words")
+  print(f"{path}: {tokenizer.get_vocab_size()} entries, {len(words)} of them words")
 
 
 if __name__ == "__main__":
