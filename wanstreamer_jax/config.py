@@ -217,6 +217,7 @@ class DataConfig(Section):
 
   path: str = "data_cache/world"
   units: int = 40  # length of a training crop
+  world: str = "small"  # vocabulary and cast of duplex_world: "small" or "full"
   session_units: int = 125  # length of a stored session (20 s)
   batch: int = 8  # sessions per step, over all devices
   seed: int = 0
@@ -273,6 +274,7 @@ class EvalConfig(Section):
   sessions: int = 100
   seconds: float = 20.0
   batch: int = 10
+  baseline_sessions: int = 30  # for baselines, ground truth, teacher-forced errors and codecs
   seed: int = 1_000_000
 
 

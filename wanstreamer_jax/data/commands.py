@@ -16,8 +16,8 @@ def make_records(
 ) -> None:  # fmt: skip
   """`wanstreamer data make`: a folder of media records from duplex_world or from a recordings manifest.
 
-  duplex_world: `sessions` sessions of `config.data.session_units`, seeds `first_seed`... of `split` ("train",
-  "valid" or "test"). recordings: all whole sessions of `manifest`. Raises DataError.
+  duplex_world: `sessions` sessions of `config.data.session_units`, seeds `first_seed`... of `split` ("train" or
+  "heldout"). recordings: all whole sessions of `manifest`. Raises DataError.
   """
   chosen = _source(config, source, manifest, sessions, split, first_seed)
   made = make(config, chosen, out, workers)

@@ -50,6 +50,7 @@ def encode(
   head = record_folder.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
   head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
   writer, begin = record_folder.FolderWriter(out, head), 0
+  batch = min(batch, max(source.shard_sessions))
   encoder = jax.jit(jax.vmap(encode_session, in_axes=(None, None, 0)))
   with tqdm.tqdm(total=source.sessions, unit="session", disable=not progress) as bar:
     for shard, count in enumerate(source.shard_sessions):

@@ -16,7 +16,7 @@ from wanstreamer_jax.data import record_folder, records
 from wanstreamer_jax.data.session import AGENT, USER, Session
 from wanstreamer_jax.perception.text import TextTokenizer
 
-SHARD_ITEMS = 32  # items of a source per shard: small enough to lose little when interrupted
+SHARDS, LARGEST = 16, 32  # at least so many shards, for many processes; at most so many items in one, to lose little
 
 
 class Source(Protocol):
@@ -54,8 +54,13 @@ class _Job:
   session_dtype: np.dtype
   folder: pathlib.Path
 
+  @property
+  def shard_items(self) -> int:
+    """Items in a shard; a function of the source alone, so that workers do not change the files."""
+    return min(LARGEST, -(-self.source.items // SHARDS))
+
   def shards(self) -> int:
-    return -(-self.source.items // SHARD_ITEMS)
+    return -(-self.source.items // self.shard_items)
 
 
 def make(
@@ -97,7 +102,7 @@ def _run(job: _Job, todo: list[int], workers: int) -> Iterator[int]:
 def _make_shard(job: _Job, shard: int) -> int:
   tokenizer = TextTokenizer(job.config.data.tokenizer)
   notes: dict[str, Any] = {}
-  items = range(shard * SHARD_ITEMS, min((shard + 1) * SHARD_ITEMS, job.source.items))
+  items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
   sessions = (session for item in items for session in job.source.sessions(item))
   record_folder.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes)
   return shard

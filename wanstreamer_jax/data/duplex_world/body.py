@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world.faces import Held, Look, draw, still_tracks
+from wanstreamer_jax.data.duplex_world.faces import TRACKS, Held, Look, draw, still_tracks
 from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE
 from wanstreamer_jax.data.duplex_world.speech import Utterance, Voice, synthesise
 from wanstreamer_jax.data.session import Phone, Word
@@ -41,6 +41,8 @@ class Holding:
 
 class Body:
   """One participant. Times are seconds on the session's clock."""
+
+  TRACKS = TRACKS  # names of what `tracks` gives, besides "speaking"
 
   def __init__(self, look: Look, voice: Voice, seed: int, *, fps: int, sample_rate: int):
     self.look, self.voice, self.seed = look, voice, seed

@@ -47,9 +47,9 @@ class Persona:
 
 
 PERSONAS = (
-  Persona("ada", "paris", "tea", Voice("ada", pitch=205.0, size=1.16, rate=1.0), 101),
+  Persona("ada", "paris", "tea", Voice("ada", pitch=205.0, size=1.16, rate=1.0), 111),
   Persona("ben", "london", "music", Voice("ben", pitch=112.0, size=1.0, rate=1.0, tilt=0.45), 104),
-  Persona("cleo", "rome", "cats", Voice("cleo", pitch=178.0, size=1.12, rate=1.0, breath=0.09), 111),
+  Persona("cleo", "rome", "cats", Voice("cleo", pitch=178.0, size=1.12, rate=1.0, breath=0.09), 101),
   Persona("dan", "oslo", "chess", Voice("dan", pitch=98.0, size=0.96, rate=0.95), 113),
   Persona("eve", "cairo", "rivers", Voice("eve", pitch=230.0, size=1.2, rate=1.05), 117),
   Persona("finn", "dublin", "stars", Voice("finn", pitch=125.0, size=1.03, rate=1.0), 121),

@@ -1,0 +1,55 @@
+"""duplex_world as a source of records."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.duplex_world.body import Body
+from wanstreamer_jax.data.duplex_world.world import SPLITS, WorldConfig, make_session
+from wanstreamer_jax.data.session import Session
+from wanstreamer_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplexSource:
+  """Sessions `first_seed`, `first_seed` + 1, ... of one split. Implements `data.make.Source`."""
+
+  world: WorldConfig
+  split: str
+  first_seed: int
+  items: int
+
+  @classmethod
+  def of(cls, config: Config, split: str, first_seed: int, sessions: int) -> "DuplexSource":
+    """The source that a config describes. Raises DataError for an unknown split."""
+    if split not in SPLITS:
+      raise DataError(f"split is {split!r}: expected one of {', '.join(SPLITS)}")
+    return cls(world_config(config), split, first_seed, sessions)
+
+  @property
+  def units(self) -> int:
+    return self.world.units
+
+  @property
+  def tracks(self) -> tuple[str, ...]:
+    return Body.TRACKS
+
+  def sessions(self, item: int) -> Iterator[Session]:
+    yield make_session(self.first_seed + item, self.world, self.split)
+
+  def describe(self) -> dict[str, Any]:
+    return {
+      "name": "duplex_world",
+      "world": dataclasses.asdict(self.world),
+      "split": self.split,
+      "first_seed": self.first_seed,
+      "sessions": self.items,
+    }
+
+
+def world_config(config: Config) -> WorldConfig:
+  """The world's clock, size and lead as a config states them."""
+  shared = {field: getattr(config.media, field) for field in ("height", "width", "fps", "sample_rate", "unit_ms")}
+  data = config.data
+  return WorldConfig(**shared, units=data.session_units, text_lead=data.text_lead, size=data.world)
