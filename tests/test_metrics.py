@@ -197,6 +197,8 @@ def test_take_over(spans, words, expected):
     ("hand_off", [], 0),
     ("stay_silent", [], 1),
     ("stay_silent", [(2.5, 4.0)], 0),
+    ("stay_silent", [(2.5, 3.0)], 1),  # one short word
+    ("hand_off", [(2.5, 3.0)], 1),
     ("yield", [(0.0, 2.5)], 1),  # stops half a second into the interruption
     ("yield", [(0.0, 6.0)], 0),
     ("continue", [(0.0, 6.0)], 1),

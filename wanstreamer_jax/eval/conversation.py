@@ -130,6 +130,8 @@ def turn_scores(script: Script, speech: np.ndarray, words: Sequence[float]) -> S
   hits = turns.tor_alignment(script.opportunities, speech, words)
   out: Scores = {("tor_alignment" if name == "all" else f"tor_alignment/{name}"): list(map(float, values))
                  for name, values in hits.items()}  # fmt: skip
+  hand_offs = [o for o in script.opportunities if o.kind == "hand_off"]
+  out["tor/hand_off"] = [float(turns.take_over(speech, words, o.start, o.end)) for o in hand_offs]
   latencies = [turns.response_latency(q.end, q.until, speech) for q in script.questions]
   out["responds"] = [float(latency is not None) for latency in latencies]
   out["response_latency"] = [latency for latency in latencies if latency is not None]

@@ -20,13 +20,13 @@ from wanstreamer_jax.data.records import (
 )
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.eval import metrics
+from wanstreamer_jax.eval.lockstep import pixels
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent, prime_video_decoder
 
 Arrays = dict[str, np.ndarray]
-MEDIA = ("agent_video", "agent_audio")
 
 
 def session_arrays(session: Session, config: Config, tokenizer: TextTokenizer) -> Arrays:
@@ -80,23 +80,18 @@ def crops(batch: Arrays, units: int) -> Iterator[Arrays]:
 
 @jax.jit
 def decode_batch(agent: Agent, latents: Latents, worlds: World) -> tuple[jax.Array, jax.Array]:
-  """Latents [B, U, ...] of sessions through both decoders: (audio [B, U, samples], video [B, U, F, H, W, 3])."""
+  """Latents [B, U, ...] through both decoders: audio float32 [B, U, samples], video uint8 [B, U, F, H, W, 3]."""
 
   def session(latents: Latents, world: World) -> tuple[jax.Array, jax.Array]:
     def unit(states: tuple[Any, Any], z: Latents) -> tuple[tuple[Any, Any], tuple[jax.Array, jax.Array]]:
       audio, audio_state = agent.audio_vae.decode(z.audio, states[0])
       video, video_state = agent.video_vae.decode(z.video[None], states[1])
-      return (audio_state, video_state), (audio, video)
+      return (audio_state, video_state), (audio, pixels(video))
 
     states = (agent.audio_vae.decoder_state(), prime_video_decoder(agent, world))
     return jax.lax.scan(unit, states, latents)[1]
 
   return jax.vmap(session)(latents, worlds)
-
-
-def to_pixels(video: np.ndarray) -> np.ndarray:
-  """Float video in [-1, 1] (or a little outside) as uint8."""
-  return np.round((np.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
 def codec_scores(reference: Arrays, audio: np.ndarray, video: np.ndarray, rate: int) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.eval.metrics import loudness_envelope, mean
+from wanstreamer_jax.eval.metrics import loudness_envelope
 
 # What should happen at an opportunity, and the take-over (0 or 1) that is right. (VideoFDB, arXiv 2605.30256)
 EXPECTED = {"stay_silent": 0, "continue": 1, "yield": 0, "hand_off": 1, "backchannel": 0}
@@ -77,12 +77,19 @@ def take_over(speech: np.ndarray, words: Sequence[float], start: float, end: flo
   return int(found[-1, 1] - found[0, 0] >= SHORT or written > 3)
 
 
+def is_turn(speech: np.ndarray, words: Sequence[float], start: float, end: float) -> int:
+  """Whether the agent's speech in [start, end) is more than a backchannel, that is at least 1 s or 2 words."""
+  found = clip(speech, start, end)
+  written = sum(start <= time < end for time in words)
+  return int(len(found) > 0 and (found[-1, 1] - found[0, 0] >= SHORT or written >= 2))
+
+
 def floor_taken(opportunity: Opportunity, speech: np.ndarray, words: Sequence[float]) -> int:
   """Whether the agent has the floor, by the kind of opportunity (TO_i of TOR-Alignment):
 
-  stay_silent, hand_off: `take_over` in the span. backchannel: the same, but speech under 1 s with fewer than 2 words
-  is none. yield: whether it still speaks 1.5 s after the span's start (or at the span's end, when later), in the
-  speech that was going on at the start. continue: whether it speaks during the second after the span's end.
+  hand_off: any speech in the span, since a right answer may be one short word. stay_silent, backchannel: `is_turn`.
+  yield: whether it still speaks 1.5 s after the span's start (or at its end, when that is later), in the speech that
+  was going on at the start. continue: whether it speaks during the second after the span's end.
   """
   start, end = opportunity.start, opportunity.end
   if opportunity.kind == "yield":
@@ -90,18 +97,16 @@ def floor_taken(opportunity: Opportunity, speech: np.ndarray, words: Sequence[fl
     return int(stop is not None and stop > max(YIELD_WITHIN, end - start))
   if opportunity.kind == "continue":
     return int(len(clip(speech, end, end + 1.0)) > 0)
-  if opportunity.kind == "backchannel":
-    found = clip(speech, start, end)
-    written = sum(start <= time < end for time in words)
-    return int(len(found) > 0 and not (found[-1, 1] - found[0, 0] < SHORT and written < 2))
-  return take_over(speech, words, start, end)
+  if opportunity.kind == "hand_off":
+    return int(len(clip(speech, start, end)) > 0)
+  return is_turn(speech, words, start, end)
 
 
 def tor_alignment(
   opportunities: Sequence[Opportunity], speech: np.ndarray, words: Sequence[float]
 ) -> dict[str, list[int]]:
   """1 for every opportunity whose take-over is the expected one, else 0, by kind and under "all". TOR-Alignment is the
-  mean of "all". (VideoFDB, arXiv 2605.30256)"""
+  mean of "all". (VideoFDB, arXiv 2605.30256; what counts as a take-over is `floor_taken`)"""
   hits: dict[str, list[int]] = {"all": []}
   for opportunity in opportunities:
     hit = int(floor_taken(opportunity, speech, words) == EXPECTED[opportunity.kind])
@@ -141,8 +146,3 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 def talk_share(speech: np.ndarray, seconds: float) -> float:
   """The share of a session that is speech."""
   return float(np.diff(speech, axis=1).sum() / seconds) if seconds else float("nan")
-
-
-def summary(hits: dict[str, list[int]]) -> dict[str, float]:
-  """Means by kind of `tor_alignment`'s lists."""
-  return {name: mean(values) for name, values in hits.items()}

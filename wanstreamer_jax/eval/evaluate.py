@@ -1,0 +1,162 @@
+"""The whole evaluation of an agent: closed loop, teacher-forced, codecs, each beside its baselines, in one result.
+
+Held-out sessions of duplex_world (voices, looks, phrasings and sums that training never has). The closed loop runs on
+`sessions` of them; its baselines, the scripted agent's own scores ("truth"), the teacher-forced errors and the codec
+figures on the first `baseline_sessions`. Every figure comes with the number of occasions that it is a mean of.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from wanstreamer_jax.config import Config, EvalConfig
+from wanstreamer_jax.data.session import Session
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.eval import conversation, heldout, metrics
+from wanstreamer_jax.eval.closed_loop import MakeUser, batches, converse, encode_worlds
+from wanstreamer_jax.eval.conversation import Conversation, Scores
+from wanstreamer_jax.eval.events import scripted_conversation
+from wanstreamer_jax.eval.lockstep import VARIANTS, Programs, programs
+from wanstreamer_jax.eval.teacher_forced import Tally
+from wanstreamer_jax.eval.turns import speech_intervals
+from wanstreamer_jax.model.tokens import Latents
+from wanstreamer_jax.perception.text import TextTokenizer
+from wanstreamer_jax.rollout import Agent
+
+MakeSession = Callable[[int], Session]
+SHOWN = 2  # conversations of each kind that are kept for pictures
+
+
+@dataclasses.dataclass
+class Evaluation:
+  """What `evaluate` returns: figures for JSON, and a few conversations for pictures by variant ("truth" among them)."""
+
+  figures: dict[str, Any]
+  conversations: dict[str, list[Conversation]]
+
+
+class Collected:
+  """Scores and log-mel frames of the agent's speech over many conversations of one kind."""
+
+  def __init__(self, config: Config, tokenizer: TextTokenizer):
+    self.config, self.tokenizer = config, tokenizer
+    self.scores: list[Scores] = []
+    self.mel: list[np.ndarray] = []
+    self.shown: list[Conversation] = []
+
+  def add(self, conversations: list[Conversation]) -> None:
+    media = self.config.media
+    for c in conversations:
+      self.scores.append(conversation.score(c, media, self.tokenizer))
+      self.mel += [
+        metrics.log_mel(
+          c.agent_audio[round(start * media.sample_rate) : round(end * media.sample_rate)], media.sample_rate
+        )
+        for start, end in speech_intervals(c.agent_audio, media.sample_rate)
+      ]
+    self.shown = (self.shown + conversations)[:SHOWN]
+
+  def figures(self, truth: "Collected | None") -> dict[str, Any]:
+    """Means of everything, and how far the sound of the agent's speech is from the truth's."""
+    out = conversation.summarise(conversation.join(self.scores)) | {"sessions": len(self.scores)}
+    if truth is not None and self.mel and truth.mel:
+      mine, theirs = np.concatenate(self.mel), np.concatenate(truth.mel)
+      out["speech_mel_frechet"] = {"mean": metrics.mel_frechet(theirs, mine), "n": len(mine)}
+    return out
+
+
+def evaluate(
+  agent: Agent, options: EvalConfig, make_session: MakeSession, make_user: MakeUser, progress: bool = True
+) -> Evaluation:
+  """Runs everything. make_session, make_user: seed -> a held-out session, a reacting user of the same world."""
+  check(options)
+  config, begin = agent.config, time.perf_counter()
+  tokenizer = TextTokenizer(config.data.tokenizer)
+  few = dataclasses.replace(options, sessions=min(options.sessions, options.baseline_sessions))
+  truth, offline = held_out(agent, few, make_session, tokenizer, progress)
+  compiled = programs(units_of(config, options))
+  found, seconds = {"truth": truth}, {}
+  for variant in VARIANTS:
+    started = time.perf_counter()
+    part = options if variant == "model" else few
+    found[variant] = rollouts(agent, compiled, part, make_user, tokenizer, variant, progress)
+    seconds[variant] = round(time.perf_counter() - started, 1)
+  figures = {
+    "config": config.name,
+    "options": dataclasses.asdict(options),
+    "closed_loop": {name: kept.figures(truth) for name, kept in found.items()},
+    **offline,
+    "seconds": seconds | {"total": round(time.perf_counter() - begin, 1)},
+  }
+  return Evaluation(figures, {name: kept.shown for name, kept in found.items()})
+
+
+def check(options: EvalConfig) -> None:
+  """Raises ConfigError for options that cannot be run."""
+  if min(options.sessions, options.baseline_sessions, options.batch) < 2:
+    raise ConfigError(
+      f"sessions {options.sessions}, baseline_sessions {options.baseline_sessions}, batch {options.batch}: "
+      "expected at least 2 of each (shuffled_user swaps users between sessions)"
+    )
+  if options.seconds < 4:
+    raise ConfigError(f"seconds is {options.seconds}: expected at least 4, or no question has time for an answer")
+
+
+def units_of(config: Config, options: EvalConfig) -> int:
+  return round(options.seconds * 1000 / config.media.unit_ms)
+
+
+def rollouts(
+  agent: Agent, compiled: Programs, options: EvalConfig, make_user: MakeUser, tokenizer: TextTokenizer, variant: str,
+  progress: bool,
+) -> Collected:  # fmt: skip
+  """All closed-loop sessions of one variant."""
+  units, kept = units_of(agent.config, options), Collected(agent.config, tokenizer)
+  with tqdm(total=options.sessions, desc=variant, unit="session", disable=not progress) as bar:
+    for seeds, count in batches(options.sessions, options.batch, options.seed):
+      kept.add(converse(agent, compiled, tokenizer, make_user, seeds, units, variant)[:count])
+      bar.update(count)
+  return kept
+
+
+def held_out(
+  agent: Agent, options: EvalConfig, make_session: MakeSession, tokenizer: TextTokenizer, progress: bool
+) -> tuple[Collected, dict[str, Any]]:
+  """The scripted sessions: their own scores, the codecs' figures on them, and the teacher-forced errors."""
+  config = agent.config
+  truth, tally = Collected(config, tokenizer), Tally(agent.streamer, options.seed)
+  codecs: dict[str, list[Scores]] = {"codec": [], "copy_previous": [], "shuffled": []}
+  with tqdm(total=options.sessions, desc="truth", unit="session", disable=not progress) as bar:
+    for seeds, count in batches(options.sessions, options.batch, options.seed):
+      sessions = [make_session(seed) for seed in seeds]
+      truth.add([scripted_conversation(session, config, tokenizer) for session in sessions[:count]])
+      rows = heldout.stack([heldout.session_arrays(session, config, tokenizer) for session in sessions])
+      rows = heldout.with_latents(agent, rows)
+      for crop in heldout.crops(rows, config.data.units):
+        tally.add(crop)
+      for name, scores in codec_figures(agent, rows, count, tokenizer, sessions):
+        codecs[name].append(scores)
+      bar.update(count)
+  figures = {name: conversation.summarise(conversation.join(parts)) for name, parts in codecs.items()}
+  return truth, {"teacher_forced": tally.result(), "codecs": figures}
+
+
+def codec_figures(
+  agent: Agent, rows: heldout.Arrays, count: int, tokenizer: TextTokenizer, sessions: list[Session]
+) -> Iterator[tuple[str, Scores]]:
+  """Codec metrics of the reconstruction, and of the baselines: the true media one unit late, and another session's."""
+  rate = agent.config.media.sample_rate
+  latents = Latents(rows["agent_video_latent"], rows["agent_audio_latent"])
+  worlds = encode_worlds(agent, tokenizer, [session.world for session in sessions])
+  audio, video = jax.device_get(heldout.decode_batch(agent, latents, worlds))
+  true_audio, true_video = heldout.audio_to_float(rows["agent_audio"]), rows["agent_video"]
+  yield "codec", heldout.codec_scores(rows, audio[:count], video[:count], rate)
+  late = lambda x: np.concatenate([np.zeros_like(x[:, :1]), x[:, :-1]], axis=1)[:count]
+  yield "copy_previous", heldout.codec_scores(rows, late(true_audio), late(true_video), rate)
+  other = lambda x: np.roll(x, 1, axis=0)[:count]
+  yield "shuffled", heldout.codec_scores(rows, other(true_audio), other(true_video), rate)
