@@ -19,7 +19,7 @@ from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.errors import DataError
 
-SESSIONS, UNITS = 34, 6  # two shards, the second smaller than a batch
+SESSIONS, UNITS = 34, 6  # twelve shards, the last smaller than a batch
 
 
 @dataclasses.dataclass(frozen=True)
