@@ -18,7 +18,7 @@ LAYERS = (
   ("errors",),
   ("config", "shapes"),
   ("config_files",),
-  ("units", "nn", "parallel", "flow"),
+  ("units", "nn", "parallel", "flow", "cost"),
   ("codecs", "perception", "weights"),
   ("model",),
   ("rollout", "data", "convert"),

@@ -8,9 +8,21 @@ from wanstreamer_jax.commands.parsing import add_command, add_config, add_group,
 
 def add_bench(commands: Any) -> None:
   examples = """
+    wanstreamer bench step --config configs/demo.py
     wanstreamer bench loader data_cache/latents --config configs/tiny.py
   """
   group = add_group(commands, "bench", "measure on this machine", examples)
+
+  step = add_command(
+    group, "step", "time every phase of a unit, beside the floor that this machine's measured rates give",
+    """
+    wanstreamer bench step --config configs/demo.py
+    wanstreamer bench step --config configs/demo.py --json --runs 500 --config.flow.steps=2
+    """, bench_step,
+  )  # fmt: skip
+  add_config(step)
+  step.add_argument("--runs", type=number(int, 50), default=100, metavar="N", help="units to time (default: 100)")
+  step.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
   loader = add_command(
     group, "loader", "measure how fast training batches are read from a folder of records",
@@ -28,3 +40,10 @@ def bench_loader(args: argparse.Namespace) -> None:
   from wanstreamer_jax.data import commands
 
   commands.bench_loader(config, args.path, seconds=args.seconds)
+
+
+def bench_step(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax import bench
+
+  bench.bench_step_command(config, args.runs, args.json)

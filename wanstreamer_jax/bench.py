@@ -1,0 +1,281 @@
+"""How long a unit takes on this machine, phase by phase, beside the least that the machine could need.
+
+The floor of a phase is the larger of FLOPs / (measured matrix-product rate) and bytes / (measured reading rate): every
+weight and every cached key must be read at each use, and the products must be done (see cost.py). Both rates are
+measured in the same run, the second over as many bytes as the model and its cache have, so that a model that fits into
+the processor's caches is held to their speed.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wanstreamer_jax import rollout
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.cost import Cost, count
+from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
+from wanstreamer_jax.serve.engine import Phases, compile_phases
+from wanstreamer_jax.units import CLEAN_PHASES, PERFORM, REFEED, build_layout
+
+WARM_UP = 5
+FULL_HISTORY_UNITS = 375  # a minute: the cache of a layout without a window
+PHASES = ("perceive", "think", "perform", "render")
+
+
+class Ceilings(NamedTuple):
+  """What this machine does at best. flops: per second, of a large matrix product; read: bytes per second."""
+
+  flops: float
+  read: float
+  buffer: int  # bytes that were read
+
+  def floor(self, cost: Cost) -> float:
+    """Milliseconds."""
+    return 1000 * max(cost.flops / self.flops, cost.bytes / self.read)
+
+
+def bench_step(config: Config, runs: int = 100) -> dict[str, Any]:
+  """Times every phase and the whole donated `step_unit`, with random weights, on the default device.
+
+  Returns plain values, ready for JSON; times are in milliseconds, compile times in seconds.
+  """
+  agent, user = random_agent(config), random_unit(config)
+  capacity = None if config.layout.window else FULL_HISTORY_UNITS
+  start = jax.jit(functools.partial(rollout.start_session, capacity=capacity))
+  begin = lambda: start(agent, jax.random.PRNGKey(0), World.empty(config))
+  state = begin()
+  resident = _nbytes(agent) + _nbytes(state.cache)
+  ceilings = measure_ceilings(config.model.dtype, resident)
+  costs = phase_costs(agent, state, user)
+  phases, compile_times = _compile(compile_phases(), agent, state, user)
+  times = _time_phases(phases, agent, begin(), user, runs)
+  step, compile_times["step"] = _compile_step(agent, state, user)
+  times["step"] = _time_step(step, agent, begin(), user, runs)
+  costs["step"] = sum(costs.values(), Cost())
+  floors = {name: ceilings.floor(costs[name]) for name in PHASES}
+  floors["step"] = sum(floors.values())  # phases follow each other
+  row = lambda name: {
+    **_statistics(times[name]),
+    "floor_ms": floors[name],
+    "gflop": costs[name].flops / 1e9,
+    "megabytes": costs[name].bytes / 1e6,
+    "compile_s": compile_times[name],
+  }
+  return {
+    "config": config.name,
+    "machine": machine(),
+    "dtype": config.model.dtype,
+    "sizes": sizes(agent, state),
+    "ceilings": {"gflops": ceilings.flops / 1e9, "gbytes": ceilings.read / 1e9, "buffer_mb": ceilings.buffer / 1e6},
+    "runs": runs,
+    "phases": {name: row(name) for name in PHASES},
+    "step": row("step"),
+  }
+
+
+def random_agent(config: Config) -> Agent:
+  """An agent of small random weights, made without compiling its initialisation."""
+  normal = np.random.default_rng(0).standard_normal
+  abstract = jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
+  return jax.tree.map(lambda x: jnp.asarray(0.02 * normal(x.shape, np.float32), x.dtype), abstract)
+
+
+def random_unit(config: Config) -> UserUnit:
+  """A unit in which the user is heard and seen, and types nothing."""
+  media, random = config.media, np.random.default_rng(1)
+  audio = random.uniform(-0.5, 0.5, media.samples).astype(np.float32)
+  video = random.uniform(-1, 1, (media.frames, media.height, media.width, 3)).astype(np.float32)
+  text = np.zeros(config.layout.user_text_slots, np.int32)
+  return jax.tree.map(jnp.asarray, UserUnit(audio, video, text, np.True_, np.True_))
+
+
+def phase_costs(agent: Agent, state: SessionState, user: UserUnit) -> dict[str, Cost]:
+  """What each phase must do at least."""
+  heard, _ = jax.eval_shape(rollout.perceive, agent, state, user)
+  latents, _ = jax.eval_shape(rollout.perform, agent, state)
+  return {
+    "perceive": count(rollout.perceive, agent, state, user),
+    "think": count(rollout.think, agent, state, heard),
+    "perform": count(rollout.perform, agent, state),
+    "render": count(rollout.render, agent, state, latents),
+  }
+
+
+def measure_ceilings(dtype: str, resident: int) -> Ceilings:
+  """The best of several runs. resident: how many bytes to read."""
+  side = 1536 if jax.default_backend() == "cpu" else 8192
+  square = jnp.ones((side, side), dtype)
+  product = jax.jit(lambda a: jax.lax.dot(a, a, preferred_element_type=jnp.float32))
+  buffer = jnp.ones((max(resident, 1 << 22) // 4 // 1024, 1024))
+  # A machine's reading rate is whatever some program reaches; which one does depends on the backend.
+  readers = {
+    lambda x: jnp.sum(x): 1,
+    lambda x: x @ jnp.ones(1024): 1,
+    lambda x: jnp.ones(x.shape[0]) @ x: 1,
+    lambda x: x + 1: 2,
+  }
+  read = max(traffic * buffer.nbytes / _best(jax.jit(reader), buffer) for reader, traffic in readers.items())
+  return Ceilings(2 * side**3 / _best(product, square), read, buffer.nbytes)
+
+
+def _best(function: Callable[..., Any], *args: Any, repeats: int = 7) -> float:
+  """Seconds of the fastest call."""
+  jax.block_until_ready(function(*args))
+  return min(_timed(function, *args)[0] for _ in range(repeats)) / 1000
+
+
+def _timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
+  """(milliseconds, result)."""
+  begin = time.perf_counter()
+  result = jax.block_until_ready(function(*args))
+  return (time.perf_counter() - begin) * 1000, result
+
+
+def _compile(phases: Phases, agent: Agent, state: SessionState, user: UserUnit) -> tuple[Phases, dict[str, float]]:
+  """The phases as compiled programs, and the seconds that each took to compile."""
+  heard, _ = jax.eval_shape(rollout.perceive, agent, state, user)
+  latents, _ = jax.eval_shape(rollout.perform, agent, state)
+  rest = {"perceive": (user,), "think": (heard,), "perform": (), "render": (latents,)}
+  functions = dict(zip(PHASES, (phases.encode, phases.think, phases.perform, phases.decode)))
+  seconds, compiled = {}, []
+  for name, function in functions.items():
+    taken, program = _timed(lambda f=function, name=name: f.lower(agent, state, *rest[name]).compile())
+    seconds[name] = taken / 1000
+    compiled.append(program)
+  return Phases(phases.start, *compiled), seconds
+
+
+def _time_phases(
+  phases: Phases, agent: Agent, state: SessionState, user: UserUnit, runs: int
+) -> dict[str, list[float]]:
+  """Milliseconds of every phase in `runs` units of a session, after the warm-up."""
+  times: dict[str, list[float]] = {name: [] for name in PHASES}
+  for _ in range(WARM_UP + runs):
+    perceive, (heard, state) = _timed(phases.encode, agent, state, user)
+    think, (_, state) = _timed(phases.think, agent, state, heard)
+    perform, latents = _timed(phases.perform, agent, state)
+    render, (*_, state) = _timed(phases.decode, agent, state, latents)
+    for name, value in zip(PHASES, (perceive, think, perform, render)):
+      times[name].append(value)
+  return {name: values[WARM_UP:] for name, values in times.items()}
+
+
+def _compile_step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Callable[..., Any], float]:
+  """The whole `step_unit` as one program with donated state, and the seconds that it took to compile."""
+
+  def step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[SessionState, rollout.Spoken]:
+    state, spoken = rollout.step_unit(agent, state, user)
+    return state, spoken._replace(trace={})
+
+  milliseconds, compiled = _timed(lambda: jax.jit(step, donate_argnums=1).lower(agent, state, user).compile())
+  return compiled, milliseconds / 1000
+
+
+def _time_step(step: Callable[..., Any], agent: Agent, state: SessionState, user: UserUnit, runs: int) -> list[float]:
+  times = []
+  for _ in range(WARM_UP + runs):
+    milliseconds, (state, _) = _timed(step, agent, state, user)
+    times.append(milliseconds)
+  return times[WARM_UP:]
+
+
+def _statistics(times: list[float]) -> dict[str, float]:
+  median, p95, p99 = np.percentile(times, (50, 95, 99))
+  return {"median_ms": float(median), "p95_ms": float(p95), "p99_ms": float(p99)}
+
+
+def _nbytes(tree: Any) -> int:
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def sizes(agent: Agent, state: SessionState) -> dict[str, Any]:
+  """What was run."""
+  config = agent.config
+  layout = build_layout(config)
+  return {
+    "parameters": sum(leaf.size for leaf in jax.tree.leaves(agent)),
+    "weights_mb": _nbytes(agent) / 1e6,
+    "width": config.model.width,
+    "layers": config.model.layers,
+    "picture": [config.media.height, config.media.width],
+    "committed_tokens": layout.tokens(*CLEAN_PHASES),
+    "performed_tokens": layout.tokens(REFEED, PERFORM),
+    "cache_tokens": state.cache.coords.unit.shape[0],
+    "cache_mb": _nbytes(state.cache) / 1e6,
+    "text_slots": config.layout.text_slots,
+    "solver_steps": config.flow.steps,
+    "commit_delay": config.layout.commit_delay,
+    "unit_ms": config.media.unit_ms,
+  }
+
+
+def machine() -> dict[str, Any]:
+  """Who answered: device, processor, cores that this process may use, load, versions."""
+  device = jax.devices()[0]
+  try:
+    info = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next(line.partition(":")[2].strip() for line in info if line.startswith("model name"))
+  except (OSError, StopIteration):
+    processor = "unknown processor"
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return {
+    "platform": device.platform,
+    "device": processor if device.platform == "cpu" else device.device_kind,
+    "cores": cores,
+    "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    "jax": jax.__version__,
+  }
+
+
+def report_lines(result: dict[str, Any]) -> list[str]:
+  """The result as a page of text."""
+  size, host, ceilings, step = result["sizes"], result["machine"], result["ceilings"], result["step"]
+  load = "" if host["load"] is None else f", load {host['load']:.1f}"
+  lines = [
+    f"{result['config']}: {size['parameters'] / 1e6:.1f} M parameters, width {size['width']}, {size['layers']} layers, "
+    f"{result['dtype']}, pictures {size['picture'][0]}x{size['picture'][1]}",
+    f"a unit: {size['committed_tokens']} tokens committed, {size['performed_tokens']} performed in "
+    f"{size['solver_steps']} solver steps, {size['text_slots']} text slots; cache {size['cache_tokens']} tokens, "
+    f"{size['cache_mb']:.1f} MB",
+    f"on {host['device']} ({host['platform']}), {host['cores']} cores{load}, jax {host['jax']}",
+    f"ceilings: {ceilings['gflops']:.0f} GFLOP/s (matrix product), {ceilings['gbytes']:.1f} GB/s "
+    f"(reading {ceilings['buffer_mb']:.0f} MB)",
+    "",
+    f"{'ms':10}{'median':>9}{'p95':>9}{'p99':>9}{'floor':>9}{'x floor':>9}{'GFLOP':>9}{'MB':>9}{'compile s':>11}",
+  ]
+  for name, row in [*result["phases"].items(), ("step", step)]:
+    lines.append(
+      f"{name:10}{row['median_ms']:9.2f}{row['p95_ms']:9.2f}{row['p99_ms']:9.2f}{row['floor_ms']:9.2f}"
+      f"{row['median_ms'] / row['floor_ms']:9.1f}{row['gflop']:9.2f}{row['megabytes']:9.1f}{row['compile_s']:11.1f}"
+    )
+  return [*lines, "", *verdict(result)]
+
+
+def verdict(result: dict[str, Any]) -> list[str]:
+  """Latency and the throughput condition, apart (design section 7)."""
+  phases, step, unit = result["phases"], result["step"], result["sizes"]["unit_ms"]
+  think, perform = phases["think"]["p95_ms"], phases["perform"]["p95_ms"]
+  if result["sizes"]["commit_delay"] == 1:
+    rule, needed = "think + perform", think + perform
+  else:
+    rule, needed = "max(think, perform)", max(think, perform)
+  return [
+    f"latency: step p95 {step['p95_ms']:.1f} ms from a whole unit of the user to the answer ({result['runs']} units)",
+    f"throughput: {rule} p95 {needed:.1f} ms of {unit} ms a unit: {'holds' if needed < unit else 'too slow'}",
+  ]
+
+
+def bench_step_command(config: Config, runs: int, as_json: bool) -> None:
+  """Prints one or the other."""
+  result = bench_step(config, runs)
+  print(json.dumps(result, indent=2) if as_json else "\n".join(report_lines(result)))

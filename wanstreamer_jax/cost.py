@@ -1,0 +1,95 @@
+"""What a program must do at least: FLOPs of its matrix products and convolutions, and bytes of weights and caches.
+
+Counted from the traced program, because the compiler's own figures count the body of a loop once (layers are scanned)
+and see nothing inside kernels. Works on shapes alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+
+# What an array may go through and still be the one that lies in memory (written in place, for the updates).
+_VIEWS = {
+  "convert_element_type", "reshape", "transpose", "squeeze", "slice", "dynamic_slice", "split", "copy", "expand_dims",
+  "dynamic_update_slice", "scatter",
+}  # fmt: skip
+
+
+class Cost(NamedTuple):
+  """flops: of products and convolutions (a multiply-add is two). bytes: of arguments that they read, at every use.
+  kernels: names of Pallas kernels, which are not counted."""
+
+  flops: float = 0.0
+  bytes: float = 0.0
+  kernels: tuple[str, ...] = ()
+
+  def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]
+    return Cost(self.flops + other.flops, self.bytes + other.bytes, self.kernels + other.kernels)
+
+  def times(self, repeats: int) -> "Cost":
+    return Cost(repeats * self.flops, repeats * self.bytes, repeats * self.kernels)
+
+
+def count(function: Callable[..., Any], *args: Any) -> Cost:
+  """The cost of `function(*args)`; args may be ShapeDtypeStructs. Loops without a known length count once."""
+  closed = jax.make_jaxpr(function)(*args)
+  stored = [_itemsize(var) for var in closed.jaxpr.invars]
+  return _count(closed.jaxpr, stored)
+
+
+def _itemsize(var: Any) -> int:
+  return getattr(getattr(var.aval, "dtype", None), "itemsize", 0)
+
+
+def _count(jaxpr: core.Jaxpr, stored: list[int]) -> Cost:
+  """stored: for each argument, bytes per element if it lies in memory, 0 if it was just computed."""
+  sizes: dict[Any, int] = dict(zip(jaxpr.invars, stored))
+  get = lambda var: 0 if isinstance(var, core.Literal) else sizes.get(var, 0)
+  total = Cost()
+  for eqn in jaxpr.eqns:
+    inputs = [get(var) for var in eqn.invars]
+    name = eqn.primitive.name
+    if name in _VIEWS and inputs[0]:
+      sizes.update(dict.fromkeys(eqn.outvars, inputs[0]))
+    elif name in ("dot_general", "conv_general_dilated"):
+      read = sum(size * var.aval.size for size, var in zip(inputs, eqn.invars))
+      total += Cost(_dot_flops(eqn) if name == "dot_general" else _conv_flops(eqn), read)
+    else:
+      total += _inner(eqn, inputs)
+  return total
+
+
+def _inner(eqn: Any, inputs: list[int]) -> Cost:
+  """The cost of an equation that holds programs: loops, branches, calls."""
+  name, params = eqn.primitive.name, eqn.params
+  if name == "pallas_call":
+    return Cost(kernels=(str(params["name_and_src_info"].name),))
+  if name == "scan":
+    constants, carried = params["num_consts"], params["num_carry"]
+    stored = inputs[:constants] + [0] * carried + inputs[constants + carried :]
+    return _count(params["jaxpr"].jaxpr, stored).times(params["length"])
+  if name == "while":
+    return _count(params["body_jaxpr"].jaxpr, [0] * len(params["body_jaxpr"].jaxpr.invars))
+  if name == "cond":
+    return max((_count(branch.jaxpr, inputs[1:]) for branch in params["branches"]), key=lambda cost: cost.flops)
+  repeats = params["mesh"].size if name == "shard_map" else 1
+  total = Cost()
+  for inner in (params.get("jaxpr"), params.get("call_jaxpr")):
+    if inner is not None:
+      total += _count(getattr(inner, "jaxpr", inner), inputs)
+  return total.times(repeats)
+
+
+def _dot_flops(eqn: Any) -> float:
+  ((contracted, _), _) = eqn.params["dimension_numbers"]
+  depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+  return 2.0 * eqn.outvars[0].aval.size * depth
+
+
+def _conv_flops(eqn: Any) -> float:
+  kernel = eqn.invars[1].aval.shape
+  outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+  return 2.0 * eqn.outvars[0].aval.size * math.prod(kernel) / outputs
