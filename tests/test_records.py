@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import multiprocessing
+import os
 import shutil
 
 import numpy as np
@@ -175,6 +177,31 @@ def test_an_interrupted_run_continues_behind_its_last_shard(folder, tmp_path, mo
   assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in folder.iterdir())
   with pytest.raises(DataError, match="exists already"):
     make(config, FakeSource(config, 40, UNITS), out, progress=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Killed(FakeSource):
+  """The process dies while item 35 is made."""
+
+  def sessions(self, item):
+    if item == 35:
+      os._exit(9)
+    return super().sessions(item)
+
+
+@pytest.mark.parametrize(
+  ("source", "error", "message"),
+  [(Killed, DataError, "a worker process died"), (Interrupted, KeyboardInterrupt, None)],
+)
+def test_a_dead_worker_or_an_interrupt_ends_all_workers(tmp_path, source, error, message):
+  config, out = small_config(), tmp_path / "dead"
+  before = multiprocessing.active_children()
+  with pytest.raises(error, match=message):
+    make(config, source(config, 40, UNITS), out, workers=2, progress=False)
+  assert multiprocessing.active_children() == before
+  assert not out.exists()
+  make(config, FakeSource(config, 40, UNITS), out, progress=False)
+  RecordFolder(out).verify()
 
 
 def test_a_run_with_other_settings_does_not_mix(tmp_path):

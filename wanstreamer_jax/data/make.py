@@ -1,10 +1,12 @@
 """Sessions into a folder of media records: any `Source`, many processes, resumable, the same bytes every time."""
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import functools
 import multiprocessing
 import pathlib
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -14,6 +16,7 @@ import tqdm
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import record_folder, records
 from wanstreamer_jax.data.session import AGENT, USER, Session
+from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.perception.text import TextTokenizer
 
 SHARDS, LARGEST = 16, 32  # at least so many shards, for many processes; at most so many items in one, to lose little
@@ -90,13 +93,24 @@ def _run(job: _Job, todo: list[int], workers: int) -> Iterator[int]:
     for shard in todo:
       yield _make_shard(job, shard)
     return
+  others = set(multiprocessing.active_children())
   context = multiprocessing.get_context("spawn")  # never fork a process that may have started JAX
-  pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context)
+  pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _leave_interrupts_to_parent)
   try:
     for future in concurrent.futures.as_completed([pool.submit(_make_shard, job, shard) for shard in todo]):
       yield future.result()
+  except BaseException as error:
+    for worker in set(multiprocessing.active_children()) - others:
+      worker.terminate()  # half a shard is under a temporary name
+    if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+      raise DataError("a worker process died, perhaps out of memory: repeat with fewer --workers") from error
+    raise
   finally:
     pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _make_shard(job: _Job, shard: int) -> int:
