@@ -140,8 +140,9 @@ def test_a_closed_pipe_is_no_error():
 
 
 WAITING = """
-import time
+import signal, time
 from wanstreamer_jax import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have switched it off
 cli.run = lambda _: (print("ready", flush=True), time.sleep(60))
 raise SystemExit(cli.main([]))
 """

@@ -19,7 +19,7 @@ def add_data(commands: Any) -> None:
     group, "make", "write sessions of duplex_world, or a folder of recordings, as records",
     """
     wanstreamer data make --config configs/tiny.py --out data_cache/train --sessions 2000 --workers 2
-    wanstreamer data make --config configs/tiny.py --out data_cache/test --sessions 100 --split heldout
+    wanstreamer data make --config configs/tiny.py --out data_cache/heldout --sessions 100 --split heldout
     wanstreamer data make --config configs/tiny.py --out data_cache/mine --source recordings --manifest mine.jsonl
 
     The same command continues what was interrupted; the files are the same for any number of workers.
@@ -30,7 +30,9 @@ def add_data(commands: Any) -> None:
   make.add_argument("--source", choices=("duplex_world", "recordings"), default="duplex_world")
   make.add_argument("--manifest", metavar="M.jsonl", default="", help="of --source recordings: a line per recording")
   make.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
-  make.add_argument("--split", choices=("train", "heldout"), default="train", help="heldout: other voices, looks, words")
+  make.add_argument(
+    "--split", choices=("train", "heldout"), default="train", help="heldout: other voices, looks, words"
+  )
   make.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
   make.add_argument("--workers", type=number(int, 1), default=1, help="processes (default: 1)")
 
