@@ -1,4 +1,4 @@
-"""The size that a CPU trains and the ablations use: about 1.2M parameters, 25 tokens a unit.
+"""The size that a CPU trains and the ablations use: about 1.2M parameters, 16 tokens a unit.
 
     wanstreamer train --config=configs/tiny.py
 
@@ -13,8 +13,9 @@ from wanstreamer_jax.config import Config
 def get_config() -> Config:
   config = base.get_config()
   config.name = "tiny"
-  config.layout.patch, config.layout.commit_patch = 4, 1  # 2x2 video tokens, noisy and committed
-  config.layout.text_slots, config.layout.user_text_slots = 2, 2
+  config.layout.patch, config.layout.commit_patch = 4, 2  # 2x2 noisy video tokens, one committed
+  config.layout.text_slots, config.layout.user_text_slots = 2, 1
+  config.perception.audio_tokens, config.perception.video_merge = 2, 4
   model = config.model
   model.width, model.layers, model.mlp = 128, 4, 352
   model.heads, model.kv_heads, model.head_dim = 4, 2, 32

@@ -54,7 +54,10 @@ def train(stage: Stage, config: Config) -> TrainState:
       MetricLog(run, start, config.train.steps, stage.units(config)) as log,
       Feed(loader, mesh, start, config.train.steps) as feed,
     ):
-      return _updates(stage, config, mesh, state, checkpoints, log, feed, interrupt)
+      state = _updates(stage, config, mesh, state, checkpoints, log, feed, interrupt)
+    if stage.finish is not None:
+      stage.finish(state.averaged, config, run)
+    return state
 
 
 def make_run_folder(config: Config) -> pathlib.Path:

@@ -44,6 +44,7 @@ class Stage:
   make_loader: config -> Loader.
   evaluate: (parameters, config, run folder, step) -> metrics; may write pictures below the run folder. The parameters
     are the averaged ones where `train.ema` is on. Optional.
+  finish: (parameters, config, run folder), after the last update; may write what the next stage reads. Optional.
   frozen: patterns of parameter names (as in parallel/rules.py) that the optimiser leaves alone.
   units: how many units a step trains on, for the speed figures.
   """
@@ -53,5 +54,6 @@ class Stage:
   loss: Callable[[Params, Batch, jax.Array, Config], tuple[jax.Array, Metrics]]
   make_loader: Callable[[Config], Loader]
   evaluate: Callable[[Params, Config, pathlib.Path, int], Metrics] | None = None
+  finish: Callable[[Params, Config, pathlib.Path], None] | None = None
   frozen: tuple[str, ...] = ()
   units: Callable[[Config], int] = all_units

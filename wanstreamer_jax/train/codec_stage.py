@@ -1,0 +1,151 @@
+"""Stage 0 as training stages: the audio and the video codec, each on clips of media records, both sides of a session.
+
+When a run ends, its averaged weights are standardised (`posterior.calibrate`) and written to RUN/weights, which is
+what `data encode` and `export` read.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.posterior import calibrate
+from wanstreamer_jax.codecs.video_vae import VideoVAE, still_first
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.train.codec import audio_vae_loss, calibration_statistics, video_vae_loss
+from wanstreamer_jax.train.stage import Batch, Metrics, Stage
+from wanstreamer_jax.weights import export_weights
+
+WEIGHTS = "weights"  # folder of a finished codec run
+CALIBRATION_BATCHES = 16
+EVALUATION_STEP = 1_000_000_000  # batches that training never reaches
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipLoader:
+  """Random clips of one medium: `batch_at(step)` -> {name: [rows, ...]}, a pure function of (seed, step)."""
+
+  folder: RecordFolder
+  config: Config
+  name: str  # "audio" or "video"
+
+  def batch_at(self, step: int) -> dict[str, np.ndarray]:
+    data = self.config.data
+    rows = data.batch // jax.process_count()
+    first = jax.process_index() * rows
+    return {self.name: np.stack([self.clip(step, row) for row in range(first, first + rows)])}
+
+  def clip(self, step: int, row: int) -> np.ndarray:
+    """Audio int16 [units * samples], or video uint8 [1 + units * frames, H, W, 3] (a still, then the clip)."""
+    data = self.config.data
+    rng = np.random.default_rng([data.seed, step, row])
+    side = "agent" if rng.random() < 0.7 else "user"
+    session, start = rng.integers(self.folder.sessions), rng.integers(self.folder.units - data.units + 1)
+    units = self.folder.read_units(int(session), int(start), data.units)
+    media = units[f"{side}_{self.name}"]
+    media = media.reshape(-1, *media.shape[2:])
+    return media if self.name == "audio" else np.concatenate([media[:1], media])
+
+
+def audio_vae_stage() -> Stage:
+  """The audio codec."""
+
+  def loss(vae: AudioVAE, batch: Batch, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+    return _mean_loss(audio_vae_loss, vae, audio_to_float(batch["audio"]), key, config)
+
+  init = lambda config, key: AudioVAE(config.audio_vae, rngs=nnx.Rngs(key))
+  return _stage("audio_vae", "audio", init, loss, _draw_audio)
+
+
+def video_vae_stage() -> Stage:
+  """The video codec."""
+
+  def loss(vae: VideoVAE, batch: Batch, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+    return _mean_loss(video_vae_loss, vae, video_to_float(batch["video"]), key, config)
+
+  init = lambda config, key: VideoVAE(config.video_vae, rngs=nnx.Rngs(key))
+  return _stage("video_vae", "video", init, loss, _draw_video)
+
+
+def _mean_loss(loss: Any, vae: Any, clips: jax.Array, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+  keys = jax.random.split(key, clips.shape[0])
+  values, metrics = jax.vmap(lambda clip, k: loss(vae, clip, k, config.train))(clips, keys)
+  metrics.pop("loss")
+  return values.mean(), jax.tree.map(lambda x: x.mean(), metrics)
+
+
+def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
+  loader = lambda config: ClipLoader(RecordFolder(config.data.path), config, medium)
+
+  def evaluate(vae: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
+    """Losses of one batch that training does not see, and a picture of originals above reconstructions."""
+    batch = loader(config).batch_at(EVALUATION_STEP)
+    value, metrics = jax.jit(lambda v, b: loss(v, b, jax.random.key(0), config))(vae, batch)
+    path = run / "pictures" / f"{step:06d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(vae, batch[medium], path)
+    return {"loss": float(value)} | {key: float(metric) for key, metric in metrics.items()}
+
+  def finish(vae: Any, config: Config, run: pathlib.Path) -> None:
+    export_weights(standardised(vae, loader(config), medium), config, run / WEIGHTS, "f32")
+
+  return Stage(
+    name=name, init=init, loss=loss, make_loader=loader, evaluate=evaluate, finish=finish, frozen=("standard.*",)
+  )
+
+
+def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
+  """The codec with its latents' mean and deviation measured over some batches."""
+  to_float = audio_to_float if medium == "audio" else video_to_float
+  measure = jax.jit(calibration_statistics)
+  means = [measure(vae, to_float(loader.batch_at(EVALUATION_STEP + i)[medium])) for i in range(CALIBRATION_BATCHES)]
+  return calibrate(vae, np.concatenate(means))
+
+
+def _draw_video(vae: VideoVAE, clips: np.ndarray, path: pathlib.Path) -> None:
+  """Last frames of up to 8 clips above their reconstructions, enlarged."""
+  from PIL import Image
+
+  @jax.jit
+  def reconstruct(vae: VideoVAE, clip: jax.Array) -> jax.Array:
+    height, width = clip.shape[1:3]
+    posterior, _ = vae.encode(still_first(clip), vae.encoder_state(height, width))
+    return vae.decode(posterior.mean, vae.decoder_state(height, width))[0][-1]
+
+  shown = clips[:8]
+  again = [np.asarray(reconstruct(vae, video_to_float(clip))) for clip in shown]
+  below = [np.clip((frame + 1) * 127.5, 0, 255).astype(np.uint8) for frame in again]
+  rows = [np.concatenate([clip[-1] for clip in shown], axis=1), np.concatenate(below, axis=1)]
+  picture = Image.fromarray(np.concatenate(rows))
+  scale = max(1, 192 // shown.shape[2])
+  picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)
+
+
+def _draw_audio(vae: AudioVAE, clips: np.ndarray, path: pathlib.Path) -> None:
+  """Spectrograms of up to 4 clips above those of their reconstructions."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  @jax.jit
+  def reconstruct(vae: AudioVAE, clip: jax.Array) -> jax.Array:
+    posterior, _ = vae.encode(clip, vae.encoder_state())
+    return vae.decode(posterior.mean, vae.decoder_state())[0]
+
+  shown = [np.asarray(audio_to_float(clip)) for clip in clips[:4]]
+  hiss = 1e-6 * np.random.default_rng(0).standard_normal(len(shown[0]))  # no log of zero
+  figure, axes = pyplot.subplots(2, len(shown), figsize=(4 * len(shown), 6), squeeze=False)
+  for column, clip in enumerate(shown):
+    for row, samples in enumerate((clip, np.asarray(reconstruct(vae, clip)))):
+      axes[row][column].specgram(samples + hiss[: len(samples)], NFFT=512, noverlap=384, Fs=24_000, vmin=-140, vmax=-40)
+      axes[row][column].set_title(("original", "reconstruction")[row])
+  figure.tight_layout()
+  figure.savefig(path, dpi=70)
+  pyplot.close(figure)
