@@ -1,4 +1,4 @@
-"""`wanstreamer data make | stats | encode`: sessions as records."""
+"""`wanstreamer data make | preview | stats | encode`: sessions as records."""
 
 import argparse
 from typing import Any
@@ -36,6 +36,18 @@ def add_data(commands: Any) -> None:
   make.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
   make.add_argument("--workers", type=number(int, 1), default=1, help="processes (default: 1)")
 
+  preview = add_command(
+    group, "preview", "film one session of duplex_world with its scripted agent, and draw its timeline",
+    """
+    wanstreamer data preview --config configs/tiny.py --seed 7 --out out/preview
+    wanstreamer stream out/preview/user.mp4 --out out        answer the same user with a model
+    """, data_preview,
+  )  # fmt: skip
+  add_config(preview)
+  preview.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+  preview.add_argument("--seed", type=number(int, 0), default=0, help="which session (default: 0)")
+  preview.add_argument("--split", choices=("train", "heldout"), default="train", help="heldout: other voices, looks")
+
   stats = add_command(
     group, "stats", "print what a folder of records holds",
     """
@@ -71,6 +83,14 @@ def data_make(args: argparse.Namespace) -> None:
     config, args.out, source=args.source, manifest=args.manifest, sessions=args.sessions, split=args.split,
     first_seed=args.first_seed, workers=args.workers,
   )  # fmt: skip
+
+
+def data_preview(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.serve.preview import preview
+
+  for line in preview(config, args.out, args.seed, args.split).lines()[1:]:
+    print(line)
 
 
 def data_stats(args: argparse.Namespace) -> None:

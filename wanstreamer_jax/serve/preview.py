@@ -1,0 +1,63 @@
+"""`wanstreamer data preview`: a session of duplex_world as people see it.
+
+The user's side is written as a clip (a good INPUT for `wanstreamer stream`), and the same job that films a model films
+the scripted agent: conversation.mp4, agent.mp4, agent.vtt, units.jsonl and timeline.png.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.duplex_source import world_config
+from wanstreamer_jax.data.duplex_world.world import make_session
+from wanstreamer_jax.data.media import MediaWriter, UserUnit
+from wanstreamer_jax.data.session import Session, World
+from wanstreamer_jax.serve.file import AgentUnit, StreamOptions, StreamSummary, stream_file
+from wanstreamer_jax.serve.report import PHASES, is_loud
+
+CLIP = "user.mp4"
+
+
+class ScriptedEngine:
+  """Answers with what a session's agent did, whatever it is shown. Implements `serve.file.Engine`."""
+
+  def __init__(self, config: Config, session: Session):
+    self.media, self.session, self.unit = config.media, session, 0
+
+  def start(self, world: World, seed: int) -> None:
+    self.unit = 0
+
+  def step(self, user: UserUnit, typed: list[str]) -> AgentUnit:
+    media, k = self.media, self.unit
+    self.unit += 1
+    video, audio = self.session.agent.video, self.session.agent.audio
+    assert video is not None
+    assert audio is not None
+    sound = audio[k * media.samples : (k + 1) * media.samples]
+    now = round(k * media.unit_ms / 1000, 6)
+    words = [word.text for word in self.session.agent.words if abs(word.written - now) < 1e-3]
+    picture = video[k * media.frames : (k + 1) * media.frames]
+    text = "".join(" " + word for word in words)
+    return AgentUnit(picture, sound, text, words, is_loud(sound), dict.fromkeys(PHASES, 0.0))
+
+
+def preview(config: Config, out: str | Path, seed: int = 0, split: str = "train") -> StreamSummary:
+  """Writes one session into the folder `out`. Raises MediaError or UserError."""
+  session = make_session(seed, world_config(config), split)
+  folder = Path(out)
+  folder.mkdir(parents=True, exist_ok=True)
+  write_user(folder / CLIP, config, session)
+  return stream_file(ScriptedEngine(config, session), folder / CLIP, folder, StreamOptions(progress=False))
+
+
+def write_user(path: Path, config: Config, session: Session) -> None:
+  """The user's side of a session as a media file."""
+  media = config.media
+  assert session.user.video is not None
+  assert session.user.audio is not None
+  frames = session.user.video.reshape(session.units, media.frames, media.height, media.width, 3)
+  samples = np.clip(session.user.audio, -1, 1).reshape(session.units, media.samples)
+  with MediaWriter(path, media) as writer:
+    for picture, sound in zip(frames, samples):
+      writer.write(picture, sound)
