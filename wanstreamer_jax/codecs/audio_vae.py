@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from wanstreamer_jax.codecs import source_filter
+from wanstreamer_jax.codecs import pitch, source_filter
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.config import AudioVAEConfig
 from wanstreamer_jax.errors import ConfigError
@@ -25,6 +25,7 @@ from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, Residual1d
 
 State = dict[str, Any]
 WINDOWS = (2, 5)  # hops: a short window for what changes, a long one for pitch
+PITCH_SCALE = 4.0  # two numbers must be heard among hundreds of spectral ones
 
 
 class VoiceFrames(NamedTuple):
@@ -45,15 +46,19 @@ def analysis_window(size: int) -> np.ndarray:
   return np.sin(np.pi * u**3).astype(np.float32) ** 2
 
 
-class LogSpectra(nnx.Module):
-  """Log-power spectra of windows that end with each frame. No parameters. State: past samples."""
+class Analysis(nnx.Module):
+  """What the encoder hears of each frame: log-power spectra of windows that end with it, and their pitch.
+
+  Pitch by autocorrelation saves the network from learning to read it off the harmonics. No parameters. State: past
+  samples.
+  """
 
   def __init__(self, hop: int):
     self.hop = hop
 
   @property
   def features(self) -> int:
-    return sum(window * self.hop // 2 + 1 for window in WINDOWS)
+    return sum(window * self.hop // 2 + 1 for window in WINDOWS) + 2
 
   def initial_state(self) -> Float[Array, "P"]:
     return jnp.zeros((max(WINDOWS) - 1) * self.hop)
@@ -64,7 +69,8 @@ class LogSpectra(nnx.Module):
     past = jnp.concatenate([state, samples])
     frames = stack_taps(past.reshape(-1, self.hop), max(WINDOWS))  # [T, max(WINDOWS) * hop]
     spectra = [self.log_spectrum(frames[:, -window * self.hop :]) for window in WINDOWS]
-    return jnp.concatenate(spectra, axis=-1), past[samples.shape[0] :]
+    voice = PITCH_SCALE * pitch.soft_pitch(frames, analysis_window(frames.shape[-1]), self.hop)
+    return jnp.concatenate([*spectra, voice], axis=-1), past[samples.shape[0] :]
 
   def log_spectrum(self, frames: Float[Array, "T N"]) -> Float[Array, "T F"]:
     window = analysis_window(frames.shape[-1])
@@ -161,8 +167,8 @@ class AudioVAE(nnx.Module):
 
   def __init__(self, cfg: AudioVAEConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
-    self.spectra = LogSpectra(cfg.strides[0])
-    self.encoder = Chain(encoder_layers(cfg, self.spectra.features, rngs))
+    self.analysis = Analysis(cfg.strides[0])
+    self.encoder = Chain(encoder_layers(cfg, self.analysis.features, rngs))
     self.decoder = Chain(decoder_layers(cfg, rngs))
     self.head_norm = ChannelNorm(stage_channels(cfg)[0])
     self.head = CausalConv1d(stage_channels(cfg)[0], 1 + 2 * cfg.cepstrum, 1, scale=0.1, rngs=rngs)
@@ -170,7 +176,7 @@ class AudioVAE(nnx.Module):
 
   def encoder_state(self) -> State:
     """The state before the first sample."""
-    return {"spectra": self.spectra.initial_state(), "encoder": self.encoder.initial_state()}
+    return {"analysis": self.analysis.initial_state(), "encoder": self.encoder.initial_state()}
 
   def decoder_state(self) -> State:
     """The state before the first latent."""
@@ -178,13 +184,13 @@ class AudioVAE(nnx.Module):
     return {"decoder": self.decoder.initial_state(), "voice": voice}
 
   def encode(self, samples: Float[Array, "S"], state: State) -> tuple[Posterior, State]:
-    """S = T * hop samples in [-1, 1] to T latent frames."""
+    """S = T * hop samples, clipped to [-1, 1], to T latent frames."""
     if samples.shape[0] % self.cfg.hop:
       raise ValueError(f"{samples.shape[0]} samples are not a whole number of latent frames of {self.cfg.hop}")
-    x, spectra = self.spectra(samples, state["spectra"])
+    x, analysis = self.analysis(jnp.clip(samples, -1.0, 1.0), state["analysis"])
     x, encoder = self.encoder(x, state["encoder"])
     mean, logvar = jnp.split(x, 2, axis=-1)
-    return self.standard.normalise(mean, logvar), {"spectra": spectra, "encoder": encoder}
+    return self.standard.normalise(mean, logvar), {"analysis": analysis, "encoder": encoder}
 
   def decode(self, latents: Float[Array, "T Z"], state: State) -> tuple[Float[Array, "S"], State]:
     """T standardised latent frames to T * hop samples."""
@@ -203,5 +209,5 @@ class AudioVAE(nnx.Module):
     self, frames: VoiceFrames, state: source_filter.SourceFilterState
   ) -> tuple[Float[Array, "S"], source_filter.SourceFilterState]:
     """The signal half of `decode`."""
-    pitch = source_filter.pitch_index(frames.pitch_logit)
-    return source_filter.synthesise(pitch, frames.cepstra, state, self.cfg.strides[0])
+    index = source_filter.pitch_index(frames.pitch_logit)
+    return source_filter.synthesise(index, frames.cepstra, state, self.cfg.strides[0])

@@ -5,7 +5,6 @@ Video [T, H, W, 3] and audio [S] are in [-1, 1].
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -34,7 +33,7 @@ def edge_loss(x: Float[Array, "T H W C"], y: Float[Array, "T H W C"]) -> Float[A
 
 
 def magnitudes(x: Float[Array, "S"], size: int) -> Float[Array, "T F"]:
-  """STFT magnitudes: Hann windows of `size`, hop size / 4, whole windows only, scaled so that a sine has its amplitude."""
+  """STFT magnitudes, a sine having its amplitude: Hann windows of `size`, hop size / 4, whole windows only."""
   hop = size // 4
   x = x[: x.shape[0] // hop * hop].reshape(-1, hop)
   frames = jnp.concatenate([x[i : x.shape[0] - 3 + i] for i in range(4)], axis=-1)
@@ -84,30 +83,3 @@ def log_mel(x: Float[Array, "S"]) -> Float[Array, "T M"]:
 def mel_distance(x: Float[Array, "S"], y: Float[Array, "S"]) -> Float[Array, ""]:
   """Mean absolute difference of log-mel magnitudes, in nats (1 nat is 8.7 dB)."""
   return jnp.mean(jnp.abs(log_mel(x) - log_mel(y)))
-
-
-def pitch_of(x: Float[Array, "S"], hop: int) -> tuple[Float[Array, "T"], Float[Array, "T"]]:
-  """Cycles per frame of `hop` samples around the end of each frame, and 1.0 where voiced.
-
-  Normalised autocorrelation (Boersma 1993): windows of 6 hops, divided by the window's own, a small price per octave
-  so that the first of equal peaks wins; parabolic interpolation. Lags between hop / 5.3 and 2 hops.
-  """
-  size, shortest, longest = 6 * hop, int(hop / 5.3), 2 * hop
-  past = jnp.pad(x, (size - 2 * hop, 2 * hop))[: x.shape[0] + size - hop]  # windows reach one hop past the frame's end
-  frames = jnp.concatenate([past.reshape(-1, hop)[i : i + x.shape[0] // hop] for i in range(6)], axis=-1)
-  window = np.hanning(size + 2)[1:-1].astype(np.float32)
-  frames = (frames - frames.mean(axis=-1, keepdims=True)) * window
-  transform = 1 << (2 * size - 1).bit_length()
-  power = jnp.square(jnp.abs(jnp.fft.rfft(frames, transform)))
-  own = np.fft.irfft(np.abs(np.fft.rfft(window, transform)) ** 2)[: longest + 2]
-  correlation = jnp.fft.irfft(power)[:, : longest + 2]
-  correlation = correlation / (correlation[:, :1] + 1e-9) * (own[0] / own)
-
-  lags = np.arange(longest + 2)
-  candidates = np.where((lags >= shortest) & (lags <= longest), -0.03 * np.log2(np.maximum(lags, 1)), -np.inf)
-  best = jnp.argmax(correlation + candidates.astype(np.float32), axis=-1)
-  left, middle, right = (jnp.take_along_axis(correlation, (best + i)[:, None], 1)[:, 0] for i in (-1, 0, 1))
-  bend = left - 2 * middle + right
-  lag = best + jnp.where(bend < -1e-6, jnp.clip(0.5 * (left - right) / bend, -0.5, 0.5), 0.0)
-  level = jnp.sqrt(jnp.mean(jnp.square(frames), axis=-1))
-  return jax.lax.stop_gradient((hop / lag, jnp.where((middle > 0.75) & (level > 1e-3), 1.0, 0.0)))

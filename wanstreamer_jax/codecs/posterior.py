@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 Vae = TypeVar("Vae", bound=nnx.Module)
+START_LOGVAR = -5.0  # at initialisation: with unit noise a decoder would learn to ignore its latents first
 
 
 class Posterior(NamedTuple):
@@ -33,7 +34,8 @@ class Standardisation(nnx.Module):
   def normalise(self, mean: Float[Array, "... Z"], logvar: Float[Array, "... Z"]) -> Posterior:
     """Raw posterior parameters to standardised ones; logvar is limited to a sane range."""
     center, scale = self.constants()
-    return Posterior((mean - center) / scale, jnp.clip(logvar, -20.0, 4.0) - 2 * jnp.log(scale))
+    logvar = jnp.clip(logvar + START_LOGVAR, -20.0, 4.0)
+    return Posterior((mean - center) / scale, logvar - 2 * jnp.log(scale))
 
   def restore(self, latents: Float[Array, "... Z"]) -> Float[Array, "... Z"]:
     center, scale = self.constants()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wanstreamer_jax.codecs import losses
+from wanstreamer_jax.codecs import losses, pitch
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.posterior import Posterior
 from wanstreamer_jax.codecs.source_filter import LOWEST_PITCH, pitch_octaves
@@ -19,23 +19,19 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 def noisy_sample(posterior: Posterior, key: jax.Array, noise: float) -> Float[Array, "... Z"]:
-  """A posterior sample with extra noise; its deviation is U(0, noise) times the latents' own, one draw per clip."""
+  """A posterior sample with extra noise: U(0, noise), one draw per clip, times each channel's deviation in the clip."""
   sample_key, level_key, noise_key = jax.random.split(key, 3)
   latents = posterior.sample(sample_key)
-  deviation = jax.lax.stop_gradient(posterior.mean.std())
+  deviation = jax.lax.stop_gradient(posterior.mean.std(axis=tuple(range(posterior.mean.ndim - 1))))
   level = noise * jax.random.uniform(level_key)
   return latents + level * deviation * jax.random.normal(noise_key, latents.shape)
 
 
 def pitch_loss(logit: Float[Array, "T"], audio: Float[Array, "S"], hop: int) -> Float[Array, ""]:
   """Mean absolute error in octaves over voiced frames; 0 where none is voiced."""
-  cycles, voiced = losses.pitch_of(audio, hop)
-  error = losses_octaves(logit, cycles)
+  cycles, voiced = pitch.track(audio, hop)
+  error = jnp.abs(pitch_octaves(logit) - jnp.log2(cycles / LOWEST_PITCH))
   return jnp.sum(voiced * error) / jnp.maximum(jnp.sum(voiced), 1.0)
-
-
-def losses_octaves(logit: Float[Array, "T"], cycles: Float[Array, "T"]) -> Float[Array, "T"]:
-  return jnp.abs(pitch_octaves(logit) - jnp.log2(cycles / LOWEST_PITCH))
 
 
 def audio_vae_loss(
