@@ -235,6 +235,8 @@ class RecordFolder:
   def check(self, config: Config, tokenizer: TextTokenizer) -> None:
     """Raises DataError when the records were made for other media, text slots or another tokenizer."""
     text = self.manifest["text"]
+    if text["vocab"] > config.model.vocab:
+      raise DataError(f"{self.path} has {text['vocab']} token ids, but model.vocab is {config.model.vocab}: raise it")
     stored = {**self.manifest["media"], **text}
     layout = config.layout
     wanted = {
