@@ -32,7 +32,7 @@ class User(Protocol):
 
   def step(
     self, audio: np.ndarray, video: np.ndarray, words: Sequence[str]
-  ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+  ) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
     """The agent's last unit (float32 [samples], uint8 [F, H, W, 3], words; silence and nothing before the first)
     -> the user's next one: float32 [samples], uint8 [F, H, W, 3], typed texts."""
     ...

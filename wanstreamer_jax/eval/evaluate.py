@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -71,9 +72,13 @@ class Collected:
 
 
 def evaluate(
-  agent: Agent, options: EvalConfig, make_session: MakeSession, make_user: MakeUser, progress: bool = True
-) -> Evaluation:
-  """Runs everything. make_session, make_user: seed -> a held-out session, a reacting user of the same world."""
+  agent: Agent, options: EvalConfig, make_session: MakeSession, make_user: MakeUser, progress: bool = True,
+  variants: tuple[str, ...] = VARIANTS,
+) -> Evaluation:  # fmt: skip
+  """Runs everything. make_session, make_user: seed -> a held-out session, a reacting user of the same world.
+
+  variants: which of the closed loop's variants to run.
+  """
   check(options)
   config, begin = agent.config, time.perf_counter()
   tokenizer = TextTokenizer(config.data.tokenizer)
@@ -81,7 +86,7 @@ def evaluate(
   truth, offline = held_out(agent, few, make_session, tokenizer, progress)
   compiled = programs(units_of(config, options))
   found, seconds = {"truth": truth}, {}
-  for variant in VARIANTS:
+  for variant in variants:
     started = time.perf_counter()
     part = options if variant == "model" else few
     found[variant] = rollouts(agent, compiled, part, make_user, tokenizer, variant, progress)
@@ -151,7 +156,7 @@ def codec_figures(
 ) -> Iterator[tuple[str, Scores]]:
   """Codec metrics of the reconstruction, and of the baselines: the true media one unit late, and another session's."""
   rate = agent.config.media.sample_rate
-  latents = Latents(rows["agent_video_latent"], rows["agent_audio_latent"])
+  latents = Latents(jnp.asarray(rows["agent_video_latent"]), jnp.asarray(rows["agent_audio_latent"]))
   worlds = encode_worlds(agent, tokenizer, [session.world for session in sessions])
   audio, video = jax.device_get(heldout.decode_batch(agent, latents, worlds))
   true_audio, true_video = heldout.audio_to_float(rows["agent_audio"]), rows["agent_video"]

@@ -1,0 +1,139 @@
+"""The table and the picture of `wanstreamer ablate`."""
+
+import math
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Result = dict[str, Any]  # what ablate.run_cell writes
+Figure = Callable[[Result, str], float]  # (result, variant) -> value, NaN where there is none
+
+
+def closed_loop(name: str) -> Figure:
+  """A mean of the closed loop."""
+
+  def value(result: Result, variant: str) -> float:
+    found = result["figures"]["closed_loop"].get(variant, {}).get(name)
+    return float("nan") if found is None or found["mean"] is None else found["mean"]
+
+  return value
+
+
+def teacher_forced(kind: str, part: str) -> Figure:
+  """A teacher-forced error."""
+
+  def value(result: Result, variant: str) -> float:
+    found = result["figures"]["teacher_forced"].get(variant, {}).get(kind, {}).get(part)
+    return float("nan") if found is None else found
+
+  return value
+
+
+COLUMNS: dict[str, tuple[Figure, int, str]] = {  # title: (figure, digits, which way is better)
+  "right answers": (closed_loop("answer"), 2, "up"),
+  "TOR-Alignment": (closed_loop("tor_alignment"), 2, "up"),
+  "talk share": (closed_loop("talk_share"), 2, ""),
+  "latency, s": (closed_loop("response_latency"), 2, "down"),
+  "stop, s": (closed_loop("stop_latency"), 2, "down"),
+  "false take-overs": (closed_loop("false_take_over"), 2, "down"),
+  "lip correlation": (closed_loop("lip_correlation"), 2, "up"),
+  "face drift, 15 s": (closed_loop("drift_face/15s"), 3, "down"),
+  "audio error, speaking": (teacher_forced("audio", "speaking"), 3, "down"),
+  "video error, speaking": (teacher_forced("video", "speaking"), 3, "down"),
+  "word entropy": (teacher_forced("text", "words"), 3, "down"),
+}
+PANELS = (
+  "right answers",
+  "TOR-Alignment",
+  "lip correlation",
+  "face drift, 15 s",
+  "audio error, speaking",
+  "word entropy",
+)
+ARROWS = {"up": " ↑", "down": " ↓", "": ""}
+
+
+def write(out: str | os.PathLike[str], results: Sequence[Result], about: dict[str, str]) -> None:
+  """Writes the table to `out` (Markdown) and the picture beside it (PNG), both whole or not at all."""
+  path = pathlib.Path(out)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  picture = path.with_suffix(".png")
+  draw(picture, results)
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(markdown(results, about, picture.name))
+  os.replace(temporary, path)
+
+
+def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
+  """Results of all seeds by config, in the order of the first seed."""
+  out: dict[str, list[Result]] = {}
+  for result in results:
+    out.setdefault(result["name"], []).append(result)
+  return out
+
+
+def cell(values: Sequence[float], digits: int) -> str:
+  """Mean and, for several seeds, half the range."""
+  found = [value for value in values if not math.isnan(value)]
+  if not found:
+    return "-"
+  middle = f"{sum(found) / len(found):.{digits}f}"
+  return middle if len(found) < 2 else f"{middle} ± {(max(found) - min(found)) / 2:.{digits}f}"
+
+
+def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> str:
+  """The whole document."""
+  groups = by_name(results)
+  reference = next(iter(groups))
+  first = groups[reference][0]
+  options = first["figures"]["options"]
+  titles = [title + ARROWS[better] for title, (_, _, better) in COLUMNS.items()]
+  intro = (
+    f"Written by `wanstreamer ablate`. A {reference} model ({first['parameters'] / 1e6:.1f}M parameters, "
+    f"{first['trained_units'] / 1000:.0f}k units of training, the small duplex_world at 64x64) says what happens to a "
+    f"{reference} model; larger ones may differ. {options['sessions']} held-out sessions of {options['seconds']:g} s "
+    f"in closed loop; mean over seeds, ± half their range. Arrows: which way is better. Differences within ± are noise."
+  )
+  lines = [f"# Ablations at {reference} size", "", intro, "", f"![figures of every config]({picture})", ""]
+  lines += ["| config | seeds | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
+  for name, group in groups.items():
+    cells = [cell([figure(r, "model") for r in group], digits) for figure, digits, _ in COLUMNS.values()]
+    lines.append(f"| {'**' + name + '**' if name == reference else name} | {len(group)} | " + " | ".join(cells) + " |")
+  for variant in ("truth", "shuffled_user", "text_only", "copy_previous"):
+    group = groups[reference]
+    cells = [cell([figure(r, variant) for r in group], digits) for figure, digits, _ in COLUMNS.values()]
+    lines.append(f"| _{reference}: {variant}_ | {len(group)} | " + " | ".join(cells) + " |")
+  lines += ["", "## What each one changes, and what was expected", ""]
+  lines += [f"- **{name}**: {' '.join(about.get(name, '').split())}" for name in groups if name != reference]
+  return "\n".join(lines) + "\n"
+
+
+def draw(path: pathlib.Path, results: Sequence[Result]) -> None:
+  """One panel per figure: a dot for every seed, a line at the reference's mean, a dashed one at shuffled user."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+
+  groups = by_name(results)
+  names = list(groups)
+  figure, panels = plt.subplots(2, 3, figsize=(14, 1.5 + 0.5 * len(names)), sharey=True, layout="constrained")
+  for axes, title in zip(panels.flat, PANELS):
+    value, _, better = COLUMNS[title]
+    for row, name in enumerate(names):
+      dots = [value(result, "model") for result in groups[name]]
+      axes.plot(dots, [row] * len(dots), "o", color="#c8553d" if row else "#222222", alpha=0.75)
+    for variant, style in (("model", "-"), ("shuffled_user", "--")):
+      found = [x for x in (value(result, variant) for result in groups[names[0]]) if not math.isnan(x)]
+      if found:
+        axes.axvline(sum(found) / len(found), color="#222222", linewidth=0.8, linestyle=style)
+    axes.set_title(title + {"up": "  (more is better)", "down": "  (less is better)", "": ""}[better], fontsize=10)
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(axis="x", alpha=0.3)
+  panels[0, 0].invert_yaxis()
+  figure.suptitle(f"{names[0]} and its ablations; line: {names[0]}, dashed: its shuffled-user baseline", fontsize=11)
+  temporary = path.with_name(path.name + ".tmp")
+  figure.savefig(temporary, format="png", dpi=90)
+  plt.close(figure)
+  os.replace(temporary, path)
