@@ -13,10 +13,13 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from tests.conftest import assert_close
 from tests.toy_stage import ToyLoader, toy_config, toy_stage
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.parallel import mesh as meshes
 from wanstreamer_jax.parallel.rules import Rule, fill_leaves, matching_rules, named_leaves, param_shardings, partition
+from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, loss_and_grads, state_shardings
 
 SIZES = (
@@ -180,6 +183,61 @@ def test_law_4_loss_and_gradients_of_every_mesh_equal_one_devices(spec):
   actual, split = sharded_loss_and_grads(spec)
   assert split == ("fsdp" in spec)
   assert_close(actual, expected, 1e-5)
+
+
+def duplex_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
+  """Noise in the shape of what the loader reads from a folder of latents."""
+  r = np.random.default_rng(0)
+  units, media, layout = config.data.units, config.media, config.layout
+  empty = World.empty(config)
+  normal = lambda *shape: r.standard_normal((rows, *shape)).astype(np.float16)
+  words = lambda *shape: (r.integers(2, config.model.vocab, (rows, *shape)) * (r.random((rows, *shape)) < 0.5)).astype(
+    np.int32
+  )
+  video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
+  audio = (config.audio_latents, config.audio_vae.latent_dim)
+  sound = r.integers(-9000, 9000, (rows, units, media.samples)).astype(np.int16)
+  picture = r.integers(0, 255, (rows, units, media.frames, media.height, media.width, 3)).astype(np.uint8)
+  sides = [f"{side}_{kind}_valid" for side in ("user", "agent") for kind in ("audio", "video")]
+  return {
+    "user_audio": sound, "user_video": picture, "user_text": words(units, layout.user_text_slots),
+    "agent_text": words(units, layout.text_slots),
+    "agent_video_latent": normal(units, *video), "agent_audio_latent": normal(units, *audio),
+    "previous_agent_video_latent": normal(2, *video), "previous_agent_audio_latent": normal(2, *audio),
+    "previous_valid": np.ones((rows, 2), bool),
+    "world_text": words(layout.world_text), "start": np.arange(rows, dtype=np.int32),
+    "portrait_latent": normal(*empty.portrait.shape), "portrait_valid": np.ones(rows, bool),
+    "voice_latent": normal(*empty.voice.shape), "voice_valid": np.ones(rows, bool),
+    **{name: np.ones((rows, units), bool) for name in sides},
+  }  # fmt: skip
+
+
+@functools.cache
+def duplex_loss_and_grads(spec: str):
+  """(loss, metrics, gradients) of the real duplex stage, small, on a mesh; noise on, every leaf random."""
+  config = load_config(CONFIGS / "nano.py", ["data.batch=8", "data.units=3"])
+  mesh, stage = meshes.make_mesh(spec), get_stage("duplex")
+  abstract, shardings = state_shardings(stage, config, mesh)
+  batch = meshes.place_batch(duplex_batch(config, 8), mesh)
+  r = np.random.default_rng(1)
+  params = jax.tree.map(lambda leaf: np.asarray(0.1 * r.standard_normal(leaf.shape), np.float32), abstract.params)
+  params = jax.device_put(params, shardings.params)
+  with jax.set_mesh(mesh):
+    result = jax.jit(
+      lambda params, batch: loss_and_grads(stage, config, params, batch, jnp.int32(3)),
+      in_shardings=(shardings.params, meshes.batch_sharding(mesh)),
+    )(params, batch)
+  return jax.device_get(result)
+
+
+@pytest.mark.parametrize(
+  "spec", ["data=2,fsdp=4", *(pytest.param(spec, marks=pytest.mark.slow) for spec in ("data=8", "fsdp=8"))]
+)
+def test_law_4_loss_and_gradients_of_the_duplex_stage(spec):
+  (loss, metrics), grads = duplex_loss_and_grads(spec)
+  (expected, expected_metrics), expected_grads = duplex_loss_and_grads("data=1")
+  assert_close((loss, metrics), (expected, expected_metrics), 1e-5)
+  assert_close(named_leaves(grads), named_leaves(expected_grads), 1e-5)
 
 
 def test_param_shardings_follow_parameters_into_the_optimiser_state():

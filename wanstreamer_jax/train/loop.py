@@ -5,19 +5,23 @@ A run is a folder (`config.train.run`):
   metrics.jsonl   one line per step and per evaluation (train/metrics.py)
   tensorboard/    the same for TensorBoard
   checkpoints/    whole states (train/checkpoint.py)
+  lock            held by the process that trains
   pictures/       what evaluations draw
 
 Starting a run that has checkpoints continues it. Update number `step` takes batch `step` and random key
 `fold_in(seed, step)`, and nothing else changes the state, so a continued run repeats the undisturbed one bit for bit on
-the same devices.
+the same devices (on GPUs with XLA_FLAGS=--xla_gpu_deterministic_ops=true).
 """
 
+import contextlib
+import fcntl
 import functools
 import math
 import pathlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -46,7 +50,12 @@ def train(stage: Stage, config: Config) -> TrainState:
   check_batch(config.data.batch, mesh)
   run = make_run_folder(config)
   loader = stage.make_loader(config)
-  with jax.set_mesh(mesh), Interrupt() as interrupt, Checkpoints(run / "checkpoints", config) as checkpoints:
+  with (
+    only_trainer(run),
+    jax.set_mesh(mesh),
+    Interrupt() as interrupt,
+    Checkpoints(run / "checkpoints", config) as checkpoints,
+  ):
     state = start_state(stage, config, mesh, checkpoints)
     start = int(state.step)
     write_json(run / "config.json", config_to_dict(config))
@@ -67,6 +76,18 @@ def make_run_folder(config: Config) -> pathlib.Path:
   except OSError as error:
     raise TrainingError(f"cannot make the run folder {run}: {error.strerror}; set train.run") from error
   return run
+
+
+@contextlib.contextmanager
+def only_trainer(run: pathlib.Path) -> Iterator[None]:
+  """Holds the run's folder for this process: two that train into one folder would destroy each other's files."""
+  with (run / "lock").open("w") as file:
+    try:
+      # A record lock: gone with this process however it ends, and not inherited by its workers.
+      fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+      raise TrainingError(f"{run} is being trained by another process; wait for it, or set train.run") from None
+    yield
 
 
 def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:

@@ -16,6 +16,7 @@ from typing import Any
 from wanstreamer_jax.errors import TrainingError
 
 METRICS_FILE = "metrics.jsonl"
+QUIET = 5.0  # seconds between two lines where there is no terminal
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -50,7 +51,7 @@ class MetricLog:
     except OSError as error:
       raise self._failed(error) from error
     self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
-    self._clock, self._since = time.perf_counter(), start
+    self._clock, self._since, self._said = time.perf_counter(), start, 0.0
 
   def _truncate(self, start: int) -> None:
     kept = [line for line in read_metrics(self.run) if line["step"] <= start]
@@ -78,10 +79,12 @@ class MetricLog:
     self._show(last, {**means, "units_per_s": speed}, prefix="train/")
     self._bar.set_postfix(loss=f"{means['loss']:.4g}", units_per_s=f"{speed:.0f}", refresh=False)
     self._bar.update(last - self._bar.n)
-    if self._bar.disable:  # no terminal: a line now and then instead of a bar
-      eta = seconds / max(last - self._since, 1) * (self._steps - last)
-      print(f"step {last}/{self._steps} loss {means['loss']:.4g} {speed:.0f} units/s, {eta:.0f} s left", flush=True)
-    self._clock, self._since = time.perf_counter(), last
+    now = time.perf_counter()
+    if self._bar.disable and (now > self._said + QUIET or last == self._steps):  # no terminal: lines instead of a bar
+      left = seconds / max(last - self._since, 1) * (self._steps - last)
+      print(f"step {last}/{self._steps} loss {means['loss']:.4g} {speed:.0f} units/s, {left:.0f} s left", flush=True)
+      self._said = now
+    self._clock, self._since = now, last
 
   def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
     """Metrics of an evaluation after `step` updates."""
