@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World as SessionWorld
 from wanstreamer_jax.errors import CheckpointError, DataError
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WanStreamer, World
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.weights import Path, export_weights, fit_weights, read_weights
@@ -42,6 +45,14 @@ def assemble(config: Config, streamer: Path, audio_vae: Path, video_vae: Path) -
   for part, path in (("streamer", streamer), ("audio_vae", audio_vae), ("video_vae", video_vae)):
     values |= {f"{part}.{name}": value for name, value in read_weights(path)[1].items()}
   return fit_weights(values, abstract_agent(config), streamer)
+
+
+def with_streamer(streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE) -> Agent:
+  """An agent from its three modules."""
+  agent = abstract_agent(streamer.config)
+  parts = {"streamer": streamer, "audio_vae": audio_vae, "video_vae": video_vae}
+  leaves = {f"{part}.{name}": leaf for part, tree in parts.items() for name, leaf in named_leaves(tree).items()}
+  return fill_leaves(agent, leaves)
 
 
 def abstract_agent(config: Config) -> Agent:

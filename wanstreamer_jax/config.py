@@ -125,7 +125,7 @@ class AudioVAEConfig(Section):
 class VideoVAEConfig(Section):
   """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
 
-  channels: tuple[int, ...] = (8, 24, 48, 96)  # at full, 1/2, 1/4 and 1/8 resolution
+  channels: tuple[int, ...] = (12, 24, 48, 96)  # at full, 1/2, 1/4 and 1/8 resolution
   residual_blocks: int = 1  # of the encoder, at 1/4 and at 1/8
   decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
   time_kernel: int = 3  # latent frames that a convolution at 1/8 sees, including the current one
@@ -217,6 +217,7 @@ class DataConfig(Section):
 
   path: str = "data_cache/world"
   units: int = 40  # length of a training crop
+  heldout: str = ""  # records of held-out sessions, for what is watched during training
   world: str = "small"  # vocabulary and cast of duplex_world: "small" or "full"
   session_units: int = 125  # length of a stored session (20 s)
   batch: int = 8  # sessions per step, over all devices
@@ -264,7 +265,7 @@ class TrainConfig(Section):
   keep: int = 2
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only)
-  codecs: str = ""  # a checkpoint with the codecs (for pictures and evaluation in stage "duplex")
+  codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
 
 @section

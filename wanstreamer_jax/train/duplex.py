@@ -4,6 +4,7 @@ A batch is what `data.loader.Loader` reads from a folder of cached latents: arra
 [B, ...] of the session's, and the latents of the units before the crop.
 """
 
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import Heard, History, Predictions, WanStreamer, World
 from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
+from wanstreamer_jax.parallel.mesh import BATCH_AXES
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 
 FIRST_UNITS, FIRST_WORDS = 2048, 1024  # crops start anywhere on the clock, so that hours are nothing new
@@ -152,7 +154,9 @@ def duplex_loss(streamer: WanStreamer, batch: Batch, key: jax.Array, config: Con
   """Mean over the rows of a batch [B, ...]."""
   del config  # the streamer carries it
   rows = batch["agent_text"].shape[0]
-  loss, metrics = jax.vmap(crop_loss, in_axes=(None, 0, 0))(streamer, batch, jax.random.split(key, rows))
+  # On a mesh, shard_map inside (the splash kernel) must know that rows are split; elsewhere the name says nothing.
+  over_rows = jax.vmap(crop_loss, in_axes=(None, 0, 0), spmd_axis_name=BATCH_AXES)
+  loss, metrics = over_rows(streamer, batch, jax.random.split(key, rows))
   return jnp.mean(loss), jax.tree.map(jnp.mean, metrics)
 
 
@@ -170,6 +174,12 @@ def _loader(config: Config) -> Any:
   return Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=fields)
 
 
+def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:
+  from wanstreamer_jax.train.duplex_watch import watch
+
+  return watch(streamer, config, run, step)
+
+
 def duplex_stage() -> Stage:
   """Teacher-forced duplex training of the WanStreamer; the codecs were trained before and do not appear."""
-  return Stage(name="duplex", init=_init, loss=duplex_loss, make_loader=_loader)
+  return Stage(name="duplex", init=_init, loss=duplex_loss, make_loader=_loader, evaluate=_evaluate)
