@@ -195,6 +195,7 @@ def test_take_over(spans, words, expected):
   [
     ("hand_off", [(2.5, 4.0)], 1),
     ("hand_off", [], 0),
+    ("hand_off", [(0.0, 9.0)], 0),  # never stops talking
     ("stay_silent", [], 1),
     ("stay_silent", [(2.5, 4.0)], 0),
     ("stay_silent", [(2.5, 3.0)], 1),  # one short word
@@ -224,6 +225,6 @@ def test_latencies():
 
 def test_false_take_overs_and_overlap():
   speech = np.array([[1.0, 3.0], [6.0, 8.0]])
-  assert turns.false_take_overs(np.array([[0.5, 1.5], [2.0, 2.5]]), speech) == [1, 0]
+  assert turns.false_take_overs(np.array([[0.5, 1.5], [3.0, 3.5], [0.0, 1.05]]), speech) == [1, 0, 0]
   assert turns.overlap(speech, np.array([[2.0, 7.0]])) == pytest.approx(2.0)
   assert turns.talk_share(speech, 10.0) == pytest.approx(0.4)

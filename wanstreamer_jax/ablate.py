@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from wanstreamer_jax.agent_io import abstract_agent, load_agent
+from wanstreamer_jax.agent_io import abstract_agent, load_agent, with_streamer
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import flat_fields, load_config, run_config_file, write_json
 from wanstreamer_jax.data import encode, make
@@ -195,10 +195,8 @@ def make_records(config: Config, codecs: Agent, options: Options) -> None:
 
 def with_codecs(streamer: Any, config: Config, codecs: Agent) -> Agent:
   """Trained weights under the cell's own config (which may sample otherwise), and the shared codecs."""
-  agent = abstract_agent(config)
-  agent.streamer = fill_leaves(agent.streamer, named_leaves(streamer))
-  agent.audio_vae, agent.video_vae = codecs.audio_vae, codecs.video_vae
-  return agent
+  own = fill_leaves(abstract_agent(config).streamer, named_leaves(streamer))
+  return with_streamer(own, codecs.audio_vae, codecs.video_vae)
 
 
 def result_file(cell: Cell, options: Options) -> pathlib.Path:

@@ -87,7 +87,8 @@ def is_turn(speech: np.ndarray, words: Sequence[float], start: float, end: float
 def floor_taken(opportunity: Opportunity, speech: np.ndarray, words: Sequence[float]) -> int:
   """Whether the agent has the floor, by the kind of opportunity (TO_i of TOR-Alignment):
 
-  hand_off: any speech in the span, since a right answer may be one short word. stay_silent, backchannel: `is_turn`.
+  hand_off: `response_latency` finds an answer, however short (a right one may be a single word); speech that has been
+  going on for longer than a second before the span is none. stay_silent, backchannel: `is_turn`.
   yield: whether it still speaks 1.5 s after the span's start (or at its end, when that is later), in the speech that
   was going on at the start. continue: whether it speaks during the second after the span's end.
   """
@@ -98,7 +99,7 @@ def floor_taken(opportunity: Opportunity, speech: np.ndarray, words: Sequence[fl
   if opportunity.kind == "continue":
     return int(len(clip(speech, end, end + 1.0)) > 0)
   if opportunity.kind == "hand_off":
-    return int(len(clip(speech, start, end)) > 0)
+    return int(response_latency(start, end, speech) is not None)
   return is_turn(speech, words, start, end)
 
 
@@ -133,9 +134,9 @@ def stop_latency(interruption: float, speech: np.ndarray) -> float | None:
   return None
 
 
-def false_take_overs(pauses: np.ndarray, speech: np.ndarray) -> list[int]:
-  """For each pause inside a user's sentence [N, 2]: 1 if the agent's speech starts within it, else 0."""
-  return [int(any(start <= onset < end for onset, _ in speech)) for start, end in pauses]
+def false_take_overs(pauses: np.ndarray, speech: np.ndarray, shortest: float = 0.1) -> list[int]:
+  """For each pause inside a user's sentence [N, 2]: 1 if the agent speaks for at least `shortest` seconds of it."""
+  return [int(np.diff(clip(speech, start, end), axis=1).sum() >= shortest) for start, end in pauses]
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:

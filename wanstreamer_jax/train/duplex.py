@@ -12,9 +12,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config, TrainConfig
-from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.crops import (
+  FIELDS,
+  crop_heard,
+  crop_history,
+  crop_latents,
+  crop_world,
+  onsets,
+  text_entropy,
+)
 from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
-from wanstreamer_jax.model.streamer import Heard, History, Predictions, WanStreamer, World
+from wanstreamer_jax.model.streamer import Predictions, WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
 from wanstreamer_jax.parallel.mesh import BATCH_AXES
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
@@ -57,44 +65,6 @@ def draw(key: jax.Array, latents: Latents, config: Config, previous: int) -> Dra
   )
 
 
-def crop_latents(row: Batch) -> Latents:
-  """The crop's latents with the two units before it: float32 [2 + K, ...]."""
-  join = lambda name: jnp.concatenate([row[f"previous_{name}"], row[name]]).astype(jnp.float32)
-  return Latents(join("agent_video_latent"), join("agent_audio_latent"))
-
-
-def crop_world(row: Batch, config: Config, keep: jax.Array) -> World:
-  """WORLD of one crop; `keep` = False drops all of it."""
-  empty = World.empty(config)
-  return World(
-    text=jnp.where(keep, row["world_text"], PAD),
-    portrait=row["portrait_latent"].astype(jnp.float32) if config.layout.portrait else empty.portrait,
-    portrait_valid=row["portrait_valid"] & keep,
-    voice=row["voice_latent"].astype(jnp.float32) if config.layout.voice_units else empty.voice,
-    voice_valid=row["voice_valid"] & keep,
-  )
-
-
-def crop_heard(streamer: WanStreamer, row: Batch, keep: jax.Array) -> Heard:
-  """The user's side of one crop, perceived."""
-  samples = audio_to_float(row["user_audio"]).reshape(-1)
-  audio, video, _ = streamer.perceive(samples, video_to_float(row["user_video"]), streamer.hear.initial_state())
-  text = jnp.where(keep, row["user_text"], PAD)
-  return Heard(audio, video, text, row["user_audio_valid"] & keep, row["user_video_valid"] & keep)
-
-
-def crop_history(row: Batch, latents: Latents, draws: Draws, delay: int) -> History:
-  """What every unit is shown of the agent's past: latents of unit k - d, noised a little and told so."""
-  units, total = row["agent_text"].shape[0], latents.audio.shape[0]
-  previous = total - units
-  shown = jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), latents, draws.history_noise)
-  exists = jnp.concatenate([row["previous_valid"], jnp.ones(units, bool)])
-  valid = jnp.stack([exists, exists & draws.keep_audio], axis=1)
-  at = lambda x, d: x[previous - d : total - d]
-  past = lambda d: (jax.tree.map(lambda x: at(x, d), shown), at(draws.history_level, d), at(valid, d))
-  return History(*past(delay), *past(1))
-
-
 def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Predictions, Latents]:
   """The teacher-forced pass of one crop. -> (predictions, target velocities [K, ...])."""
   config = streamer.config
@@ -102,10 +72,11 @@ def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Prediction
   previous = row["previous_valid"].shape[0]
   clean = jax.tree.map(lambda x: x[previous:], latents)
   noisy = jax.tree.map(lambda x, e: interpolate(x, e, draws.tau), clean, draws.noise)
+  shown = jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), latents, draws.history_noise)
   predictions = streamer.teacher_forced(
     crop_world(row, config, draws.keep_conditions),
     crop_heard(streamer, row, draws.keep_conditions),
-    crop_history(row, latents, draws, config.layout.commit_delay),
+    crop_history(row, shown, draws.history_level, draws.keep_audio, config.layout.commit_delay),
     row["agent_text"],
     noisy,
     draws.tau,
@@ -118,10 +89,10 @@ def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Prediction
 def text_losses(logits: jax.Array, text: jax.Array, train: TrainConfig) -> tuple[jax.Array, Metrics]:
   """Cross-entropy of the slots that exist (up to and including the first PAD). logits: [K, n, V]; text: [K, n]."""
   valid, word = text_valid(text), text != PAD
-  entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), text[..., None], axis=-1)[..., 0]
+  entropy = text_entropy(logits, text)
   weight = valid * jnp.where(word, 1.0, train.pad_weight)
   words = jnp.maximum(jnp.sum(word), 1)
-  onset = word[:, 0] & ~jnp.concatenate([jnp.zeros(1, bool), word[:-1, 0]])  # first word after a silent unit
+  onset = onsets(text)
   metrics = {
     "text": jnp.sum(entropy * valid) / jnp.sum(valid),
     "word_entropy": jnp.sum(entropy * word) / words,
@@ -167,11 +138,7 @@ def _init(config: Config, key: jax.Array) -> WanStreamer:
 def _loader(config: Config) -> Any:
   from wanstreamer_jax.data.loader import Loader
 
-  fields = (
-    "user_video", "user_audio", "user_text", "user_video_valid", "user_audio_valid",
-    "agent_text", "agent_video_latent", "agent_audio_latent", "agent_video_valid", "agent_audio_valid",
-  )  # fmt: skip
-  return Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=fields)
+  return Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=FIELDS)
 
 
 def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:

@@ -17,13 +17,13 @@ from wanstreamer_jax.agent_io import with_streamer
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.crops import crop_world
 from wanstreamer_jax.data.encode import load_codecs
 from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.perception.text import TextTokenizer
-from wanstreamer_jax.train.duplex import crop_world
 from wanstreamer_jax.train.stage import Batch, Metrics
 
 SESSIONS = 4
