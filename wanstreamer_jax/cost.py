@@ -66,7 +66,7 @@ def _inner(eqn: Any, inputs: list[int]) -> Cost:
   """The cost of an equation that holds programs: loops, branches, calls."""
   name, params = eqn.primitive.name, eqn.params
   if name == "pallas_call":
-    return Cost(kernels=(str(params["name_and_src_info"].name),))
+    return Cost(kernels=(str(params["name"]),))
   if name == "scan":
     constants, carried = params["num_consts"], params["num_carry"]
     stored = inputs[:constants] + [0] * carried + inputs[constants + carried :]

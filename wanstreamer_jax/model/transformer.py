@@ -26,6 +26,7 @@ from wanstreamer_jax.nn.blocks import (
   Turns,
 )
 from wanstreamer_jax.nn.rotary import angles
+from wanstreamer_jax.parallel.mesh import constrain
 from wanstreamer_jax.units import Coords, Layout, build_layout, evicted, visible
 
 Mixer = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, what the scan brings) -> [T, N, H]
@@ -70,12 +71,13 @@ class Transformer(nnx.Module):
     `per_layer` has a leading L axis and is handed to the mixer slice by slice (the cache, mostly).
     """
     model = self.config.model
-    x = x.astype(model.dtype)
+    x = constrain(x.astype(model.dtype), None, None)  # on a mesh rows are split, and weights come to them
     condition, turns = self._condition(coords), self._turns(coords)
 
     def body(x: jax.Array, scanned: tuple[DecoderLayer, Any]) -> tuple[jax.Array, KeyValue]:
       layer, extra = scanned
-      return layer(x, condition, turns, lambda queries, own: mixer(queries, own, extra))
+      x, kv = layer(x, condition, turns, lambda queries, own: mixer(queries, own, extra))
+      return constrain(x, None, None), kv
 
     with jax.named_scope("transformer"):
       return jax.lax.scan(_remat(body, model.remat), x, (self.layers, per_layer))
@@ -84,7 +86,9 @@ class Transformer(nnx.Module):
     """Flow-time embedding of every token, and the modulation shared by all layers."""
     dtype = self.config.model.dtype
     embedding = self.flow_time(jnp.maximum(coords.flow_time, 0.0)).astype(dtype)
-    shared = None if self.shared_modulation is None else jnp.moveaxis(self.shared_modulation(embedding), 0, 1)
+    shared = None
+    if self.shared_modulation is not None:
+      shared = constrain(jnp.moveaxis(self.shared_modulation(embedding), 0, 1), None, None, None)
     return Condition(shared, embedding, coords.flow_time >= 0.0)
 
   def _turns(self, coords: Coords) -> Turns:

@@ -153,6 +153,19 @@ def _kernel(pattern: Pattern, heads: int, block: int, interpret: bool) -> kernel
   )  # fmt: skip
 
 
+def kernel_flops(name: str, pattern: Pattern, heads: int, widths: tuple[int, int]) -> float:
+  """FLOPs of one call of the kernel `name` for one session, over the blocks that it visits.
+
+  widths: of queries and keys, and of values, before padding. The compiler counts none of this.
+  """
+  block = block_size(pattern.tokens)
+  visited = int((PatternMask(pattern, block).kinds != NONE).sum()) * block * block
+  key, value = (-(-width // LANES) * LANES for width in widths)
+  depth = {"fwd": key + value, "dq": 2 * key + value, "dkv": 2 * key + 2 * value}
+  part = next(part for part in depth if f"_{part}_" in name)
+  return 2.0 * visited * heads * depth[part]
+
+
 def splash(q: jax.Array, k: jax.Array, v: jax.Array, exists: jax.Array, pattern: Pattern) -> jax.Array:
   """Softmax attention of all tokens in one kernel call, under the mask of `pattern` and `exists`.
 
