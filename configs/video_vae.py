@@ -1,0 +1,21 @@
+"""Stage 0, the video codec of a size: `configs/video_vae.py:tiny`, `:demo` ...
+
+    wanstreamer train --config=configs/video_vae.py:tiny --config.data.path=data_cache/train/media
+
+Expected time: half an hour on one CPU core. Expected result: recognisable faces, pictures in RUN/pictures, and the
+standardised codec in RUN/weights.
+"""
+
+import importlib
+
+from wanstreamer_jax.config import Config
+
+
+def get_config(size: str = "tiny") -> Config:
+  config = importlib.import_module(f"configs.{size}").get_config()
+  config.name, config.train.stage, config.train.run = f"{size}_video_vae", "video_vae", f"runs/{size}/video_vae"
+  config.data.units, config.data.batch = 1, 6
+  train = config.train
+  train.steps, train.learning_rate, train.warmup, train.ema = 3000, 3e-3, 50, 0.99
+  train.eval_every, train.checkpoint_every = 500, 500
+  return config

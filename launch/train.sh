@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Trains an agent from nothing: renders the world, trains both codecs, caches latents, trains the duplex model, exports.
+#
+#   bash launch/train.sh                   the size `tiny`, for a CPU: about three hours on two cores
+#   bash launch/train.sh demo 4000         the size `demo` on 4000 sessions of 20 s: for a GPU (bash launch/setup.sh cuda)
+#   bash launch/train.sh tiny 448 --config.train.steps=1500       any field of the duplex stage's config
+#
+# Every step continues where it was stopped; what is finished is skipped. Results: runs/SIZE, the agent in runs/SIZE/agent.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(dirname "$here")"
+venv="${WANSTREAMER_VENV:-$root/.venv}"
+
+size="${1:-tiny}"
+sessions="${2:-448}"
+shift $(($# < 2 ? $# : 2))
+data="$root/data_cache/$size"
+runs="$root/runs/$size"
+config="configs/$size.py"
+
+[ -x "$venv/bin/python" ] || bash "$here/setup.sh"
+cd "$root"
+wanstreamer() { "$venv/bin/python" -m wanstreamer_jax "$@"; }
+
+for split in train heldout; do
+  count="$sessions"
+  if [ "$split" = heldout ]; then count=32; fi
+  [ -e "$data/$split/manifest.json" ] ||
+    wanstreamer data make --config "$config" --out "$data/$split" --split "$split" --sessions "$count" --workers "$(nproc)"
+done
+
+for codec in audio_vae video_vae; do
+  [ -e "$runs/$codec/weights/config.json" ] ||
+    wanstreamer train --config="configs/$codec.py:$size" --config.data.path="$data/train" --config.train.run="$runs/$codec"
+done
+
+for split in train heldout; do
+  [ -e "$data/$split-latents/manifest.json" ] ||
+    wanstreamer data encode "$data/$split" --config "$config" --out "$data/$split-latents" \
+      --audio-vae "$runs/audio_vae/weights" --video-vae "$runs/video_vae/weights"
+done
+
+wanstreamer train --config="$config" --config.data.path="$data/train-latents" \
+  --config.data.heldout="$data/heldout-latents" --config.train.run="$runs/duplex" \
+  --config.train.codecs="$runs/audio_vae/weights,$runs/video_vae/weights" "$@"
+
+wanstreamer export --config "$config" --streamer "$runs/duplex" --audio-vae "$runs/audio_vae/weights" \
+  --video-vae "$runs/video_vae/weights" --out "$runs/agent"
