@@ -26,7 +26,7 @@ from wanstreamer_jax.train import loop
 from wanstreamer_jax.train.metrics import MetricLog, read_metrics
 from wanstreamer_jax.train.optim import decayed, learning_rate, make_optimizer
 from wanstreamer_jax.train.stages import get_stage
-from wanstreamer_jax.train.state import init_state, train_step, update_average
+from wanstreamer_jax.train.state import init_state, loss_and_grads, train_step, update_average
 from wanstreamer_jax.weights import checkpoint_steps, read_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -109,6 +109,16 @@ def test_frozen_parameters_stand_still_bit_for_bit():
   assert sorted({name.rpartition(".mu.")[2] for name in named_leaves(state.optimizer) if ".mu." in name}) == [
     "down_proj.w"
   ]
+
+
+def test_the_draws_of_a_step_depend_on_the_seed_and_the_step_only():
+  stage, config = toy_stage(), toy_config("unused").freeze()
+  other = toy_config("unused", seed=1).freeze()
+  params, batch = init_state(stage, config).params, ToyLoader(config).batch_at(0)
+  loss = jax.jit(lambda config, step: loss_and_grads(stage, config, params, batch, step)[0][0], static_argnums=0)
+  found = [float(loss(*case)) for case in ((config, 0), (config, 1), (other, 0), (config, 0))]
+  assert len(set(found)) == 3
+  assert found[0] == found[3]
 
 
 def test_no_average_when_it_is_off():
