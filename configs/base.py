@@ -23,7 +23,7 @@ def large_video(config: Config, size: str) -> Config:
   config.media.height, config.media.width = sizes[size]
   config.audio_vae.strides = (4, 5, 6, 8)  # 960 samples: 25 Hz, 4 latents a unit
   config.audio_vae.channels, config.audio_vae.max_channels, config.audio_vae.latent_dim = 32, 512, 64
-  config.video_vae.channels, config.video_vae.latent_dim = (64, 128, 256, 384), 16
+  config.video_vae.channels, config.video_vae.latent_dim = (128, 256, 512), 16
   config.layout.commit_patch = 1  # 252 video tokens a unit at 192x336, in the history too
   config.layout.world_text = 256
   config.layout.window = 375  # a minute

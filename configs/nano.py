@@ -22,7 +22,7 @@ def get_config() -> Config:
   perception.mel_bins, perception.audio_tokens, perception.audio_channels, perception.audio_window = 16, 2, 32, 3
   perception.video_patch, perception.video_channels = 8, 32
   config.audio_vae.channels, config.audio_vae.max_channels, config.audio_vae.latent_dim = 4, 16, 8
-  config.video_vae.channels, config.video_vae.latent_dim = (8, 8, 16, 16), 4
+  config.video_vae.channels, config.video_vae.latent_dim = (8, 8, 16), 4
   config.flow.steps = 2
   config.data.units, config.data.batch = 8, 2
   return config

@@ -42,13 +42,13 @@ def test_a_file_with_overrides_is_frozen(config_file):
     path,
     [
       "--config.train.steps=7", "train.learning_rate=1", "layout.window=None", "data.shuffle=false",
-      "train.run=runs/a=b", "audio_vae.strides=(240, 2, 4)", "video_vae.channels=8,16,24,32",
+      "train.run=runs/a=b", "audio_vae.strides=(240, 2, 4)", "video_vae.channels=8,16,32",
     ],
   )  # fmt: skip
   assert (config.train.steps, config.train.learning_rate, config.layout.window) == (7, 1.0, None)
   assert isinstance(config.train.learning_rate, float)
   assert (config.data.shuffle, config.train.run) == (False, "runs/a=b")
-  assert (config.audio_vae.strides, config.video_vae.channels) == ((240, 2, 4), (8, 16, 24, 32))
+  assert (config.audio_vae.strides, config.video_vae.channels) == ((240, 2, 4), (8, 16, 32))
   assert load_config(path, ["layout.window=9"]).layout.window == 9
   with pytest.raises(ConfigError, match=r"config is frozen: cannot set TrainConfig\.steps = 8"):
     config.train.steps = 8

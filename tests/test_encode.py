@@ -36,7 +36,7 @@ def tiny_config():
   config = small_config(units=3, batch=4)
   config.audio_vae.strides, config.audio_vae.channels, config.audio_vae.max_channels = (24, 4), 8, 8
   config.audio_vae.cepstrum, config.audio_vae.latent_dim = 8, 6
-  config.video_vae.channels, config.video_vae.latent_dim = (4, 4, 4, 4), 5
+  config.video_vae.channels, config.video_vae.latent_dim = (4, 4, 4), 5
   config.layout.voice_units = 4
   return config
 

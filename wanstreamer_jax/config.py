@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
 
+PAD = 0  # the token that ends a unit's text and fills its slots; `record_folder` and `engine` refuse other tokenizers
 POSITIONS_PER_UNIT = 4  # the rotary grid: a unit is 4 steps (40 ms each at 160 ms), and the rotary step is 1/4
 
 
@@ -125,12 +126,12 @@ class AudioVAEConfig(Section):
 class VideoVAEConfig(Section):
   """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
 
-  channels: tuple[int, ...] = (12, 24, 48, 96)  # at full, 1/2, 1/4 and 1/8 resolution
+  channels: tuple[int, ...] = (16, 32, 64)  # at 1/2, 1/4 and 1/8 resolution
   residual_blocks: int = 1  # of the encoder, at 1/4 and at 1/8
   decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
   time_kernel: int = 3  # latent frames that a convolution at 1/8 sees, including the current one
   latent_dim: int = 8
-  space_stride: int = 8  # fixed by the number of `channels`
+  space_stride: int = 8  # fixed by the number of `channels`: 2 ** 3
   time_stride: int = 4
 
 
@@ -174,7 +175,7 @@ class LayoutConfig(Section):
   @property
   def needs_refeed(self) -> bool:
     """d = 2 together with a coarse commit hides y_{k-1} from the performer, so REFEED is implied."""
-    return self.refeed or (self.commit_delay == 2 and self.commit_patch > 1)
+    return self.committed_history and (self.refeed or (self.commit_delay == 2 and self.commit_patch > 1))
 
 
 @section
@@ -355,16 +356,41 @@ def validate(config: Config) -> None:
   _ = config.audio_latents, config.noisy_grid
   hops = whole(config.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
   whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
-  if 2 ** (len(config.video_vae.channels) - 1) != config.video_vae.space_stride:
+  if 2 ** len(config.video_vae.channels) != config.video_vae.space_stride:
     raise ConfigError(
       f"video_vae.channels has {len(config.video_vae.channels)} entries, which is a stride of "
-      f"{2 ** (len(config.video_vae.channels) - 1)}, but space_stride is {config.video_vae.space_stride}"
+      f"{2 ** len(config.video_vae.channels)}, but space_stride is {config.video_vae.space_stride}"
     )
   whole(model.heads, model.kv_heads, "query heads per key head = heads / kv_heads")
   if layout.commit_delay not in (1, 2):
     raise ConfigError(f"layout.commit_delay is {layout.commit_delay}: expected 1 (the paper) or 2")
   if layout.window is not None and layout.window < 1:
     raise ConfigError(f"layout.window is {layout.window} units: expected at least 1, or None for full history")
+  for name, value, least in (
+    ("layout.text_slots", layout.text_slots, 1),
+    ("layout.user_text_slots", layout.user_text_slots, 0),
+    ("layout.patch", layout.patch, 1),
+    ("layout.commit_patch", layout.commit_patch, 1),
+    ("layout.sinks", layout.sinks, 0),
+    ("layout.world_text", layout.world_text, 0),
+    ("layout.voice_units", layout.voice_units, 0),
+    ("perception.video_merge", perception.video_merge, 1),
+    ("perception.audio_window", perception.audio_window, 1),
+    ("flow.steps", config.flow.steps, 1),
+    ("data.units", config.data.units, 1),
+    ("data.batch", config.data.batch, 1),
+  ):
+    if value < least:
+      raise ConfigError(f"{name} is {value}: expected at least {least}")
+  if layout.refeed and not layout.committed_history:
+    raise ConfigError("layout.refeed shows the agent its past, but layout.committed_history is False")
+  if model.head_dim % 2:
+    raise ConfigError(f"model.head_dim is {model.head_dim}: rotary embedding needs an even number")
+  if perception.mel_window < perception.mel_hop:
+    raise ConfigError(
+      f"perception.mel_window is {perception.mel_window} samples: less than mel_hop {perception.mel_hop}"
+    )
+  whole(perception.video_patch, 4, "pixels of a user video patch in its first layer = perception.video_patch / 4")
   for name, value, choices in (
     ("layout.rope", layout.rope, ("grid", "ordinal")),
     ("model.modulation", model.modulation, ("shared", "layer")),

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 Vae = TypeVar("Vae", bound=nnx.Module)
-START_LOGVAR = -5.0  # at initialisation: with unit noise a decoder would learn to ignore its latents first
+START_LOGVAR = -8.0  # at initialisation: with unit noise a decoder would learn to ignore its latents first
 
 
 class Posterior(NamedTuple):

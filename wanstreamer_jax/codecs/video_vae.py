@@ -1,17 +1,24 @@
 """Causal video VAE: 8x8 in space and 4x in time; the first frame alone, then groups of 4.
 
-Frames of a group are convolved one by one in space down to 1/4 of the picture, then the group is folded into channels
-and convolved in space and time at 1/8; the decoder mirrors this. A still (the portrait, the grey frame that primes a
-session without one) is a group of four equal frames of which the last is kept: the same weights and the same program
-shape as any group, and a latent of the same kind as that of somebody who holds still.
+Squares of 2x2 pixels are channels from the start and until the end: convolutions at full resolution have few channels,
+and cost more than all others. Frames of a group are convolved one by one in space down to 1/4 of the picture, then the
+group is folded into channels and convolved in space and time at 1/8; the decoder mirrors this. Beside both networks
+runs a linear map between blocks of 8x8 pixels x 4 frames and latents. It starts as a cosine transform of the lowest
+frequencies, so that an untrained codec already shows blurred pictures and training begins with details.
+
+A still (the portrait, the grey frame that primes a session without one) is a group of four equal frames of which the
+last is kept: the same weights and the same program shape as any group, and a latent of the same kind as that of
+somebody who holds still.
 
 Letters: n groups, F = 4n frames, H W pixels, h w latent rows and columns, Z latent channels. Unbatched; callers vmap.
 """
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -29,6 +36,7 @@ from wanstreamer_jax.nn.causal_conv import (
 )
 
 State = dict[str, Any]
+PATCH = 2  # pixels that are folded into channels
 FRAME, POINT = (1, 3, 3), (1, 1, 1)  # kernels within a frame and at a point
 
 
@@ -40,6 +48,21 @@ def still(frame: Float[Array, "1 H W 3"], ratio: int = 4) -> Float[Array, "F H W
 def still_first(video: Float[Array, "1+F H W 3"], ratio: int = 4) -> Float[Array, "G H W 3"]:
   """A clip of 1 + 4n frames as n + 1 groups: the first frame becomes a still."""
   return jnp.concatenate([still(video[:1], ratio), video[1:]])
+
+
+def cosine_basis(latents: int, side: int, ratio: int) -> np.ndarray:
+  """[latents, ratio * side * side * 3]: cosine waves of blocks of pixels, those first that pictures have most of.
+
+  Waves are products over time, rows, columns and colour (brightness and two colour differences), of mean square 1.
+  """
+  axes = [np.cos(np.pi * np.outer(np.arange(n), (np.arange(n) + 0.5) / n)) for n in (ratio, side, side)]
+  axes = [axis / np.sqrt(np.mean(axis**2, axis=1, keepdims=True)) for axis in axes]
+  colours = np.array([[1, 1, 1], [1.225, 0, -1.225], [0.707, -1.414, 0.707]])
+  kinds = itertools.product(range(3), range(ratio), range(side), range(side))
+  rank = lambda kind: (1 + 3 * (kind[0] > 0)) * (1 + 4 * kind[1] ** 2 + 3 * (kind[2] ** 2 + kind[3] ** 2))
+  chosen = sorted(kinds, key=lambda kind: (rank(kind), kind))[:latents]
+  waves = [np.einsum("t,h,w,c->thwc", axes[0][t], axes[1][h], axes[2][w], colours[c]) for c, t, h, w in chosen]
+  return np.stack(waves).reshape(latents, -1).astype(np.float32)
 
 
 class Stage3d(nnx.Module):
@@ -65,13 +88,18 @@ def pointwise(conv: CausalConv3d, x: Float[Array, "T H W C"]) -> Float[Array, "T
   return y
 
 
+def merge_channels(x: Float[Array, "... KC"], channels: int) -> Float[Array, "... C"]:
+  """Means of neighbouring channels: the shortcut past a step down (DC-AE, arXiv 2410.10733)."""
+  return x.reshape(*x.shape[:-1], channels, -1).mean(axis=-1)
+
+
 class VideoEncoder(nnx.Module):
-  """Frames [4n, H, W, 3] to posterior parameters [n, h, w, 2Z]."""
+  """Frames [4n, H, W, 3] to a posterior's (mean, logvar), each [n, h, w, Z]."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
-    _, half, quarter, eighth = cfg.channels
+    half, quarter, eighth = cfg.channels
     self.time_stride = cfg.time_stride
-    self.conv_in = CausalConv3d(12, half, FRAME, rngs=rngs)
+    self.conv_in = CausalConv3d(3 * PATCH**2, half, FRAME, rngs=rngs)
     self.norm_half = ChannelNorm(half)
     self.to_quarter = CausalConv3d(4 * half, quarter, POINT, rngs=rngs)
     self.quarter = Stage3d(quarter, cfg.residual_blocks, 1, rngs=rngs)
@@ -79,7 +107,10 @@ class VideoEncoder(nnx.Module):
     self.to_eighth = CausalConv3d(4 * cfg.time_stride * quarter, eighth, POINT, rngs=rngs)
     self.eighth = Stage3d(eighth, cfg.residual_blocks, cfg.time_kernel, rngs=rngs)
     self.norm_out = ChannelNorm(eighth)
-    self.conv_out = CausalConv3d(eighth, 2 * cfg.latent_dim, FRAME, rngs=rngs)
+    self.conv_out = CausalConv3d(eighth, 2 * cfg.latent_dim, FRAME, scale=0.1, rngs=rngs)
+    basis = cosine_basis(cfg.latent_dim, cfg.space_stride, cfg.time_stride)
+    self.linear = CausalConv3d(basis.shape[1], cfg.latent_dim, POINT, rngs=rngs)
+    self.linear.w = nnx.Param(jnp.asarray(basis.T / basis.shape[1])[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
     return {
@@ -87,22 +118,27 @@ class VideoEncoder(nnx.Module):
       "eighth": self.eighth.initial_state(height // 8, width // 8),
     }
 
-  def __call__(self, frames: Float[Array, "F H W 3"], state: State) -> tuple[Float[Array, "n h w ZZ"], State]:
-    x = pointwise(self.conv_in, space_to_depth(frames, 2))
-    x = pointwise(self.to_quarter, space_to_depth(jax.nn.silu(self.norm_half(x)), 2))
+  def __call__(self, frames: Float[Array, "F H W 3"], state: State) -> tuple[tuple[Array, Array], State]:
+    blocks = time_to_depth(space_to_depth(frames, 4 * PATCH), self.time_stride)
+    x = pointwise(self.conv_in, space_to_depth(frames, PATCH))
+    y = pointwise(self.to_quarter, space_to_depth(jax.nn.silu(self.norm_half(x)), 2))
+    x = y + merge_channels(space_to_depth(x, 2), y.shape[-1])
     x, quarter = self.quarter(x, state["quarter"])
-    x = space_to_depth(jax.nn.silu(self.norm_quarter(x)), 2)
-    x = pointwise(self.to_eighth, time_to_depth(x, self.time_stride))
+    y = pointwise(self.to_eighth, self.fold(jax.nn.silu(self.norm_quarter(x))))
+    x = y + merge_channels(self.fold(x), y.shape[-1])
     x, eighth = self.eighth(x, state["eighth"])
-    x = pointwise(self.conv_out, jax.nn.silu(self.norm_out(x)))
-    return x, {"quarter": quarter, "eighth": eighth}
+    mean, logvar = jnp.split(pointwise(self.conv_out, jax.nn.silu(self.norm_out(x))), 2, axis=-1)
+    return (mean + pointwise(self.linear, blocks), logvar), {"quarter": quarter, "eighth": eighth}
+
+  def fold(self, x: Float[Array, "F H W C"]) -> Float[Array, "n h w D"]:
+    return time_to_depth(space_to_depth(x, 2), self.time_stride)
 
 
 class VideoDecoder(nnx.Module):
   """Latents [n, h, w, Z] to frames [4n, H, W, 3]."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
-    full, half, quarter, eighth = cfg.channels
+    half, quarter, eighth = cfg.channels
     self.time_stride = cfg.time_stride
     self.conv_in = CausalConv3d(cfg.latent_dim, eighth, (cfg.time_kernel, 3, 3), rngs=rngs)
     self.eighth = Stage3d(eighth, cfg.decoder_blocks[0], cfg.time_kernel, rngs=rngs)
@@ -113,9 +149,11 @@ class VideoDecoder(nnx.Module):
     self.to_half = CausalConv3d(quarter, 4 * half, POINT, rngs=rngs)
     self.half = Stage3d(half, cfg.decoder_blocks[2], 1, rngs=rngs)
     self.norm_half = ChannelNorm(half)
-    self.to_full = CausalConv3d(half, 4 * full, POINT, rngs=rngs)
-    self.norm_out = ChannelNorm(full)
-    self.conv_out = CausalConv3d(full, 3, FRAME, scale=0.3, rngs=rngs)
+    self.conv_out = CausalConv3d(half, 3 * PATCH**2, FRAME, scale=0.1, rngs=rngs)
+    self.colour = CausalConv3d(half, 3 * PATCH**2, POINT, scale=0.1, rngs=rngs)
+    basis = cosine_basis(cfg.latent_dim, cfg.space_stride, cfg.time_stride)
+    self.linear = CausalConv3d(cfg.latent_dim, basis.shape[1], POINT, rngs=rngs)
+    self.linear.w = nnx.Param(jnp.asarray(basis)[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
     return {
@@ -128,25 +166,42 @@ class VideoDecoder(nnx.Module):
   def __call__(self, latents: Float[Array, "n h w Z"], state: State) -> tuple[Float[Array, "F H W 3"], State]:
     x, conv_in = self.conv_in(latents, state["conv_in"])
     x, eighth = self.eighth(x, state["eighth"])
-    x = pointwise(self.to_quarter, jax.nn.silu(self.norm_eighth(x)))
+    x = self.step_up(x, self.norm_eighth, self.to_quarter)
     x = depth_to_space(depth_to_time(x, self.time_stride), 2)
     x, quarter = self.quarter(x, state["quarter"])
-    x = depth_to_space(pointwise(self.to_half, jax.nn.silu(self.norm_quarter(x))), 2)
+    x = depth_to_space(self.step_up(x, self.norm_quarter, self.to_half), 2)
     x, half = self.half(x, state["half"])
-    x = depth_to_space(pointwise(self.to_full, jax.nn.silu(self.norm_half(x))), 2)
-    x = pointwise(self.conv_out, jax.nn.silu(self.norm_out(x)))
+    x = pointwise(self.conv_out, jax.nn.silu(self.norm_half(x))) + pointwise(self.colour, x)
+    blocks = depth_to_time(pointwise(self.linear, latents), self.time_stride)
+    x = depth_to_space(x, PATCH) + depth_to_space(blocks, 4 * PATCH)
     return x, {"conv_in": conv_in, "eighth": eighth, "quarter": quarter, "half": half}
+
+  def step_up(self, x: Float[Array, "T H W C"], norm: ChannelNorm, conv: CausalConv3d) -> Float[Array, "T H W D"]:
+    """More channels, to be unfolded; the shortcut repeats what there is."""
+    y = pointwise(conv, jax.nn.silu(norm(x)))
+    return y + jnp.repeat(x, y.shape[-1] // x.shape[-1], axis=-1)
+
+
+def check_channels(cfg: VideoVAEConfig) -> None:
+  """Raises ConfigError unless the shortcuts can merge and repeat whole channels."""
+  if len(cfg.channels) != 3 or cfg.space_stride != 4 * PATCH:
+    raise ConfigError(
+      f"video_vae.channels has {len(cfg.channels)} entries and space_stride is {cfg.space_stride}: "
+      f"expected 3 (at 1/2, 1/4, 1/8) and {4 * PATCH}"
+    )
+  half, quarter, eighth = cfg.channels
+  if 4 * half % quarter or 4 * cfg.time_stride * quarter % eighth:
+    raise ConfigError(
+      f"video_vae.channels {cfg.channels}: the second must divide 4 x the first, "
+      f"and the third {4 * cfg.time_stride} x the second"
+    )
 
 
 class VideoVAE(nnx.Module):
   """Frames [4n, H, W, 3] in [-1, 1] <-> standardised latents [n, h, w, Z]; see the module's docstring."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
-    if len(cfg.channels) != 4 or cfg.space_stride != 8:
-      raise ConfigError(
-        f"video_vae.channels has {len(cfg.channels)} entries and space_stride is {cfg.space_stride}: "
-        "expected 4 (full, 1/2, 1/4, 1/8 resolution) and 8"
-      )
+    check_channels(cfg)
     self.cfg = cfg
     self.encoder = VideoEncoder(cfg, rngs=rngs)
     self.decoder = VideoDecoder(cfg, rngs=rngs)
@@ -165,8 +220,7 @@ class VideoVAE(nnx.Module):
     side, ratio = self.cfg.space_stride, self.cfg.time_stride
     if frames.shape[0] % ratio or frames.shape[1] % side or frames.shape[2] % side:
       raise ValueError(f"video {frames.shape[:3]} is not whole groups of {ratio} frames with sides divisible by {side}")
-    x, state = self.encoder(frames, state)
-    mean, logvar = jnp.split(x, 2, axis=-1)
+    (mean, logvar), state = self.encoder(frames, state)
     return self.standard.normalise(mean, logvar), state
 
   def decode(self, latents: Float[Array, "n h w Z"], state: State) -> tuple[Float[Array, "F H W 3"], State]:
