@@ -8,7 +8,9 @@ import functools
 import importlib.util
 import json
 import os
+import pathlib
 import re
+import tempfile
 import time
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from jax.sharding import Mesh
 from wanstreamer_jax import rollout
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.cost import Cost, count
+from wanstreamer_jax.crops import FIELDS
 from wanstreamer_jax.data.loader import LATENTS, PREVIOUS
 from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.errors import ConfigError, UserError
@@ -151,12 +154,11 @@ def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
   for name in LATENTS:
     fields[name] = ((units, *latents[name]), np.float16)
     fields[f"previous_{name}"] = ((PREVIOUS, *latents[name]), np.float16)
-  for dtype, leading, left_out in (
-    (unit_dtype(config, ()), (units,), ("agent_video", "agent_audio", "user_speaking", "agent_speaking")),
-    (session_dtype(config), (), ("portrait", "voice", "seed")),
-  ):
-    for name in set(dtype.names or ()) - set(left_out):
-      fields[name] = ((*leading, *dtype[name].shape), dtype[name].base)
+  unit, session = unit_dtype(config, ()), session_dtype(config)
+  for name in set(FIELDS) - set(LATENTS):
+    fields[name] = ((units, *unit[name].shape), unit[name].base)
+  for name in session.names or ():
+    fields[name] = (session[name].shape, jax.dtypes.canonicalize_dtype(session[name].base))
   return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in fields.items()}
 
 
@@ -206,8 +208,7 @@ def compile_for(config: Config, topology: str, what: str) -> dict[str, Any]:
   kind = devices[0].device_kind
   begin = time.perf_counter()
   try:
-    with jax.set_mesh(program.mesh):
-      compiled = program.function.lower(*program.arguments).compile()
+    compiled, text = compile_and_dump(program)
   except jax.errors.JaxRuntimeError as error:
     raise _explained(error, f"{config.name}: {program.title} for {topology}") from error
   memory, chip = compiled.memory_analysis(), CHIPS.get(kind)
@@ -233,8 +234,17 @@ def compile_for(config: Config, topology: str, what: str) -> dict[str, Any]:
     "flops": program.flops,
     "flops_compiler": counted.get("flops"),
     "chip_flops": chip.flops if chip else None,
-    "collectives": {kind: vars(traffic) for kind, traffic in collectives(compiled.as_text()).items()},
+    "collectives": {kind: vars(traffic) for kind, traffic in collectives(text).items()},
   }
+
+
+def compile_and_dump(program: Program) -> tuple[Any, str]:
+  """(the compiled program, its HLO text as the TPU compiler writes it: jax cannot read all of its operations)."""
+  with tempfile.TemporaryDirectory() as folder, jax.set_mesh(program.mesh):
+    options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    compiled = program.function.lower(*program.arguments).compile(compiler_options=options)
+    texts = [file.read_text() for file in pathlib.Path(folder).glob("*.after_optimizations.txt")]
+  return compiled, max(texts, key=len, default="")
 
 
 def _explained(error: Exception, what: str) -> Exception:
