@@ -147,6 +147,19 @@ def test_a_run_learns_and_leaves_its_files(tmp_path):
   assert_close(read_weights(run)[1], jax.device_get(named_leaves(state.ema)), 0)
 
 
+def test_lines_beyond_the_checkpoint_and_torn_ones_are_dropped(tmp_path):
+  lines = [json.dumps({"step": step, "loss": 0.5}) for step in range(1, 8)]
+  (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')
+  with MetricLog(tmp_path, 4, 10, 1) as log:
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert not log.evaluated
+    log.steps(5, [{"loss": 0.25, "other": float("nan")}])
+    log.evaluation(5, {"error": 1.0})
+  assert [line["loss"] for line in read_metrics(tmp_path) if "loss" in line] == [0.5] * 4 + [0.25]
+  with MetricLog(tmp_path, 5, 10, 1) as log:
+    assert log.evaluated
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path):
   config = toy_config(tmp_path, steps=4).freeze()
   loop.train(toy_stage(), config)
