@@ -24,7 +24,7 @@ def small_config(**layout) -> Config:
     mel_bins=16, audio_tokens=2, audio_channels=32, audio_window=3, video_channels=16, video_patch=8
   )
   config.audio_vae = AudioVAEConfig(channels=8, max_channels=16, latent_dim=8)
-  config.video_vae = VideoVAEConfig(channels=(8, 8, 16, 16), latent_dim=4)
+  config.video_vae = VideoVAEConfig(channels=(8, 8, 16), latent_dim=4)
   defaults = {"patch": 1, "user_text_slots": 2, "window": 4, "sinks": 1, "world_text": 5, "voice_units": 2}
   config.layout = dataclasses.replace(config.layout, **(defaults | layout))
   config.flow.steps = 2
@@ -46,7 +46,7 @@ def random_world(config: Config, seed: int = 0) -> World:
   r = np.random.default_rng(seed)
   empty = World.empty(config)
   text = np.zeros(config.layout.world_text, np.int32)
-  text[:3] = r.integers(2, config.model.vocab, 3)
+  text[:3] = r.integers(2, config.model.vocab, 3)[: len(text)]
   normal = lambda x: jnp.asarray(r.standard_normal(x.shape), jnp.float32)
   yes = jnp.ones((), bool)
   return World(jnp.asarray(text), normal(empty.portrait), yes, normal(empty.voice), yes)

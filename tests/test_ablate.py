@@ -9,6 +9,7 @@ import jax
 import pytest
 from flax import nnx
 
+from tests.nano_agent import nano_agent
 from wanstreamer_jax import ablate
 from wanstreamer_jax.config_files import flat_fields, load_config
 from wanstreamer_jax.eval import ablation_report
@@ -106,3 +107,37 @@ def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
   stale = dataclasses.replace(cell, sessions=99)
   with pytest.raises(RuntimeError, match="ran"):
     ablate.run_cell(stale, None, options)
+
+
+CONFIG_FILE = '''"""Nano. Hypothesis: none."""
+from configs import nano
+from wanstreamer_jax.config import Config
+
+def get_config() -> Config:
+  config = nano.get_config()
+  config.data.session_units, config.data.units, config.data.batch = 25, 4, 2
+  config.eval.seconds, config.train.checkpoint_every = 4.0, 2
+  config.{change}
+  return config
+'''
+
+
+@pytest.mark.slow
+def test_ablate_from_nothing_to_the_table(tmp_path, monkeypatch):
+  changes = {"plain": "train.log_every = 1", "one_step": "flow.steps = 1", "deaf": "layout.committed_history = False"}
+  for name, change in changes.items():
+    (tmp_path / f"{name}.py").write_text(CONFIG_FILE.format(change=change))
+  files = {name: str(tmp_path / f"{name}.py") for name in changes}
+  options = ablate.Options(
+    configs=[files["one_step"], files["deaf"]], reference=files["plain"], codecs="nano", seeds=1, steps=2,
+    train_sessions=2, eval_sessions=2, runs=str(tmp_path / "runs"), data=str(tmp_path / "data"),
+    out=str(tmp_path / "out.md"),
+  )  # fmt: skip
+  monkeypatch.setattr(ablate, "load_agent", lambda path: nano_agent())
+  ablate.ablate(options)
+  text = (tmp_path / "out.md").read_text()
+  assert all(f"{name}" in text for name in changes)
+  assert len([run for run in (tmp_path / "runs").iterdir() if run.name != "results"]) == 2
+  monkeypatch.setattr(ablate, "train", None)  # everything is there: nothing trains
+  ablate.ablate(options)
+  assert (tmp_path / "out.md").read_text() == text

@@ -87,9 +87,9 @@ def test_3d_is_the_convolution_of_xla(close):
 
   def reference(w, x):
     padding = [(2, 0), (1, 1), (1, 1)]
-    return jax.lax.conv_general_dilated(
-      x[None], w, (1, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
-    )[0]
+    return jax.lax.conv_general_dilated(x[None], w, (1, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))[
+      0
+    ]
 
   close(layer(x, layer.initial_state(7, 8))[0], reference(layer.w[...], x))
   ours = jax.grad(lambda layer, x: jnp.sum(jnp.sin(layer(x, layer.initial_state(7, 8))[0])), (0, 1))(layer, x)
@@ -100,7 +100,9 @@ def test_3d_is_the_convolution_of_xla(close):
 def test_1d_is_the_convolution_of_xla(close):
   layer = CausalConv1d(3, 4, 7, stride=2, rngs=nnx.Rngs(0))
   x = normal(20, 3)
-  expected = jax.lax.conv_general_dilated(x[None], layer.w[...], (2,), [(5, 0)], dimension_numbers=("NWC", "WIO", "NWC"))
+  expected = jax.lax.conv_general_dilated(
+    x[None], layer.w[...], (2,), [(5, 0)], dimension_numbers=("NWC", "WIO", "NWC")
+  )
   close(layer(x, layer.initial_state())[0], expected[0])
 
 

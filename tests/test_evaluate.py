@@ -90,7 +90,7 @@ def live(agent, seed: int, units: int, loud: set[int]) -> ReactingUser:
   user, media = ReactingUser(seed, world, "heldout"), agent.config.media
   tone = (0.3 * np.sin(0.05 * np.arange(media.samples))).astype(np.float32)
   for unit in range(units):
-    sound, picture, _ = user.step(tone if unit - 1 in loud else 0 * tone, np.zeros(0, np.uint8), [])
+    sound, picture, _ = user.step(tone if unit - 1 in loud else 0 * tone)
     assert sound.shape == (media.samples,)
     assert picture.shape == (media.frames, media.height, media.width, 3)
   return user

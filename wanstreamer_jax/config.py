@@ -391,7 +391,7 @@ def validate(config: Config) -> None:
       f"perception.mel_window is {perception.mel_window} samples: less than mel_hop {perception.mel_hop}"
     )
   whole(perception.video_patch, 4, "pixels of a user video patch in its first layer = perception.video_patch / 4")
-  for name, value, choices in (
+  for name, choice, choices in (
     ("layout.rope", layout.rope, ("grid", "ordinal")),
     ("model.modulation", model.modulation, ("shared", "layer")),
     ("model.experts", model.experts, ("shared", "latent")),
@@ -401,5 +401,5 @@ def validate(config: Config) -> None:
     ("train.stage", config.train.stage, ("duplex", "audio_vae", "video_vae")),
     ("train.schedule", config.train.schedule, ("cosine", "wsd", "constant")),
   ):
-    if value not in choices:
-      raise ConfigError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
+    if choice not in choices:
+      raise ConfigError(f"{name} is {choice!r}: expected one of {', '.join(choices)}")

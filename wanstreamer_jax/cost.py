@@ -55,7 +55,8 @@ def _count(jaxpr: core.Jaxpr, stored: list[int]) -> Cost:
     if name in _VIEWS and inputs[0]:
       sizes.update(dict.fromkeys(eqn.outvars, inputs[0]))
     elif name in ("dot_general", "conv_general_dilated"):
-      read = sum(size * var.aval.size for size, var in zip(inputs, eqn.invars))
+      shapes: list[Any] = [var.aval for var in eqn.invars]
+      read = sum(size * math.prod(aval.shape) for size, aval in zip(inputs, shapes))
       total += Cost(_dot_flops(eqn) if name == "dot_general" else _conv_flops(eqn), read)
     else:
       total += _inner(eqn, inputs)

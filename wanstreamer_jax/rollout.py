@@ -20,6 +20,7 @@ from flax import nnx
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow.path import schedule
 from wanstreamer_jax.flow.sampler import euler
 from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
@@ -93,12 +94,12 @@ def ring_units(config: Config, capacity: int | None = None) -> int:
   """Unit slots of the ring: exactly the window, or `capacity` for a layout with full history."""
   window = config.layout.window
   if window is None and capacity is None:
-    raise ValueError("layout.window is None (full history): a cache needs a capacity in units")
+    raise ConfigError("layout.window is None (full history): the cache needs a capacity, a session's length in units")
   return window if window is not None else int(capacity or 0)
 
 
 def start_session(
-  agent: Agent, seed: jax.Array, world: World, first_unit: int = 0, first_word: int = 0, capacity: int | None = None
+  agent: Agent, seed: jax.Array, world: World, first_unit: int = 0, first_word: int = 0, *, capacity: int | None = None
 ) -> SessionState:
   """The state before the first unit: WORLD prefilled once, codecs primed with the portrait or mid-grey.
 
@@ -199,15 +200,20 @@ def _history(state: SessionState, layout: Layout) -> History:
 def _choose(state: SessionState, logits: jax.Array, slot: int) -> jax.Array:
   """The next text token: greedy at temperature 0, sampled otherwise; the same session draws the same words."""
   logits = logits.at[PAD].add(state.sampling.pad_bias)
-  key = jax.random.fold_in(jax.random.fold_in(state.seed, state.unit), slot + 1)
+  key = jax.random.fold_in(unit_keys(state.seed, state.unit)[2], slot)
   temperature = jnp.maximum(state.sampling.temperature, 1e-6)
   drawn = jax.random.categorical(key, logits / temperature)
   return jnp.where(state.sampling.temperature > 0, drawn, jnp.argmax(logits)).astype(jnp.int32)
 
 
+def unit_keys(seed: jax.Array, unit: jax.Array) -> jax.Array:
+  """The keys of a unit's three draws: video noise, audio noise, words."""
+  return jax.random.split(jax.random.fold_in(seed, unit), 3)
+
+
 def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:
   """The noise that unit `unit` starts from: a function of the session's seed and the unit only."""
-  video_key, audio_key = jax.random.split(jax.random.fold_in(seed, unit))
+  video_key, audio_key, _ = unit_keys(seed, unit)
   video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
   audio = (config.audio_latents, config.audio_vae.latent_dim)
   return Latents(jax.random.normal(video_key, video), jax.random.normal(audio_key, audio))

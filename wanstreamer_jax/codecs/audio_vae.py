@@ -120,7 +120,7 @@ class LatentAttention(nnx.Module):
 class Chain(nnx.Module):
   """Layers one after another; its state is the list of theirs."""
 
-  def __init__(self, layers: list[nnx.Module]):
+  def __init__(self, layers: list[Any]):
     self.layers = nnx.List(layers)
 
   def initial_state(self) -> list[Any]:

@@ -37,6 +37,7 @@ from wanstreamer_jax.nn.causal_conv import (
 
 State = dict[str, Any]
 PATCH = 2  # pixels that are folded into channels
+LOUDNESS = 4.0  # latents per cosine coefficient, for deviations near those of the prior
 FRAME, POINT = (1, 3, 3), (1, 1, 1)  # kernels within a frame and at a point
 
 
@@ -107,10 +108,10 @@ class VideoEncoder(nnx.Module):
     self.to_eighth = CausalConv3d(4 * cfg.time_stride * quarter, eighth, POINT, rngs=rngs)
     self.eighth = Stage3d(eighth, cfg.residual_blocks, cfg.time_kernel, rngs=rngs)
     self.norm_out = ChannelNorm(eighth)
-    self.conv_out = CausalConv3d(eighth, 2 * cfg.latent_dim, FRAME, scale=0.1, rngs=rngs)
+    self.conv_out = CausalConv3d(eighth, 2 * cfg.latent_dim, FRAME, scale=0.05, rngs=rngs)
     basis = cosine_basis(cfg.latent_dim, cfg.space_stride, cfg.time_stride)
     self.linear = CausalConv3d(basis.shape[1], cfg.latent_dim, POINT, rngs=rngs)
-    self.linear.w = nnx.Param(jnp.asarray(basis.T / basis.shape[1])[None, None, None])
+    self.linear.w = nnx.Param(jnp.asarray(LOUDNESS * basis.T / basis.shape[1])[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
     return {
@@ -149,11 +150,11 @@ class VideoDecoder(nnx.Module):
     self.to_half = CausalConv3d(quarter, 4 * half, POINT, rngs=rngs)
     self.half = Stage3d(half, cfg.decoder_blocks[2], 1, rngs=rngs)
     self.norm_half = ChannelNorm(half)
-    self.conv_out = CausalConv3d(half, 3 * PATCH**2, FRAME, scale=0.1, rngs=rngs)
-    self.colour = CausalConv3d(half, 3 * PATCH**2, POINT, scale=0.1, rngs=rngs)
+    self.conv_out = CausalConv3d(half, 3 * PATCH**2, FRAME, scale=0.02, rngs=rngs)
+    self.colour = CausalConv3d(half, 3 * PATCH**2, POINT, scale=0.02, rngs=rngs)
     basis = cosine_basis(cfg.latent_dim, cfg.space_stride, cfg.time_stride)
     self.linear = CausalConv3d(cfg.latent_dim, basis.shape[1], POINT, rngs=rngs)
-    self.linear.w = nnx.Param(jnp.asarray(basis)[None, None, None])
+    self.linear.w = nnx.Param(jnp.asarray(basis / LOUDNESS)[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
     return {

@@ -129,7 +129,8 @@ def _converted(tensors: Tensors, model: ModelConfig, source: str) -> Tensors:
   }
   if not model.tied_embedding:
     out["heads.text.w"] = take("lm_head.weight").T
-  layers = [_layer(lambda name, i=i: take(f"model.layers.{i}.{name}"), model) for i in range(model.layers)]
+  of_layer = lambda i: lambda name: take(f"model.layers.{i}.{name}")
+  layers = [_layer(of_layer(i), model) for i in range(model.layers)]
   out |= {f"transformer.layers.{name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
   if rest:
     raise CheckpointError(f"{source} has a tensor {sorted(rest)[0]!r} that this model has no place for")
@@ -139,7 +140,7 @@ def _converted(tensors: Tensors, model: ModelConfig, source: str) -> Tensors:
 def _layer(take: Callable[[str], np.ndarray], model: ModelConfig) -> Tensors:
   """One decoder layer."""
   heads = {"q_proj": model.heads, "k_proj": model.kv_heads, "v_proj": model.kv_heads}
-  out = {}
+  out: Tensors = {}
   for name, count in heads.items():
     weight = take(f"self_attn.{name}.weight").T
     out[f"{name}.w"] = weight.reshape(-1, count, model.head_dim)

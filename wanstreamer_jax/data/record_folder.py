@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import PAD, Config
 from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.data.records import SessionRecord
 from wanstreamer_jax.errors import DataError
@@ -234,18 +234,20 @@ class RecordFolder:
 
   def check(self, config: Config, tokenizer: TextTokenizer) -> None:
     """Raises DataError when the records were made for other media, text slots or another tokenizer."""
-    text = self.manifest["text"]
+    text, layout = self.manifest["text"], config.layout
     if text["vocab"] > config.model.vocab:
       raise DataError(f"{self.path} has {text['vocab']} token ids, but model.vocab is {config.model.vocab}: raise it")
-    stored = {**self.manifest["media"], **text}
-    layout = config.layout
-    wanted = {
-      **config_to_dict(config.media),
-      "slots": layout.text_slots,
-      "user_slots": layout.user_text_slots,
-      "world": layout.world_text,
-      "tokenizer": tokenizer.sha256,
-    }
+    if text["pad"] != PAD:
+      raise DataError(f"{self.path} is padded with token {text['pad']}, the model with {PAD}: use another tokenizer")
+    self.check_media(config)
+    slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
+    self._same(text, {**slots, "tokenizer": tokenizer.sha256})
+
+  def check_media(self, config: Config) -> None:
+    """Raises DataError when the records have other pictures, rates or units than the config."""
+    self._same(self.manifest["media"], config_to_dict(config.media))
+
+  def _same(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, value in wanted.items():
       if stored[name] != value:
         raise DataError(

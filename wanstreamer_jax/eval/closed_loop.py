@@ -1,6 +1,6 @@
 """Rollouts against users that react: batches of sessions in lockstep, judged by `conversation.score`.
 
-A user sees and hears what the agent did up to the unit before, and acts; the agent perceives that and answers; and so
+A user hears what the agent did up to the unit before, and acts; the agent perceives that and answers; and so
 on. Every variant of `lockstep.VARIANTS` meets users with the same seeds. In `shuffled_user` each agent is shown the
 user of the next session of its batch, but is judged by (and reacted to by) its own.
 """
@@ -30,11 +30,9 @@ class User(Protocol):
 
   world: SessionWorld
 
-  def step(
-    self, audio: np.ndarray, video: np.ndarray, words: Sequence[str]
-  ) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
-    """The agent's last unit (float32 [samples], uint8 [F, H, W, 3], words; silence and nothing before the first)
-    -> the user's next one: float32 [samples], uint8 [F, H, W, 3], typed texts."""
+  def step(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
+    """The agent's last unit of sound, float32 [samples] (silence before the first) -> the user's next unit: float32
+    [samples], uint8 [F, H, W, 3], typed texts."""
     ...
 
   def script(self, units: int) -> Script: ...
@@ -95,11 +93,9 @@ def converse(
   keyboards = [Keyboard(tokenizer, config.layout.user_text_slots) for _ in users]
   size = len(users)
   audio = np.zeros((size, media.samples), np.float32)
-  video = np.zeros((size, media.frames, media.height, media.width, 3), np.uint8)
-  words: list[list[str]] = [[] for _ in users]
   heard, made = [], []
   for _ in range(units):
-    acts = [user.step(audio[i], video[i], words[i]) for i, user in enumerate(users)]
+    acts = [user.step(sound) for user, sound in zip(users, audio)]
     now = UserUnit(
       audio=np.stack([act[0] for act in acts]),
       video=video_to_float(np.stack([act[1] for act in acts])),
@@ -108,7 +104,6 @@ def converse(
       video_valid=np.ones(size, bool),
     )
     audio, video, text = lockstep.step(now)
-    words = [tokenizer.captions([int(i) for i in row if i != PAD]).split() for row in text]
     heard.append((now.audio, np.stack([act[1] for act in acts])))
     made.append((audio, video, text))
   return [_conversation(i, seeds[i], user, heard, made, config) for i, user in enumerate(users)]

@@ -1,4 +1,4 @@
-"""The user of duplex_world, live: it sees and hears the agent and reacts, unit by unit."""
+"""The user of duplex_world, live: it hears the agent and reacts, unit by unit."""
 
 from collections.abc import Sequence
 
@@ -19,23 +19,17 @@ class ReactingUser:
   def __init__(self, seed: int, world: WorldConfig, split: str):
     self.config, self.cast = world, cast(seed, world, split)
     self.world = session_world(self.cast.stage.persona, world)
-    self._play = User(self.cast.stage, self.cast.user).play()
+    self._user = User(self.cast.stage, self.cast.user)
     self._loudspeaker: list[np.ndarray] = []
     self._typed = 0
 
-  def step(
-    self, audio: np.ndarray, video: np.ndarray, words: Sequence[str]
-  ) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
-    """What the user does in the next unit, having met what the agent did in the last one."""
-    del video, words  # this user only listens
+  def step(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
+    """What the user does in the next unit, having heard what the agent did in the last one."""
     config, players = self.config, self.cast
     stage, unit = players.stage, len(self._loudspeaker)
     self._loudspeaker.append(audio)
     stage.now = unit
-    if unit == 0:
-      next(self._play)
-    else:
-      self._play.send(bool(loudness_envelope(audio, 1)[0] > SPEAKING))
+    self._user.step(bool(unit and loudness_envelope(audio, 1)[0] > SPEAKING))
     voice = players.user.audio(unit * config.samples, (unit + 1) * config.samples)
     heard = np.concatenate(self._loudspeaker[1:] or [audio[:0]])
     sound = microphone(voice, heard, unit * config.samples, players)

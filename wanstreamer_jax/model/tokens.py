@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import PAD, Config
 from wanstreamer_jax.nn.blocks import Linear
 from wanstreamer_jax.units import Coords, Dynamic, Layout, Segment, unit_coords, world_coords
 
-PAD = 0  # the id of the padding token in every tokenizer of this project
 KINDS = (
   "commit_video", "commit_audio", "user_text", "user_video", "user_audio", "state", "text",
   "refeed_video", "refeed_audio", "noisy_video", "noisy_audio", "world_text", "portrait", "voice",

@@ -72,24 +72,23 @@ class Transformer(nnx.Module):
     """
     model = self.config.model
     x = constrain(x.astype(model.dtype), None, None)  # on a mesh rows are split, and weights come to them
-    condition, turns = self._condition(coords), self._turns(coords)
+    turns, latent = self._turns(coords), coords.flow_time >= 0.0
+    embedding = self.flow_time(jnp.maximum(coords.flow_time, 0.0)).astype(model.dtype)
 
     def body(x: jax.Array, scanned: tuple[DecoderLayer, Any]) -> tuple[jax.Array, KeyValue]:
       layer, extra = scanned
+      condition = Condition(self._shared(embedding), embedding, latent)  # made here: [6, T, D] is never kept
       x, kv = layer(x, condition, turns, lambda queries, own: mixer(queries, own, extra))
       return constrain(x, None, None), kv
 
     with jax.named_scope("transformer"):
       return jax.lax.scan(_remat(body, model.remat), x, (self.layers, per_layer))
 
-  def _condition(self, coords: Coords) -> Condition:
-    """Flow-time embedding of every token, and the modulation shared by all layers."""
-    dtype = self.config.model.dtype
-    embedding = self.flow_time(jnp.maximum(coords.flow_time, 0.0)).astype(dtype)
-    shared = None
-    if self.shared_modulation is not None:
-      shared = constrain(jnp.moveaxis(self.shared_modulation(embedding), 0, 1), None, None, None)
-    return Condition(shared, embedding, coords.flow_time >= 0.0)
+  def _shared(self, embedding: jax.Array) -> jax.Array | None:
+    """The modulation [6, T, D] that all layers share, if they share one."""
+    if self.shared_modulation is None:
+      return None
+    return constrain(jnp.moveaxis(self.shared_modulation(embedding), 0, 1), None, None, None)
 
   def _turns(self, coords: Coords) -> Turns:
     """Rotary angles at the tokens' time, and at that time minus the evicted gap."""
@@ -104,7 +103,7 @@ def _remat(body: Callable, how: str) -> Callable:
   if how == "none":
     return body
   policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if how == "dots" else None
-  return jax.checkpoint(body, policy=policy)
+  return jax.checkpoint(body, policy=policy, prevent_cse=False)  # a scan's body is compiled once anyway
 
 
 def see_cache(coords: Coords, key_coords: list[Coords], window: int | None, pinned: int) -> Mixer:

@@ -5,6 +5,7 @@ that nothing is copied to be concatenated. Keys are stored rotated. Pinned keys 
 are seen by a second copy of the queries, rotated to the time without what was evicted in between (design section 3).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -32,14 +33,15 @@ class Part(NamedTuple):
 def attend(queries: Queries, parts: list[Part]) -> jax.Array:
   """Softmax attention over all parts at once. -> [T, N, H] in the dtype of v. Scores and softmax are float32."""
   groups = queries.now.shape[1] // parts[0].k.shape[1]
-  scores = jnp.concatenate([_scores(queries, part, groups) for part in parts], axis=-1)  # [M, G, T, S]
-  weights = jax.nn.softmax(scores, axis=-1)
-  out, start = jnp.zeros((), jnp.float32), 0
-  for part in parts:
-    size = part.k.shape[0]
-    piece = weights[..., start : start + size].astype(part.v.dtype)
-    out = out + jnp.einsum("mgts,smh->tmgh", piece, part.v, preferred_element_type=jnp.float32)
-    start += size
+  scores = [_scores(queries, part, groups) for part in parts]  # [M, G, T, S] each
+  highest = functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
+  weights = [jnp.exp(score - jax.lax.stop_gradient(highest)) for score in scores]
+  total = functools.reduce(jnp.add, [jnp.sum(weight, axis=-1) for weight in weights])  # [M, G, T]
+  mixed = [
+    jnp.einsum("mgts,smh->tmgh", weight.astype(part.v.dtype), part.v, preferred_element_type=jnp.float32)
+    for weight, part in zip(weights, parts)
+  ]
+  out = functools.reduce(jnp.add, mixed) / jnp.moveaxis(total, 2, 0)[..., None]
   return out.reshape(queries.now.shape).astype(queries.now.dtype)
 
 

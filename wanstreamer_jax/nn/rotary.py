@@ -15,7 +15,7 @@ import numpy as np
 from wanstreamer_jax.config import POSITIONS_PER_UNIT
 
 _LOW = 1024  # ids of the fine table; the coarse one has steps of this size
-_COARSE_RANGE = (-1, 1023)  # ids from -1 024 up to 1 047 551: 72 hours of 40 ms steps
+_COARSE_RANGE = (-1, 4095)  # ids from -1 024 up to 4 193 279: 46 hours of 40 ms steps
 
 
 class Angles(NamedTuple):
@@ -37,7 +37,7 @@ def axis_of_frequency(half: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _tables(half: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
-  """Complex tables e^{i id theta_j / 4}: fine [1024, half] and coarse [1024, half], as float32 (cos, sin) pairs."""
+  """Complex tables e^{i id theta_j / 4}: fine [1024, half] and coarse [4096, half], as float32 (cos, sin) pairs."""
   frequency = theta ** (-np.arange(half) / half) / POSITIONS_PER_UNIT
   fine = np.arange(_LOW)[:, None] * frequency
   coarse = np.arange(*_COARSE_RANGE)[:, None] * _LOW * frequency
@@ -49,10 +49,10 @@ def angles(position: jax.Array, head_dim: int, theta: float) -> Angles:
   """Rotary angles of tokens. position: int32 [T, 3] -> cos, sin float32 [T, H / 2]."""
   half = head_dim // 2
   fine, coarse = _tables(half, theta)
-  ids = position[:, axis_of_frequency(half)]  # [T, H / 2]
-  column = jnp.arange(half)
-  low = jnp.asarray(fine)[ids % _LOW, column]
-  high = jnp.asarray(coarse)[ids // _LOW - _COARSE_RANGE[0], column]
+  axis = axis_of_frequency(half)[:, None]
+  pick = lambda rows: jnp.where(axis == 0, rows[:, 0], jnp.where(axis == 1, rows[:, 1], rows[:, 2]))
+  low = pick(jnp.asarray(fine)[position % _LOW])  # whole rows [T, 3, H / 2, 2], then one axis per frequency
+  high = pick(jnp.asarray(coarse)[position // _LOW - _COARSE_RANGE[0]])
   cos = high[..., 0] * low[..., 0] - high[..., 1] * low[..., 1]
   sin = high[..., 1] * low[..., 0] + high[..., 0] * low[..., 1]
   return Angles(cos, sin)

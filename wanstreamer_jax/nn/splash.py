@@ -18,6 +18,7 @@ static (keys that do not exist in this session) is a segment id: queries and exi
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -199,7 +200,7 @@ def _splash(
 
   missing = jnp.pad(~exists, (0, padded - tokens)).astype(jnp.int32)
   ids = kernels.SegmentIds(jnp.zeros(padded, jnp.int32), missing)
-  out = _kernel(pattern, heads, block, interpret)(to_kernel(q), to_kernel(k), to_kernel(v), segment_ids=ids)
+  out: Any = _kernel(pattern, heads, block, interpret)(to_kernel(q), to_kernel(k), to_kernel(v), segment_ids=ids)
   return out[:, :tokens, :width].transpose(1, 0, 2)
 
 

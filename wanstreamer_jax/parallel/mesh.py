@@ -106,13 +106,13 @@ def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> pa
   """Keeps compiled programs on disk, so that a second run starts at once. Returns the folder, None if switched off.
 
   A folder that was configured before (JAX_COMPILATION_CACHE_DIR, or in code) is kept. Otherwise `folder`, or
-  $XDG_CACHE_HOME/wanstreamer, or .jax_cache in the working folder. An unwritable place turns the cache off.
+  $XDG_CACHE_HOME/wanstreamer (~/.cache/wanstreamer). An unwritable place turns the cache off.
   """
   configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
   if configured:
     return pathlib.Path(configured)
-  home = os.environ.get("XDG_CACHE_HOME")
-  path = pathlib.Path(folder or (pathlib.Path(home) / "wanstreamer" if home else ".jax_cache")).absolute()
+  home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+  path = pathlib.Path(folder or home / "wanstreamer").absolute()
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError:

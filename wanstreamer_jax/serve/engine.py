@@ -19,7 +19,7 @@ from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.tokens import PAD, Latents
-from wanstreamer_jax.perception.text import CUT, TextTokenizer
+from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent, SessionState
 from wanstreamer_jax.serve.file import AgentUnit
 from wanstreamer_jax.serve.report import is_loud
@@ -43,9 +43,12 @@ def compile_phases() -> Phases:
     frames = jnp.round((jnp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
     return jnp.clip(audio, -1.0, 1.0), frames, rollout.finish_unit(state, latents)
 
+  def encode(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[Any, SessionState]:
+    return rollout.perceive(agent, state, user._replace(video=video_to_float(user.video)))
+
   return Phases(
-    start=jax.jit(rollout.start_session),
-    encode=jax.jit(rollout.perceive, donate_argnums=1),
+    start=jax.jit(rollout.start_session, static_argnames="capacity"),
+    encode=jax.jit(encode, donate_argnums=1),
     think=jax.jit(lambda agent, state, heard: rollout.think(agent, state, heard)[:2], donate_argnums=1),
     perform=jax.jit(lambda agent, state: rollout.perform(agent, state)[0]),
     decode=jax.jit(decode, donate_argnums=1),
@@ -63,10 +66,14 @@ class StreamEngine:
     self._typed: list[int] = []
     check_tokenizer(agent.config, self.tokenizer)
 
-  def start(self, world: World, seed: int) -> None:
-    """Begins a session: WORLD is prefilled and every phase compiled (a silent unit of a throw-away session)."""
+  def start(self, world: World, seed: int, units: int) -> None:
+    """Begins a session: WORLD is prefilled and every phase compiled (a silent unit of a throw-away session).
+
+    units: how long it will be, which is the size of the cache in a layout with full history.
+    """
     arrays = agent_io.world_arrays(self.agent, self.tokenizer, world)
-    begin = lambda: self.phases.start(self.agent, jax.random.PRNGKey(seed), arrays)
+    capacity = units if self.agent.config.layout.window is None else None
+    begin = lambda: self.phases.start(self.agent, jax.random.PRNGKey(seed), arrays, capacity=capacity)
     self._state, self._typed = begin(), []
     self.step(UserUnit(None, None), [])
     self._state, self._typed = begin(), []
@@ -100,7 +107,7 @@ class StreamEngine:
     ids = np.full(slots, PAD, np.int32)
     ids[: len(now)] = now
     frames = (media.frames, media.height, media.width, 3)
-    video = np.zeros(frames, np.float32) if user.video is None else video_to_float(user.video)
+    video = np.zeros(frames, np.uint8) if user.video is None else user.video  # floats are made on the device
     audio = np.zeros(media.samples, np.float32) if user.audio is None else user.audio
     exists = lambda stream: np.asarray(stream is not None)
     return rollout.UserUnit(audio, video, ids, exists(user.audio), exists(user.video))
@@ -113,7 +120,8 @@ def check_tokenizer(config: Config, tokenizer: TextTokenizer) -> None:
       f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens, but the model embeds {config.model.vocab}: "
       "use the tokenizer that the checkpoint was trained with"
     )
-  assert tokenizer.pad_id == PAD, f"{CUT} and PAD come first in {tokenizer.path}"
+  if tokenizer.pad_id != PAD:
+    raise DataError(f"tokenizer {tokenizer.path} pads with id {tokenizer.pad_id}: this model needs {PAD}")
 
 
 class _Clock:

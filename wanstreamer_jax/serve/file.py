@@ -48,7 +48,7 @@ class Engine(Protocol):
 
   media: MediaConfig
 
-  def start(self, world: World, seed: int) -> None: ...
+  def start(self, world: World, seed: int, units: int) -> None: ...
 
   def step(self, user: UserUnit, typed: list[str]) -> AgentUnit: ...
 
@@ -168,7 +168,7 @@ def answer(
 ) -> None:
   """The loop over units. On Ctrl-C the film up to there is completed, and then KeyboardInterrupt raised."""
   media, stopped = engine.media, None
-  engine.start(options.world, options.seed)
+  engine.start(options.world, options.seed, len(reader))
   pace = Pace(media.unit_ms / 1000, options.realtime)
   bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=not options.progress)
   with bar, MediaWriter(path, media, scale=viewable_scale(media.height, media.width)) as writer:

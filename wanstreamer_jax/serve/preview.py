@@ -25,7 +25,7 @@ class ScriptedEngine:
   def __init__(self, config: Config, session: Session):
     self.media, self.session, self.unit = config.media, session, 0
 
-  def start(self, world: World, seed: int) -> None:
+  def start(self, world: World, seed: int, units: int) -> None:
     self.unit = 0
 
   def step(self, user: UserUnit, typed: list[str]) -> AgentUnit:

@@ -84,7 +84,7 @@ def calibration_statistics(vae: AudioVAE | VideoVAE, clips: Float[Array, "B ..."
   """
 
   def means(clip: Array) -> Array:
-    if clip.ndim == 1:
+    if isinstance(vae, AudioVAE):
       posterior, _ = vae.encode(clip, vae.encoder_state())
     else:
       posterior, _ = vae.encode(still_first(clip), vae.encoder_state(*clip.shape[1:3]))

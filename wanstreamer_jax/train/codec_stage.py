@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -18,6 +19,7 @@ from wanstreamer_jax.codecs.video_vae import VideoVAE, still_first
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.train.codec import audio_vae_loss, calibration_statistics, video_vae_loss
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 from wanstreamer_jax.weights import export_weights
@@ -25,6 +27,7 @@ from wanstreamer_jax.weights import export_weights
 WEIGHTS = "weights"  # folder of a finished codec run
 CALIBRATION_BATCHES = 16
 EVALUATION_STEP = 1_000_000_000  # batches that training never reaches
+AGENT_SHARE = 0.7  # of the clips: the codec speaks for the agent, but must know other faces and voices too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,19 @@ class ClipLoader:
   folder: RecordFolder
   config: Config
   name: str  # "audio" or "video"
+
+  def __post_init__(self) -> None:
+    """Raises DataError for records of another kind, size or rate, and for clips longer than a session."""
+    folder, data = self.folder, self.config.data
+    if folder.kind != "media":
+      raise DataError(f"{folder.path} holds {folder.kind}: codecs are trained on media records (`data make`)")
+    folder.check_media(self.config)
+    if data.units > folder.units:
+      raise DataError(
+        f"{folder.path}: sessions of {folder.units} units, but data.units is {data.units}; make longer ones"
+      )
+    if data.batch % jax.process_count():
+      raise DataError(f"data.batch {data.batch} does not divide over {jax.process_count()} hosts")
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
     data = self.config.data
@@ -45,9 +61,11 @@ class ClipLoader:
     """Audio int16 [units * samples], or video uint8 [1 + units * frames, H, W, 3] (a still, then the clip)."""
     data = self.config.data
     rng = np.random.default_rng([data.seed, step, row])
-    side = "agent" if rng.random() < 0.7 else "user"
     session, start = rng.integers(self.folder.sessions), rng.integers(self.folder.units - data.units + 1)
     units = self.folder.read_units(int(session), int(start), data.units)
+    side = "agent" if rng.random() < AGENT_SHARE else "user"
+    if not units[f"{side}_{self.name}_valid"].all():  # the other side may have this stream
+      side = "user" if side == "agent" else "agent"
     media = units[f"{side}_{self.name}"]
     media = media.reshape(-1, *media.shape[2:])
     return media if self.name == "audio" else np.concatenate([media[:1], media])
@@ -82,11 +100,13 @@ def _mean_loss(loss: Any, vae: Any, clips: jax.Array, key: jax.Array, config: Co
 
 def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
   loader = lambda config: ClipLoader(RecordFolder(config.data.path), config, medium)
+  evaluation_loss = jax.jit(loss, static_argnums=3)
 
   def evaluate(vae: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
-    """Losses of one batch that training does not see, and a picture of originals above reconstructions."""
-    batch = loader(config).batch_at(EVALUATION_STEP)
-    value, metrics = jax.jit(lambda v, b: loss(v, b, jax.random.key(0), config))(vae, batch)
+    """Losses of one batch (of `data.heldout` where it is set), and a picture of originals above reconstructions."""
+    held_out = config.data.replace(path=config.data.heldout or config.data.path)
+    batch = loader(config.replace(data=held_out).freeze()).batch_at(EVALUATION_STEP)
+    value, metrics = evaluation_loss(vae, batch, jax.random.key(0), config)
     path = run / "pictures" / f"{step:06d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(vae, batch[medium], path)
@@ -100,26 +120,37 @@ def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
   )
 
 
+_measure = jax.jit(calibration_statistics)
+
+
 def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
   """The codec with its latents' mean and deviation measured over some batches."""
   to_float = audio_to_float if medium == "audio" else video_to_float
-  measure = jax.jit(calibration_statistics)
-  means = [measure(vae, to_float(loader.batch_at(EVALUATION_STEP + i)[medium])) for i in range(CALIBRATION_BATCHES)]
-  return calibrate(vae, np.concatenate(means))
+  means = [_measure(vae, to_float(loader.batch_at(EVALUATION_STEP + i)[medium])) for i in range(CALIBRATION_BATCHES)]
+  return calibrate(vae, jnp.concatenate(means))
+
+
+@jax.jit
+def _again_video(vae: VideoVAE, clip: jax.Array) -> jax.Array:
+  """The last frame of a clip [1 + F, H, W, 3] through the codec."""
+  height, width = clip.shape[1:3]
+  posterior, _ = vae.encode(still_first(clip), vae.encoder_state(height, width))
+  return vae.decode(posterior.mean, vae.decoder_state(height, width))[0][-1]
+
+
+@jax.jit
+def _again_audio(vae: AudioVAE, clip: jax.Array) -> jax.Array:
+  """A clip [S] through the codec."""
+  posterior, _ = vae.encode(clip, vae.encoder_state())
+  return vae.decode(posterior.mean, vae.decoder_state())[0]
 
 
 def _draw_video(vae: VideoVAE, clips: np.ndarray, path: pathlib.Path) -> None:
   """Last frames of up to 8 clips above their reconstructions, enlarged."""
   from PIL import Image
 
-  @jax.jit
-  def reconstruct(vae: VideoVAE, clip: jax.Array) -> jax.Array:
-    height, width = clip.shape[1:3]
-    posterior, _ = vae.encode(still_first(clip), vae.encoder_state(height, width))
-    return vae.decode(posterior.mean, vae.decoder_state(height, width))[0][-1]
-
   shown = clips[:8]
-  again = [np.asarray(reconstruct(vae, video_to_float(clip))) for clip in shown]
+  again = [np.asarray(_again_video(vae, video_to_float(clip))) for clip in shown]
   below = [np.clip((frame + 1) * 127.5, 0, 255).astype(np.uint8) for frame in again]
   rows = [np.concatenate([clip[-1] for clip in shown], axis=1), np.concatenate(below, axis=1)]
   picture = Image.fromarray(np.concatenate(rows))
@@ -134,16 +165,11 @@ def _draw_audio(vae: AudioVAE, clips: np.ndarray, path: pathlib.Path) -> None:
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  @jax.jit
-  def reconstruct(vae: AudioVAE, clip: jax.Array) -> jax.Array:
-    posterior, _ = vae.encode(clip, vae.encoder_state())
-    return vae.decode(posterior.mean, vae.decoder_state())[0]
-
   shown = [np.asarray(audio_to_float(clip)) for clip in clips[:4]]
   hiss = 1e-6 * np.random.default_rng(0).standard_normal(len(shown[0]))  # no log of zero
   figure, axes = pyplot.subplots(2, len(shown), figsize=(4 * len(shown), 6), squeeze=False)
   for column, clip in enumerate(shown):
-    for row, samples in enumerate((clip, np.asarray(reconstruct(vae, clip)))):
+    for row, samples in enumerate((clip, np.asarray(_again_audio(vae, clip)))):
       axes[row][column].specgram(samples + hiss[: len(samples)], NFFT=512, noverlap=384, Fs=24_000, vmin=-140, vmax=-40)
       axes[row][column].set_title(("original", "reconstruction")[row])
   figure.tight_layout()

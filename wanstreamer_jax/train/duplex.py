@@ -27,7 +27,7 @@ from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
 from wanstreamer_jax.parallel.mesh import BATCH_AXES
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 
-FIRST_UNITS, FIRST_WORDS = 2048, 1024  # crops start anywhere on the clock, so that hours are nothing new
+FIRST_UNITS, FIRST_WORDS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the words
 
 
 class Draws(NamedTuple):

@@ -38,7 +38,7 @@ def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -
   audio_vae, video_vae = _codecs(config)
   batch = _held_out(config)
   spoken, truth = _roll(streamer, audio_vae, video_vae, batch)
-  text = np.asarray(spoken.text)
+  text, words = np.asarray(spoken.text), batch["agent_text"] != PAD
   wrote, should = (text != PAD).any(-1), (batch["agent_text"] != PAD).any(-1)
   sounded, sounds = (np.sqrt(np.mean(np.asarray(x) ** 2, axis=-1)) > LOUD for x in (spoken.audio, truth[0]))
   path = run / "pictures" / f"rollout_{step:06d}.png"
@@ -46,7 +46,7 @@ def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -
   _draw(path, config, batch["agent_text"], spoken, truth)
   return {
     "writes": float(wrote.mean()), "should_write": float(should.mean()), "sounds": float(sounded.mean()),
-    "should_sound": float(sounds.mean()), "words_in_place": float((text == batch["agent_text"])[should].mean()),
+    "should_sound": float(sounds.mean()), "words_in_place": float((text == batch["agent_text"])[words].mean()),
   }  # fmt: skip
 
 
@@ -73,7 +73,8 @@ def _roll(
   @jax.jit
   def session(parts: tuple, row: Batch) -> tuple:
     agent = with_streamer(*parts)
-    state = rollout.start_session(agent, jax.random.PRNGKey(0), crop_world(row, agent.config, jnp.ones((), bool)))
+    world, units = crop_world(row, agent.config, jnp.ones((), bool)), row["user_audio"].shape[0]
+    state = rollout.start_session(agent, jax.random.PRNGKey(0), world, capacity=units)
     users = rollout.UserUnit(
       audio_to_float(row["user_audio"]), video_to_float(row["user_video"]), row["user_text"],
       row["user_audio_valid"], row["user_video_valid"],

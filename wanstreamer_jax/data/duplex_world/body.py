@@ -70,9 +70,6 @@ class Body:
     if self.holdings and self.holdings[-1].end == np.inf:
       self.holdings[-1].end = time
 
-  def speaking(self, time: float) -> bool:
-    return any(line.start <= time < line.end for line in self.lines[-3:])
-
   def speech(self) -> tuple[Word, ...]:
     """The words that were voiced, on the session's clock."""
     out = []
@@ -183,12 +180,13 @@ class Body:
 
   def _held(self, time: np.ndarray) -> tuple[np.ndarray, list[Held | None]]:
     """How far something is raised, and what."""
-    raised, things = np.zeros(len(time)), [None] * len(time)
+    raised = np.zeros(len(time))
+    things: list[Held | None] = [None] * len(time)
     for holding in self.holdings:
       up = np.clip((time - holding.start) / RAISE_SECONDS, 0, 1)
       down = np.clip((time - holding.end) / RAISE_SECONDS, 0, 1) if holding.end < np.inf else 0.0
       level = np.clip(up - down, 0, 1)
-      for i in np.flatnonzero(level > 0):
+      for i in np.flatnonzero(level > 0).tolist():
         raised[i], things[i] = level[i], holding.thing
     return raised, things
 

@@ -188,7 +188,8 @@ def _head(window: Window, pose: dict[str, np.ndarray], sway: np.ndarray, nod: np
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
-  return tuple(float(np.clip(c * factor, 0, 1)) for c in colour)
+  red, green, blue = (float(np.clip(c * factor, 0, 1)) for c in colour)
+  return red, green, blue
 
 
 def _hair_behind(window: Window, look: Look, x: np.ndarray, y: np.ndarray, rx: float, ry: float) -> None:

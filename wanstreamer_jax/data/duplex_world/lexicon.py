@@ -1,6 +1,6 @@
 """What is said in duplex_world: phrasings, personas, objects, and which of them are kept for evaluation.
 
-`small` is a world that a million-parameter model learns on a CPU; `full` adds words, phrasings, personas and voices.
+`small` is a world that a million-parameter model learns on a CPU; `full` adds colours and personas.
 Phrasings with a "," may pause there.
 """
 
@@ -32,7 +32,7 @@ PHRASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 STOPS = ("stop", "stop please")
 REPEAT_WORDS = ("banana", "apple", "window", "river", "music", "dog", "cat", "house")
 BACKCHANNEL = "mhm"
-TYPED = {"colour": "colour", "shape": "shape", "name": "name", "home": "home", "likes": "likes"}
+TYPED = {"name": "name", "home": "home", "likes": "likes"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS, Body
+from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS, Body, Line
 from wanstreamer_jax.data.duplex_world.faces import COLOURS, SHAPES, Held
 from wanstreamer_jax.data.duplex_world.lexicon import (
   BACKCHANNEL,
@@ -68,17 +68,26 @@ class Stage:
 
 
 class User:
-  """The user's side of the play. `play()` is endless."""
+  """The user's side of the play, which is endless. It knows of the agent's units up to the one before, and no later."""
 
   def __init__(self, stage: Stage, body: Body):
     self.stage, self.body = stage, body
     self.thing: Held | None = None
+    self._play = self.play()
+    next(self._play)
+
+  def step(self, spoke: bool) -> None:
+    """Acts in unit `stage.now`; `spoke`: whether the agent sounded in the unit before. The user looks at who speaks."""
+    if spoke:
+      self.body.attention.append((self.stage.time, self.stage.time + self.stage.unit_seconds))
+    self._play.send(spoke)
 
   def play(self) -> Play:
     """Idles, acts, waits for the answer, and so on."""
     acts = (self.ask_seen, self.ask_persona, self.ask_sum, self.ask_repeat, self.counting, self.statement, self.story,
             self.greet, self.raise_silently, self.type_question)  # fmt: skip
     weights = np.array([0.28, 0.12, 0.09, 0.16, 0.1, 0.05, 0.05, 0.06, 0.06, 0.03])
+    yield
     yield from self.idle(int(self.stage.rng.integers(2, 8)))
     while True:
       yield from acts[int(self.stage.rng.choice(len(acts), p=weights / weights.sum()))]()
@@ -280,7 +289,7 @@ class PerfectAgent:
   def __init__(self, stage: Stage, body: Body, lead: int):
     self.stage, self.body, self.lead = stage, body, lead
     self.words: list[Word] = []
-    self._line = None
+    self._line: Line | None = None
     self._plan: list[Word] = []
 
   def step(self) -> None:
@@ -319,7 +328,7 @@ class PerfectAgent:
   def stop(self) -> None:
     """Falls silent: what is already written but not yet voiced stays in the stream, followed by <cut>."""
     stage = self.stage
-    if not self.speaking():
+    if self._line is None or not self.speaking():
       return
     self._line.cut = stage.time
     kept = []

@@ -91,14 +91,16 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
   players = cast(seed, config, split)
   stage, user, agent = players.stage, players.user, players.agent
   answering = PerfectAgent(stage, agent, config.text_lead)
-  play = User(stage, user).play()
-  spoke = False
-  for stage.now in range(config.units):
+  asking, spoke = User(stage, user), False
+  for unit in range(config.units):
+    stage.now = unit
     answering.step()
-    play.send(spoke if stage.now else None)  # what the user knows of is the unit before
+    asking.step(spoke)
     spoke = answering.speaking()
   _attend(stage, user, agent)
   user_side, agent_side = _side(user, config), _side(agent, config)
+  assert user_side.audio is not None
+  assert agent_side.audio is not None
   heard = microphone(user_side.audio, agent_side.audio, 0, players)
   return Session(
     user=dataclasses.replace(user_side, audio=heard, words=tuple(stage.typed)),
@@ -112,10 +114,9 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
 
 
 def _attend(stage: Stage, user: Body, agent: Body) -> None:
-  """The agent looks at whoever speaks to it, the user at the agent while it answers."""
+  """The agent looks at the user who speaks or shows something."""
   agent.attention += [(line.start, line.end + 0.8) for line in user.lines]
   agent.attention += [(event.start, event.start + 1.5) for event in stage.events if event.kind == "raise"]
-  user.attention += [(line.start - 0.2, line.end) for line in agent.lines]
 
 
 def _inside(words: list, config: WorldConfig) -> tuple:
@@ -157,17 +158,6 @@ def session_world(persona: Persona, config: WorldConfig) -> World:
   return World(fields=fields, portrait=portrait, voice=voice)
 
 
-def vocabulary(config: WorldConfig | None = None) -> list[str]:
+def vocabulary() -> list[str]:
   """All words of the world, for the tokenizer; the same for every size, so that sizes share a tokenizer."""
-  del config
   return lexicon.vocabulary()
-
-
-def corpus(config: WorldConfig, sessions: int) -> list[str]:
-  """Lines of text as they occur: world fields, the agent's stream, typed questions."""
-  lines = []
-  for seed in range(sessions):
-    session = make_session(seed, config)
-    lines += [session.world.text(), " ".join(word.text for word in session.agent.words)]
-    lines += [word.text for word in session.user.words]
-  return lines
