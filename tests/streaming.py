@@ -51,7 +51,7 @@ def check_chunking(
 def check_causality(
   step: Step, module: Any, x: jax.Array, state: Any, cut: int, outputs: int, poison: float = float("nan")
 ) -> None:
-  """Law 2: inputs from `cut` on reach no bit of the first `outputs` outputs, nor have their gradients any part in it."""
+  """Law 2: inputs from `cut` on reach no bit of the first `outputs` outputs, nor have their gradients any part."""
   compiled = jax.jit(lambda module, x: step(module, x, state)[0])
   clean, poisoned = compiled(module, x), compiled(module, x.at[cut:].set(poison))
   for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(poisoned)):
