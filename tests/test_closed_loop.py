@@ -183,7 +183,7 @@ def test_an_early_wrong_and_deaf_answer_scores_badly():
   c = made_conversation({7: "it is", 8: "blue"}, (1.2, 2.9), SCRIPT)
   scores = conversation.score(c, MEDIA, TOKENIZER)
   assert scores["answer"] == [0.0]
-  assert scores["tor_alignment"] == [0.0, 1.0]  # 0.8 s of it within the first two seconds: not a turn
+  assert scores["tor_alignment"] == [0.0, 0.0]  # only 0.8 s of it in the first two seconds, but three words: a turn
   assert scores["false_take_over"] == [1.0]
   assert scores["responds"] == [0.0]
   assert scores["talks_over_user"] == pytest.approx([1.7 / 3.0], abs=0.03)
