@@ -258,6 +258,7 @@ class TrainConfig(Section):
   mel_weight: float = 1.0  # audio codec: log-mel distance
   pitch_weight: float = 1.0  # audio codec: octaves of pitch, on voiced frames
   edge_weight: float = 1.0  # video codec: differences in space and time
+  motion_weight: float = 10.0  # video codec: extra weight of a pixel per unit that it changes in the clip
   mesh: str = ""  # e.g. "data=2,fsdp=4"; empty is all devices on `data`
   seed: int = 0
   log_every: int = 10

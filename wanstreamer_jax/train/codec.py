@@ -68,7 +68,7 @@ def video_vae_loss(
   decoded, _ = vae.decode(latents, vae.decoder_state(height, width))
   mse = jnp.mean(jnp.square(jnp.clip(decoded, -1, 1) - target))
   metrics = {
-    "reconstruction": losses.charbonnier(decoded - target),
+    "reconstruction": losses.charbonnier(decoded - target, losses.motion_weights(target, train.motion_weight)),
     "edge": losses.edge_loss(decoded, target),
     "kl": losses.kl(posterior),
     "psnr": 10 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10)),
