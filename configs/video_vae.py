@@ -16,6 +16,6 @@ def get_config(size: str = "tiny") -> Config:
   config.name, config.train.stage, config.train.run = f"{size}_video_vae", "video_vae", f"runs/{size}/video_vae"
   config.data.units, config.data.batch = 1, 6
   train = config.train
-  train.steps, train.learning_rate, train.warmup, train.ema = 3000, 3e-3, 50, 0.99
+  train.steps, train.learning_rate, train.warmup, train.ema = 2500, 2e-3, 50, 0.99
   train.eval_every, train.checkpoint_every = 500, 500
   return config

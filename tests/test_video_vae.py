@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -10,9 +11,9 @@ from tests.conftest import assert_close
 from tests.streaming import check_causality, check_chunking
 from wanstreamer_jax.codecs.posterior import calibrate
 from wanstreamer_jax.codecs.video_vae import VideoVAE, cosine_basis, still_first
-from wanstreamer_jax.config import VideoVAEConfig
+from wanstreamer_jax.config import TrainConfig, VideoVAEConfig
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.train.codec import calibration_statistics
+from wanstreamer_jax.train.codec import calibration_statistics, video_vae_loss
 
 SMALL = VideoVAEConfig(channels=(4, 8, 8), latent_dim=5, decoder_blocks=(1, 1, 1))
 HEIGHT, WIDTH = 16, 24
@@ -77,6 +78,16 @@ def test_the_first_frame_and_then_groups_equal_a_clip_that_begins_with_a_still()
   assert_close(jnp.concatenate([first, rest]), frames[3:])
 
 
+def test_priming_is_a_grey_first_frame():
+  moved = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)  # without biases grey leaves no trace
+  vae, grey = jax.tree.map(moved, small()), jnp.zeros((1, HEIGHT, WIDTH, 3))
+  posterior, encoder = vae.encode_first(grey)
+  _, decoder = vae.decode_first(posterior.mean)
+  assert_close(vae.primed_encoder_state(HEIGHT, WIDTH), encoder)
+  assert_close(vae.primed_decoder_state(HEIGHT, WIDTH), decoder)
+  assert any(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(decoder) if leaf.size)
+
+
 def test_a_session_does_not_see_its_neighbour():
   vae = small()
   state = vae.decoder_state(HEIGHT, WIDTH)
@@ -123,6 +134,28 @@ def test_an_untrained_codec_shows_the_colours_of_blocks():
   frame = jnp.asarray(colours.repeat(8, axis=1).repeat(8, axis=2), jnp.float32)
   posterior, _ = vae.encode_first(frame)
   assert np.abs(vae.decode_first(posterior.mean)[0] - frame).mean() < 0.15
+
+
+def test_training_lowers_the_loss_and_reaches_every_weight():
+  vae, train = VideoVAE(SMALL, rngs=nnx.Rngs(0)), TrainConfig()
+  row = np.linspace(-1, 1, WIDTH)[None, None, :, None] * np.ones((5, HEIGHT, 1, 3))
+  clip = jnp.asarray(np.sin(3 * row + np.arange(5)[:, None, None, None]), jnp.float32)
+
+  optimizer = optax.adam(1e-2)
+
+  @jax.jit
+  def step(vae, state, key):
+    (loss, metrics), grads = jax.value_and_grad(video_vae_loss, has_aux=True)(vae, clip, key, train)
+    updates, state = optimizer.update(grads, state)
+    return loss, metrics, grads, optax.apply_updates(vae, updates), state
+
+  first, metrics, grads, vae, state = step(vae, optimizer.init(vae), jax.random.key(0))
+  assert set(metrics) == {"reconstruction", "edge", "kl", "psnr", "loss"}
+  still = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(g)]
+  assert still == [".standard.latent_mean.value", ".standard.latent_std.value"]
+  for i in range(40):
+    last, _, _, vae, state = step(vae, state, jax.random.key(i))
+  assert last < 0.5 * first
 
 
 def test_calibration_makes_unit_latents_and_keeps_the_pictures():

@@ -131,8 +131,23 @@ class VideoVAEConfig(Section):
   decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
   time_kernel: int = 3  # latent frames that a convolution at 1/8 sees, including the current one
   latent_dim: int = 8
-  space_stride: int = 8  # fixed by the number of `channels`: 2 ** 3
   time_stride: int = 4
+
+  @property
+  def space_stride(self) -> int:
+    """Pixels per latent, along rows and columns."""
+    return 2 ** len(self.channels)
+
+  def check_channels(self) -> None:
+    """Raises ConfigError unless there are three resolutions whose shortcuts can merge and repeat whole channels."""
+    if len(self.channels) != 3:
+      raise ConfigError(f"video_vae.channels has {len(self.channels)} entries: expected 3 (at 1/2, 1/4 and 1/8)")
+    half, quarter, eighth = self.channels
+    if 4 * half % quarter or 4 * self.time_stride * quarter % eighth:
+      raise ConfigError(
+        f"video_vae.channels {self.channels}: the second must divide 4 x the first, "
+        f"and the third {4 * self.time_stride} x the second"
+      )
 
 
 @section
@@ -357,10 +372,11 @@ def validate(config: Config) -> None:
   _ = config.audio_latents, config.noisy_grid
   hops = whole(config.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
   whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
-  if 2 ** len(config.video_vae.channels) != config.video_vae.space_stride:
+  config.video_vae.check_channels()
+  if config.audio_vae.strides[0] * 100 != config.media.sample_rate:
     raise ConfigError(
-      f"video_vae.channels has {len(config.video_vae.channels)} entries, which is a stride of "
-      f"{2 ** len(config.video_vae.channels)}, but space_stride is {config.video_vae.space_stride}"
+      f"audio_vae.strides[0] is {config.audio_vae.strides[0]}: expected 10 ms of samples, "
+      f"{config.media.sample_rate // 100} at media.sample_rate {config.media.sample_rate}"
     )
   whole(model.heads, model.kv_heads, "query heads per key head = heads / kv_heads")
   if layout.commit_delay not in (1, 2):

@@ -22,6 +22,7 @@ from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.config import AudioVAEConfig
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, Residual1d, UpsampleConv1d, stack_taps
+from wanstreamer_jax.nn.local_attention import LocalAttentionLayer
 
 State = dict[str, Any]
 WINDOWS = (2, 5)  # hops: a short window for what changes, a long one for pitch
@@ -79,44 +80,6 @@ class Analysis(nnx.Module):
     return 0.2 * jnp.log(power + 1e-9) + 3.0  # about -1 (silence) to 3
 
 
-class LatentAttention(nnx.Module):
-  """Causal self-attention over the last `window` latent frames, with a learned bias per head and distance.
-
-  State: keys and values of the last window - 1 frames and how many of them are real, so that a chunk of any length
-  sees window + chunk - 1 keys: a cache of only `window` would lose the oldest key of all queries but the last.
-  """
-
-  def __init__(self, channels: int, heads: int, window: int, *, rngs: nnx.Rngs):
-    if channels % heads:
-      raise ConfigError(f"audio_vae: {channels} channels do not divide into {heads} attention heads")
-    self.heads, self.window, self.channels = heads, window, channels
-    self.norm = ChannelNorm(channels)
-    self.qkv = CausalConv1d(channels, 3 * channels, 1, rngs=rngs)
-    self.out = CausalConv1d(channels, channels, 1, scale=0.2, rngs=rngs)
-    self.distance = nnx.Param(jnp.zeros((heads, window)))
-
-  def initial_state(self) -> State:
-    past = jnp.zeros((self.window - 1, self.heads, self.channels // self.heads))
-    return {"keys": past, "values": past, "count": jnp.int32(0)}
-
-  def __call__(self, x: Float[Array, "T C"], state: State) -> tuple[Float[Array, "T C"], State]:
-    length, held = x.shape[0], self.window - 1
-    q, k, v = jnp.split(self.qkv(self.norm(x), self.qkv.initial_state())[0], 3, axis=-1)
-    q, k, v = (part.reshape(length, self.heads, -1) for part in (q, k, v))
-    k, v = jnp.concatenate([state["keys"], k]), jnp.concatenate([state["values"], v])
-
-    distance = jnp.arange(length)[:, None] + held - jnp.arange(length + held)[None]  # [T, S], 0 is the query itself
-    real = jnp.arange(length + held) >= held - state["count"]
-    visible = (distance >= 0) & (distance < self.window) & real
-    bias = self.distance[...][:, jnp.clip(distance, 0, held)]
-    scores = jnp.einsum("tnh,snh->nts", q, k) * q.shape[-1] ** -0.5 + bias
-    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
-    y = jnp.einsum("nts,snh->tnh", weights, v).reshape(length, -1)
-    y, _ = self.out(y, self.out.initial_state())
-    count = jnp.minimum(state["count"] + length, held)
-    return x + y, {"keys": k[length:], "values": v[length:], "count": count}
-
-
 class Chain(nnx.Module):
   """Layers one after another; its state is the list of theirs."""
 
@@ -134,6 +97,14 @@ class Chain(nnx.Module):
     return x, after
 
 
+def latent_attention(cfg: AudioVAEConfig, channels: int, rngs: nnx.Rngs) -> list[LocalAttentionLayer]:
+  """Attention among latent frames, the same in the encoder and the decoder."""
+  if channels % cfg.attention_heads:
+    raise ConfigError(f"audio_vae: {channels} channels do not divide into {cfg.attention_heads} attention heads")
+  layer = lambda: LocalAttentionLayer(channels, cfg.attention_heads, cfg.attention_window, rngs=rngs)
+  return [layer() for _ in range(cfg.attention_layers)]
+
+
 def encoder_layers(cfg: AudioVAEConfig, features: int, rngs: nnx.Rngs) -> list[nnx.Module]:
   channels = stage_channels(cfg)
   layers: list[nnx.Module] = [CausalConv1d(features, channels[0], 1, rngs=rngs)]
@@ -141,20 +112,14 @@ def encoder_layers(cfg: AudioVAEConfig, features: int, rngs: nnx.Rngs) -> list[n
   for stride, inputs, outputs in zip(cfg.strides[1:], channels, channels[1:]):
     layers.append(CausalConv1d(inputs, outputs, 2 * stride, stride=stride, rngs=rngs))
     layers += [Residual1d(outputs, cfg.kernel, rngs=rngs) for _ in range(cfg.residual_blocks)]
-  layers += [
-    LatentAttention(channels[-1], cfg.attention_heads, cfg.attention_window, rngs=rngs)
-    for _ in range(cfg.attention_layers)
-  ]
+  layers += latent_attention(cfg, channels[-1], rngs)
   return [*layers, CausalConv1d(channels[-1], 2 * cfg.latent_dim, 1, rngs=rngs)]
 
 
 def decoder_layers(cfg: AudioVAEConfig, rngs: nnx.Rngs) -> list[nnx.Module]:
   channels = stage_channels(cfg)
   layers: list[nnx.Module] = [CausalConv1d(cfg.latent_dim, channels[-1], 3, rngs=rngs)]
-  layers += [
-    LatentAttention(channels[-1], cfg.attention_heads, cfg.attention_window, rngs=rngs)
-    for _ in range(cfg.attention_layers)
-  ]
+  layers += latent_attention(cfg, channels[-1], rngs)
   layers += [Residual1d(channels[-1], cfg.kernel, rngs=rngs) for _ in range(cfg.residual_blocks)]
   for stride, inputs, outputs in reversed(list(zip(cfg.strides[1:], channels[1:], channels))):
     layers.append(UpsampleConv1d(inputs, outputs, stride, rngs=rngs))

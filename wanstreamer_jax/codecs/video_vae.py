@@ -24,7 +24,6 @@ from jaxtyping import Array, Float
 
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.config import VideoVAEConfig
-from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.causal_conv import (
   CausalConv3d,
   ChannelNorm,
@@ -183,26 +182,11 @@ class VideoDecoder(nnx.Module):
     return y + jnp.repeat(x, y.shape[-1] // x.shape[-1], axis=-1)
 
 
-def check_channels(cfg: VideoVAEConfig) -> None:
-  """Raises ConfigError unless the shortcuts can merge and repeat whole channels."""
-  if len(cfg.channels) != 3 or cfg.space_stride != 4 * PATCH:
-    raise ConfigError(
-      f"video_vae.channels has {len(cfg.channels)} entries and space_stride is {cfg.space_stride}: "
-      f"expected 3 (at 1/2, 1/4, 1/8) and {4 * PATCH}"
-    )
-  half, quarter, eighth = cfg.channels
-  if 4 * half % quarter or 4 * cfg.time_stride * quarter % eighth:
-    raise ConfigError(
-      f"video_vae.channels {cfg.channels}: the second must divide 4 x the first, "
-      f"and the third {4 * cfg.time_stride} x the second"
-    )
-
-
 class VideoVAE(nnx.Module):
   """Frames [4n, H, W, 3] in [-1, 1] <-> standardised latents [n, h, w, Z]; see the module's docstring."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
-    check_channels(cfg)
+    cfg.check_channels()
     self.cfg = cfg
     self.encoder = VideoEncoder(cfg, rngs=rngs)
     self.decoder = VideoDecoder(cfg, rngs=rngs)

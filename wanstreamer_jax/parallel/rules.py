@@ -55,7 +55,6 @@ RULES: tuple[Rule, ...] = (
   # Codecs: kernels [..., I, O]
   Rule(r"(encoder|decoder)\.[\w.]+\.w", ("fsdp",)),
   Rule(r"head\.w", (None,)),
-  Rule(r"distance"),  # [N, window]
   Rule(r"standard\.latent_(mean|std)"),
   # Norms and biases
   Rule(r"\w*norm\w*\.scale"),
