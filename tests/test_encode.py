@@ -114,7 +114,8 @@ def test_crops_carry_the_latents_before_them(folders):
     for row, (session, start) in enumerate(loader.places(step)):
       units, before = latents.read_units(session), min(start, 2)
       starts.add(start)
-      assert batch["previous_valid"][row].tolist() == [start >= 2, start >= 1]
+      for name in ("agent_video_valid", "agent_audio_valid"):
+        assert batch[f"previous_{name}"][row].tolist() == [start >= 2, start >= 1]
       for name in ("agent_video_latent", "agent_audio_latent"):
         previous = batch[f"previous_{name}"][row]
         assert np.array_equal(batch[name][row], units[name][start : start + 3])

@@ -204,7 +204,7 @@ def duplex_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
     "agent_text": words(units, layout.text_slots),
     "agent_video_latent": normal(units, *video), "agent_audio_latent": normal(units, *audio),
     "previous_agent_video_latent": normal(2, *video), "previous_agent_audio_latent": normal(2, *audio),
-    "previous_valid": np.ones((rows, 2), bool),
+    "previous_agent_video_valid": np.ones((rows, 2), bool), "previous_agent_audio_valid": np.ones((rows, 2), bool),
     "world_text": words(layout.world_text), "start": np.arange(rows, dtype=np.int32),
     "portrait_latent": normal(*empty.portrait.shape), "portrait_valid": np.ones(rows, bool),
     "voice_latent": normal(*empty.voice.shape), "voice_valid": np.ones(rows, bool),

@@ -7,6 +7,7 @@ import pytest
 
 from tests.fake_sessions import fake_session
 from tests.nano_agent import nano_agent
+from wanstreamer_jax.crops import crop_history, crop_latents
 from wanstreamer_jax.eval import heldout, teacher_forced
 from wanstreamer_jax.eval.teacher_forced import Tally, unit_states, variant_of
 from wanstreamer_jax.perception.text import TextTokenizer
@@ -30,11 +31,29 @@ def batch(agent):
 def test_crops_cover_whole_sessions_and_carry_the_units_before(batch):
   crops = list(heldout.crops(batch, 4))
   assert [crop["start"].tolist() for crop in crops] == [[0] * SESSIONS, [4] * SESSIONS]
-  assert not crops[0]["previous_valid"].any()
-  assert crops[1]["previous_valid"].all()
+  assert not crops[0]["previous_agent_audio_valid"].any()
+  assert crops[1]["previous_agent_video_valid"].all()
   for name in ("agent_audio_latent", "agent_video_latent"):
     np.testing.assert_array_equal(crops[1][f"previous_{name}"], batch[name][:, 2:4])
     np.testing.assert_array_equal(crops[1][name], batch[name][:, 4:8])
+
+
+@pytest.mark.parametrize("delay", [1, 2])
+@pytest.mark.parametrize("start", [0, 4])
+def test_a_crop_is_shown_the_history_that_a_rollout_remembers(batch, start, delay):
+  crop = next(crop for crop in heldout.crops(batch, 4) if crop["start"][0] == start)
+  row = {name: jnp.asarray(x[0]) for name, x in crop.items()}
+  row["agent_video_valid"] = row["agent_video_valid"].at[1].set(False)  # the agent's camera failed in one unit
+  history = crop_history(row, crop_latents(row), jnp.zeros(6), jnp.ones(6, bool), delay)
+  audio, video = batch["agent_audio_latent"][0], batch["agent_video_latent"][0]
+  for k in range(4):
+    for age, shown, valid in ((delay, history.commit, history.commit_valid),
+                              (1, history.previous, history.previous_valid)):  # fmt: skip
+      unit = start + k - age
+      assert valid[k].tolist() == [unit >= 0 and unit != start + 1, unit >= 0]
+      if unit >= 0:
+        np.testing.assert_array_equal(shown.audio[k], audio[unit])
+        np.testing.assert_array_equal(shown.video[k], video[unit])
 
 
 def test_result_has_every_split_of_every_variant(agent, batch):

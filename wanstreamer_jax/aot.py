@@ -23,7 +23,7 @@ from wanstreamer_jax import rollout
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.cost import Cost, count
 from wanstreamer_jax.crops import FIELDS
-from wanstreamer_jax.data.loader import LATENTS, PREVIOUS
+from wanstreamer_jax.data.loader import CARRIED, LATENTS, PREVIOUS
 from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.model.kernels import two_copy_pattern
@@ -147,16 +147,17 @@ def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
   fields: dict[str, tuple[tuple[int, ...], Any]] = {
     "session": ((), np.int32),
     "start": ((), np.int32),
-    "previous_valid": ((PREVIOUS,), np.bool_),
     "portrait_latent": (empty.portrait.shape, np.float16),
     "voice_latent": (empty.voice.shape, np.float16),
   }
   for name in LATENTS:
     fields[name] = ((units, *latents[name]), np.float16)
-    fields[f"previous_{name}"] = ((PREVIOUS, *latents[name]), np.float16)
   unit, session = unit_dtype(config, ()), session_dtype(config)
   for name in set(FIELDS) - set(LATENTS):
     fields[name] = ((units, *unit[name].shape), unit[name].base)
+  for name in CARRIED:
+    shape, dtype = fields[name]
+    fields[f"previous_{name}"] = ((PREVIOUS, *shape[1:]), dtype)
   for name in session.names or ():
     fields[name] = (session[name].shape, jax.dtypes.canonicalize_dtype(session[name].base))
   return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in fields.items()}

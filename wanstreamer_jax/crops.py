@@ -1,7 +1,7 @@
 """Crops of latent records as the teacher-forced pass takes them: what training and evaluation share.
 
-A row is one crop of a session: unit fields [K, ...], the session's own fields, and the latents of the two units before
-it (`data/loader.py` says which). Everything is unbatched.
+A row is one crop of a session: unit fields [K, ...], the session's own fields, and the agent's side of the two units
+before it as `previous_*` [2, ...] (`data/loader.py` says which). Everything is unbatched.
 """
 
 from typing import Any
@@ -21,9 +21,14 @@ FIELDS = (
 )  # fmt: skip
 
 
+def with_previous(row: Row, name: str) -> jax.Array:
+  """A field of the P units before the crop and of the crop: [P + K, ...]."""
+  return jnp.concatenate([row[f"previous_{name}"], row[name]])
+
+
 def crop_latents(row: Row) -> Latents:
   """The agent's latents of the P units before the crop and of the crop: float32 [P + K, ...]."""
-  join = lambda name: jnp.concatenate([row[f"previous_{name}"], row[name]]).astype(jnp.float32)
+  join = lambda name: with_previous(row, name).astype(jnp.float32)
   return Latents(join("agent_video_latent"), join("agent_audio_latent"))
 
 
@@ -55,8 +60,8 @@ def crop_history(row: Row, shown: Latents, level: jax.Array, keep_audio: jax.Arr
   units = row["agent_text"].shape[0]
   total = level.shape[0]
   previous = total - units
-  exists = jnp.concatenate([row["previous_valid"], jnp.ones(units, bool)])
-  valid = jnp.stack([exists, exists & keep_audio], axis=1)
+  heard = with_previous(row, "agent_audio_valid") & keep_audio
+  valid = jnp.stack([with_previous(row, "agent_video_valid"), heard], axis=1)
   at = lambda x, d: x[previous - d : total - d]
   past = lambda d: (jax.tree.map(lambda x: at(x, d), shown), at(level, d), at(valid, d))
   return History(*past(delay), *past(1))

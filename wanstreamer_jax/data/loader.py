@@ -25,6 +25,14 @@ from wanstreamer_jax.perception.text import TextTokenizer
 PREVIOUS = 2  # units before a crop whose latents it carries: the largest commit_delay
 ORDER, START = 0, 1  # what a random stream of the loader decides
 LATENTS = ("agent_video_latent", "agent_audio_latent")
+CARRIED = (*LATENTS, "agent_video_valid", "agent_audio_valid")  # also of the units before a crop, as `previous_*`
+
+
+def last_units(past: np.ndarray, axis: int = 0) -> np.ndarray:
+  """The newest PREVIOUS units of a past; zeros, which say invalid, stand for units before the session."""
+  kept = past[(slice(None),) * axis + (slice(max(0, past.shape[axis] - PREVIOUS), None),)]
+  missing = [(PREVIOUS - kept.shape[axis] if a == axis else 0, 0) for a in range(past.ndim)]
+  return np.pad(kept, missing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +51,7 @@ class _Crops:
     crop |= {name: fixed[name] for name in self.folder.session_dtype.names or ()}
     crop |= {"session": np.asarray(session, np.int32), "start": np.asarray(start, np.int32)}
     if self.folder.kind == "latents":
-      crop["previous_valid"] = np.arange(PREVIOUS) >= PREVIOUS - before
-      for name in LATENTS:
-        crop[f"previous_{name}"] = np.zeros((PREVIOUS, *units[name].shape[1:]), units[name].dtype)
-        crop[f"previous_{name}"][PREVIOUS - before :] = units[name][:before]
+      crop |= {f"previous_{name}": last_units(units[name][:before]) for name in CARRIED}
     return crop
 
 
@@ -55,8 +60,8 @@ class Loader:
 
   `batch_at(step)` gives this host's rows of a global batch as a dict of arrays [rows, units, ...] for the unit
   fields, [rows, ...] for the session's (world_text, portrait or its latent, voice, ...), and `session`, `start`
-  int32 [rows]. From latents folders also `previous_agent_*_latent` [rows, 2, ...], the two units before the crop,
-  with `previous_valid` bool [rows, 2]. Integers are as stored: uint8 video, int16 audio, float16 latents
+  int32 [rows]. From latents folders also `previous_*` [rows, 2, ...] for the fields of CARRIED: the two units before
+  the crop. Integers are as stored: uint8 video, int16 audio, float16 latents
   (`records.video_to_float`, `records.audio_to_float`).
 
   `fields` limits the unit fields that are returned; None is all. With `config.data.shuffle` off, sessions come in

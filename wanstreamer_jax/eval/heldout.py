@@ -10,7 +10,7 @@ import numpy as np
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.crops import FIELDS
 from wanstreamer_jax.data.encode import encode_session
-from wanstreamer_jax.data.loader import PREVIOUS
+from wanstreamer_jax.data.loader import CARRIED, last_units
 from wanstreamer_jax.data.records import (
   audio_to_float,
   session_dtype,
@@ -69,12 +69,7 @@ def crops(batch: Arrays, units: int) -> Iterator[Arrays]:
     rows = {name: batch[name][:, start : start + units] for name in (*FIELDS, "agent_speaking")}
     rows |= {name: batch[name] for name in fixed}
     rows["start"] = np.full(len(batch["agent_text"]), start, np.int32)
-    before = min(PREVIOUS, start)
-    exists = np.arange(PREVIOUS) >= PREVIOUS - before
-    rows["previous_valid"] = np.broadcast_to(exists, (len(rows["start"]), PREVIOUS))
-    for name in ("agent_video_latent", "agent_audio_latent"):
-      padding = np.zeros((len(rows["start"]), PREVIOUS - before, *batch[name].shape[2:]), batch[name].dtype)
-      rows[f"previous_{name}"] = np.concatenate([padding, batch[name][:, start - before : start]], axis=1)
+    rows |= {f"previous_{name}": last_units(batch[name][:, :start], axis=1) for name in CARRIED}
     yield rows
 
 

@@ -69,7 +69,7 @@ def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Prediction
   """The teacher-forced pass of one crop. -> (predictions, target velocities [K, ...])."""
   config = streamer.config
   latents = crop_latents(row)
-  previous = row["previous_valid"].shape[0]
+  previous = draws.history_level.shape[0] - draws.tau.shape[0]
   clean = jax.tree.map(lambda x: x[previous:], latents)
   noisy = jax.tree.map(lambda x, e: interpolate(x, e, draws.tau), clean, draws.noise)
   shown = jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), latents, draws.history_noise)
@@ -106,7 +106,7 @@ def crop_loss(streamer: WanStreamer, row: Batch, key: jax.Array) -> tuple[jax.Ar
   """The loss of one crop: text cross-entropy per unit, mean squared velocity errors of audio and video."""
   config = streamer.config
   train = config.train
-  draws = draw(key, crop_latents(row), config, row["previous_valid"].shape[0])
+  draws = draw(key, crop_latents(row), config, row["previous_agent_audio_valid"].shape[0])
   predictions, target = predict(streamer, row, draws)
   text, metrics = text_losses(predictions.logits, row["agent_text"], train)
   audio = _masked_mean((predictions.velocity.audio - target.audio) ** 2, row["agent_audio_valid"])
