@@ -106,7 +106,7 @@ def random_attention(config: Config, first: int):
   layout, model = build_layout(config), config.model
   clean, late = coordinates(config, first, drop=True)
   coords = Coords.concatenate(clean, late)
-  gap = evicted(coords.unit, config.layout)[:, None] * jnp.array(layout.step)
+  gap = evicted(coords.unit, config.layout)[:, None] * jnp.array(layout.ids_per_unit)
   turn = lambda position: angles(position, model.head_dim, model.rope_theta)
   normal = np.random.default_rng(0).standard_normal
   tokens = coords.unit.shape[0]

@@ -22,7 +22,7 @@ QUIET = StreamOptions(progress=False)
 
 
 class Parrot:
-  """Plays back what it is shown, and writes "unit K". `fail` is raised in unit `at`."""
+  """Plays back what it is shown, and writes "unit0and unit2and". `fail` is raised in unit `at`."""
 
   media = MEDIA
 
@@ -38,9 +38,9 @@ class Parrot:
     self.typed.append(typed)
     video = np.zeros((MEDIA.frames, MEDIA.height, MEDIA.width, 3), np.uint8) if user.video is None else user.video
     audio = np.zeros(MEDIA.samples, np.float32) if user.audio is None else user.audio
-    words = (f"unit{self.unit}",)
+    text = f" unit{self.unit}" if self.unit % 2 == 0 else "and"  # every other word is torn
     self.unit += 1
-    return AgentUnit(video, audio, f" {words[0]}", words, bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 2.0))
+    return AgentUnit(video, audio, text, bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 2.0))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_answer_is_whole_and_as_long_as_the_clip(clip, tmp_path):
   assert [row["unit"] for row in rows] == list(range(10))
   assert [row["state"] for row in rows] == ["speaking"] * 7 + ["listening"] * 3
   assert {f"{phase}_ms" for phase in PHASES} <= set(rows[0])
-  assert "unit9" in (tmp_path / "out" / "agent.vtt").read_text()
+  assert "unit6and unit8and" in (tmp_path / "out" / "agent.vtt").read_text()
   assert min(Image.open(tmp_path / "out" / "timeline.png").size) > 300
 
 

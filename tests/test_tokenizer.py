@@ -9,7 +9,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.duplex_world.world import vocabulary
 from wanstreamer_jax.data.tokenizer_build import build_tokenizer
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.perception.text import CUT, PAD, TextTokenizer
+from wanstreamer_jax.perception.text import CUT, HALF, PAD, Keyboard, TextStream, TextTokenizer
 
 TEXTS = (
   "", " ", "red", " red", "  it is  red\n\tso ", "(nods) it is red?", "name: Ada. likes: tea.", "don't  can’t",
@@ -68,6 +68,27 @@ def test_cut_is_a_control_token_only_as_a_word(shipped):
   assert shipped.decode(ids) == "red blue"
   assert shipped.captions(ids) == "red <cut> blue"
   assert shipped.captions([shipped.pad_id]) == ""
+
+
+def test_a_stream_of_ids_is_whole_words_when_joined(shipped):
+  text = "red naïve 日本語 (nods) <cut> blue 👋🏽 done."
+  ids = [i for word in text.split() for i in shipped.encode_word(word)]
+  for size in (1, 2, 3, len(ids)):
+    stream = TextStream(shipped)
+    pieces = [stream(ids[begin : begin + size]) for begin in range(0, len(ids), size)]
+    assert "".join(pieces) == " " + text
+    assert HALF not in "".join(pieces)
+  stream = TextStream(shipped)
+  assert [stream(shipped.encode_word("red")), stream([shipped.pad_id] * 2), stream([])] == [" red", "", ""]
+
+
+def test_typed_text_waits_for_slots(shipped):
+  keyboard = Keyboard(shipped, 2)
+  one = {word: shipped.encode_word(word)[0] for word in ("red", "blue", "green")}
+  pad = shipped.pad_id
+  assert keyboard(["red blue", "green"]).tolist() == [one["red"], one["blue"]]
+  assert keyboard([]).tolist() == [one["green"], pad]
+  assert keyboard([]).tolist() == [pad, pad]
 
 
 def test_build_is_deterministic_and_refuses_what_cannot_be():

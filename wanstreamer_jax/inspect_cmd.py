@@ -59,7 +59,7 @@ def layout_lines(config: Config) -> list[str]:
   for segment in (*layout.world, *layout.unit):
     first, last = segment.blocks[0], segment.blocks[-1]
     content = "WORLD" if segment.phase == "WORLD" else f"unit k-{segment.delay}" if segment.delay else "unit k"
-    scope = "k+1" if segment.scope_is_unit else "0"
+    scope = "k+1" if segment.ephemeral else "0"
     position = "word's ordinal" if segment.text and segment.phase == "WORLD" else str(segment.positions[0])
     span = str(first) if first == last else f"{first}..{last}"
     rows.append((segment.phase, segment.name, segment.tokens, span, scope, content, position))

@@ -122,7 +122,8 @@ class Segment:
     return dataclasses.replace(self, blocks=self.blocks[cut], positions=self.positions[cut])
 
   @property
-  def scope_is_unit(self) -> bool:
+  def ephemeral(self) -> bool:
+    """Whether its tokens are seen within their unit only."""
     return self.phase in EPHEMERAL_PHASES
 
 
@@ -134,7 +135,7 @@ class Layout:
   world: tuple[Segment, ...]
   blocks_per_unit: int
   config: LayoutConfig
-  step: tuple[int, int, int] = (POSITIONS_PER_UNIT, 0, 0)  # by how much the ids (t, h, w) advance per unit
+  ids_per_unit: tuple[int, int, int] = (POSITIONS_PER_UNIT, 0, 0)  # by how much the ids (t, h, w) advance per unit
 
   def phase(self, *phases: str) -> tuple[Segment, ...]:
     return tuple(segment for segment in self.unit if segment.phase in phases)
@@ -310,7 +311,7 @@ def unit_coords(
   """Coordinates of some segments of unit `unit` (a traced int32 scalar). Segments without an entry are all valid."""
   tokens = sum(segment.tokens for segment in segments)
   blocks = jnp.asarray(np.concatenate([segment.blocks for segment in segments]), jnp.int32)
-  ephemeral = np.concatenate([np.full(segment.tokens, segment.scope_is_unit) for segment in segments])
+  ephemeral = np.concatenate([np.full(segment.tokens, segment.ephemeral) for segment in segments])
   return Coords(
     session=jnp.full(tokens, session, jnp.int32),
     unit=jnp.full(tokens, unit, jnp.int32),

@@ -62,6 +62,11 @@ def video_to_float(video: Any) -> Any:
   return video.astype("float32") / 127.5 - 1.0
 
 
+def video_to_uint8(video: Any) -> Any:
+  """Video in [-1, 1], or a little outside, to uint8; NumPy or JAX arrays."""
+  return ((video.clip(-1.0, 1.0) + 1.0) * 127.5).round().astype("uint8")
+
+
 def audio_to_float(audio: Any) -> Any:
   """int16 audio to [-1, 1]; NumPy or JAX arrays."""
   return audio.astype("float32") / AUDIO_SCALE

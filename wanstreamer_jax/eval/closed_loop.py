@@ -14,14 +14,13 @@ import numpy as np
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.crops import crop_world
-from wanstreamer_jax.data.records import session_dtype, session_record, video_to_float
+from wanstreamer_jax.data.records import audio_to_float, session_dtype, session_record, video_to_float
 from wanstreamer_jax.data.session import Session, Side
 from wanstreamer_jax.data.session import World as SessionWorld
 from wanstreamer_jax.eval.conversation import Conversation, Script
 from wanstreamer_jax.eval.lockstep import Lockstep, Programs
 from wanstreamer_jax.model.streamer import World
-from wanstreamer_jax.model.tokens import PAD
-from wanstreamer_jax.perception.text import TextTokenizer
+from wanstreamer_jax.perception.text import Keyboard, TextTokenizer
 from wanstreamer_jax.rollout import Agent, UserUnit
 
 
@@ -58,27 +57,10 @@ def _encode(agent: Agent, rows: dict[str, jax.Array]) -> World:
     portrait = agent.video_vae.encode_first(video_to_float(row["portrait"])[None])[0].mean[0]
     voice = jnp.zeros((0, agent.config.audio_vae.latent_dim))
     if row["voice"].shape[0]:
-      voice = agent.audio_vae.encode(row["voice"].astype(jnp.float32) / 32767.0, agent.audio_vae.encoder_state())[
-        0
-      ].mean
+      voice = agent.audio_vae.encode(audio_to_float(row["voice"]), agent.audio_vae.encoder_state())[0].mean
     return crop_world(row | {"portrait_latent": portrait, "voice_latent": voice}, agent.config, jnp.ones((), bool))
 
   return jax.vmap(one)(rows)
-
-
-class Keyboard:
-  """Typed texts of one user as slots of units: what does not fit waits for the next unit."""
-
-  def __init__(self, tokenizer: TextTokenizer, slots: int):
-    self.tokenizer, self.slots, self._waiting = tokenizer, slots, list[int]()
-
-  def __call__(self, typed: Sequence[str]) -> np.ndarray:
-    """int32 [slots], PAD-filled."""
-    for text in typed:
-      for word in text.split():
-        self._waiting += self.tokenizer.encode_word(word)
-    now, self._waiting = self._waiting[: self.slots], self._waiting[self.slots :]
-    return np.array(now + [PAD] * (self.slots - len(now)), np.int32)
 
 
 def converse(

@@ -17,10 +17,10 @@ from wanstreamer_jax.data.records import (
   session_record,
   session_to_units,
   unit_dtype,
+  video_to_uint8,
 )
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.eval import metrics
-from wanstreamer_jax.eval.lockstep import pixels
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.perception.text import TextTokenizer
@@ -81,7 +81,7 @@ def decode_batch(agent: Agent, latents: Latents, worlds: World) -> tuple[jax.Arr
     def unit(states: tuple[Any, Any], z: Latents) -> tuple[tuple[Any, Any], tuple[jax.Array, jax.Array]]:
       audio, audio_state = agent.audio_vae.decode(z.audio, states[0])
       video, video_state = agent.video_vae.decode(z.video[None], states[1])
-      return (audio_state, video_state), (audio, pixels(video))
+      return (audio_state, video_state), (audio, video_to_uint8(video))
 
     states = (agent.audio_vae.decoder_state(), prime_video_decoder(agent, world))
     return jax.lax.scan(unit, states, latents)[1]

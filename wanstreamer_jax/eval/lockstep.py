@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax import rollout
+from wanstreamer_jax.data.records import video_to_uint8
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
@@ -35,11 +36,6 @@ class Programs(NamedTuple):
   repeat: Any  # (agent, state, latents) -> state, audio, video
 
 
-def pixels(video: jax.Array) -> jax.Array:
-  """Float video in [-1, 1], or a little outside, as uint8."""
-  return jnp.round((jnp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
-
-
 def programs(units: int) -> Programs:
   """Programs for sessions of `units` units (the ring size of layouts with full history)."""
 
@@ -48,11 +44,11 @@ def programs(units: int) -> Programs:
 
   def step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[SessionState, Any, Any, Any, Latents]:
     state, spoken = rollout.step_unit(agent, state, user)
-    return state, spoken.audio, pixels(spoken.video), spoken.text, spoken.latents
+    return state, spoken.audio, video_to_uint8(spoken.video), spoken.text, spoken.latents
 
   def repeat(agent: Agent, state: SessionState, latents: Latents) -> tuple[SessionState, Any, Any]:
     audio, video, state = rollout.render(agent, state, latents)
-    return state, audio, pixels(video)
+    return state, audio, video_to_uint8(video)
 
   batched = lambda f: jax.vmap(f, in_axes=(None, 0, 0))
   return Programs(

@@ -93,7 +93,7 @@ class Transformer(nnx.Module):
   def _turns(self, coords: Coords) -> Turns:
     """Rotary angles at the tokens' time, and at that time minus the evicted gap."""
     model, layout = self.config.model, build_layout(self.config)
-    gap = evicted(coords.unit, layout.config)[:, None] * jnp.array(layout.step, jnp.int32)
+    gap = evicted(coords.unit, layout.config)[:, None] * jnp.array(layout.ids_per_unit, jnp.int32)
     turn = lambda position: angles(position, model.head_dim, model.rope_theta)
     return Turns(turn(coords.position), turn(coords.position - gap))
 

@@ -11,11 +11,13 @@ import hashlib
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
 import tokenizers
 
 from wanstreamer_jax.errors import DataError
 
 PAD, CUT, UNK = "<pad>", "<cut>", "<unk>"
+HALF = "\ufffd"  # what decoders show where bytes are not yet a character
 CONTROL = (PAD, CUT, UNK)
 SHIPPED = pathlib.Path(__file__).with_name("tokenizer.json")
 
@@ -66,16 +68,8 @@ class TextTokenizer:
     return self._tokenizer.decode([i for i in values if i not in self._control_ids], skip_special_tokens=False)
 
   def captions(self, ids: Sequence[int]) -> str:
-    """`decode` with `<cut>` shown, for captions and logs; joined word by word, so units can be appended."""
-    pieces: list[str] = []
-    run: list[int] = []
-    for i in [*(int(i) for i in ids), self.cut_id]:
-      if i == self.cut_id:
-        pieces += [self.decode(run).strip(), CUT]
-        run = []
-      else:
-        run.append(i)
-    return " ".join(piece for piece in pieces[:-1] if piece)
+    """`decode` with `<cut>` shown, for captions and logs."""
+    return TextStream(self)(ids).strip()
 
   def _id(self, token: str) -> int:
     found = self._tokenizer.token_to_id(token)
@@ -91,6 +85,54 @@ class TextTokenizer:
   @functools.cached_property
   def _control_ids(self) -> frozenset[int]:
     return frozenset((self.pad_id, self.cut_id, self.unk_id))
+
+
+class TextStream:
+  """Ids to text, piece by piece: what all calls gave, joined, is the text of all ids.
+
+  A new word begins with a space, so a word that is torn between calls is whole when joined; half a character waits
+  for its other half. PAD says nothing, `<cut>` is shown.
+  """
+
+  def __init__(self, tokenizer: TextTokenizer):
+    self.tokenizer = tokenizer
+    self._open: list[int] = []  # ids of the last characters shown, behind which the next ones join, and of half ones
+    self._shown = ""  # their text as far as it is shown
+
+  def __call__(self, ids: Sequence[int] | np.ndarray) -> str:
+    return "".join(self._push(int(i)) for i in ids)
+
+  def _push(self, i: int) -> str:
+    tokenizer = self.tokenizer
+    if i == tokenizer.pad_id:
+      return ""
+    if i == tokenizer.cut_id:
+      self._open, self._shown = [], ""
+      return " " + CUT
+    text = tokenizer.decode([*self._open, i])
+    if text.endswith(HALF):
+      self._open.append(i)
+      return ""
+    new = text[len(self._shown) :] if self._shown else " " + text.lstrip()
+    alone = tokenizer.decode([i])  # nothing for a space, which some decoders strip from a text's begin
+    self._open, self._shown = ([i], alone) if alone and HALF not in alone else ([*self._open, i], text)
+    return new
+
+
+class Keyboard:
+  """Typed texts as slots of units: what does not fit waits for the next unit."""
+
+  def __init__(self, tokenizer: TextTokenizer, slots: int):
+    self.tokenizer, self.slots = tokenizer, slots
+    self._waiting: list[int] = []
+
+  def __call__(self, typed: Sequence[str]) -> np.ndarray:
+    """int32 [slots], PAD-filled."""
+    for text in typed:
+      for word in text.split():
+        self._waiting += self.tokenizer.encode_word(word)
+    now, self._waiting = self._waiting[: self.slots], self._waiting[self.slots :]
+    return np.array(now + [self.tokenizer.pad_id] * (self.slots - len(now)), np.int32)
 
 
 def one_line(error: BaseException, length: int = 120) -> str:

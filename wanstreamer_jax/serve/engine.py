@@ -15,11 +15,11 @@ import numpy as np
 from wanstreamer_jax import agent_io, rollout
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.media import UserUnit
-from wanstreamer_jax.data.records import video_to_float
+from wanstreamer_jax.data.records import video_to_float, video_to_uint8
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.tokens import PAD, Latents
-from wanstreamer_jax.perception.text import TextTokenizer
+from wanstreamer_jax.perception.text import Keyboard, TextStream, TextTokenizer
 from wanstreamer_jax.rollout import Agent, SessionState
 from wanstreamer_jax.serve.file import AgentUnit
 from wanstreamer_jax.serve.report import is_loud
@@ -40,8 +40,7 @@ def compile_phases() -> Phases:
 
   def decode(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
     audio, video, state = rollout.render(agent, state, latents)
-    frames = jnp.round((jnp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
-    return jnp.clip(audio, -1.0, 1.0), frames, rollout.finish_unit(state, latents)
+    return jnp.clip(audio, -1.0, 1.0), video_to_uint8(video), rollout.finish_unit(state, latents)
 
   def encode(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[Any, SessionState]:
     return rollout.perceive(agent, state, user._replace(video=video_to_float(user.video)))
@@ -63,7 +62,7 @@ class StreamEngine:
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     self.phases = compile_phases()
     self._state: SessionState | None = None
-    self._typed: list[int] = []
+    self._new_text()
     check_tokenizer(agent.config, self.tokenizer)
 
   def start(self, world: World, seed: int, units: int) -> None:
@@ -74,9 +73,15 @@ class StreamEngine:
     arrays = agent_io.world_arrays(self.agent, self.tokenizer, world)
     capacity = units if self.agent.config.layout.window is None else None
     begin = lambda: self.phases.start(self.agent, jax.random.PRNGKey(seed), arrays, capacity=capacity)
-    self._state, self._typed = begin(), []
+    self._state = begin()
     self.step(UserUnit(None, None), [])
-    self._state, self._typed = begin(), []
+    self._state = begin()
+    self._new_text()
+
+  def _new_text(self) -> None:
+    """Nothing typed and nothing written yet."""
+    self._keyboard = Keyboard(self.tokenizer, self.agent.config.layout.user_text_slots)
+    self._written = TextStream(self.tokenizer)
 
   def step(self, user: UserUnit, typed: list[str]) -> AgentUnit:
     """Answers one unit. `typed` texts enter as many of this and the next units' slots as they need."""
@@ -87,30 +92,16 @@ class StreamEngine:
     latents = clock("perform", self.phases.perform, self.agent, state)
     audio, video, self._state = clock("decode", self.phases.decode, self.agent, state, latents)
     sound, ids = np.asarray(audio), np.asarray(text)
-    words = self._words(ids[ids != PAD])
-    spoken = "".join(" " + word for word in words)
-    return AgentUnit(np.asarray(video), sound, spoken, words, is_loud(sound), clock.milliseconds)
-
-  def _words(self, ids: np.ndarray) -> list[str]:
-    """The written ids of one unit as words; a cut stays visible."""
-    caption = self.tokenizer.captions([int(i) for i in ids])
-    return caption.split(" ") if caption else []
+    return AgentUnit(np.asarray(video), sound, self._written(ids), is_loud(sound), clock.milliseconds)
 
   def _user(self, user: UserUnit, typed: list[str]) -> rollout.UserUnit:
     """A unit of media and typed text as arrays; absent streams are zeros that are not valid."""
-    config, media = self.agent.config, self.media
-    for text in typed:
-      for word in text.split():
-        self._typed += self.tokenizer.encode_word(word)
-    slots = config.layout.user_text_slots
-    now, self._typed = self._typed[:slots], self._typed[slots:]
-    ids = np.full(slots, PAD, np.int32)
-    ids[: len(now)] = now
+    media = self.media
     frames = (media.frames, media.height, media.width, 3)
     video = np.zeros(frames, np.uint8) if user.video is None else user.video  # floats are made on the device
     audio = np.zeros(media.samples, np.float32) if user.audio is None else user.audio
     exists = lambda stream: np.asarray(stream is not None)
-    return rollout.UserUnit(audio, video, ids, exists(user.audio), exists(user.video))
+    return rollout.UserUnit(audio, video, self._keyboard(typed), exists(user.audio), exists(user.video))
 
 
 def check_tokenizer(config: Config, tokenizer: TextTokenizer) -> None:

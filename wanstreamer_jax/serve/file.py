@@ -37,8 +37,7 @@ class AgentUnit:
 
   video: np.ndarray  # uint8 [frames, height, width, 3]
   audio: np.ndarray  # float32 [samples] in [-1, 1]
-  text: str  # newly written, as is: the texts of all units, joined, are the transcript
-  words: Sequence[str]  # the words (and directives) that were completed in this unit
+  text: str  # newly written: the texts of all units, joined, are the transcript; words begin with a space
   speaking: bool  # derived (from loudness or text), never fed back
   times: dict[str, float]  # milliseconds of "encode", "think", "perform", "decode"
 
@@ -213,7 +212,6 @@ def row(index: int, user: UserUnit, unit: AgentUnit, typed: list[str], latency: 
     start=round(index * unit_ms / 1000, 3),
     times={phase: round(unit.times[phase], 3) for phase in PHASES},
     text=unit.text,
-    words=tuple(unit.words),
     typed=tuple(typed),
     speaking=unit.speaking,
     user_speaking=user.audio is not None and is_loud(user.audio),

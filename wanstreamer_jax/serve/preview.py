@@ -39,7 +39,7 @@ class ScriptedEngine:
     words = [word.text for word in self.session.agent.words if abs(word.written - now) < 1e-3]
     picture = video[k * media.frames : (k + 1) * media.frames]
     text = "".join(" " + word for word in words)
-    return AgentUnit(picture, sound, text, words, is_loud(sound), dict.fromkeys(PHASES, 0.0))
+    return AgentUnit(picture, sound, text, is_loud(sound), dict.fromkeys(PHASES, 0.0))
 
 
 def preview(config: Config, out: str | Path, seed: int = 0, split: str = "train") -> StreamSummary:

@@ -32,7 +32,6 @@ class UnitRow:
   start: float
   times: dict[str, float]
   text: str
-  words: tuple[str, ...]
   typed: tuple[str, ...]
   speaking: bool
   user_speaking: bool
@@ -145,8 +144,19 @@ def captions(timed: Sequence[tuple[float, str]], last: float) -> list[Caption]:
 
 def agent_captions(log: SessionLog) -> list[Caption]:
   """What the agent wrote, by the time it was written."""
-  words = [(row.start, word) for row in log.rows for word in row.words]
-  return captions(words, len(log.rows) * log.unit_s)
+  return captions(written_words(log.rows), len(log.rows) * log.unit_s)
+
+
+def written_words(rows: Sequence[UnitRow]) -> list[tuple[float, str]]:
+  """(seconds, word): a word stands at the unit that began it, whole even if a later unit ended it."""
+  words: list[tuple[float, str]] = []
+  for row in rows:
+    first, *begun = row.text.split(" ")
+    if first:
+      time, torn = words.pop() if words else (row.start, "")
+      words.append((time, torn + first))
+    words += [(row.start, word) for word in begun if word]
+  return words
 
 
 def typed_captions(log: SessionLog) -> list[Caption]:

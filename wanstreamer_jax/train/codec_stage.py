@@ -18,7 +18,7 @@ from wanstreamer_jax.codecs.posterior import calibrate
 from wanstreamer_jax.codecs.video_vae import VideoVAE, still_first
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.train.codec import audio_vae_loss, calibration_statistics, video_vae_loss
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
@@ -151,7 +151,7 @@ def _draw_video(vae: VideoVAE, clips: np.ndarray, path: pathlib.Path) -> None:
 
   shown = clips[:8]
   again = [np.asarray(_again_video(vae, video_to_float(clip))) for clip in shown]
-  below = [np.clip((frame + 1) * 127.5, 0, 255).astype(np.uint8) for frame in again]
+  below = [video_to_uint8(frame) for frame in again]
   rows = [np.concatenate([clip[-1] for clip in shown], axis=1), np.concatenate(below, axis=1)]
   picture = Image.fromarray(np.concatenate(rows))
   scale = max(1, 192 // shown.shape[2])
