@@ -137,7 +137,9 @@ def _init(config: Config, key: jax.Array) -> WanStreamer:
 
 def _loader(config: Config) -> Any:
   from wanstreamer_jax.data.loader import Loader
+  from wanstreamer_jax.train import duplex_watch
 
+  duplex_watch.check(config)
   return Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=FIELDS)
 
 

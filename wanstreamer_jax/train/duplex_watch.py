@@ -50,6 +50,13 @@ def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -
   }  # fmt: skip
 
 
+def check(config: Config) -> None:
+  """Raises before the first step what `watch` would raise after many: for codecs or records that cannot be read."""
+  if config.data.heldout and config.train.codecs:
+    _codecs(config)
+    _held_out(config)
+
+
 @functools.lru_cache(maxsize=1)
 def _codecs(config: Config) -> tuple[AudioVAE, VideoVAE]:
   """train.codecs: "AUDIO_RUN,VIDEO_RUN", or one exported agent."""

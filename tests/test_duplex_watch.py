@@ -1,0 +1,58 @@
+"""What the duplex stage looks at while it trains: held-out rollouts, their picture, and errors before the first step."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fake_sessions import FakeSource
+from tests.nano_agent import nano_agent
+from wanstreamer_jax import agent_io
+from wanstreamer_jax.data.encode import encode
+from wanstreamer_jax.data.make import make
+from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.train import duplex_watch
+
+UNITS = 4
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  """nano with held-out latents and an exported agent for its codecs."""
+  agent, base = nano_agent(f"data.units={UNITS}"), tmp_path_factory.mktemp("watch")
+  make(agent.config, FakeSource(agent.config, duplex_watch.SESSIONS, UNITS), base / "media", progress=False)
+  encode(base / "media", agent.audio_vae, agent.video_vae, agent.config, base / "latents", progress=False)
+  agent_io.export_agent(agent, base / "agent")
+  config = agent.config.replace()
+  config.data.heldout, config.train.codecs = str(base / "latents"), str(base / "agent")
+  config.data.session_units = UNITS
+  return config
+
+
+def frozen(config, **changes):
+  copy = config.replace()
+  for name, value in changes.items():
+    setattr(copy.data if name == "heldout" else copy.train, name, value)
+  return copy.freeze()
+
+
+def test_a_rollout_is_scored_and_drawn(config, tmp_path):
+  metrics = duplex_watch.watch(nano_agent(f"data.units={UNITS}").streamer, frozen(config), tmp_path, 7)
+  assert set(metrics) == {"writes", "should_write", "sounds", "should_sound", "words_in_place"}
+  assert all(np.isfinite(list(metrics.values())))
+  assert metrics["should_write"] == 1 / UNITS  # both words of every fake session are written in one unit
+  assert min(Image.open(tmp_path / "pictures" / "rollout_000007.png").size) > 300
+
+
+def test_nothing_is_watched_where_nothing_is_given(config, tmp_path):
+  streamer = nano_agent(f"data.units={UNITS}").streamer
+  assert duplex_watch.watch(streamer, frozen(config, heldout=""), tmp_path, 7) == {}
+  assert duplex_watch.watch(streamer, frozen(config, codecs=""), tmp_path, 7) == {}
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "changes", [{"heldout": "nowhere"}, {"codecs": "nowhere"}, {"codecs": "nowhere,nothing"}], ids=str
+)
+def test_what_cannot_be_read_is_said_before_the_first_step(config, changes):
+  with pytest.raises(UserError, match="nowhere"):
+    duplex_watch.check(frozen(config, **changes))
