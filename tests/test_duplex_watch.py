@@ -1,4 +1,4 @@
-"""What the duplex stage looks at while it trains: held-out rollouts, their picture, and errors before the first step."""
+"""What the duplex stage looks at while it trains: held-out rollouts and their picture; errors before the first step."""
 
 import numpy as np
 import pytest
