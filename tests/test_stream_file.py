@@ -11,7 +11,7 @@ from PIL import Image
 from tests.media_files import float_wav, halves, tone, write_audio, write_video
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.data.world_file import load_world
+from wanstreamer_jax.data.world_file import load_world, write_world
 from wanstreamer_jax.errors import DataError, MediaError, UserError
 from wanstreamer_jax.serve import file
 from wanstreamer_jax.serve.file import OUTPUTS, AgentUnit, StreamOptions, TextEvent, parse_text_event, stream_file
@@ -194,6 +194,16 @@ def test_a_world_file_is_read(world):
   assert (found.portrait[:, 4, 0] > 200).all()
   assert found.voice.shape == (MEDIA.sample_rate // 2,)
   assert load_world(world({}), MEDIA) == World()
+
+
+def test_a_world_that_is_written_is_read_again(world, tmp_path):
+  found = load_world(world(GOOD), MEDIA)
+  (tmp_path / "copy").mkdir()
+  again = load_world(write_world(tmp_path / "copy", found, MEDIA), MEDIA)
+  assert again.fields == found.fields
+  np.testing.assert_array_equal(again.portrait, found.portrait)
+  np.testing.assert_allclose(again.voice, found.voice, atol=1e-4)
+  assert load_world(write_world(tmp_path / "copy", World(), MEDIA), MEDIA) == World()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def add_data(commands: Any) -> None:
     group, "preview", "film one session of duplex_world with its scripted agent, and draw its timeline",
     """
     wanstreamer data preview --config configs/tiny.py --seed 7 --out out/preview
-    wanstreamer stream out/preview/user.mp4 --out out        answer the same user with a model
+    wanstreamer stream out/preview/user.mp4 --world out/preview/world.json --out out     a model answers the same user
     """, data_preview,
   )  # fmt: skip
   add_config(preview)

@@ -7,6 +7,7 @@ its EXIF says, cropped at the centre to the agent's aspect, scaled. The voice is
 """
 
 import json
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wanstreamer_jax.config import MediaConfig, unknown_name
 from wanstreamer_jax.data.media import read_audio
+from wanstreamer_jax.data.records import audio_to_int16
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, MediaError
 
@@ -34,6 +36,22 @@ def load_world(path: str | Path, media: MediaConfig) -> World:
   """
   path = Path(path)
   return world_of(path, parse(path), media)
+
+
+def write_world(folder: str | Path, world: World, media: MediaConfig) -> Path:
+  """Writes world.json, with portrait.png and voice.wav where there are any: the inverse of `load_world`."""
+  folder, value = Path(folder), dict[str, Any](fields=world.fields)
+  if world.portrait is not None:
+    value["portrait"] = "portrait.png"
+    Image.fromarray(world.portrait).save(folder / "portrait.png")
+  if world.voice is not None:
+    value["voice"] = "voice.wav"
+    with wave.open(str(folder / "voice.wav"), "wb") as file:
+      file.setparams((1, 2, media.sample_rate, 0, "NONE", ""))
+      file.writeframes(audio_to_int16(world.voice).astype("<i2").tobytes())
+  path = folder / "world.json"
+  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+  return path
 
 
 def world_of(path: Path, value: Any, media: MediaConfig) -> World:

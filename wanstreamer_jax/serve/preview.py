@@ -1,6 +1,7 @@
 """`wanstreamer data preview`: a session of duplex_world as people see it.
 
-The user's side is written as a clip (a good INPUT for `wanstreamer stream`), and the same job that films a model films
+The user's side is written as a clip (a good INPUT for `wanstreamer stream`) and what the agent knows beforehand as a
+world file; the same job that films a model films
 the scripted agent: conversation.mp4, agent.mp4, agent.vtt, units.jsonl and timeline.png.
 """
 
@@ -13,6 +14,7 @@ from wanstreamer_jax.data.duplex_source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.media import MediaWriter, UserUnit
 from wanstreamer_jax.data.session import Session, World
+from wanstreamer_jax.data.world_file import write_world
 from wanstreamer_jax.serve.file import AgentUnit, StreamOptions, StreamSummary, stream_file
 from wanstreamer_jax.serve.report import PHASES, is_loud
 
@@ -48,6 +50,7 @@ def preview(config: Config, out: str | Path, seed: int = 0, split: str = "train"
   folder = Path(out)
   folder.mkdir(parents=True, exist_ok=True)
   write_user(folder / CLIP, config, session)
+  write_world(folder, session.world, config.media)
   return stream_file(ScriptedEngine(config, session), folder / CLIP, folder, StreamOptions(progress=False))
 
 
