@@ -45,7 +45,8 @@ if [ ${#arguments[@]} -eq 0 ]; then
   say "3/4 mypy";                "$python" -m mypy wanstreamer_jax
   install_oracles
   say "4/4 pytest"
+  arguments=(-n 2 --dist loadfile --durations=15)
 elif $oracles; then
   install_oracles
 fi
-exec "$python" -m pytest ${arguments[@]+"${arguments[@]}"}
+exec "$python" -m pytest -q ${arguments[@]+"${arguments[@]}"}
