@@ -95,6 +95,25 @@ def test_overrides_that_cannot_be(config_file, override, message):
     load_config(config_file(DEFAULTS), [override])
 
 
+def test_a_config_dict_is_taken_and_its_fields_are_checked(tmp_path):
+  file = tmp_path / "mine.py"
+  code = """
+from ml_collections import ConfigDict
+
+def get_config():
+  return ConfigDict({"name": "mine", "model": {"width": %s}, "layout": {"window": None}})
+"""
+  file.write_text(code % "96")
+  config = load_config(file, ["model.mlp=64"])
+  assert (config.name, config.model.width, config.model.mlp, config.layout.window) == ("mine", 96, 64, None)
+  file.write_text(code.replace("width", "widht") % "96")
+  with pytest.raises(ConfigError, match="did you mean 'width'"):
+    load_config(file)
+  file.write_text(code % "'wide'")
+  with pytest.raises(ConfigError, match=r"model\.width is 'wide'"):
+    load_config(file)
+
+
 @pytest.mark.parametrize(
   ("body", "message"),
   [

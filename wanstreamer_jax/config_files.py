@@ -28,7 +28,8 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
   """The frozen config of a file, with fields changed by "train.steps=500" (or "--config.train.steps=500").
 
-  path: a Python file with `get_config() -> Config`; `file.py:argument` calls `get_config("argument")`.
+  path: a Python file with `get_config() -> Config`; `file.py:argument` calls `get_config("argument")`. An
+  ml_collections.ConfigDict is taken too: the fields that it has, with the types that they must have.
   Raises ConfigError: no such file, no config in it, unknown fields (with the nearest name), values of another type.
   """
   config = run_config_file(str(path))
@@ -63,6 +64,9 @@ def run_config_file(path: str) -> Config:
     raise ConfigError(f"config file {file} fails: {type(error).__name__}: {error}") from error
   finally:
     sys.path = before
+  collections = sys.modules.get("ml_collections")  # imported by the file, if it uses it
+  if collections is not None and isinstance(config, collections.ConfigDict):
+    config = config_from_dict(config.to_dict()).replace()
   if not isinstance(config, Config):
     raise ConfigError(f"get_config() of {file} returns a {type(config).__name__}, not a wanstreamer_jax.config.Config")
   return config
