@@ -10,7 +10,9 @@ from flax import nnx
 
 from wanstreamer_jax import rollout
 from wanstreamer_jax.config import AudioVAEConfig, Config, ModelConfig, PerceptionConfig, VideoVAEConfig
-from wanstreamer_jax.model.streamer import Heard, History, World
+from wanstreamer_jax.crops import crop_history, crop_latents
+from wanstreamer_jax.data.loader import PREVIOUS
+from wanstreamer_jax.model.streamer import Heard, World
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent
 
@@ -76,15 +78,18 @@ def random_text(config: Config, units: int, seed: int = 0) -> jax.Array:
 def replay(
   agent: Agent, world: World, users: rollout.UserUnit, spoken: rollout.Spoken, step: int, first: int, word: int
 ):
-  """The teacher-forced pass over what a rollout did, with the noisy latents of one of its solver steps."""
+  """The teacher-forced pass over what a rollout did, with the noisy latents of one of its solver steps, and with the
+  history as training takes it from records."""
   config, streamer = agent.config, agent.streamer
   units, delay = users.text.shape[0], config.layout.commit_delay
   audio, video, _ = streamer.perceive(users.audio.reshape(-1), users.video, streamer.hear.initial_state())
   heard = Heard(audio, video, users.text, users.audio_valid, users.video_valid)
-  zero = jnp.zeros(units)
-  late = lambda d: jax.tree.map(lambda x: jnp.concatenate([jnp.zeros((d, *x.shape[1:])), x])[:units], spoken.latents)
-  exists = lambda d: jnp.repeat((jnp.arange(units) >= d)[:, None], 2, axis=1)
-  history = History(late(delay), zero, exists(delay), late(1), zero, exists(1))
+  before = lambda x: jnp.zeros((PREVIOUS, *x.shape[1:]), x.dtype)
+  made = {"agent_video_latent": spoken.latents.video, "agent_audio_latent": spoken.latents.audio}
+  made |= {f"agent_{kind}_valid": jnp.ones(units, bool) for kind in ("video", "audio")}
+  row = made | {f"previous_{name}": before(x) for name, x in made.items()} | {"agent_text": spoken.text}
+  total = PREVIOUS + units
+  history = crop_history(row, crop_latents(row), jnp.zeros(total), jnp.ones(total, bool), delay)
   noisy = Latents(*(x[:, step] for x in spoken.trace["solver_inputs"]))
   tau = spoken.trace["times"][:, step]
   first_unit, first_word = jnp.int32(first), jnp.int32(word)
