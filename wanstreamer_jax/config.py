@@ -129,7 +129,7 @@ class VideoVAEConfig(Section):
   channels: tuple[int, ...] = (16, 32, 64)  # at 1/2, 1/4 and 1/8 resolution
   residual_blocks: int = 1  # of the encoder, at 1/4 and at 1/8
   decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
-  time_kernel: int = 3  # latent frames that a convolution at 1/8 sees, including the current one
+  time_kernel: int = 2  # latent frames that a convolution at 1/8 sees; training clips must be as long
   latent_dim: int = 8
   time_stride: int = 4
 
@@ -239,7 +239,7 @@ class DataConfig(Section):
   batch: int = 8  # sessions per step, over all devices
   seed: int = 0
   shuffle: bool = True
-  voices: str = "formant"  # or "mixed": formant and espeak-ng
+  voices: str = "formant"  # or "mixed": half of the users speak with espeak-ng (extra `espeak`)
   text_lead: int = 1  # units between the writing and the sounding of a word
   tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
 
@@ -415,6 +415,7 @@ def validate(config: Config) -> None:
     ("model.remat", model.remat, ("none", "full", "dots")),
     ("model.dtype", model.dtype, ("float32", "bfloat16")),
     ("model.attention", model.attention, ("xla", "splash")),
+    ("data.voices", config.data.voices, ("formant", "mixed")),
     ("train.stage", config.train.stage, ("duplex", "audio_vae", "video_vae")),
     ("train.schedule", config.train.schedule, ("cosine", "wsd", "constant")),
   ):

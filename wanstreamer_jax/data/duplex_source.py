@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.world import SPLITS, WorldConfig, make_session
 from wanstreamer_jax.data.session import Session
@@ -39,9 +40,11 @@ class DuplexSource:
     yield make_session(self.first_seed + item, self.world, self.split)
 
   def describe(self) -> dict[str, Any]:
+    library = {"espeak": espeak.version()} if self.world.voices == "mixed" else {}
     return {
       "name": "duplex_world",
       "world": dataclasses.asdict(self.world),
+      **library,
       "split": self.split,
       "first_seed": self.first_seed,
       "sessions": self.items,
@@ -49,7 +52,7 @@ class DuplexSource:
 
 
 def world_config(config: Config) -> WorldConfig:
-  """The world's clock, size and lead as a config states them."""
+  """The world's clock, size, lead and voices as a config states them. Raises ConfigError without a needed library."""
   shared = {field: getattr(config.media, field) for field in ("height", "width", "fps", "sample_rate", "unit_ms")}
   data = config.data
-  return WorldConfig(**shared, units=data.session_units, text_lead=data.text_lead, size=data.world)
+  return WorldConfig(**shared, units=data.session_units, text_lead=data.text_lead, size=data.world, voices=data.voices)

@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.speech import Voice
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -67,6 +68,19 @@ def user_voice(rng: np.random.Generator, held_out: bool) -> Voice:
   return Voice(
     f"user{pitch:.1f}", pitch=pitch, size=size, rate=rng.uniform(0.92, 1.1), breath=rng.uniform(0.03, 0.1),
     tilt=rng.uniform(0.35, 0.65),
+  )  # fmt: skip
+
+
+def mixed_voice(formant: Voice, rng: np.random.Generator, held_out: bool) -> Voice:
+  """`formant` itself, or as often an espeak-ng voice, of a man or a woman, within 2 semitones of a variant's pitch."""
+  if rng.random() < 0.5:
+    return formant
+  variants = (espeak.HELD_OUT if held_out else espeak.TRAINING)[int(rng.integers(2))]
+  variant = list(variants)[int(rng.integers(len(variants)))]
+  pitch = variants[variant] * 2 ** (rng.uniform(-2, 2) / 12)
+  return Voice(
+    f"{variant}{pitch:.1f}", pitch=pitch, rate=rng.uniform(0.92, 1.1), liveliness=rng.uniform(0.7, 1.3),
+    engine="espeak", variant=variant,
   )  # fmt: skip
 
 

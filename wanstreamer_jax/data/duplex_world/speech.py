@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.phones import NOISES, PHONES, SILENCE, Segment, pronounce
 from wanstreamer_jax.data.session import Phone, Word
 
@@ -32,8 +33,8 @@ class Voice:
   tilt: float = 0.5  # 0 bright .. 1 dull
   open_quotient: float = 0.6
   liveliness: float = 1.0  # depth of the intonation
-  engine: str = "formant"  # or "espeak"
-  variant: str = ""  # of the espeak engine
+  engine: str = "formant"  # or "espeak", which reads pitch, rate, liveliness and:
+  variant: str = ""  # a key of `espeak.PITCHES`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,9 @@ def synthesise(
 
   A pure function of its arguments. `question` ends on a rising pitch, `pace` > 1 is faster.
   """
+  if voice.engine == "espeak":
+    audio, phones, timed = espeak.speak(words, voice, sample_rate, seed, question, pace)
+    return Utterance(_level(audio), phones, timed)
   rng = np.random.default_rng([seed, 0x5EEC])
   score = _score(words, voice.rate * pace, rng)
   hop = round(sample_rate * FRAME_MS / 1000)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world import lexicon
+from wanstreamer_jax.data.duplex_world import espeak, lexicon
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.faces import draw, random_look, still_tracks
 from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, SMALL_PERSONAS, Persona
@@ -14,6 +14,7 @@ from wanstreamer_jax.data.session import Session, Side, World
 from wanstreamer_jax.errors import ConfigError
 
 SPLITS = ("train", "heldout")
+VOICES = ("formant", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,17 @@ class WorldConfig:
   units: int = 125
   text_lead: int = 1
   size: str = "small"  # or "full": more colours and personas
+  voices: str = "formant"  # or "mixed": half of the users speak with espeak-ng, which must be installed
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
       raise ConfigError(f"world size is {self.size!r}: expected small or full")
     if not 0 <= self.text_lead <= 3:
       raise ConfigError(f"text_lead is {self.text_lead} units: expected 0 to 3")
+    if self.voices not in VOICES:
+      raise ConfigError(f"voices is {self.voices!r}: expected one of {', '.join(VOICES)}")
+    if self.voices == "mixed":
+      espeak.require()
 
   @property
   def frames(self) -> int:
@@ -70,7 +76,10 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   make = lambda look, voice, n: Body(
     look, voice, int(rng.integers(2**31)) + n, fps=config.fps, sample_rate=config.sample_rate
   )
-  user = make(random_look(rng, held_out), lexicon.user_voice(rng, held_out), 0)
+  look, voice = random_look(rng, held_out), lexicon.user_voice(rng, held_out)
+  if config.voices == "mixed":  # draws of its own: everything else is as with formant voices
+    voice = lexicon.mixed_voice(voice, np.random.default_rng([seed, int(held_out), 0xE5]), held_out)
+  user = make(look, voice, 0)
   agent = make(agent_look(persona), persona.voice, 1)
   stage = Stage(config.unit_ms / 1000, rng, held_out, small, persona)
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
