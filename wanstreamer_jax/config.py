@@ -129,7 +129,7 @@ class VideoVAEConfig(Section):
   channels: tuple[int, ...] = (16, 32, 64)  # at 1/2, 1/4 and 1/8 resolution
   residual_blocks: int = 1  # of the encoder, at 1/4 and at 1/8
   decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
-  time_kernel: int = 2  # latent frames that a convolution at 1/8 sees; training clips must be as long
+  time_kernel: int = 3  # latent frames that a convolution at 1/8 sees, including the current one
   latent_dim: int = 8
   time_stride: int = 4
 
