@@ -21,7 +21,7 @@ def get_config() -> Config:
   model.heads, model.kv_heads, model.head_dim = 4, 2, 32
   config.perception.audio_channels = config.perception.video_channels = 64
   train = config.train
-  train.steps, train.learning_rate, train.warmup, train.ema, train.condition_drop = 2400, 2.5e-3, 40, 0.99, 0.0
+  train.steps, train.learning_rate, train.warmup, train.ema = 2600, 2.5e-3, 40, 0.99
   train.eval_every = 400
   config.train.run = "runs/tiny"
   return config

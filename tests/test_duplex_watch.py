@@ -1,5 +1,6 @@
 """What the duplex stage looks at while it trains: held-out rollouts and their picture; errors before the first step."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +10,7 @@ from tests.nano_agent import nano_agent
 from wanstreamer_jax import agent_io
 from wanstreamer_jax.data.encode import encode
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.train import duplex_watch
 
 UNITS = 4
@@ -21,10 +22,10 @@ def config(tmp_path_factory):
   agent, base = nano_agent(f"data.units={UNITS}"), tmp_path_factory.mktemp("watch")
   make(agent.config, FakeSource(agent.config, duplex_watch.SESSIONS, UNITS), base / "media", progress=False)
   encode(base / "media", agent.audio_vae, agent.video_vae, agent.config, base / "latents", progress=False)
-  agent_io.export_agent(agent, base / "agent")
+  agent_io.export_agent(agent, base / "agent", "f32")
   config = agent.config.replace()
   config.data.heldout, config.train.codecs = str(base / "latents"), str(base / "agent")
-  config.data.session_units = UNITS
+  config.data.session_units, config.data.path = UNITS, config.data.heldout
   return config
 
 
@@ -48,6 +49,15 @@ def test_nothing_is_watched_where_nothing_is_given(config, tmp_path):
   assert duplex_watch.watch(streamer, frozen(config, heldout=""), tmp_path, 7) == {}
   assert duplex_watch.watch(streamer, frozen(config, codecs=""), tmp_path, 7) == {}
   assert not list(tmp_path.iterdir())
+
+
+def test_latents_of_other_codecs_are_refused(config, tmp_path):
+  agent = nano_agent(f"data.units={UNITS}")
+  other = agent_io.with_streamer(agent.streamer, jax.tree.map(lambda x: 1.1 * x, agent.audio_vae), agent.video_vae)
+  agent_io.export_agent(other, tmp_path / "other", "f32")
+  duplex_watch.check(frozen(config))
+  with pytest.raises(DataError, match="were made by other codecs"):
+    duplex_watch.check(frozen(config, codecs=str(tmp_path / "other")))
 
 
 @pytest.mark.parametrize(

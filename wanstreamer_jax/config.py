@@ -129,7 +129,7 @@ class VideoVAEConfig(Section):
   channels: tuple[int, ...] = (16, 32, 64)  # at 1/2, 1/4 and 1/8 resolution
   residual_blocks: int = 1  # of the encoder, at 1/4 and at 1/8
   decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
-  time_kernel: int = 3  # latent frames that a convolution at 1/8 sees, including the current one
+  time_kernel: int = 2  # latent frames that a convolution at 1/8 sees; training clips must be as long
   latent_dim: int = 8
   time_stride: int = 4
 
@@ -266,7 +266,8 @@ class TrainConfig(Section):
   video_weight: float = 1.0
   history_noise: float = 0.3  # committed latents get noise U(0, this) of their own deviation, and say so
   history_drop: float = 0.15  # probability that a unit's committed audio is dropped
-  condition_drop: float = 0.1  # probability that a session's user and world conditions are dropped
+  condition_drop: float = 0.05  # probability that a crop is shown nothing of its user and its world
+  stream_drop: float = 0.1  # probability that it is not shown the user's audio, video, or the portrait; each by itself
   kl_weight: float = 1e-4  # codecs: per latent number
   latent_noise: float = 0.1  # codecs: decoded latents get noise of U(0, this) of their own deviation
   stft_weight: float = 1.0  # audio codec: multi-resolution STFT

@@ -4,7 +4,7 @@ A row is one crop of a session: unit fields [K, ...], the session's own fields, 
 before it as `previous_*` [2, ...] (`data/loader.py` says which). Everything is unbatched.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,24 +32,42 @@ def crop_latents(row: Row) -> Latents:
   return Latents(join("agent_video_latent"), join("agent_audio_latent"))
 
 
-def crop_world(row: Row, config: Config, keep: jax.Array) -> World:
-  """WORLD of the session; `keep` = False drops all of it."""
+class Shown(NamedTuple):
+  """Which inputs of a session the model is shown, bools. Training leaves some out: none may be taken for granted."""
+
+  world: jax.Array  # text and voice
+  portrait: jax.Array
+  user_text: jax.Array
+  user_audio: jax.Array
+  user_video: jax.Array
+
+
+def mask_inputs(row: Row, shown: Shown) -> Row:
+  """The row without the inputs that are not shown: text is PAD, media are invalid."""
+  text = {"world_text": shown.world, "user_text": shown.user_text}
+  media = {"voice_valid": shown.world, "portrait_valid": shown.portrait}
+  media |= {"user_audio_valid": shown.user_audio, "user_video_valid": shown.user_video}
+  masked = {name: jnp.where(keep, row[name], PAD) for name, keep in text.items()}
+  return row | masked | {name: row[name] & keep for name, keep in media.items()}
+
+
+def crop_world(row: Row, config: Config) -> World:
+  """WORLD of the session."""
   empty = World.empty(config)
   return World(
-    text=jnp.where(keep, row["world_text"], PAD),
+    text=row["world_text"],
     portrait=row["portrait_latent"].astype(jnp.float32) if config.layout.portrait else empty.portrait,
-    portrait_valid=row["portrait_valid"] & keep,
+    portrait_valid=row["portrait_valid"],
     voice=row["voice_latent"].astype(jnp.float32) if config.layout.voice_units else empty.voice,
-    voice_valid=row["voice_valid"] & keep,
+    voice_valid=row["voice_valid"],
   )
 
 
-def crop_heard(streamer: WanStreamer, row: Row, keep: jax.Array) -> Heard:
-  """The user's side, perceived; `keep` = False drops all of it."""
+def crop_heard(streamer: WanStreamer, row: Row) -> Heard:
+  """The user's side, perceived."""
   samples = audio_to_float(row["user_audio"]).reshape(-1)
   audio, video, _ = streamer.perceive(samples, video_to_float(row["user_video"]), streamer.hear.initial_state())
-  text = jnp.where(keep, row["user_text"], PAD)
-  return Heard(audio, video, text, row["user_audio_valid"] & keep, row["user_video_valid"] & keep)
+  return Heard(audio, video, row["user_text"], row["user_audio_valid"], row["user_video_valid"])
 
 
 def crop_history(row: Row, shown: Latents, level: jax.Array, keep_audio: jax.Array, delay: int) -> History:

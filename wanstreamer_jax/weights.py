@@ -22,6 +22,7 @@ from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 FORMAT = 1
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
+EXPORTED = "weights"  # folder of a finished codec run that holds the standardised codec, as an export
 META_FILE = "meta/metadata"  # of a training checkpoint
 SCALE = ":scale"  # suffix of the int8 rows' scales
 MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
@@ -112,8 +113,10 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def find_weights(path: Path) -> pathlib.Path:
-  """The folder to read: an export, RUN (its last checkpoint), RUN/checkpoints, or one checkpoint."""
+  """The folder to read: an export, RUN (its export, else its last checkpoint), RUN/checkpoints, or one checkpoint."""
   folder = pathlib.Path(path)
+  if (folder / EXPORTED / WEIGHTS_FILE).exists():
+    return folder / EXPORTED
   if (folder / WEIGHTS_FILE).exists() or (folder / "state").is_dir():
     return folder
   for parent in (folder / "checkpoints", folder):

@@ -58,7 +58,7 @@ def _encode(agent: Agent, rows: dict[str, jax.Array]) -> World:
     voice = jnp.zeros((0, agent.config.audio_vae.latent_dim))
     if row["voice"].shape[0]:
       voice = agent.audio_vae.encode(audio_to_float(row["voice"]), agent.audio_vae.encoder_state())[0].mean
-    return crop_world(row | {"portrait_latent": portrait, "voice_latent": voice}, agent.config, jnp.ones((), bool))
+    return crop_world(row | {"portrait_latent": portrait, "voice_latent": voice}, agent.config)
 
   return jax.vmap(one)(rows)
 

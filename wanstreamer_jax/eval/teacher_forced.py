@@ -38,15 +38,15 @@ class UnitErrors(NamedTuple):
 
 def unit_errors(streamer: WanStreamer, row: Row, key: jax.Array) -> UnitErrors:
   """One crop through the teacher-forced pass at flow time 1, with its true, clean history."""
-  latents, yes = crop_latents(row), jnp.ones((), bool)
+  latents = crop_latents(row)
   total, units = latents.audio.shape[0], row["agent_text"].shape[0]
   clean = jax.tree.map(lambda x: x[-units:], latents)
   keys = jax.random.split(key)
   noise = Latents(*(jax.random.normal(k, x.shape) for k, x in zip(keys, clean)))
   config = streamer.config
   predictions = streamer.teacher_forced(
-    crop_world(row, config, yes),
-    crop_heard(streamer, row, yes),
+    crop_world(row, config),
+    crop_heard(streamer, row),
     crop_history(row, latents, jnp.zeros(total), jnp.ones(total, bool), config.layout.commit_delay),
     row["agent_text"],
     noise,

@@ -22,9 +22,8 @@ from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_t
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.train.codec import audio_vae_loss, calibration_statistics, video_vae_loss
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
-from wanstreamer_jax.weights import export_weights
+from wanstreamer_jax.weights import EXPORTED, export_weights
 
-WEIGHTS = "weights"  # folder of a finished codec run
 CALIBRATION_BATCHES = 16
 EVALUATION_STEP = 1_000_000_000  # batches that training never reaches
 AGENT_SHARE = 0.7  # of the clips: the codec speaks for the agent, but must know other faces and voices too
@@ -113,7 +112,7 @@ def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
     return {"loss": float(value)} | {key: float(metric) for key, metric in metrics.items()}
 
   def finish(vae: Any, config: Config, run: pathlib.Path) -> None:
-    export_weights(standardised(vae, loader(config), medium), config, run / WEIGHTS, "f32")
+    export_weights(standardised(vae, loader(config), medium), config, run / EXPORTED, "f32")
 
   return Stage(
     name=name, init=init, loss=loss, make_loader=loader, evaluate=evaluate, finish=finish, frozen=("standard.*",)

@@ -14,10 +14,12 @@ from flax import nnx
 from wanstreamer_jax.config import Config, TrainConfig
 from wanstreamer_jax.crops import (
   FIELDS,
+  Shown,
   crop_heard,
   crop_history,
   crop_latents,
   crop_world,
+  mask_inputs,
   onsets,
   text_entropy,
 )
@@ -38,7 +40,7 @@ class Draws(NamedTuple):
   history_level: jax.Array  # [K + previous] flow time of the committed copy
   history_noise: Latents  # [K + previous, ...]
   keep_audio: jax.Array  # bool [K + previous]: whether the committed audio of a unit is shown
-  keep_conditions: jax.Array  # bool: whether this session has a user and a world
+  shown: Shown  # what this session has of its user and its world
   first_unit: jax.Array  # int32, added to the crop's place in its session
   first_word: jax.Array  # int32
 
@@ -52,6 +54,9 @@ def draw(key: jax.Array, latents: Latents, config: Config, previous: int) -> Dra
     *(jax.random.normal(k, (units, *x.shape[1:])) for k, x in zip(jax.random.split(key), latents))
   )
   moved = jax.random.bernoulli(keys[6])
+  all_shown, *each = jax.random.uniform(keys[5], (4,)) >= jnp.array([train.condition_drop] + 3 * [train.stream_drop])
+  portrait, audio, video = (all_shown & one for one in each)
+  shown = Shown(world=all_shown, portrait=portrait, user_text=all_shown, user_audio=audio, user_video=video)
   place = jax.random.randint(keys[7], (2,), 0, jnp.array([FIRST_UNITS, FIRST_WORDS])) * moved
   return Draws(
     tau=sample_time(keys[0], (total - previous,), mean=flow.train_mean, std=flow.train_std, shift=flow.train_shift),
@@ -59,7 +64,7 @@ def draw(key: jax.Array, latents: Latents, config: Config, previous: int) -> Dra
     history_level=train.history_noise * jax.random.uniform(keys[2], (total,)),
     history_noise=normal(keys[3], total),
     keep_audio=jax.random.uniform(keys[4], (total,)) >= train.history_drop,
-    keep_conditions=jax.random.uniform(keys[5]) >= train.condition_drop,
+    shown=shown,
     first_unit=place[0],
     first_word=place[1],
   )
@@ -68,14 +73,14 @@ def draw(key: jax.Array, latents: Latents, config: Config, previous: int) -> Dra
 def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Predictions, Latents]:
   """The teacher-forced pass of one crop. -> (predictions, target velocities [K, ...])."""
   config = streamer.config
-  latents = crop_latents(row)
+  row, latents = mask_inputs(row, draws.shown), crop_latents(row)
   previous = draws.history_level.shape[0] - draws.tau.shape[0]
   clean = jax.tree.map(lambda x: x[previous:], latents)
   noisy = jax.tree.map(lambda x, e: interpolate(x, e, draws.tau), clean, draws.noise)
   shown = jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), latents, draws.history_noise)
   predictions = streamer.teacher_forced(
-    crop_world(row, config, draws.keep_conditions),
-    crop_heard(streamer, row, draws.keep_conditions),
+    crop_world(row, config),
+    crop_heard(streamer, row),
     crop_history(row, shown, draws.history_level, draws.keep_audio, config.layout.commit_delay),
     row["agent_text"],
     noisy,

@@ -18,9 +18,11 @@ from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.crops import crop_world
-from wanstreamer_jax.data.encode import load_codecs
+from wanstreamer_jax.data.encode import fingerprint, load_codecs
 from wanstreamer_jax.data.loader import Loader
+from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.perception.text import TextTokenizer
@@ -51,10 +53,17 @@ def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -
 
 
 def check(config: Config) -> None:
-  """Raises before the first step what `watch` would raise after many: for codecs or records that cannot be read."""
+  """Raises before the first step what `watch` would raise after many: for codecs or records that cannot be read, and
+  for latents that other codecs made."""
   if config.data.heldout and config.train.codecs:
-    _codecs(config)
     _held_out(config)
+    made_by = fingerprint(*_codecs(config))
+    for path in (config.data.path, config.data.heldout):
+      if RecordFolder(path).manifest["source"].get("codecs") != made_by:
+        raise DataError(
+          f"the latents in {path} were made by other codecs than {config.train.codecs}: encode them again, or set "
+          "train.codecs to those that made them"
+        )
 
 
 @functools.lru_cache(maxsize=1)
@@ -80,7 +89,7 @@ def _roll(
   @jax.jit
   def session(parts: tuple, row: Batch) -> tuple:
     agent = with_streamer(*parts)
-    world, units = crop_world(row, agent.config, jnp.ones((), bool)), row["user_audio"].shape[0]
+    world, units = crop_world(row, agent.config), row["user_audio"].shape[0]
     state = rollout.start_session(agent, jax.random.PRNGKey(0), world, capacity=units)
     users = rollout.UserUnit(
       audio_to_float(row["user_audio"]), video_to_float(row["user_video"]), row["user_text"],
