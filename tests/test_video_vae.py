@@ -153,6 +153,8 @@ def test_training_lowers_the_loss_and_reaches_every_weight():
   assert set(metrics) == {"reconstruction", "edge", "kl", "psnr", "loss"}
   still = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(g)]
   assert still == [".standard.latent_mean.value", ".standard.latent_std.value"]
+  kernels = [g for g in jax.tree.leaves(grads) if g.ndim == 5]
+  assert all(np.any(tap) for kernel in kernels for tap in kernel)  # a clip of two groups reaches every tap in time
   for i in range(40):
     last, _, _, vae, state = step(vae, state, jax.random.key(i))
   assert last < 0.5 * first

@@ -374,6 +374,12 @@ def validate(config: Config) -> None:
   hops = whole(config.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
   whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
   config.video_vae.check_channels()
+  if config.train.stage == "video_vae" and 1 + config.data.units < config.video_vae.time_kernel:
+    raise ConfigError(
+      f"data.units is {config.data.units} while video_vae.time_kernel is {config.video_vae.time_kernel}: "
+      f"clips of 1 + {config.data.units} latents never train the oldest taps; set data.units to at least "
+      f"{config.video_vae.time_kernel - 1}"
+    )
   if config.audio_vae.strides[0] * 100 != config.media.sample_rate:
     raise ConfigError(
       f"audio_vae.strides[0] is {config.audio_vae.strides[0]}: expected 10 ms of samples, "
