@@ -206,7 +206,7 @@ def test_mouth_opening_follows_the_drawn_mouth():
   for name in ("sway", "nod", "tilt"):
     pose[name] = np.clip(0.3 * smooth(40), -1, 1).astype(np.float32)
   video = faces.draw(faces.random_look(rng, held_out=True), pose, [None] * frames)
-  assert metrics.correlation(conversation.mouth_opening(video), pose["mouth"]) > 0.7
+  assert metrics.correlation(conversation.mouth_opening(video), pose["mouth"], 0, np.ones(frames, bool)) > 0.7
 
 
 def test_answers_must_be_whole_and_in_order():
@@ -218,3 +218,25 @@ def test_answers_must_be_whole_and_in_order():
     ({20: "it is", 21: "red"}, dataclasses.replace(SCRIPT, questions=(late,)), 0.0),
   ):
     assert conversation.score(made_conversation(words, None, script), MEDIA, TOKENIZER)["answer"] == [expected]
+
+
+@pytest.mark.parametrize(
+  ("words", "expected"),
+  [
+    ({20: "it is", 21: "red"}, 1.0),
+    ({20: "red"}, 1.0),
+    ({19: "blue", 20: "red"}, 0.0),  # reciting colours is not seeing
+    ({19: "four", 20: "red"}, 1.0),  # but other words may stand before the answer
+    ({20: "it is"}, 0.0),
+  ],
+)
+def test_the_first_word_that_could_be_the_answer_counts(words, expected):
+  question = dataclasses.replace(SCRIPT.questions[0], answer=("red",), choices=("red", "blue"), unseen=True)
+  script = dataclasses.replace(SCRIPT, questions=(question,))
+  scores = conversation.score(made_conversation(words, None, script), MEDIA, TOKENIZER)
+  assert scores["answer"] == scores["answer/unseen"] == [expected]
+
+
+def test_directives_of_several_words_are_not_spoken():
+  words = list(enumerate("it (holds up the red leaf) is (nods) blue".split()))
+  assert [word for _, word in conversation.spoken(words)] == ["it", "is", "blue"]

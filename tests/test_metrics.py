@@ -95,6 +95,9 @@ def test_loudness_envelope_of_a_square_wave():
 # Sync
 
 
+ALWAYS = np.ones(200, bool)
+
+
 def syllables(frames: int = 200) -> np.ndarray:
   rng = np.random.default_rng(3)
   return np.convolve(rng.random(frames + 4), np.ones(5) / 5, "valid")
@@ -105,18 +108,27 @@ def test_lip_sync_finds_the_lag(frames):
   opening = syllables()
   loudness = -40 + 30 * opening
   mouth = np.roll(opening, frames)
-  lag, score = metrics.lip_sync(mouth, loudness, FPS)
+  lag, score = metrics.lip_sync(mouth, loudness, FPS, ALWAYS)
   assert lag == frames * 1000 / FPS
   assert (score > 0.999) == (frames == 0)
 
 
 def test_lip_sync_of_a_still_mouth_is_undefined():
-  assert all(np.isnan(metrics.lip_sync(np.ones(100), np.linspace(-40, 0, 100), FPS)))
+  assert all(np.isnan(metrics.lip_sync(np.ones(100), np.linspace(-40, 0, 100), FPS, ALWAYS[:100])))
 
 
 def test_lip_sync_of_an_inverted_mouth_is_negative():
   opening = syllables()
-  assert metrics.lip_sync(-opening, -40 + 30 * opening, FPS)[1] < -0.999
+  assert metrics.lip_sync(-opening, -40 + 30 * opening, FPS, ALWAYS)[1] < -0.999
+
+
+def test_lip_sync_is_not_that_a_mouth_rests_in_silence():
+  speaking = np.arange(200) >= 150
+  loudness = np.where(speaking, -40 + 30 * syllables(), -96)
+  anyhow = np.where(speaking, syllables()[::-1], 0)
+  assert metrics.lip_sync(anyhow, loudness, FPS, ALWAYS)[1] > 0.6
+  assert abs(metrics.lip_sync(anyhow, loudness, FPS, speaking)[1]) < 0.4
+  assert all(np.isnan(metrics.lip_sync(anyhow, loudness, FPS, ~ALWAYS)))
 
 
 def test_av_align_of_simultaneous_and_of_unrelated_events():
@@ -202,14 +214,14 @@ def test_take_over(spans, words, expected):
     ("hand_off", [(2.5, 3.0)], 1),
     ("yield", [(0.0, 2.5)], 1),  # stops half a second into the interruption
     ("yield", [(0.0, 6.0)], 0),
-    ("continue", [(0.0, 6.0)], 1),
-    ("continue", [(0.0, 2.5)], 0),
+    ("yield", [(0.0, 2.1), (2.5, 6.0)], 0),  # takes a breath and goes on
+    ("yield", [(0.0, 1.8), (2.2, 6.0)], 0),  # and is interrupted while it does
     ("backchannel", [(2.5, 3.0)], 1),
     ("backchannel", [(2.5, 4.5)], 0),
   ],
 )
 def test_tor_alignment(kind, spans, right):
-  end = 2.5 if kind in ("yield", "continue") else 5.0
+  end = 2.5 if kind == "yield" else 5.0
   hits = turns.tor_alignment([Opportunity(kind, 2.0, end)], np.array(spans).reshape(-1, 2), [2.6])
   assert hits == {"all": [right], kind: [right]}
 
@@ -221,6 +233,15 @@ def test_latencies():
   assert turns.response_latency(3.5, 5.0, speech) is None
   assert turns.stop_latency(2.5, speech) == pytest.approx(0.5)
   assert turns.stop_latency(4.0, speech) is None
+
+
+def test_a_backchannel_is_no_answer():
+  noise, long = np.array([[5.5, 5.9]]), np.array([[5.5, 6.9]])
+  assert turns.response_latency(5.2, 9.0, noise) == pytest.approx(0.3)
+  assert turns.answer_latency(5.2, 9.0, noise, []) is None
+  assert turns.answer_latency(5.2, 9.0, noise, [2.0]) is None  # written long before
+  assert turns.answer_latency(5.2, 9.0, noise, [5.4]) == pytest.approx(0.3)
+  assert turns.answer_latency(5.2, 9.0, long, []) == pytest.approx(0.3)
 
 
 def test_false_take_overs_and_overlap():

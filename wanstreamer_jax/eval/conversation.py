@@ -12,17 +12,25 @@ from wanstreamer_jax.eval.turns import Opportunity
 from wanstreamer_jax.perception.text import TextTokenizer
 
 IDENTITY_TIMES = (0.5, 5.0, 10.0, 15.0, 18.5, 55.0)  # seconds
+AROUND = 0.2  # seconds before and after speech that count as speaking when mouth and sound are compared
+BACKCHANNELS = (["mhm"], ["mm"], ["uh"], ["huh"], ["okay"], ["yeah"])
 ANSWER_TIME = 4.0  # seconds after a question within which an answer counts, unless the user goes on before
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """Something of the user's that asks for an answer: its end, what kind, and the words that a right answer holds."""
+  """Something of the user's that asks for an answer: its end, what kind, and the words that a right answer holds.
+
+  choices: all words that an answer of this kind could be; then the first of them that is said counts, so that reciting
+  them is not knowing. unseen: whether training never has this phrasing or sum.
+  """
 
   kind: str
   end: float
   until: float  # when the user (or the session) goes on
   answer: tuple[str, ...] = ()
+  choices: tuple[str, ...] = ()
+  unseen: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +72,30 @@ def timed_words(text: np.ndarray, tokenizer: TextTokenizer, unit_seconds: float)
   return [(times[index], word) for index, word in zip(starts, whole.split())]
 
 
-def is_spoken(word: str) -> bool:
-  """Whether a word of the text stream is meant to be voiced: not a parenthesised directive."""
-  return not (word.startswith("(") or word.endswith(")"))
+def spoken(words: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+  """The words of a text stream that are meant to be voiced: those outside parentheses, which may hold several words."""
+  found, inside = [], False
+  for time, word in words:
+    inside = inside or word.startswith("(")
+    if not inside:
+      found.append((time, word))
+    inside = inside and not word.endswith(")")
+  return found
 
 
 def plain(words: Sequence[str]) -> list[str]:
-  """Voiced words in lower case without punctuation."""
-  found = (re.sub(r"[^\w']", "", word.lower()) for word in words if is_spoken(word))
+  """Words in lower case without punctuation."""
+  found = (re.sub(r"[^\w']", "", word.lower()) for word in words)
   return [word for word in found if word]
 
 
-def holds(answer: Sequence[str], words: Sequence[str]) -> bool:
-  """Whether `answer` occurs in `words`, in order and without gaps."""
-  wanted, size = plain(answer), len(plain(answer))
-  said = plain(words)
-  return any(said[i : i + size] == wanted for i in range(len(said) - size + 1))
+def is_right(question: Question, words: Sequence[str]) -> bool:
+  """Whether voiced words answer a question: the first that could be an answer is it; without `choices`, the answer
+  occurs in order and without gaps."""
+  wanted, said = plain(question.answer), plain(words)
+  if question.choices:
+    said = [word for word in said if word in question.choices][: len(wanted)]
+  return any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
 
 
 def mouth_opening(video: np.ndarray) -> np.ndarray:
@@ -103,25 +119,29 @@ def score(conversation: Conversation, media: MediaConfig, tokenizer: TextTokeniz
   words = timed_words(c.agent_text, tokenizer, media.unit_ms / 1000)
   seconds = len(c.agent_audio) / media.sample_rate
   user = np.array(script.speech, np.float64).reshape(-1, 2)
-  out = answer_scores(script, words) | turn_scores(script, speech, [time for time, word in words if is_spoken(word)])
+  voiced = spoken(words)
+  content = [time for time, word in voiced if plain([word]) not in BACKCHANNELS]
+  out = answer_scores(script, voiced) | turn_scores(script, speech, content)
   out["talk_share"] = [turns.talk_share(speech, seconds)]
   out["talks_over_user"] = [turns.overlap(user, speech) / max(np.diff(user, axis=1).sum(), 1e-9)] if len(user) else []
-  out["words_per_minute"] = [60 * sum(is_spoken(word) for _, word in words) / seconds]
+  out["words_per_minute"] = [60 * len(voiced) / seconds]
   return out | picture_scores(c, media, speech)
 
 
 def answer_scores(script: Script, words: Sequence[tuple[float, str]]) -> Scores:
   """Share of questions whose answer is in the agent's text between the question's end (0.5 s grace) and the user's
-  next turn, at most 4 s after the answer may begin; all and by kind."""
+  next turn, at most 4 s after the answer may begin; all, by kind, and those that training never has."""
   out: Scores = {"answer": []}
   for question in script.questions:
     if not question.answer:
       continue
     until = min(question.until, question.end + ANSWER_TIME)
     said = [word for time, word in words if question.end - 0.5 <= time < until]
-    right = float(holds(question.answer, said))
+    right = float(is_right(question, said))
     out["answer"].append(right)
     out.setdefault(f"answer/{question.kind}", []).append(right)
+    if question.unseen:
+      out.setdefault("answer/unseen", []).append(right)
   return out
 
 
@@ -132,7 +152,7 @@ def turn_scores(script: Script, speech: np.ndarray, words: Sequence[float]) -> S
                  for name, values in hits.items()}  # fmt: skip
   hand_offs = [o for o in script.opportunities if o.kind == "hand_off"]
   out["tor/hand_off"] = [float(turns.take_over(speech, words, o.start, o.end)) for o in hand_offs]
-  latencies = [turns.response_latency(q.end, q.until, speech) for q in script.questions]
+  latencies = [turns.answer_latency(q.end, q.until, speech, words) for q in script.questions]
   out["responds"] = [float(latency is not None) for latency in latencies]
   out["response_latency"] = [latency for latency in latencies if latency is not None]
   stops = [turns.stop_latency(time, speech) for time in script.interruptions]
@@ -143,11 +163,14 @@ def turn_scores(script: Script, speech: np.ndarray, words: Sequence[float]) -> S
 
 
 def picture_scores(c: Conversation, media: MediaConfig, speech: np.ndarray) -> Scores:
-  """Lip sync over the time that the agent speaks, sync of sound and motion, and drift from the portrait."""
+  """Lip sync while the agent speaks, sync of sound and motion, and drift from the portrait."""
   frames = len(c.agent_video)
   loudness = metrics.loudness_envelope(c.agent_audio, frames)
   mouth = mouth_opening(c.agent_video)
-  lag, score = metrics.lip_sync(mouth, loudness, media.fps) if len(speech) else (float("nan"), float("nan"))
+  speaking = np.zeros(frames, bool)
+  for start, end in speech:
+    speaking[max(0, round((start - AROUND) * media.fps)) : round((end + AROUND) * media.fps)] = True
+  lag, score = metrics.lip_sync(mouth, loudness, media.fps, speaking)
   out: Scores = {"lip_lag_ms": [lag], "lip_correlation": [score]}
   out["av_align"] = [metrics.av_align(c.agent_audio, c.agent_video)]
   if c.portrait is not None:

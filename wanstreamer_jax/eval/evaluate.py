@@ -1,8 +1,9 @@
 """The whole evaluation of an agent: closed loop, teacher-forced, codecs, each beside its baselines, in one result.
 
-Held-out sessions of duplex_world (voices, looks, phrasings and sums that training never has). The closed loop runs on
-`sessions` of them; its baselines, the scripted agent's own scores ("truth"), the teacher-forced errors and the codec
-figures on the first `baseline_sessions`. Every figure comes with the number of occasions that it is a mean of.
+Held-out sessions of duplex_world: voices and looks of users that training never has, and among their questions
+phrasings and sums that it never has (`answer/unseen`). The closed loop runs on `sessions` of them; its baselines, the
+scripted agent's own scores ("truth"), the teacher-forced errors and the codec figures on the first
+`baseline_sessions`. Every figure comes with the number of occasions that it is a mean of.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ question           a question with its answer, and an opportunity for `hand_off`
 pause              a pause, and an opportunity to `stay_silent` until the sentence is over
 statement          an opportunity to `stay_silent` until the user goes on (at most 1.5 s)
 backchannel_place  an opportunity for no more than a `backchannel` until the user goes on
-interrupt          an interruption, and an opportunity to `yield`
+interrupt          an interruption, and an opportunity to `yield`, unless the session ends before it could
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.duplex_world.lexicon import answers
 from wanstreamer_jax.data.records import text_to_units
 from wanstreamer_jax.data.session import USER, Event, Session, Word
 from wanstreamer_jax.eval.conversation import ANSWER_TIME, Conversation, Question, Script
-from wanstreamer_jax.eval.turns import Opportunity, merge
+from wanstreamer_jax.eval.turns import YIELD_WITHIN, Opportunity, merge
 from wanstreamer_jax.perception.text import TextTokenizer
 
 ROOM = 2.0  # seconds that a question needs before the session ends to count
@@ -26,7 +27,8 @@ SPEECH_GAP = 0.3  # seconds between words that still count as speaking
 def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -> Script:
   """The script of a session of `seconds` from its events and the words that the user voiced."""
   acts = [event for event in events if event.actor == USER]
-  talk = merge(np.array([(word.start, word.end) for word in speech if word.voiced]).reshape(-1, 2), SPEECH_GAP)
+  voiced = [(word.start, min(word.end, seconds)) for word in speech if word.voiced and word.start < seconds]
+  talk = merge(np.array(voiced).reshape(-1, 2), SPEECH_GAP)
   starts = [start for start, _ in talk] + [event.start for event in acts if event.kind in ("raise", "question")]
 
   def goes_on(after: float) -> float:
@@ -35,10 +37,12 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
 
   questions, opportunities = [], []
   pauses = tuple((event.start, event.end) for event in acts if event.kind == "pause" and event.end < seconds)
-  interruptions = tuple(event.start for event in acts if event.kind == "interrupt")
+  cut_in = [event for event in acts if event.kind == "interrupt" and event.start <= seconds - YIELD_WITHIN]
+  interruptions = tuple(event.start for event in cut_in)
   for event in acts:
     if event.kind == "question" and event.end <= seconds - ROOM:
-      question = Question(str(event.detail["act"]), event.end, goes_on(event.end), _answer(event))
+      act, unseen = str(event.detail["act"]), bool(event.detail.get("unseen", False))
+      question = Question(act, event.end, goes_on(event.end), _answer(event), answers(act), unseen)
       questions.append(question)
       opportunities.append(Opportunity("hand_off", question.end, min(question.until, question.end + ANSWER_TIME)))
     elif event.kind == "statement" and event.end <= seconds - AFTER_STATEMENT:
@@ -49,7 +53,7 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
     elif event.kind == "pause" and event.end < seconds:
       sentence = next((end for start, end in talk if start >= event.end - SPEECH_GAP), event.end)
       opportunities.append(Opportunity("stay_silent", event.start, sentence))
-    elif event.kind == "interrupt":
+    elif event in cut_in:
       opportunities.append(Opportunity("yield", event.start, event.end))
   return Script(tuple(questions), pauses, interruptions, tuple(opportunities), tuple(map(tuple, talk)))
 

@@ -118,25 +118,31 @@ def loudness_envelope(audio: np.ndarray, frames: int) -> np.ndarray:
 # Sync of mouth and voice
 
 
-def lip_sync(mouth: np.ndarray, loudness: np.ndarray, fps: float, longest: float = 0.4) -> tuple[float, float]:
+def lip_sync(
+  mouth: np.ndarray, loudness: np.ndarray, fps: float, speaking: np.ndarray, longest: float = 0.4
+) -> tuple[float, float]:
   """(lag in ms, correlation at zero lag) of mouth opening [T] against loudness [T], one value per video frame.
 
+  Frames of the sound that are not `speaking` (bool [T]) do not count: a mouth that moves anyhow in speech and rests in
+  silence would correlate over the whole session.
   The lag is the shift, at most `longest` seconds either way, at which Pearson's correlation peaks: positive when the
   mouth follows the sound. Loudness below -50 dB counts as -50. NaN when either signal is constant, or when the
   correlation never exceeds 0.1 (then there is no peak to speak of). A proxy for SyncNet's LSE-C and offset.
   """
   loud = np.maximum(loudness, -50.0)
   reach = min(round(longest * fps), len(loud) - 2)
-  scores = {shift: correlation(mouth, loud, shift) for shift in range(-reach, reach + 1)}
-  if np.isnan(scores[0]):
+  scores = {shift: correlation(mouth, loud, shift, speaking) for shift in range(-reach, reach + 1)}
+  if not scores or np.isnan(scores[0]):
     return float("nan"), float("nan")
   best = max(scores, key=lambda shift: (np.nan_to_num(scores[shift], nan=-1.0), -abs(shift)))
   return (best * 1000 / fps if scores[best] > 0.1 else float("nan")), scores[0]
 
 
-def correlation(x: np.ndarray, y: np.ndarray, shift: int = 0) -> float:
-  """Pearson's correlation of x[t + shift] with y[t] over the frames that both have; NaN if either is constant."""
-  x, y = (x[shift:], y[: len(y) - shift]) if shift >= 0 else (x[:shift], y[-shift:])
+def correlation(x: np.ndarray, y: np.ndarray, shift: int, where: np.ndarray) -> float:
+  """Pearson's correlation of x[t + shift] with y[t] over the frames t of `where`; NaN if either is constant there."""
+  t = np.flatnonzero(where)
+  t = t[(t + shift >= 0) & (t + shift < len(x))]
+  x, y = x[t + shift], y[t]
   if len(x) < 2 or np.std(x) < 1e-9 or np.std(y) < 1e-9:
     return float("nan")
   return float(np.corrcoef(x, y)[0, 1])

@@ -13,8 +13,10 @@ import numpy as np
 from wanstreamer_jax.eval.metrics import loudness_envelope
 
 # What should happen at an opportunity, and the take-over (0 or 1) that is right. (VideoFDB, arXiv 2605.30256)
-EXPECTED = {"stay_silent": 0, "continue": 1, "yield": 0, "hand_off": 1, "backchannel": 0}
+# "continue", speaking on through the user's listening noises, has no occasion in duplex_world and is left out.
+EXPECTED = {"stay_silent": 0, "yield": 0, "hand_off": 1, "backchannel": 0}
 YIELD_WITHIN = 1.5  # seconds
+BREATH = 0.5  # seconds of silence in speech that goes on
 SHORT = 1.0  # seconds: shorter speech of few words is a backchannel, not a turn
 
 
@@ -23,8 +25,8 @@ class Opportunity:
   """A moment at which the agent should or should not have the floor.
 
   kind: a key of EXPECTED. start, end: the span that is judged: for "hand_off" and "backchannel" from the end of the
-  user's turn to the next one, for "stay_silent" the user's pause or remark that wants no answer, for "yield" and
-  "continue" the user's interruption or listening noise.
+  user's turn to the next one, for "stay_silent" the user's pause or remark that wants no answer, for "yield" the
+  user's interruption.
   """
 
   kind: str
@@ -87,19 +89,16 @@ def is_turn(speech: np.ndarray, words: Sequence[float], start: float, end: float
 def floor_taken(opportunity: Opportunity, speech: np.ndarray, words: Sequence[float]) -> int:
   """Whether the agent has the floor, by the kind of opportunity (TO_i of TOR-Alignment):
 
-  hand_off: `response_latency` finds an answer, however short (a right one may be a single word); speech that has been
-  going on for longer than a second before the span is none. stay_silent, backchannel: `is_turn`.
-  yield: whether it still speaks 1.5 s after the span's start (or at its end, when that is later), in the speech that
-  was going on at the start. continue: whether it speaks during the second after the span's end.
+  hand_off: `answer_latency` finds an answer. stay_silent, backchannel: `is_turn`. yield: whether it still speaks 1.5 s
+  after the span's start, in the speech that was going on at the start (joined over pauses of 0.5 s, so that taking a
+  breath is not yielding).
   """
   start, end = opportunity.start, opportunity.end
   if opportunity.kind == "yield":
     stop = stop_latency(start, speech)
-    return int(stop is not None and stop > max(YIELD_WITHIN, end - start))
-  if opportunity.kind == "continue":
-    return int(len(clip(speech, end, end + 1.0)) > 0)
+    return int(stop is not None and stop > YIELD_WITHIN)
   if opportunity.kind == "hand_off":
-    return int(response_latency(start, end, speech) is not None)
+    return int(answer_latency(start, end, speech, words) is not None)
   return is_turn(speech, words, start, end)
 
 
@@ -125,10 +124,18 @@ def response_latency(turn_end: float, until: float, speech: np.ndarray) -> float
   return None
 
 
+def answer_latency(turn_end: float, until: float, speech: np.ndarray, words: Sequence[float]) -> float | None:
+  """`response_latency` of a response that says something: one that is a take-over, or in which the agent wrote at
+  least one of `words` (times, without backchannels: a right answer may be a single word, "mhm" is none)."""
+  latency = response_latency(turn_end, until, speech)
+  said = any(turn_end - 1.0 <= time < until for time in words)
+  return latency if said or take_over(speech, words, turn_end, until) else None
+
+
 def stop_latency(interruption: float, speech: np.ndarray) -> float | None:
-  """Seconds from the start of the user's interruption to the end of the agent's speech that was going on then; None
-  when the agent was silent. (Full-Duplex-Bench v1.5: the overlap of the two)"""
-  for start, end in speech:
+  """Seconds from the start of the user's interruption to the end of the agent's speech that was going on then, pauses
+  up to 0.5 s joined; None when the agent was silent. (Full-Duplex-Bench v1.5, which reports the overlap of the two)"""
+  for start, end in merge(speech, BREATH):
     if start < interruption < end:
       return float(end - interruption)
   return None

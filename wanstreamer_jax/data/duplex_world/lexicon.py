@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak
+from wanstreamer_jax.data.duplex_world.faces import COLOURS, SHAPES
 from wanstreamer_jax.data.duplex_world.speech import Voice
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -82,6 +83,17 @@ def mixed_voice(formant: Voice, rng: np.random.Generator, held_out: bool) -> Voi
     f"{variant}{pitch:.1f}", pitch=pitch, rate=rng.uniform(0.92, 1.1), liveliness=rng.uniform(0.7, 1.3),
     engine="espeak", variant=variant,
   )  # fmt: skip
+
+
+def answers(act: str) -> tuple[str, ...]:
+  """Every word that the answer to an act of the user could be; none for acts whose answers are not alternatives."""
+  if act in ("name", "home", "likes"):
+    return tuple(getattr(persona, act) for persona in PERSONAS)
+  words = {
+    "colour": COLOURS, "remark": COLOURS, "shape": (*SHAPES, *PLURALS.values()), "repeat": REPEAT_WORDS,
+    "count": NUMBERS, "sum": NUMBERS, "counting": NUMBERS,
+  }  # fmt: skip
+  return tuple(words.get(act, ()))  # type: ignore[arg-type]
 
 
 def sum_is_held_out(a: int, b: int) -> bool:

@@ -73,6 +73,7 @@ class User:
   def __init__(self, stage: Stage, body: Body):
     self.stage, self.body = stage, body
     self.thing: Held | None = None
+    self.unseen = False  # whether training never has what was last said
     self._play = self.play()
     next(self._play)
 
@@ -135,13 +136,15 @@ class User:
     stage = self.stage
     request = Request(act, words, directive, stage.last_unit(end))
     stage.requests.append(request)
-    stage.note(end, end, USER, "question", act=act, answer=answer, text=" ".join(words))
+    stage.note(end, end, USER, "question", act=act, answer=answer, text=" ".join(words), unseen=self.unseen)
     yield
     yield from self.wait_for_answer()
 
   def phrase(self, act: str) -> str:
+    """A phrasing of training, or (in held-out sessions as often) one that it never has; `unseen` tells which."""
     train, held_out = PHRASES[act]
-    return str(self.stage.pick(held_out if self.stage.held_out and self.stage.rng.random() < 0.5 else train))
+    self.unseen = bool(self.stage.held_out and self.stage.rng.random() < 0.5)
+    return str(self.stage.pick(held_out if self.unseen else train))
 
   def raise_thing(self, *, remark: bool) -> Held:
     """Holds up a random thing from now on."""
@@ -180,6 +183,7 @@ class User:
       if sum_is_held_out(a, b) == (stage.held_out and stage.rng.random() < 0.5):
         break
     phrase = self.phrase("sum").format(a=NUMBERS[a], b=NUMBERS[b])
+    self.unseen |= sum_is_held_out(a, b)
     yield from self.ask("sum", phrase, ["it", "is", NUMBERS[a + b]], NUMBERS[a + b])
 
   def ask_repeat(self) -> Play:

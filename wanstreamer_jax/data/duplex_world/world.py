@@ -95,7 +95,8 @@ def agent_look(persona: Persona):
 def make_session(seed: int, config: WorldConfig, split: str = "train") -> Session:
   """A pure function of its arguments: `config.units` units of two people, with the ground truth of everything.
 
-  split "heldout" has voices, looks, phrasings and sums that "train" never has.
+  split "heldout" has users whose voices and looks "train" never has; half of what they ask is phrased, or a sum, that
+  "train" never has (`unseen` in the truth tells which). The agent is one of the same few personas.
   """
   players = cast(seed, config, split)
   stage, user, agent = players.stage, players.user, players.agent
