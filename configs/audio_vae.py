@@ -1,6 +1,6 @@
 """Stage 0, the audio codec of a size: `configs/audio_vae.py:tiny`, `:demo` ...
 
-    wanstreamer train --config=configs/audio_vae.py:tiny --config.data.path=data_cache/train/media
+    wanstreamer train --config=configs/audio_vae.py:tiny --config.data.path=data_cache/tiny/train
 
 Expected time: 10 minutes on one CPU core. Expected result: a log-mel distance of about 0.1 on both voices, pictures in
 RUN/pictures, and the standardised codec in RUN/weights.

@@ -1,6 +1,6 @@
 """Stage 0, the video codec of a size: `configs/video_vae.py:tiny`, `:demo` ...
 
-    wanstreamer train --config=configs/video_vae.py:tiny --config.data.path=data_cache/train/media
+    wanstreamer train --config=configs/video_vae.py:tiny --config.data.path=data_cache/tiny/train
 
 Expected time: half an hour on one CPU core. Expected result: recognisable faces, pictures in RUN/pictures, and the
 standardised codec in RUN/weights.

@@ -3,7 +3,7 @@
 #
 #   bash launch/train.sh                   the size `tiny`, for a CPU: about three hours on two cores
 #   bash launch/train.sh demo 4000         the size `demo` on 4000 sessions of 20 s: for a GPU (bash launch/setup.sh cuda)
-#   bash launch/train.sh tiny 448 --config.train.steps=1500       any field of the duplex stage's config
+#   bash launch/train.sh tiny 1000 --config.train.steps=1500       any field of the duplex stage's config
 #
 # Every step continues where it was stopped; what is finished is skipped. Results: runs/SIZE, the agent in runs/SIZE/agent.
 set -euo pipefail
@@ -13,7 +13,7 @@ root="$(dirname "$here")"
 venv="${WANSTREAMER_VENV:-$root/.venv}"
 
 size="${1:-tiny}"
-sessions="${2:-448}"
+sessions="${2:-1000}"
 shift $(($# < 2 ? $# : 2))
 data="$root/data_cache/$size"
 runs="$root/runs/$size"
@@ -38,12 +38,16 @@ done
 for split in train heldout; do
   [ -e "$data/$split-latents/manifest.json" ] ||
     wanstreamer data encode "$data/$split" --config "$config" --out "$data/$split-latents" \
-      --audio-vae "$runs/audio_vae/weights" --video-vae "$runs/video_vae/weights"
+      --audio-vae "$runs/audio_vae" --video-vae "$runs/video_vae"
 done
 
+duplex="$runs/duplex"
+for argument in "$@"; do
+  case "$argument" in --config.train.run=*) duplex="${argument#*=}" ;; esac
+done
 wanstreamer train --config="$config" --config.data.path="$data/train-latents" \
-  --config.data.heldout="$data/heldout-latents" --config.train.run="$runs/duplex" \
-  --config.train.codecs="$runs/audio_vae/weights,$runs/video_vae/weights" "$@"
+  --config.data.heldout="$data/heldout-latents" --config.train.run="$duplex" \
+  --config.train.codecs="$runs/audio_vae,$runs/video_vae" "$@"
 
-wanstreamer export --config "$config" --streamer "$runs/duplex" --audio-vae "$runs/audio_vae/weights" \
-  --video-vae "$runs/video_vae/weights" --out "$runs/agent"
+wanstreamer export --streamer "$duplex" --audio-vae "$runs/audio_vae" \
+  --video-vae "$runs/video_vae" --out "$runs/agent"

@@ -18,6 +18,7 @@ import pytest
 from tests.nano_agent import nano_agent
 from wanstreamer_jax import agent_io, cli, errors, inspect_cmd, weights
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.parallel.rules import named_leaves
 
 ROOT = pathlib.Path(__file__).parent.parent
 NANO = str(ROOT / "configs" / "nano.py")
@@ -219,6 +220,45 @@ def test_stream_explains_bad_input(changed, words, untrained, clip, tmp_path, ca
   assert cli.main(["stream", source, *(word for pair in options.items() for word in pair)]) == 2
   assert words in one_error_line(capsys)
   assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+# Parts to one agent
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+  """Three exports as their training runs leave them, with paths of this machine in their config."""
+  agent, base = nano_agent(), tmp_path_factory.mktemp("parts")
+  config = agent.config.replace()
+  config.data.path, config.train.run, config.train.codecs = "/here/data", "/here/run", "/here/a,/here/b"
+  config.flow.steps = 3
+  for name in ("streamer", "audio_vae", "video_vae"):
+    weights.export_weights(getattr(agent, name), config.replace().freeze(), base / name, "f32")
+  return base
+
+
+def export(base, out, **changed):
+  paths = {"streamer": base / "streamer", "audio-vae": base / "audio_vae", "video-vae": base / "video_vae"} | changed
+  return cli.main(["export", "--out", str(out), *(str(x) for name, path in paths.items() for x in (f"--{name}", path))])
+
+
+def test_export_joins_parts_under_the_config_that_they_were_trained_with(parts, tmp_path, capsys):
+  assert export(parts, tmp_path / "agent") == 0
+  assert str(tmp_path / "agent") in capsys.readouterr().out
+  agent = agent_io.load_agent(tmp_path / "agent")
+  assert agent.config.flow.steps == 3
+  assert "/here" not in (tmp_path / "agent" / "config.json").read_text()
+  for name, leaf in named_leaves(nano_agent()).items():
+    np.testing.assert_allclose(named_leaves(agent)[name], leaf, rtol=1e-2, atol=1e-6)
+
+
+def test_export_refuses_a_codec_of_another_size(parts, tmp_path, capsys):
+  config = nano_agent().config.replace()
+  config.audio_vae.latent_dim = 6
+  weights.export_weights(nano_agent().audio_vae, config.freeze(), tmp_path / "other", "f32")
+  assert export(parts, tmp_path / "agent", **{"audio-vae": tmp_path / "other"}) == 2
+  assert "other has audio_vae.latent_dim = 6" in one_error_line(capsys)
+  assert not (tmp_path / "agent").exists()
 
 
 # inspect

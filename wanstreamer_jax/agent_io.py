@@ -10,6 +10,7 @@ from flax import nnx
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import flat_fields
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World as SessionWorld
 from wanstreamer_jax.errors import CheckpointError, DataError
@@ -20,6 +21,7 @@ from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.weights import Path, export_weights, fit_weights, read_weights
 
 DEMO = "demo"
+RUN_PATHS = ("data.path", "data.heldout", "train.run", "train.init", "train.codecs", "train.mesh")
 DEMO_FOLDER = pathlib.Path(__file__).parent / "demo_weights"
 
 
@@ -39,12 +41,34 @@ def load_agent(checkpoint: Path = DEMO) -> Agent:
   return jax.device_put(fit_weights(values, abstract_agent(config.freeze()), folder))
 
 
-def assemble(config: Config, streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
-  """An agent from the training runs (or exports) of its three parts."""
-  values: dict[str, np.ndarray] = {}
-  for part, path in (("streamer", streamer), ("audio_vae", audio_vae), ("video_vae", video_vae)):
-    values |= {f"{part}.{name}": value for name, value in read_weights(path)[1].items()}
-  return fit_weights(values, abstract_agent(config), streamer)
+def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
+  """An agent from the training runs (or exports) of its three parts, with the config of the streamer's run.
+
+  Raises CheckpointError when a codec is not the one that this config describes.
+  """
+  config, own = read_weights(streamer)
+  values = {f"streamer.{name}": value for name, value in own.items()}
+  for part, path in (("audio_vae", audio_vae), ("video_vae", video_vae)):
+    codec, found = read_weights(path)
+    for section in ("media", part):
+      wanted, has = (flat_fields(getattr(c, section)) for c in (config, codec))
+      for name in wanted:
+        if wanted[name] != has[name]:
+          raise CheckpointError(
+            f"{path} has {section}.{name} = {has[name]!r}, but {streamer} was trained with {wanted[name]!r}: "
+            "give the codec whose latents it was trained on"
+          )
+    values |= {f"{part}.{name}": value for name, value in found.items()}
+  return fit_weights(values, abstract_agent(without_paths(config)), streamer)
+
+
+def without_paths(config: Config) -> Config:
+  """The config as others can use it: without the folders of the machine that trained."""
+  config, default = config.replace(), Config()
+  for name in RUN_PATHS:
+    section, field = name.split(".")
+    setattr(getattr(config, section), field, getattr(getattr(default, section), field))
+  return config.freeze()
 
 
 def with_streamer(streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE) -> Agent:

@@ -1,6 +1,6 @@
 """Configs as files: Python (`configs/*.py`, with `get_config()`), overrides from the command line, and JSON in runs.
 
-  wanstreamer train --config=configs/duplex.py --config.train.steps=500 --config.layout.window=None
+  wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.layout.window=None
 
 A config file is Python, so that an experiment is a short diff of another file. What a run used is kept as JSON, which
 needs no Python to read; fields that a newer program added take their defaults.

@@ -9,7 +9,7 @@ from wanstreamer_jax.commands.parsing import add_command, number
 def add_eval(commands: Any) -> None:
   examples = """
     wanstreamer eval --checkpoint demo --out out/eval
-    wanstreamer eval --checkpoint runs/tiny/export --sessions 10 --baseline-sessions 10 --out out/quick
+    wanstreamer eval --checkpoint runs/tiny/agent --sessions 10 --baseline-sessions 10 --out out/quick
 
     Held-out sessions with a user that reacts; baselines and the scripted truth beside every figure. Without
     --sessions and the like, the checkpoint's own config says (section `eval`).

@@ -27,12 +27,11 @@ def train(args: argparse.Namespace) -> None:
 
 def add_export(commands: Any) -> None:
   examples = """
-    wanstreamer export --config configs/tiny.py --streamer runs/tiny --audio-vae runs/audio_vae \\
-      --video-vae runs/video_vae --out runs/tiny/export
+    wanstreamer export --streamer runs/tiny/duplex --audio-vae runs/tiny/audio_vae --video-vae runs/tiny/video_vae \\
+      --out runs/tiny/agent
     wanstreamer export ... --dtype int8 --out wanstreamer_jax/demo_weights
   """
   parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
-  add_config(parser)
   parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
   parser.add_argument("--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`")
   parser.add_argument("--video-vae", metavar="C", required=True, help="the run of stage `video_vae`")
@@ -41,10 +40,8 @@ def add_export(commands: Any) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-  config = load_config(args)
   from wanstreamer_jax import agent_io
 
-  size = agent_io.export_agent(
-    agent_io.assemble(config, args.streamer, args.audio_vae, args.video_vae), args.out, args.dtype
-  )
+  agent = agent_io.assemble(args.streamer, args.audio_vae, args.video_vae)
+  size = agent_io.export_agent(agent, args.out, args.dtype)
   print(f"{args.out}: {size / 1e6:.1f} MB; try it: wanstreamer stream CLIP --checkpoint {args.out} --out out")
