@@ -54,13 +54,19 @@ def test_the_demo_reads_its_transformer_once_per_pass():
   config = load_config("configs/demo.py")
   agent = jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
   state = jax.eval_shape(lambda a: start_session(a, jax.random.PRNGKey(0), World.empty(config)), agent)
-  user = jax.eval_shape(lambda: bench.random_unit(config))
+  user = bench.random_unit(config)
   costs = bench.phase_costs(agent, state, user)
   size = lambda x: x.size * x.dtype.itemsize
   matrices = sum(size(x) for x in jax.tree.leaves(agent.streamer.transformer.layers) if x.ndim > 2)
   kv = sum(map(size, state.cache.kv))
   for phase, passes in (("think", 1 + config.layout.text_slots), ("perform", config.flow.steps)):
     assert passes * (matrices + kv) < costs[phase].bytes < 1.3 * passes * (matrices + kv)
+
+
+def test_two_devices_are_judged_by_the_sums_of_units():
+  times = {"think": [10.0, 90.0] * 50, "perform": [90.0, 10.0] * 50}
+  assert bench.split_throughput(times, 1)["p95_ms"] == 100  # and not 90 + 90
+  assert bench.split_throughput(times, 2)["p95_ms"] == 90
 
 
 def test_bench_step_reports_every_phase():

@@ -103,13 +103,22 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld) ->
   text[: len(ids)] = ids
   result = empty._replace(text=jnp.asarray(text))
   if world.portrait is not None and config.layout.portrait:
-    posterior, _ = jax.jit(lambda a, x: a.video_vae.encode_first(x))(
-      agent, jnp.asarray(video_to_float(world.portrait))[None]
-    )
-    result = result._replace(portrait=posterior.mean[0], portrait_valid=jnp.ones((), bool))
+    portrait = _encode_portrait(agent.video_vae, world.portrait)
+    result = result._replace(portrait=portrait, portrait_valid=jnp.ones((), bool))
   if world.voice is not None and config.layout.voice_units:
     samples = np.zeros(config.layout.voice_units * config.media.samples, np.float32)
     samples[: len(world.voice)] = world.voice[: len(samples)]
-    posterior, _ = jax.jit(lambda a, x: a.audio_vae.encode(x, a.audio_vae.encoder_state()))(agent, jnp.asarray(samples))
-    result = result._replace(voice=posterior.mean, voice_valid=jnp.ones((), bool))
+    result = result._replace(voice=_encode_voice(agent.audio_vae, samples), voice_valid=jnp.ones((), bool))
   return result
+
+
+@jax.jit
+def _encode_portrait(video_vae: VideoVAE, portrait: jax.Array) -> jax.Array:
+  """uint8 [H, W, 3] -> [h, w, Z]."""
+  return video_vae.encode_first(video_to_float(portrait)[None])[0].mean[0]
+
+
+@jax.jit
+def _encode_voice(audio_vae: AudioVAE, samples: jax.Array) -> jax.Array:
+  """float32 [S] -> [T, Z]."""
+  return audio_vae.encode(samples, audio_vae.encoder_state())[0].mean

@@ -24,7 +24,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.cost import Cost, count
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
-from wanstreamer_jax.serve.engine import Phases, compile_phases
+from wanstreamer_jax.serve.engine import Phases, compile_phases, decode, encode, fetched
 from wanstreamer_jax.units import CLEAN_PHASES, PERFORM, REFEED, build_layout
 
 WARM_UP = 5
@@ -80,6 +80,7 @@ def bench_step(config: Config, runs: int = 100) -> dict[str, Any]:
     "runs": runs,
     "phases": {name: row(name) for name in PHASES},
     "step": row("step"),
+    "split": split_throughput(times, config.layout.commit_delay),
   }
 
 
@@ -91,23 +92,23 @@ def random_agent(config: Config) -> Agent:
 
 
 def random_unit(config: Config) -> UserUnit:
-  """A unit in which the user is heard and seen, and types nothing."""
+  """A unit in which the user is heard and seen, and types nothing, on the host as it comes from outside."""
   media, random = config.media, np.random.default_rng(1)
   audio = random.uniform(-0.5, 0.5, media.samples).astype(np.float32)
-  video = random.uniform(-1, 1, (media.frames, media.height, media.width, 3)).astype(np.float32)
+  video = random.integers(0, 256, (media.frames, media.height, media.width, 3), np.uint8)
   text = np.zeros(config.layout.user_text_slots, np.int32)
-  return jax.tree.map(jnp.asarray, UserUnit(audio, video, text, np.True_, np.True_))
+  return UserUnit(audio, video, text, np.True_, np.True_)
 
 
 def phase_costs(agent: Agent, state: SessionState, user: UserUnit) -> dict[str, Cost]:
   """What each phase must do at least."""
-  heard, _ = jax.eval_shape(rollout.perceive, agent, state, user)
+  heard, _ = jax.eval_shape(encode, agent, state, user)
   latents, _ = jax.eval_shape(rollout.perform, agent, state)
   return {
-    "perceive": count(rollout.perceive, agent, state, user),
+    "perceive": count(encode, agent, state, user),
     "think": count(rollout.think, agent, state, heard),
     "perform": count(rollout.perform, agent, state),
-    "render": count(rollout.render, agent, state, latents),
+    "render": count(decode, agent, state, latents),
   }
 
 
@@ -143,7 +144,7 @@ def _timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
 
 def _compile(phases: Phases, agent: Agent, state: SessionState, user: UserUnit) -> tuple[Phases, dict[str, float]]:
   """The phases as compiled programs, and the seconds that each took to compile."""
-  heard, _ = jax.eval_shape(rollout.perceive, agent, state, user)
+  heard, _ = jax.eval_shape(encode, agent, state, user)
   latents, _ = jax.eval_shape(rollout.perform, agent, state)
   rest = {"perceive": (user,), "think": (heard,), "perform": (), "render": (latents,)}
   functions = dict(zip(PHASES, (phases.encode, phases.think, phases.perform, phases.decode)))
@@ -164,7 +165,7 @@ def _time_phases(
     perceive, (heard, state) = _timed(phases.encode, agent, state, user)
     think, (_, state) = _timed(phases.think, agent, state, heard)
     perform, latents = _timed(phases.perform, agent, state)
-    render, (*_, state) = _timed(phases.decode, agent, state, latents)
+    render, (*_, state) = _timed(lambda: fetched(phases.decode(agent, state, latents)))  # noqa: B023
     for name, value in zip(PHASES, (perceive, think, perform, render)):
       times[name].append(value)
   return {name: values[WARM_UP:] for name, values in times.items()}
@@ -173,9 +174,10 @@ def _time_phases(
 def _compile_step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Callable[..., Any], float]:
   """The whole `step_unit` as one program with donated state, and the seconds that it took to compile."""
 
-  def step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[SessionState, rollout.Spoken]:
-    state, spoken = rollout.step_unit(agent, state, user)
-    return state, spoken._replace(trace={})
+  def step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[jax.Array, jax.Array, SessionState]:
+    heard, state = encode(agent, state, user)
+    _, state, _ = rollout.think(agent, state, heard)
+    return decode(agent, state, rollout.perform(agent, state)[0])
 
   milliseconds, compiled = _timed(lambda: jax.jit(step, donate_argnums=1).lower(agent, state, user).compile())
   return compiled, milliseconds / 1000
@@ -184,7 +186,7 @@ def _compile_step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Ca
 def _time_step(step: Callable[..., Any], agent: Agent, state: SessionState, user: UserUnit, runs: int) -> list[float]:
   times = []
   for _ in range(WARM_UP + runs):
-    milliseconds, (state, _) = _timed(step, agent, state, user)
+    milliseconds, (*_, state) = _timed(lambda: fetched(step(agent, state, user)))  # noqa: B023
     times.append(milliseconds)
   return times[WARM_UP:]
 
@@ -262,17 +264,26 @@ def report_lines(result: dict[str, Any]) -> list[str]:
 
 
 def verdict(result: dict[str, Any]) -> list[str]:
-  """Latency and the throughput condition, apart (design section 7)."""
-  phases, step, unit = result["phases"], result["step"], result["sizes"]["unit_ms"]
-  think, perform = phases["think"]["p95_ms"], phases["perform"]["p95_ms"]
-  if result["sizes"]["commit_delay"] == 1:
-    rule, needed = "think + perform", think + perform
-  else:
-    rule, needed = "max(think, perform)", max(think, perform)
+  """Latency and the throughput conditions, apart (design section 7)."""
+  unit, holds = (
+    result["sizes"]["unit_ms"],
+    lambda needed: "holds" if needed < result["sizes"]["unit_ms"] else "too slow",
+  )
+  step, split = result["step"]["p95_ms"], result["split"]
   return [
-    f"latency: step p95 {step['p95_ms']:.1f} ms from a whole unit of the user to the answer ({result['runs']} units)",
-    f"throughput: {rule} p95 {needed:.1f} ms of {unit} ms a unit: {'holds' if needed < unit else 'too slow'}",
+    f"latency: p95 {step:.1f} ms from a whole unit of the user to the answer on the host ({result['runs']} units)",
+    f"throughput on this device: the same, of {unit} ms a unit: {holds(step)}",
+    f"throughput on two (one thinks, one performs; their exchange is not measured here): {split['rule']} p95 "
+    f"{split['p95_ms']:.1f} ms: {holds(split['p95_ms'])}",
   ]
+
+
+def split_throughput(times: dict[str, list[float]], commit_delay: int) -> dict[str, Any]:
+  """What must fit into a unit when thinker and performer have a device each: percentiles over the same units."""
+  pairs = zip(times["think"], times["perform"])
+  if commit_delay == 1:  # the thinker waits for the latents that it commits
+    return {"rule": "think + perform", **_statistics([think + perform for think, perform in pairs])}
+  return {"rule": "max(think, perform)", **_statistics([max(pair) for pair in pairs])}
 
 
 def bench_step_command(config: Config, runs: int, as_json: bool) -> None:

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wanstreamer_jax.agent_io import world_arrays
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.crops import crop_world
-from wanstreamer_jax.data.records import audio_to_float, session_dtype, session_record, video_to_float
-from wanstreamer_jax.data.session import Session, Side
+from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World as SessionWorld
 from wanstreamer_jax.eval.conversation import Conversation, Script
 from wanstreamer_jax.eval.lockstep import Lockstep, Programs
@@ -42,25 +41,7 @@ MakeUser = Callable[[int], User]  # seed -> a held-out user
 
 def encode_worlds(agent: Agent, tokenizer: TextTokenizer, worlds: Sequence[SessionWorld]) -> World:
   """What the agents know beforehand, as arrays [B, ...]."""
-  config, none = agent.config, Side(None, None)
-  fixed = []
-  for world in worlds:
-    session = Session(none, none, world, (), 0)
-    fixed.append(session_record(session, config, tokenizer, session_dtype(config))[0].fixed)
-  rows = {name: np.stack([record[name] for record in fixed]) for name in fixed[0].dtype.names or ()}
-  return _encode(agent, rows)
-
-
-@jax.jit
-def _encode(agent: Agent, rows: dict[str, jax.Array]) -> World:
-  def one(row: dict[str, jax.Array]) -> World:
-    portrait = agent.video_vae.encode_first(video_to_float(row["portrait"])[None])[0].mean[0]
-    voice = jnp.zeros((0, agent.config.audio_vae.latent_dim))
-    if row["voice"].shape[0]:
-      voice = agent.audio_vae.encode(audio_to_float(row["voice"]), agent.audio_vae.encoder_state())[0].mean
-    return crop_world(row | {"portrait_latent": portrait, "voice_latent": voice}, agent.config)
-
-  return jax.vmap(one)(rows)
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *[world_arrays(agent, tokenizer, world) for world in worlds])
 
 
 def converse(

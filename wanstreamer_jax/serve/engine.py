@@ -18,6 +18,7 @@ from wanstreamer_jax.data.media import UserUnit
 from wanstreamer_jax.data.records import video_to_float, video_to_uint8
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.model.streamer import Heard
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.perception.text import Keyboard, TextStream, TextTokenizer
 from wanstreamer_jax.rollout import Agent, SessionState
@@ -35,16 +36,25 @@ class Phases(NamedTuple):
   decode: Callable[..., Any]
 
 
+def encode(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[Heard, SessionState]:
+  """A unit as it comes from outside, with video as uint8."""
+  return rollout.perceive(agent, state, user._replace(video=video_to_float(user.video)))
+
+
+def decode(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
+  """Sound in [-1, 1] and pictures as uint8; the unit is over."""
+  audio, video, state = rollout.render(agent, state, latents)
+  return jnp.clip(audio, -1.0, 1.0), video_to_uint8(video), rollout.finish_unit(state, latents)
+
+
+def fetched(decoded: tuple[jax.Array, jax.Array, SessionState]) -> tuple[np.ndarray, np.ndarray, SessionState]:
+  """Sound and pictures on the host; the state stays on the device."""
+  audio, video, state = decoded
+  return *jax.device_get((audio, video)), state
+
+
 def compile_phases() -> Phases:
   """One program per phase."""
-
-  def decode(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
-    audio, video, state = rollout.render(agent, state, latents)
-    return jnp.clip(audio, -1.0, 1.0), video_to_uint8(video), rollout.finish_unit(state, latents)
-
-  def encode(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[Any, SessionState]:
-    return rollout.perceive(agent, state, user._replace(video=video_to_float(user.video)))
-
   return Phases(
     start=jax.jit(rollout.start_session, static_argnames="capacity"),
     encode=jax.jit(encode, donate_argnums=1),
@@ -90,9 +100,8 @@ class StreamEngine:
     heard, state = clock("encode", self.phases.encode, self.agent, self._state, self._user(user, typed))
     text, state = clock("think", self.phases.think, self.agent, state, heard)
     latents = clock("perform", self.phases.perform, self.agent, state)
-    audio, video, self._state = clock("decode", self.phases.decode, self.agent, state, latents)
-    sound, ids = np.asarray(audio), np.asarray(text)
-    return AgentUnit(np.asarray(video), sound, self._written(ids), is_loud(sound), clock.milliseconds)
+    sound, video, self._state = clock("decode", lambda: fetched(self.phases.decode(self.agent, state, latents)))
+    return AgentUnit(video, sound, self._written(np.asarray(text)), is_loud(sound), clock.milliseconds)
 
   def _user(self, user: UserUnit, typed: list[str]) -> rollout.UserUnit:
     """A unit of media and typed text as arrays; absent streams are zeros that are not valid."""

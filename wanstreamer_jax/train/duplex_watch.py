@@ -86,27 +86,29 @@ def _roll(
 ) -> tuple[rollout.Spoken, tuple[jax.Array, jax.Array]]:
   """What the agent does, and what the decoders make of the true latents (audio [B, K, S], video [B, K, F, H, W, 3])."""
 
-  @jax.jit
-  def session(parts: tuple, row: Batch) -> tuple:
-    agent = with_streamer(*parts)
-    world, units = crop_world(row, agent.config), row["user_audio"].shape[0]
-    state = rollout.start_session(agent, jax.random.PRNGKey(0), world, capacity=units)
-    users = rollout.UserUnit(
-      audio_to_float(row["user_audio"]), video_to_float(row["user_video"]), row["user_text"],
-      row["user_audio_valid"], row["user_video_valid"],
-    )  # fmt: skip
-    _, spoken = rollout.rollout(agent, state, users)
-
-    def decode(state, latents):
-      audio, video, state = rollout.render(agent, state, latents)
-      return state, (audio, video)
-
-    true = Latents(row["agent_video_latent"].astype(jnp.float32), row["agent_audio_latent"].astype(jnp.float32))
-    return spoken._replace(trace={}), jax.lax.scan(decode, state, true)[1]
-
   parts = (streamer, audio_vae, video_vae)
-  found = [session(parts, jax.tree.map(lambda x, i=i: x[i], batch)) for i in range(SESSIONS)]
+  found = [_session(parts, jax.tree.map(lambda x, i=i: x[i], batch)) for i in range(SESSIONS)]
   return jax.tree.map(lambda *xs: np.stack(xs), *found)
+
+
+@jax.jit
+def _session(parts: tuple[WanStreamer, AudioVAE, VideoVAE], row: Batch) -> tuple:
+  """One row of `_roll`."""
+  agent = with_streamer(*parts)
+  world, units = crop_world(row, agent.config), row["user_audio"].shape[0]
+  state = rollout.start_session(agent, jax.random.PRNGKey(0), world, capacity=units)
+  users = rollout.UserUnit(
+    audio_to_float(row["user_audio"]), video_to_float(row["user_video"]), row["user_text"],
+    row["user_audio_valid"], row["user_video_valid"],
+  )  # fmt: skip
+  _, spoken = rollout.rollout(agent, state, users)
+
+  def decode(state, latents):
+    audio, video, state = rollout.render(agent, state, latents)
+    return state, (audio, video)
+
+  true = Latents(row["agent_video_latent"].astype(jnp.float32), row["agent_audio_latent"].astype(jnp.float32))
+  return spoken._replace(trace={}), jax.lax.scan(decode, state, true)[1]
 
 
 def _draw(path: pathlib.Path, config: Config, text: np.ndarray, spoken: rollout.Spoken, truth: tuple) -> None:
