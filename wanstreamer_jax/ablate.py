@@ -35,8 +35,9 @@ from wanstreamer_jax.train.stages import get_stage
 FOLDER = "configs/ablations"
 SAMPLING = ("name", "flow.steps", "flow.shift", "eval.", "train.run", "train.keep", "train.codecs")
 LOGGING = ("train.log_every", "train.eval_every", "train.checkpoint_every")
-RECORDS = ("media.", "data.text_lead", "data.world", "data.session_units", "data.tokenizer", "layout.text_slots",
-           "layout.user_text_slots", "layout.world_text", "layout.voice_units", "audio_vae.", "video_vae.")  # fmt: skip
+RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.session_units", "data.tokenizer",
+           "layout.text_slots", "layout.user_text_slots", "layout.world_text", "layout.voice_units", "layout.portrait",
+           "audio_vae.", "video_vae.")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,6 +114,11 @@ class AudioVAEConfig(Section):
   attention_window: int = 64  # latent frames, including the current one
 
   @property
+  def sample_rate(self) -> int:
+    """What its first stride, 10 ms, implies."""
+    return 100 * self.strides[0]
+
+  @property
   def hop(self) -> int:
     """Samples per latent frame."""
     hop = 1
@@ -380,7 +385,7 @@ def validate(config: Config) -> None:
       f"clips of 1 + {config.data.units} latents never train the oldest taps; set data.units to at least "
       f"{config.video_vae.time_kernel - 1}"
     )
-  if config.audio_vae.strides[0] * 100 != config.media.sample_rate:
+  if config.audio_vae.sample_rate != config.media.sample_rate:
     raise ConfigError(
       f"audio_vae.strides[0] is {config.audio_vae.strides[0]}: expected 10 ms of samples, "
       f"{config.media.sample_rate // 100} at media.sample_rate {config.media.sample_rate}"

@@ -73,7 +73,7 @@ def stft_loss(x: Float[Array, "S"], y: Float[Array, "S"], sizes: tuple[int, ...]
 
 
 @functools.cache
-def mel_filterbank(size: int, bins: int, sample_rate: int = 24_000) -> np.ndarray:
+def mel_filterbank(size: int, bins: int, sample_rate: int) -> np.ndarray:
   """[size / 2 + 1, bins] triangles on the mel scale (HTK formula) from 0 to half the rate; each column sums to 1."""
   to_mel = lambda hertz: 2595 * np.log10(1 + hertz / 700)
   to_hertz = lambda mel: 700 * (10 ** (mel / 2595) - 1)
@@ -87,11 +87,11 @@ def mel_filterbank(size: int, bins: int, sample_rate: int = 24_000) -> np.ndarra
   return (bank / np.maximum(bank.sum(axis=0), 1e-9)).astype(np.float32)
 
 
-def log_mel(x: Float[Array, "S"]) -> Float[Array, "T M"]:
-  """Log-mel magnitudes (natural log), windows of 43 ms every 11 ms at 24 kHz."""
-  return log_magnitude(magnitudes(x, MEL_SIZE) @ mel_filterbank(MEL_SIZE, MEL_BINS))
+def log_mel(x: Float[Array, "S"], sample_rate: int) -> Float[Array, "T M"]:
+  """Log-mel magnitudes (natural log), windows of 1024 samples every 256."""
+  return log_magnitude(magnitudes(x, MEL_SIZE) @ mel_filterbank(MEL_SIZE, MEL_BINS, sample_rate))
 
 
-def mel_distance(x: Float[Array, "S"], y: Float[Array, "S"]) -> Float[Array, ""]:
+def mel_distance(x: Float[Array, "S"], y: Float[Array, "S"], sample_rate: int) -> Float[Array, ""]:
   """Mean absolute difference of log-mel magnitudes, in nats (1 nat is 8.7 dB)."""
-  return jnp.mean(jnp.abs(log_mel(x) - log_mel(y)))
+  return jnp.mean(jnp.abs(log_mel(x, sample_rate) - log_mel(y, sample_rate)))

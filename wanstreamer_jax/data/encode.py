@@ -51,13 +51,14 @@ def encode(
   head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
   writer, begin = record_folder.FolderWriter(out, head), 0
   batch = min(batch, max(source.shard_sessions))
-  encoder = jax.jit(jax.vmap(encode_session, in_axes=(None, None, 0)))
+  program = jax.jit(jax.vmap(encode_session, in_axes=(None, None, 0)))
+  encoder = lambda inputs: program(audio_vae, video_vae, inputs)
   with tqdm.tqdm(total=source.sessions, unit="session", disable=not progress) as bar:
     for shard, count in enumerate(source.shard_sessions):
       numbers = range(begin, begin + count)
       begin += count
       if not writer.has(shard):
-        latents = _encoded(source, numbers, batch, lambda inputs: encoder(audio_vae, video_vae, inputs))
+        latents = _encoded(source, numbers, batch, config.layout.portrait, encoder)
         writer.write(shard, _records(source, numbers, latents, unit_dtype, session_dtype), {})
       bar.update(count)
   return writer.finish(len(source.shard_sessions), lambda notes: {"stats": source.manifest["stats"]})
@@ -107,14 +108,17 @@ def encode_session(audio_vae: AudioVAE, video_vae: VideoVAE, inputs: dict[str, j
   return {"video": video, "audio": audio, "portrait": first.mean[0], "voice": voice}
 
 
-def _encoded(source: RecordFolder, numbers: range, batch: int, encoder: Any) -> Iterator[dict[str, np.ndarray]]:
+def _encoded(
+  source: RecordFolder, numbers: range, batch: int, portrait: bool, encoder: Any
+) -> Iterator[dict[str, np.ndarray]]:
   """Latents of sessions, one after another; batches are filled up so that one program does them all."""
   for begin in range(numbers.start, numbers.stop, batch):
     chosen = [min(number, numbers.stop - 1) for number in range(begin, begin + batch)]
     units = np.stack([source.read_units(number) for number in chosen])
     fixed = np.stack([source.read_session(number).fixed for number in chosen])
     inputs = {"video": units["agent_video"], "audio": units["agent_audio"]}
-    inputs |= {name: fixed[name] for name in ("portrait", "portrait_valid", "voice")}
+    inputs |= {"portrait": fixed["portrait"], "voice": fixed["voice"]}
+    inputs["portrait_valid"] = fixed["portrait_valid"] & portrait  # primes the codec as a session of this layout does
     latents = jax.device_get(encoder(inputs))
     for row in range(min(batch, numbers.stop - begin)):
       yield {name: values[row] for name, values in latents.items()}

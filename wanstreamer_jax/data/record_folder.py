@@ -62,7 +62,7 @@ def head(
       "slots": config.layout.text_slots,
       "user_slots": config.layout.user_text_slots,
       "world": config.layout.world_text,
-      "lead": config.data.text_lead,
+      "lead": source.get("text_lead", config.data.text_lead),  # None: it differs from session to session
     },
     "source": source,
     "unit_dtype": dtype_to_json(unit_dtype),
@@ -241,7 +241,8 @@ class RecordFolder:
       raise DataError(f"{self.path} is padded with token {text['pad']}, the model with {PAD}: use another tokenizer")
     self.check_media(config)
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
-    self._same(text, {**slots, "tokenizer": tokenizer.sha256})
+    lead = {} if text["lead"] is None else {"lead": config.data.text_lead}
+    self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256})
 
   def check_media(self, config: Config) -> None:
     """Raises DataError when the records have other pictures, rates or units than the config."""

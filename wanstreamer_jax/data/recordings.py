@@ -180,7 +180,8 @@ class RecordingsSource:
 
   def describe(self) -> dict[str, Any]:
     digest = hashlib.sha256(self.manifest.read_bytes()).hexdigest()
-    return {"name": "recordings", "manifest": self.manifest.name, "sha256": digest, "recordings": self.items}
+    known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items}
+    return {"name": "recordings", **known, "text_lead": None}  # drawn per recording, and told in its world
 
   def sessions(self, item: int) -> Iterator[Session]:
     """Consecutive sessions of one recording. Raises MediaError for files that cannot be read."""

@@ -63,13 +63,22 @@ class Collected:
       ]
     self.shown = (self.shown + conversations)[:SHOWN]
 
-  def figures(self, truth: "Collected | None") -> dict[str, Any]:
-    """Means of everything, and how far the sound of the agent's speech is from the truth's."""
-    out = conversation.summarise(conversation.join(self.scores)) | {"sessions": len(self.scores)}
-    if truth is not None and self.mel and truth.mel:
-      mine, theirs = np.concatenate(self.mel), np.concatenate(truth.mel)
-      out["speech_mel_frechet"] = {"mean": metrics.mel_frechet(theirs, mine), "n": len(mine)}
-    return out
+  def figures(self) -> dict[str, Any]:
+    """Means of everything."""
+    return conversation.summarise(conversation.join(self.scores)) | {"sessions": len(self.scores)}
+
+
+def speech_distances(found: dict[str, Collected]) -> dict[str, dict[str, float]]:
+  """How far the sound of each one's speech is from half of the truth's; the other half is what "truth" itself is
+  compared as, the floor. All have the same number of log-mel frames, since the distance falls with it."""
+  frames = {name: np.concatenate(kept.mel) for name, kept in found.items() if kept.mel}
+  if "truth" not in frames:
+    return {}
+  reference, frames["truth"] = np.array_split(frames["truth"], 2)  # of other sessions
+  count = min(len(reference), *map(len, frames.values()))
+  pick = lambda mel: mel[np.random.default_rng(0).permutation(len(mel))[:count]]
+  distance = lambda mel: metrics.mel_frechet(pick(reference), pick(mel))
+  return {name: {"mean": distance(mel), "n": count} for name, mel in frames.items()}
 
 
 def evaluate(
@@ -92,10 +101,13 @@ def evaluate(
     part = options if variant == "model" else few
     found[variant] = rollouts(agent, compiled, part, make_user, tokenizer, variant, progress)
     seconds[variant] = round(time.perf_counter() - started, 1)
+  closed_loop = {name: kept.figures() for name, kept in found.items()}
+  for name, distance in speech_distances(found).items():
+    closed_loop[name]["speech_mel_frechet"] = distance
   figures = {
     "config": config.name,
     "options": dataclasses.asdict(options),
-    "closed_loop": {name: kept.figures(truth) for name, kept in found.items()},
+    "closed_loop": closed_loop,
     **offline,
     "seconds": seconds | {"total": round(time.perf_counter() - begin, 1)},
   }

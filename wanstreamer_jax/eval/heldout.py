@@ -51,7 +51,8 @@ def encode_batch(agent: Agent, inputs: dict[str, jax.Array]) -> dict[str, jax.Ar
 def with_latents(agent: Agent, batch: Arrays) -> Arrays:
   """Adds the codecs' latents to a batch of `session_arrays` [B, U, ...]."""
   inputs = {"video": batch["agent_video"], "audio": batch["agent_audio"]}
-  inputs |= {name: batch[name] for name in ("portrait", "portrait_valid", "voice")}
+  inputs |= {"portrait": batch["portrait"], "voice": batch["voice"]}
+  inputs["portrait_valid"] = batch["portrait_valid"] & agent.config.layout.portrait
   found = jax.device_get(encode_batch(agent, inputs))
   names = {"video": "agent_video_latent", "audio": "agent_audio_latent", "portrait": "portrait_latent"}
   return batch | {new: found[old] for old, new in names.items()} | {"voice_latent": found["voice"]}

@@ -44,7 +44,7 @@ def audio_vae_loss(
   decoded, _ = vae.synthesise(frames, state["voice"])
   metrics = {
     "stft": losses.stft_loss(audio, decoded),
-    "mel": losses.mel_distance(audio, decoded),
+    "mel": losses.mel_distance(audio, decoded, vae.cfg.sample_rate),
     "pitch": pitch_loss(frames.pitch_logit, audio, vae.cfg.strides[0]),
     "kl": losses.kl(posterior),
   }

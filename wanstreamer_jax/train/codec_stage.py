@@ -26,6 +26,8 @@ from wanstreamer_jax.weights import EXPORTED, export_weights
 
 CALIBRATION_BATCHES = 16
 EVALUATION_STEP = 1_000_000_000  # batches that training never reaches
+TRIES = 100  # clips that are drawn to find one with the stream
+SIDES = ("agent", "user")
 AGENT_SHARE = 0.7  # of the clips: the codec speaks for the agent, but must know other faces and voices too
 
 
@@ -60,14 +62,16 @@ class ClipLoader:
     """Audio int16 [units * samples], or video uint8 [1 + units * frames, H, W, 3] (a still, then the clip)."""
     data = self.config.data
     rng = np.random.default_rng([data.seed, step, row])
-    session, start = rng.integers(self.folder.sessions), rng.integers(self.folder.units - data.units + 1)
-    units = self.folder.read_units(int(session), int(start), data.units)
-    side = "agent" if rng.random() < AGENT_SHARE else "user"
-    if not units[f"{side}_{self.name}_valid"].all():  # the other side may have this stream
-      side = "user" if side == "agent" else "agent"
-    media = units[f"{side}_{self.name}"]
-    media = media.reshape(-1, *media.shape[2:])
-    return media if self.name == "audio" else np.concatenate([media[:1], media])
+    for _ in range(TRIES):
+      session, start = rng.integers(self.folder.sessions), rng.integers(self.folder.units - data.units + 1)
+      units = self.folder.read_units(int(session), int(start), data.units)
+      first = int(rng.random() >= AGENT_SHARE)
+      for side in (SIDES[first], SIDES[1 - first]):  # the other side may have this stream
+        if units[f"{side}_{self.name}_valid"].all():
+          media = units[f"{side}_{self.name}"]
+          media = media.reshape(-1, *media.shape[2:])
+          return media if self.name == "audio" else np.concatenate([media[:1], media])
+    raise DataError(f"{self.folder.path}: {TRIES} random clips of {data.units} units had no {self.name} on either side")
 
 
 def audio_vae_stage() -> Stage:
@@ -166,10 +170,11 @@ def _draw_audio(vae: AudioVAE, clips: np.ndarray, path: pathlib.Path) -> None:
 
   shown = [np.asarray(audio_to_float(clip)) for clip in clips[:4]]
   hiss = 1e-6 * np.random.default_rng(0).standard_normal(len(shown[0]))  # no log of zero
+  rate = vae.cfg.sample_rate
   figure, axes = pyplot.subplots(2, len(shown), figsize=(4 * len(shown), 6), squeeze=False)
   for column, clip in enumerate(shown):
     for row, samples in enumerate((clip, np.asarray(_again_audio(vae, clip)))):
-      axes[row][column].specgram(samples + hiss[: len(samples)], NFFT=512, noverlap=384, Fs=24_000, vmin=-140, vmax=-40)
+      axes[row][column].specgram(samples + hiss[: len(samples)], NFFT=512, noverlap=384, Fs=rate, vmin=-140, vmax=-40)
       axes[row][column].set_title(("original", "reconstruction")[row])
   figure.tight_layout()
   figure.savefig(path, dpi=70)
