@@ -298,6 +298,12 @@ def test_exports_that_do_not_fit(model, tmp_path):
   truncate(out / "weights.safetensors")
   with pytest.raises(CheckpointError, match=r"cannot read .*weights\.safetensors.*missing or incomplete"):
     load_export(out)
+  export_weights(model, config, out)
+  data = bytearray((out / "weights.safetensors").read_bytes())
+  data[-3] ^= 1  # a bit rots
+  (out / "weights.safetensors").write_bytes(data)
+  with pytest.raises(CheckpointError, match=r"is not the file that config\.json beside it describes"):
+    load_export(out)
   (out / "config.json").write_text('{"format": 7, "config": {}}')
   with pytest.raises(CheckpointError, match="has format 7; this program reads up to 1: update it"):
     load_export(out)

@@ -5,6 +5,7 @@ An export is a folder with `weights.safetensors` and `config.json`; a training c
 are float32, named as in parallel/rules.py.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -43,8 +44,9 @@ def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16")
   for name, leaf in named_leaves(params).items():
     tensors.update(_pack(name, np.asarray(jax.device_get(leaf)), dtype))
   folder = pathlib.Path(path)
-  header = {"format": FORMAT, "config": config_to_dict(config)}
-  files = {WEIGHTS_FILE: save(tensors), CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode()}
+  data = save(tensors)
+  header = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "config": config_to_dict(config)}
+  files = {WEIGHTS_FILE: data, CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode()}
   try:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
@@ -79,8 +81,15 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   config = read_header(folder, CONFIG_FILE)
   try:
     tensors = load_file(folder / WEIGHTS_FILE)
+    found = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
   except (OSError, SafetensorError) as error:
     raise CheckpointError(f"cannot read {folder / WEIGHTS_FILE}: {error}; the file is missing or incomplete") from error
+  stated = json.loads((folder / CONFIG_FILE).read_text()).get("sha256")
+  if stated is not None and stated != found:
+    raise CheckpointError(
+      f"{folder / WEIGHTS_FILE} is not the file that {CONFIG_FILE} beside it describes: damaged, or of another export; "
+      "copy the folder again"
+    )
   values = {}
   for name, value in tensors.items():
     if not name.endswith(SCALE):
