@@ -3,6 +3,7 @@
 import pickle
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ from wanstreamer_jax.data.loader import Loader, bench
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.parallel.mesh import make_mesh
+from wanstreamer_jax.train.feed import Feed
 
 SESSIONS, UNITS = 10, 8
 RECORDED = [(6, 3), (3, 3), (4, 1), (8, 0)]  # places(3) of ten sessions of eight units, crops of four, seed 0
@@ -74,11 +77,14 @@ def test_hosts_read_their_rows_of_the_same_global_batch(folder, hosts):
   assert equal(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
 
 
-def test_iterate_resumes_exactly_anywhere(folder):
-  loader = Loader(folder, small_config())
+def test_a_feed_resumes_exactly_anywhere_and_ends(folder):
+  loader, mesh = Loader(folder, small_config()), make_mesh("data=1")
   for start in (0, 3):
-    for step, batch in zip(range(start, start + 4), loader.iterate(start)):
-      assert equal(batch, loader.batch_at(step))
+    with Feed(loader, mesh, start, start + 4) as feed:
+      for step in range(start, start + 4):
+        assert equal(jax.device_get(feed.next()), loader.batch_at(step))
+      with pytest.raises(StopIteration):
+        feed.next()
 
 
 def test_without_shuffling_sessions_come_in_order_from_their_start(folder):

@@ -162,23 +162,6 @@ def test_histogram_ignores_place_and_thumbnail_does_not():
   assert metrics.face_distance(half, half[:, ::-1]) == pytest.approx(1.0)
 
 
-# Words
-
-
-@pytest.mark.parametrize(
-  ("reference", "words", "distance"),
-  [("it is red", "it is red", 0), ("it is red", "it red", 1), ("it is red", "it is so blue", 2), ("", "a b", 2)],
-)
-def test_edit_distance(reference, words, distance):
-  assert metrics.edit_distance(reference.split(), words.split()) == distance
-
-
-def test_word_accuracy_is_clipped_and_needs_a_reference():
-  assert metrics.word_accuracy(["a", "b"], ["a"]) == 0.5
-  assert metrics.word_accuracy(["a"], ["x", "y", "z"]) == 0.0
-  assert np.isnan(metrics.word_accuracy([], ["x"]))
-
-
 # Turn-taking
 
 

@@ -3,18 +3,16 @@
 Row r of global batch b is element b * batch + r of one endless sequence: every epoch a fresh permutation of the
 sessions, every element a crop of `config.data.units` consecutive units at a drawn start. Host h of H reads its
 contiguous share of the rows, so the sequence does not depend on the number of hosts, and a loader's whole state is
-the step. Grain reads ahead; its own shuffle is not used, since it takes 4 ms an element in small sets and its order
-could change with its version.
+the step. Grain reads ahead (`train/feed.py`).
 """
 
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import grain
 import numpy as np
 
 from wanstreamer_jax.config import Config
@@ -109,12 +107,6 @@ class Loader:
     """This host's rows of global batch `step`; see the class."""
     crops = [self._crops.read(session, start) for session, start in self.places(step)]
     return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
-
-  def iterate(self, step: int = 0, prefetch: int = 2) -> Iterator[dict[str, np.ndarray]]:
-    """Batches from `step` on, endlessly, `prefetch` of them read ahead by a thread."""
-    steps = grain.MapDataset.range(1).repeat(None).map_with_index(lambda index, _: self.batch_at(step + index))
-    threads = 1 if prefetch else 0
-    yield from steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
 
 
 def bench(loader: Loader, seconds: float = 5.0) -> dict[str, Any]:

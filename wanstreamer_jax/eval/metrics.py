@@ -208,21 +208,3 @@ def identity_drift(
     for name, distance in (("colour", histogram_distance), ("face", face_distance)):
       out[name].append(float(np.median([distance(portrait, f) for f in frames])) if len(frames) else float("nan"))
   return out
-
-
-# Words
-
-
-def edit_distance(reference: Sequence[str], words: Sequence[str]) -> int:
-  """Fewest substitutions, insertions and deletions that turn `words` into `reference` (Levenshtein)."""
-  row = list(range(len(words) + 1))
-  for i, wanted in enumerate(reference):
-    left, row[0] = row[0], i + 1
-    for j, found in enumerate(words):
-      left, row[j + 1] = row[j + 1], min(row[j + 1] + 1, row[j] + 1, left + (wanted != found))
-  return row[-1]
-
-
-def word_accuracy(reference: Sequence[str], words: Sequence[str]) -> float:
-  """max(0, 1 - edit distance / number of reference words), that is 1 - WER clipped at 0; NaN without a reference."""
-  return max(0.0, 1 - edit_distance(reference, words) / len(reference)) if reference else float("nan")

@@ -1,50 +1,35 @@
 """Batches, fetched and placed on the devices ahead of the step that needs them."""
 
-import collections
-import concurrent.futures
 from typing import Any
 
+import grain
 import jax
 from jax.sharding import Mesh
 
 from wanstreamer_jax.parallel.mesh import place_batch
 from wanstreamer_jax.train.stage import Loader
 
-AHEAD = 2  # batches in flight: one being placed, one being read
+AHEAD = 2  # batches that wait for their step
 
 
 class Feed:
-  """Batches `start`, `start + 1`, ..., `stop - 1` of a loader, read by one background thread in order.
+  """Batches `start`, `start + 1`, ..., `stop - 1` of a loader, read in order by a thread of Grain's.
 
+  Grain reads ahead and no more: the order is the loader's, a pure function of the step, so that a feed's whole state is
+  the step. (Grain's own shuffle takes 4 ms an element in small sets, and its order could change with its version.)
   A context manager. What the loader raises, `next` raises at the step that it belongs to.
   """
 
   def __init__(self, loader: Loader, mesh: Mesh, start: int, stop: int):
-    self._loader, self._mesh = loader, mesh
-    self._steps = iter(range(start, stop))
-    self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="feed")
-    self._coming: collections.deque[concurrent.futures.Future] = collections.deque()
-    for _ in range(AHEAD):
-      self._request()
-
-  def _request(self) -> None:
-    step = next(self._steps, None)
-    if step is not None:
-      self._coming.append(self._pool.submit(self._read, step))
-
-  def _read(self, step: int) -> dict[str, jax.Array]:
-    return place_batch(self._loader.batch_at(step), self._mesh)
+    steps = grain.MapDataset.range(start, stop).map(lambda step: place_batch(loader.batch_at(int(step)), mesh))
+    self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)))
 
   def next(self) -> dict[str, jax.Array]:
     """The next batch, on the devices. Raises StopIteration after the last one."""
-    if not self._coming:
-      raise StopIteration
-    batch = self._coming.popleft().result()
-    self._request()
-    return batch
+    return next(self._batches)
 
   def __enter__(self) -> "Feed":
     return self
 
   def __exit__(self, *_: Any) -> None:
-    self._pool.shutdown(wait=True, cancel_futures=True)
+    self._batches.close()
