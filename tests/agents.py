@@ -1,4 +1,4 @@
-"""Small random agents and inputs that the tests of the model share. Every leaf is perturbed, so that no norm, bias or
+"""Small random agents and inputs that the tests of the model share. No leaf is zero or one, so that no norm, bias or
 zero-initialised head can be dropped unnoticed."""
 
 import dataclasses
@@ -33,15 +33,20 @@ def small_config(**layout) -> Config:
   return config.freeze()
 
 
-def perturbed(tree, key):
-  """Every leaf plus noise of a tenth."""
-  leaves, structure = jax.tree.flatten(tree)
-  keys = jax.random.split(key, len(leaves))
-  return jax.tree.unflatten(structure, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)])
+def random_weights(tree, seed: int = 0):
+  """A tree of shapes filled by NumPy: compiling a model's initialisation takes longer than most tests."""
+  rng = np.random.default_rng(seed)
+
+  def fill(leaf):
+    if leaf.ndim < 2:  # norms, biases, standardisation
+      return jnp.asarray(0.5 + 0.1 * rng.standard_normal(leaf.shape), leaf.dtype)
+    return jnp.asarray(rng.normal(0, leaf.shape[-2] ** -0.5, leaf.shape), leaf.dtype)
+
+  return jax.tree.map(fill, tree)
 
 
 def small_agent(config: Config) -> Agent:
-  return jax.jit(lambda: perturbed(Agent(config, rngs=nnx.Rngs(0)), jax.random.key(1)))()
+  return random_weights(jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0))))
 
 
 def random_world(config: Config, seed: int = 0) -> World:

@@ -1,25 +1,17 @@
-"""One nano agent with random weights for the tests of evaluation, made without compiling an initialisation."""
+"""One nano agent with random weights for the tests of evaluation and of the command line."""
 
 import functools
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from tests.agents import random_weights
 from wanstreamer_jax import config_files
 from wanstreamer_jax.rollout import Agent
 
 
 @functools.cache
 def nano_agent(*overrides: str) -> Agent:
-  """`overrides` as on the command line: "data.units=4". No weight is zero, so every input matters."""
+  """`overrides` as on the command line: "data.units=4"."""
   config = config_files.load_config("configs/nano.py", overrides)
-  rng = np.random.default_rng(0)
-
-  def weights(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    if leaf.ndim < 2:  # norms, biases, standardisation
-      return jnp.full(leaf.shape, 0.5, leaf.dtype)
-    return jnp.asarray(rng.normal(0, leaf.shape[-2] ** -0.5, leaf.shape), leaf.dtype)
-
-  return jax.tree.map(weights, jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0))))
+  return random_weights(jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0))))
