@@ -32,7 +32,8 @@ done
 
 for codec in audio_vae video_vae; do
   [ -e "$runs/$codec/weights/config.json" ] ||
-    wanstreamer train --config="configs/$codec.py:$size" --config.data.path="$data/train" --config.train.run="$runs/$codec"
+    wanstreamer train --config="configs/$codec.py:$size" --config.data.path="$data/train" \
+      --config.data.heldout="$data/heldout" --config.train.run="$runs/$codec"
 done
 
 for split in train heldout; do

@@ -25,7 +25,7 @@ def config(tmp_path_factory):
   agent_io.export_agent(agent, base / "agent", "f32")
   config = agent.config.replace()
   config.data.heldout, config.train.codecs = str(base / "latents"), str(base / "agent")
-  config.data.session_units, config.data.path = UNITS, config.data.heldout
+  config.data.path = config.data.heldout
   return config
 
 

@@ -10,7 +10,7 @@ SHARPNESS = 80.0  # of the soft maximum
 
 
 def lag_range(hop: int) -> tuple[int, int]:
-  """Shortest and longest period in samples: 5.3 cycles and half a cycle per hop (53 to 530 Hz at 10 ms)."""
+  """Shortest and longest period in samples: 5.3 cycles and half a cycle per hop (50 to 530 Hz at 10 ms)."""
   return int(hop / 5.3), 2 * hop
 
 

@@ -29,6 +29,7 @@ from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.train.stage import Batch, Metrics
 
 SESSIONS = 4
+LONGEST = 100  # units
 FILM_EVERY = 5  # units between the frames of a film strip
 LOUD = 0.01  # RMS of a unit that sounds
 
@@ -75,8 +76,9 @@ def _codecs(config: Config) -> tuple[AudioVAE, VideoVAE]:
 
 @functools.lru_cache(maxsize=1)
 def _held_out(config: Config) -> Batch:
-  """Whole held-out sessions from their start (at most 100 units)."""
-  data = config.data.replace(shuffle=False, batch=SESSIONS, units=min(100, config.data.session_units))
+  """Held-out sessions from their start."""
+  units = min(LONGEST, RecordFolder(config.data.heldout).units)
+  data = config.data.replace(shuffle=False, batch=SESSIONS, units=units)
   loader = Loader(config.data.heldout, config.replace(data=data).freeze())
   return loader.batch_at(0)
 
