@@ -22,7 +22,7 @@ OPTIONS = EvalConfig(sessions=2, baseline_sessions=2, batch=2, seconds=4.0)
 
 @pytest.fixture(scope="module")
 def agent():
-  return nano_agent("layout.window=3", "data.units=4")
+  return nano_agent("layout.window=3", "layout.world_text=16", "data.units=4")
 
 
 @pytest.fixture(scope="module")

@@ -95,8 +95,8 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld) ->
   Raises DataError when the text has more tokens than the layout has room for.
   """
   config, empty = agent.config, World.empty(agent.config)
-  ids = tokenizer.encode(world.text()) if world.fields else []
   capacity = config.layout.world_text
+  ids = tokenizer.encode(world.text()) if world.fields and capacity else []
   if len(ids) > capacity:
     raise DataError(f"the world text has {len(ids)} tokens: this model takes {capacity}; shorten the fields")
   text = np.full(capacity, tokenizer.pad_id, np.int32)
