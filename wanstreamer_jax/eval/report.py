@@ -20,8 +20,10 @@ COLUMNS = ("truth", "model", "shuffled_user", "text_only", "copy_previous")
 USER_COLOUR, AGENT_COLOUR = "#3b6ea5", "#c8553d"
 HEADLINES = {  # name in the figures: (title, unit or format)
   "answer": ("right answers", "{:.0%}"),
+  "answer/unseen": ("right answers, unseen phrasing or sum", "{:.0%}"),
   "tor_alignment": ("TOR-Alignment", "{:.0%}"),
   "responds": ("turns answered", "{:.0%}"),
+  "tor/hand_off": ("turns answered at length (TOR)", "{:.0%}"),
   "response_latency": ("response latency", "{:.2f} s"),
   "stop_latency": ("stops after an interruption", "{:.2f} s"),
   "false_take_over": ("false take-overs in pauses", "{:.0%}"),
