@@ -2,8 +2,9 @@
 
     bash launch/train.sh tiny
 
-Expected time: 200 to 300 units a second on two cores; half a million units in under an hour, after half an hour for the
-codecs. Expected result: turn-taking and the words of the answers; pictures and voice stay coarse.
+Expected time: 250 units a second on two cores, 832 000 units in an hour, after three quarters of an hour for the world,
+codecs and latents. Expected result: turn-taking, the words of most answers, a steady face and lip sync; what the
+user holds up is not understood yet.
 """
 
 from configs import base

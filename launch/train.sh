@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains an agent from nothing: renders the world, trains both codecs, caches latents, trains the duplex model, exports.
 #
-#   bash launch/train.sh                   the size `tiny`, for a CPU: about three hours on two cores
+#   bash launch/train.sh                   the size `tiny`, for a CPU: about two hours on two cores
 #   bash launch/train.sh demo 4000         the size `demo` on 4000 sessions of 20 s: for a GPU (bash launch/setup.sh cuda)
 #   bash launch/train.sh tiny 1000 --config.train.steps=1500       any field of the duplex stage's config
 #
