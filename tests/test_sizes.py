@@ -64,6 +64,6 @@ def test_an_unknown_picture_size_is_refused():
 def test_demo_fits_in_git_and_tiny_on_a_cpu():
   assert 2 * sum(sizes("demo.py").values()) < 16e6  # bytes in bf16
   tiny = sum(count for path, count in sizes("tiny.py").items() if path.startswith("streamer."))
-  assert 1.0e6 < tiny < 1.3e6
+  assert 1.0e6 < tiny < 1.4e6
   layout = build_layout(load_config(CONFIGS / "tiny.py"))
   assert layout.clean_tokens + layout.tokens(PERFORM) <= 29

@@ -53,7 +53,7 @@ RULES: tuple[Rule, ...] = (
   Rule(r"(hear|see)\.\w+\.w", (None, "fsdp")),  # [I, O]
   Rule(r"see\.conv"),  # [3, 3, I, I]
   # Codecs: kernels [..., I, O]
-  Rule(r"(encoder|decoder)\.[\w.]+\.w", ("fsdp",)),
+  Rule(r"(encoder|decoder)\.[\w.]+(?<!_proj)\.w", ("fsdp",)),
   Rule(r"head\.w", (None,)),
   Rule(r"standard\.latent_(mean|std)"),
   # Norms and biases
