@@ -105,6 +105,15 @@ def test_after_an_error_nothing_is_left_and_what_was_there_stays(fail, expected,
     assert "No space left" in str(error.value)
 
 
+def test_a_folder_that_stays_empty_goes_again(clip, tmp_path):
+  (tmp_path / "mine").mkdir()
+  for out in ("mine", "new"):
+    with pytest.raises(DataError):
+      stream_file(Parrot(DataError("no"), at=0), clip, tmp_path / out, QUIET)
+  assert (tmp_path / "mine").exists()
+  assert not (tmp_path / "new").exists()
+
+
 def test_ctrl_c_keeps_what_was_answered_apart(clip, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     stream_file(Parrot(KeyboardInterrupt()), clip, tmp_path / "out", QUIET)

@@ -224,7 +224,7 @@ def row(index: int, user: UserUnit, unit: AgentUnit, typed: list[str], latency: 
 @contextlib.contextmanager
 def staged(out_dir: Path) -> Iterator[Path]:
   """A hidden folder in `out_dir`; its files move out when all went well, to `interrupted/` on Ctrl-C, else vanish."""
-  folder = out_dir / f".partial-{os.getpid()}"
+  folder, new = out_dir / f".partial-{os.getpid()}", not out_dir.exists()
   try:
     folder.mkdir(parents=True)
   except OSError as error:
@@ -243,6 +243,8 @@ def staged(out_dir: Path) -> Iterator[Path]:
     raise MediaError(f"cannot write into {out_dir}: {error.strerror or error}") from error
   finally:
     shutil.rmtree(folder, ignore_errors=True)
+    if new and not any(out_dir.iterdir()):
+      out_dir.rmdir()
 
 
 def summarise(

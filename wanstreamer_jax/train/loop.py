@@ -48,8 +48,8 @@ def train(stage: Stage, config: Config) -> TrainState:
   enable_compilation_cache()
   mesh = make_mesh(config.train.mesh)
   check_batch(config.data.batch, mesh)
-  run = make_run_folder(config)
   loader = stage.make_loader(config)
+  run = make_run_folder(config)
   with (
     only_trainer(run),
     jax.set_mesh(mesh),
