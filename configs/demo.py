@@ -1,10 +1,9 @@
-"""The shipped demo weights' size: 256 x 6 at 64x64, real time on two laptop cores.
+"""The size for a GPU-trained agent: 256 x 6 at 64x64, real time on two laptop cores. The shipped weights are `tiny`.
 
-    wanstreamer train --config=configs/demo.py
+    bash launch/train.sh demo 4000
 
-Expected time: under an hour on one current GPU for 5 to 15 million units; too large to train on a CPU (see `tiny.py`).
-Expected result: on held-out sessions better than copy-previous, shuffled-user and text-only, and audible, visible
-answers in closed loop.
+Expected time: not measured; 5 to 15 million units should take under an hour on one current GPU. Too large to train on a
+CPU (see `tiny.py`). Expected result: not trained yet.
 """
 
 from configs import base

@@ -242,7 +242,8 @@ class User:
     stage = self.stage
     _, end = yield from self.say(self.phrase("counting"), "counting")
     stage.requests.append(Request("counting", list(NUMBERS[1:]), "", stage.last_unit(end)))
-    stage.note(end, end, USER, "question", act="counting", answer="one", text=" ".join(NUMBERS[1:]))
+    text = " ".join(NUMBERS[1:])
+    stage.note(end, end, USER, "question", act="counting", answer="one", text=text, unseen=self.unseen)
     interrupt = stage.rng.random() < 0.75
     patience = int(stage.rng.integers(6, 16))  # units of speech before the interruption
     speaking_for = 0
