@@ -16,6 +16,7 @@ def get_config() -> Config:
   model = config.model
   model.width, model.layers, model.mlp = 256, 6, 704
   model.heads, model.kv_heads, model.head_dim = 4, 2, 64
-  config.layout.window = 62  # 10 s
+  config.layout.window = config.data.units = 62  # 10 s, in training and at work
+  config.train.optimizer, config.train.learning_rate = "muon", 1.5e-3
   config.train.run = "runs/demo"
   return config

@@ -1,10 +1,10 @@
-"""The size that a CPU trains, the shipped weights and the ablations use: 1.3M parameters, 16 tokens a unit.
+"""The size that a CPU trains, the shipped weights and the ablations use: 1.3M parameters, 20 tokens a unit.
 
     bash launch/train.sh tiny
 
-Expected time: 250 units a second on two cores, 832 000 units in an hour, after three quarters of an hour for the world,
-codecs and latents. Expected result: turn-taking, the words of most answers, a steady face and lip sync; what the
-user holds up is not understood yet.
+Expected time: 180 units a second on two cores, 640 000 units in an hour, after three quarters of an hour for the world,
+codecs and latents. Expected result: turn-taking, the words of most answers, colours of what is held up, a steady face
+and lip sync; shapes and numbers of things are not understood yet.
 """
 
 from configs import base
@@ -14,15 +14,17 @@ from wanstreamer_jax.config import Config
 def get_config() -> Config:
   config = base.get_config()
   config.name = "tiny"
-  config.layout.patch, config.layout.commit_patch = 4, 2  # 2x2 noisy video tokens, one committed
+  config.layout.patch, config.layout.commit_patch = 4, 1  # 2x2 video tokens, noisy and committed
+  config.layout.window = 40  # 6.4 s: what a training crop shows
   config.layout.text_slots, config.layout.user_text_slots = 2, 2
   config.perception.audio_tokens, config.perception.video_merge = 2, 4
   model = config.model
   model.width, model.layers, model.mlp = 128, 4, 352
-  model.heads, model.kv_heads, model.head_dim = 4, 2, 32
+  model.heads, model.kv_heads, model.head_dim = 4, 4, 32
   config.perception.audio_channels = config.perception.video_channels = 64
   train = config.train
-  train.steps, train.learning_rate, train.warmup, train.ema = 2600, 2.5e-3, 40, 0.99
+  train.optimizer = "muon"
+  train.steps, train.learning_rate, train.warmup, train.ema = 2000, 2.5e-3, 40, 0.99
   train.eval_every = 400
   config.train.run = "runs/tiny"
   return config

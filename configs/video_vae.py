@@ -14,7 +14,7 @@ from wanstreamer_jax.config import Config
 def get_config(size: str = "tiny") -> Config:
   config = importlib.import_module(f"configs.{size}").get_config()
   config.name, config.train.stage, config.train.run = f"{size}_video_vae", "video_vae", f"runs/{size}/video_vae"
-  config.data.units, config.data.batch = 1, 6
+  config.data.units, config.data.batch = config.video_vae.memory - 1, 3
   train = config.train
   train.steps, train.learning_rate, train.warmup, train.ema = 2500, 2e-3, 50, 0.99
   train.eval_every, train.checkpoint_every = 500, 500

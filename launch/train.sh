@@ -3,7 +3,7 @@
 #
 #   bash launch/train.sh                   the size `tiny`, for a CPU: about two hours on two cores
 #   bash launch/train.sh demo 4000         the size `demo` on 4000 sessions of 20 s: for a GPU (bash launch/setup.sh cuda)
-#   bash launch/train.sh tiny 1000 --config.train.steps=1500       any field of the duplex stage's config
+#   bash launch/train.sh tiny 1300 --config.train.steps=1500       any field of the duplex stage's config
 #
 # Every step continues where it was stopped; what is finished is skipped. Results: runs/SIZE, the agent in runs/SIZE/agent.
 set -euo pipefail
@@ -13,7 +13,7 @@ root="$(dirname "$here")"
 venv="${WANSTREAMER_VENV:-$root/.venv}"
 
 size="${1:-tiny}"
-sessions="${2:-1000}"
+sessions="${2:-1300}"
 shift $(($# < 2 ? $# : 2))
 data="$root/data_cache/$size"
 runs="$root/runs/$size"

@@ -13,6 +13,7 @@ from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.posterior import calibrate
 from wanstreamer_jax.config import AudioVAEConfig, TrainConfig
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.nn.spectrum import mel_filterbank
 from wanstreamer_jax.train.codec import audio_vae_loss, calibration_statistics
 
 HOP = 48  # samples per frame of the small codec; 384 per latent frame
@@ -189,7 +190,7 @@ def test_spectral_losses_know_equal_from_different():
     assert loss(x, x) < 1e-6
     assert 0.05 < loss(x, 0.5 * x) < loss(x, 0.1 * x) < loss(x, 0 * x)
     assert np.isfinite(jax.grad(loss, 1)(x, 0 * x)).all()
-  assert np.abs(losses.mel_filterbank(1024, 80, 24_000).sum(0) - 1).max() < 1e-5
+  assert np.abs(mel_filterbank(1024, 80, 24_000).sum(0) - 1).max() < 1e-5
   t = np.arange(4096) / 24_000
   sine = jnp.asarray(0.5 * np.sin(2 * np.pi * 1500 * t), jnp.float32)
   np.testing.assert_allclose(losses.magnitudes(sine, 1024).max(), 0.5, rtol=1e-3)

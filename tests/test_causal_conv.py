@@ -15,11 +15,8 @@ from wanstreamer_jax.nn.causal_conv import (
   Residual1d,
   Residual3d,
   UpsampleConv1d,
-  depth_to_space,
-  depth_to_time,
-  space_to_depth,
-  time_to_depth,
 )
+from wanstreamer_jax.nn.folding import depth_to_space, depth_to_time, space_to_depth, time_to_depth
 
 
 def step(module, x, state):

@@ -35,7 +35,7 @@ class OneSided(FakeSource):
 
 def config_of(stage: str, run="", data="", **overrides):
   settings = {"train.stage": stage, "train.run": run, "data.path": data, "train.steps": 3, "train.eval_every": 3}
-  settings |= {"data.units": 2, "data.batch": 2, "train.checkpoint_every": 3, "train.mesh": "data=1"} | overrides
+  settings |= {"data.units": 3, "data.batch": 2, "train.checkpoint_every": 3, "train.mesh": "data=1"} | overrides
   return load_config("configs/nano.py", [f"{name}={value}" for name, value in settings.items()])
 
 
@@ -70,7 +70,7 @@ def test_a_finished_run_is_read_standardised(runs, media):
 def test_clips_are_a_pure_function_of_the_step(media):
   loader = ClipLoader(RecordFolder(media / "both"), config_of("video_vae"), "video")
   first = loader.batch_at(5)["video"]
-  assert first.shape == (2, 1 + 2 * 4, 32, 32, 3)
+  assert first.shape == (2, 1 + 3 * 4, 32, 32, 3)
   np.testing.assert_array_equal(first[:, 0], first[:, 1])  # a still first
   np.testing.assert_array_equal(first, loader.batch_at(5)["video"])
   assert not np.array_equal(first, loader.batch_at(6)["video"])
@@ -93,5 +93,5 @@ def test_nobody_sounds(media):
 def test_clips_longer_than_sessions_and_too_short_for_the_kernel(media):
   with pytest.raises(DataError, match=r"sessions of 6 units, but data\.units is 7"):
     ClipLoader(RecordFolder(media / "both"), config_of("audio_vae", **{"data.units": 7}), "audio")
-  with pytest.raises(ConfigError, match="never train the oldest taps; set data.units to at least 3"):
+  with pytest.raises(ConfigError, match="never train it as it is used; set data.units to at least 9"):
     config_of("video_vae", **{"video_vae.time_kernel": 4})

@@ -13,7 +13,7 @@ from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.eval import command, conversation, evaluate, events, report
 from wanstreamer_jax.eval.lockstep import VARIANTS
-from wanstreamer_jax.eval.simulated import ReactingUser
+from wanstreamer_jax.eval.simulated import SimulatedUser
 from wanstreamer_jax.perception.text import TextTokenizer
 
 TOKENIZER = TextTokenizer()
@@ -84,10 +84,10 @@ def test_the_scripted_agent_is_right_about_everything(agent):
   assert scores["drift_face/15s"]["mean"] < 0.05
 
 
-def live(agent, seed: int, units: int, loud: set[int]) -> ReactingUser:
+def live(agent, seed: int, units: int, loud: set[int]) -> SimulatedUser:
   """A user who hears a tone in the units `loud`, else silence."""
   world = dataclasses.replace(world_config(agent.config), units=units)
-  user, media = ReactingUser(seed, world, "heldout"), agent.config.media
+  user, media = SimulatedUser(seed, world, "heldout"), agent.config.media
   tone = (0.3 * np.sin(0.05 * np.arange(media.samples))).astype(np.float32)
   for unit in range(units):
     sound, picture, _ = user.step(tone if unit - 1 in loud else 0 * tone)

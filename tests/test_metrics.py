@@ -5,6 +5,7 @@ import pytest
 
 from wanstreamer_jax.eval import metrics, turns
 from wanstreamer_jax.eval.turns import Opportunity
+from wanstreamer_jax.loudness import SILENCE, levels
 
 RATE, FPS = 24_000, 25
 
@@ -89,7 +90,7 @@ def test_mel_frechet_is_zero_for_itself_and_grows_with_the_mean():
 
 def test_loudness_envelope_of_a_square_wave():
   audio = np.concatenate([np.full(960, 0.1), np.zeros(960)])
-  assert metrics.loudness_envelope(audio, 2) == pytest.approx([-20.0, metrics.SILENCE_DB])
+  assert levels(audio, 2) == pytest.approx([-20.0, SILENCE])
 
 
 # Sync

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.agents import random_text, random_users, random_world, replay, small_agent, small_config
+from tests.streaming import check_causality, check_chunking
 from wanstreamer_jax import rollout
 from wanstreamer_jax.model.tokens import text_valid
 
@@ -56,7 +57,7 @@ def test_law_3_teacher_forced_pass_equals_rollout(name, first, close):
 
 
 def test_law_3_chunked_perception_equals_offline(close):
-  """The encoders see the same whether the stream comes unit by unit or at once (also law 1 for perception)."""
+  """The encoders see the same whether the stream comes unit by unit or at once."""
   config = small_config()
   streamer, users = small_agent(config).streamer, random_users(config, UNITS)
 
@@ -67,6 +68,25 @@ def test_law_3_chunked_perception_equals_offline(close):
   _, chunked = jax.lax.scan(step, streamer.hear.initial_state(), (users.audio, users.video))
   whole = streamer.perceive(users.audio.reshape(-1), users.video, streamer.hear.initial_state())
   close(chunked, whole[:2])
+
+
+def hear(encoder, samples, state):
+  return encoder(samples, state)
+
+
+def test_law_1_hearing_in_any_chunks():
+  config = small_config()
+  encoder, unit = small_agent(config).streamer.hear, config.media.samples
+  audio = random_users(config, units := 5).audio.reshape(-1)  # past the attention's window of 3
+  splits = [[unit] * units, [3 * unit, unit, unit]]
+  check_chunking(hear, encoder, audio, encoder.initial_state(), splits)
+
+
+def test_law_2_hearing_knows_no_future():
+  config = small_config()
+  encoder, unit = small_agent(config).streamer.hear, config.media.samples
+  audio = random_users(config, UNITS).audio.reshape(-1)
+  check_causality(hear, encoder, audio, encoder.initial_state(), 5 * unit, 5, poison=1e30)
 
 
 def test_law_2_finite_poison_in_the_future_changes_no_bit_of_the_training_pass():

@@ -29,8 +29,11 @@ class Parrot:
   def __init__(self, fail: BaseException | None = None, at: int = 3):
     self.fail, self.at, self.unit, self.typed = fail, at, 0, []
 
-  def start(self, world, seed, units):
+  def start(self, request, units):
     self.unit = 0
+
+  def commit(self):
+    pass
 
   def step(self, user, typed):
     if self.fail is not None and self.unit == self.at:

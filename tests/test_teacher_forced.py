@@ -9,7 +9,8 @@ from tests.fake_sessions import fake_session
 from tests.nano_agent import nano_agent
 from wanstreamer_jax.crops import crop_history, crop_latents
 from wanstreamer_jax.eval import heldout, teacher_forced
-from wanstreamer_jax.eval.teacher_forced import Tally, unit_states, variant_of
+from wanstreamer_jax.eval.teacher_forced import Tally, unit_errors, unit_states, variant_of
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.text import TextTokenizer
 
 UNITS, SESSIONS = 9, 3
@@ -71,8 +72,29 @@ def test_result_has_every_split_of_every_variant(agent, batch):
   assert np.isnan(result["copy_previous"]["text"]["words"])
 
 
-def test_a_head_that_knows_the_answer_has_no_error(batch):
-  """z - v with v = eps - z0 is z0: the formula, checked without a model."""
+def test_sessions_that_only_fill_a_batch_do_not_count(agent, batch):
+  crop = next(iter(heldout.crops(batch, 4)))
+  every, first = Tally(agent.streamer), Tally(agent.streamer)
+  every.add(crop)
+  first.add(crop, 1)
+  assert first.result()["units"]["all"] == 4
+  np.testing.assert_array_equal(first.kept["model"][0].video, every.kept["model"][0].video[:1])
+
+
+def test_the_error_is_that_of_the_posterior_mean(agent, batch):
+  """A head that answers a constant, whatever it reads, is wrong by the mean square of what is left."""
+  crop = next(iter(heldout.crops(batch, 4)))
+  row = {name: jnp.asarray(x[0]) for name, x in crop.items() if name != "agent_speaking"}
+  leaves = named_leaves(agent.streamer)
+  constant = {"heads.audio.w": 0.0, "heads.video.w": 0.0, "heads.audio.b": 0.3, "heads.video.b": -0.2}
+  leaves |= {name: jnp.full_like(leaves[name], value) for name, value in constant.items()}
+  found = jax.jit(unit_errors)(fill_leaves(agent.streamer, leaves), row, jax.random.key(0))
+  truth = {kind: np.asarray(crop[f"agent_{kind}_latent"][0], np.float32) for kind in ("audio", "video")}
+  np.testing.assert_allclose(found.audio, np.square(truth["audio"] - 0.3).mean((1, 2)), rtol=1e-4)
+  np.testing.assert_allclose(found.video, np.square(truth["video"] + 0.2).mean((1, 2, 3)), rtol=1e-4)
+
+
+def test_copying_is_right_about_what_stands_still(batch):
   crop = next(iter(heldout.crops(batch, 4)))
   row = {name: jnp.asarray(x[0]) for name, x in crop.items() if name != "agent_speaking"}
   still = row | {"agent_audio_latent": jnp.ones_like(row["agent_audio_latent"])}

@@ -15,16 +15,18 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from optax.contrib import MuonDimensionNumbers, muon
 
 from tests.conftest import assert_close
 from tests.toy_stage import ToyLoader, toy_config, toy_evaluate, toy_loss, toy_stage
 from wanstreamer_jax.config import TrainConfig
-from wanstreamer_jax.config_files import config_from_dict
+from wanstreamer_jax.config_files import config_from_dict, load_config
 from wanstreamer_jax.errors import CheckpointError, ConfigError, TrainingError
+from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train import loop
 from wanstreamer_jax.train.metrics import MetricLog, read_metrics
-from wanstreamer_jax.train.optim import decayed, learning_rate, make_optimizer
+from wanstreamer_jax.train.optim import MATRICES, decayed, learning_rate, make_optimizer, muon_axes
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import init_state, loss_and_grads, train_step, update_average
 from wanstreamer_jax.weights import checkpoint_steps, read_weights
@@ -86,6 +88,55 @@ def test_adamw_equals_optax():
     updates, peer_state = peer.update(grads, peer_state, b)
     b = optax.apply_updates(b, updates)
   assert_close(a, b, 1e-6)
+
+
+def test_muon_equals_optax_and_moves_only_matrices_of_layers():
+  """Layers are a batch of matrices, heads belong to their columns or rows; the embedding is Adam's."""
+  train = TrainConfig(optimizer="muon", schedule="constant", warmup=1, clip=0.0, weight_decay=0.0)
+  layers = {"up_proj": {"w": (2, 4, 6)}, "q_proj": {"w": (2, 4, 2, 3)}, "o_proj": {"w": (2, 2, 3, 4)}}
+  shapes = {"tokens": {"embedding": (5, 4)}, "transformer": {"layers": layers}}
+  axes = {"up_proj": {"w": (1, 2)}, "q_proj": {"w": (1, (2, 3))}, "o_proj": {"w": ((1, 2), 3)}}
+  is_shape = lambda x: isinstance(x, tuple)
+  params = jax.tree.map(jnp.zeros, shapes, is_leaf=is_shape)
+  random = np.random.default_rng(0)
+  grads = jax.tree.map(lambda shape: jnp.asarray(random.normal(size=shape), jnp.float32), shapes, is_leaf=is_shape)
+  numbers = {"tokens": {"embedding": None}, "transformer": {"layers": axes}}
+  numbers = jax.tree.map(lambda x: x and MuonDimensionNumbers(*x), numbers, is_leaf=lambda x: x is None or is_shape(x))
+  peer = muon(train.learning_rate, consistent_rms=0.2, muon_weight_dimension_numbers=numbers)
+  ours = make_optimizer(train)
+  state, peer_state = ours.init(params), peer.init(params)
+  for _ in range(2):
+    updates, state = ours.update(grads, state, params)
+    peer_updates, peer_state = peer.update(grads, peer_state, params)
+  assert_close(updates["transformer"], peer_updates["transformer"], 1e-6)
+  adam = optax.adam(train.learning_rate, b1=train.beta1, b2=train.beta2)  # that of optax's muon is Nesterov's
+  state = adam.init(params["tokens"])
+  for _ in range(2):
+    expected, state = adam.update(grads["tokens"], state)
+  assert_close(updates["tokens"], expected, 1e-6)
+
+
+@pytest.mark.parametrize("changes", [[], ["model.modulation=layer", "model.experts=latent", "model.qkv_bias=True"]])
+def test_muon_knows_the_inputs_of_every_matrix_that_it_moves(changes):
+  config = load_config("configs/tiny.py", changes)
+  streamer = jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
+  moved = {name: leaf for name, leaf in named_leaves(streamer).items() if MATRICES.matches(name)}
+  assert {name.split(".")[-2] for name in moved} == {
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "stem", "conv", "out", "patch",
+    "merge",
+  }  # fmt: skip
+  model, channels = config.model, config.perception.audio_channels
+  inner = {"o_proj": model.heads * model.head_dim, "down_proj": model.mlp}
+  axes = dict(zip(moved, jax.tree.leaves(muon_axes(moved), is_leaf=lambda x: isinstance(x, MuonDimensionNumbers))))
+  for name, leaf in moved.items():
+    inputs = np.prod([leaf.shape[axis] for axis in np.atleast_1d(axes[name].reduction_axis)])
+    outputs = np.prod([leaf.shape[axis] for axis in np.atleast_1d(axes[name].output_axis)])
+    layers = model.layers if name.startswith("transformer") else 1
+    assert inputs * outputs * layers == leaf.size, name
+    if name.startswith("transformer"):
+      assert inputs == inner.get(name.split(".")[-2], model.width), name
+    elif ".layers." in name:
+      assert inputs in (channels, 2 * channels), name
 
 
 def test_the_average_is_the_bias_corrected_one():

@@ -21,6 +21,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import flat_fields, load_config, run_config_file, write_json
 from wanstreamer_jax.data import encode, make
 from wanstreamer_jax.data.duplex_source import DuplexSource
+from wanstreamer_jax.data.duplex_world.script import WORLD_VERSION
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.eval import ablation_report
 from wanstreamer_jax.eval.command import duplex_world
@@ -69,7 +70,7 @@ class Cell:
 
   def fingerprint(self) -> str:
     """Changes whenever the cell's figures would."""
-    return digest([flat_fields(self.config), flat_fields(self.training), self.variants, self.sessions])
+    return digest([WORLD_VERSION, flat_fields(self.config), flat_fields(self.training), self.variants, self.sessions])
 
 
 def digest(values: Any) -> str:
@@ -145,7 +146,9 @@ def changed(config: Config, **values: Any) -> Config:
 
 
 def records_folder(config: Config, options: Options) -> pathlib.Path:
-  return pathlib.Path(options.data) / digest([part(config, RECORDS), options.train_sessions, options.codecs])
+  return pathlib.Path(options.data) / digest(
+    [WORLD_VERSION, part(config, RECORDS), options.train_sessions, options.codecs]
+  )
 
 
 def check_codecs(cell: Cell, codecs: Agent, path: str) -> None:

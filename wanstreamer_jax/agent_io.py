@@ -9,10 +9,11 @@ from flax import nnx
 
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.config_files import flat_fields
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World as SessionWorld
+from wanstreamer_jax.data.world_file import load_world
 from wanstreamer_jax.errors import CheckpointError, DataError
 from wanstreamer_jax.model.streamer import WanStreamer, World
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
@@ -87,6 +88,13 @@ def abstract_agent(config: Config) -> Agent:
 def export_agent(agent: Agent, folder: Path, dtype: str = "bf16") -> int:
   """Writes an agent as one folder. Returns its size in bytes."""
   return export_weights(agent, agent.config, folder, dtype)
+
+
+def load_session_world(checkpoint: str, world_file: str | None, media: MediaConfig) -> SessionWorld:
+  """The world that a file describes, or else the one beside the weights, or none at all."""
+  own = resolve(checkpoint) / "world.json"
+  chosen = world_file or (own if own.exists() else None)
+  return load_world(chosen, media) if chosen else SessionWorld()
 
 
 def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld) -> World:

@@ -37,7 +37,6 @@ from wanstreamer_jax.train.state import compile_step, state_shardings, train_ste
 from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
 
 GIB = 1 << 30
-FULL_HISTORY_UNITS = 375  # a minute: the cache of a layout without a window
 
 
 class Chip(NamedTuple):
@@ -166,7 +165,7 @@ def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 def step_program(config: Config, devices: list[jax.Device]) -> Program:
   """The unit step of one session on one chip, with donated state."""
   agent = jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
-  capacity = None if config.layout.window else FULL_HISTORY_UNITS
+  capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
   start = lambda agent: rollout.start_session(agent, jax.random.PRNGKey(0), World.empty(config), capacity=capacity)
   state = jax.eval_shape(start, agent)
   user = unit_of_user(config)

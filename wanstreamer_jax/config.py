@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar, dataclass_transform
 from wanstreamer_jax.errors import ConfigError
 
 PAD = 0  # the token that ends a unit's text and fills its slots; `record_folder` and `engine` refuse other tokenizers
+LONGEST_WORLD_TEXT = 2048  # tokens; their rotary ids, 4 a token, are below 0, where the tables end at -8 192
 POSITIONS_PER_UNIT = 4  # the rotary grid: a unit is 4 steps (40 ms each at 160 ms), and the rotary step is 1/4
 
 
@@ -134,7 +135,7 @@ class VideoVAEConfig(Section):
   channels: tuple[int, ...] = (16, 32, 64)  # at 1/2, 1/4 and 1/8 resolution
   residual_blocks: int = 1  # of the encoder, at 1/4 and at 1/8
   decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
-  time_kernel: int = 2  # latent frames that a convolution at 1/8 sees; training clips must be as long
+  time_kernel: int = 2  # latent frames that a convolution at 1/8 sees
   latent_dim: int = 8
   time_stride: int = 4
 
@@ -142,6 +143,11 @@ class VideoVAEConfig(Section):
   def space_stride(self) -> int:
     """Pixels per latent, along rows and columns."""
     return 2 ** len(self.channels)
+
+  @property
+  def memory(self) -> int:
+    """Latents, itself included, on which a decoded group depends; training clips must be as long."""
+    return 1 + (self.time_kernel - 1) * (1 + self.decoder_blocks[0])
 
   def check_channels(self) -> None:
     """Raises ConfigError unless there are three resolutions whose shortcuts can merge and repeat whole channels."""
@@ -194,8 +200,8 @@ class LayoutConfig(Section):
 
   @property
   def needs_refeed(self) -> bool:
-    """d = 2 together with a coarse commit hides y_{k-1} from the performer, so REFEED is implied."""
-    return self.committed_history and (self.refeed or (self.commit_delay == 2 and self.commit_patch > 1))
+    """d = 2 hides y_{k-1} from the performer of unit k, since COMMIT_k holds y_{k-2}: REFEED is implied."""
+    return self.committed_history and (self.refeed or self.commit_delay == 2)
 
 
 @section
@@ -226,10 +232,12 @@ class FlowConfig(Section):
   """Flow matching: z_tau = (1 - tau) z0 + tau eps."""
 
   steps: int = 4
-  shift: float = 1.0  # of the sampling schedule
-  train_shift: float = 1.0
+  shift: float = 2.0  # of the sampling schedule, towards noise
+  train_shift: float = 3.0  # what the past implies is learned where there is little else to go by
   train_mean: float = 0.0  # of the logit-normal law of tau
   train_std: float = 1.0
+  video_std: float = 0.2  # deviation of latents once the past is known, for the velocity heads (flow/path.py)
+  audio_std: float = 0.6
 
 
 @section
@@ -256,6 +264,7 @@ class TrainConfig(Section):
   stage: str = "duplex"  # or "audio_vae", "video_vae"
   steps: int = 1000
   learning_rate: float = 1e-3
+  optimizer: str = "adamw"  # or "muon": orthogonal updates for the matrices of layers and perception, Adam for the rest
   schedule: str = "cosine"  # after a linear warm-up: "cosine", "wsd" (warm-up, stable, decay) or "constant"
   warmup: int = 50
   decay: float = 0.2  # "wsd": share of the steps in the final decay
@@ -379,11 +388,11 @@ def validate(config: Config) -> None:
   hops = whole(config.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
   whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
   config.video_vae.check_channels()
-  if config.train.stage == "video_vae" and 1 + config.data.units < config.video_vae.time_kernel:
+  if config.train.stage == "video_vae" and 1 + config.data.units < config.video_vae.memory:
     raise ConfigError(
-      f"data.units is {config.data.units} while video_vae.time_kernel is {config.video_vae.time_kernel}: "
-      f"clips of 1 + {config.data.units} latents never train the oldest taps; set data.units to at least "
-      f"{config.video_vae.time_kernel - 1}"
+      f"data.units is {config.data.units}, but the video codec's decoder remembers {config.video_vae.memory} latents: "
+      f"clips of 1 + {config.data.units} never train it as it is used; set data.units to at least "
+      f"{config.video_vae.memory - 1}"
     )
   if config.audio_vae.sample_rate != config.media.sample_rate:
     raise ConfigError(
@@ -411,6 +420,8 @@ def validate(config: Config) -> None:
   ):
     if value < least:
       raise ConfigError(f"{name} is {value}: expected at least {least}")
+  if layout.world_text > LONGEST_WORLD_TEXT:
+    raise ConfigError(f"layout.world_text is {layout.world_text} tokens: expected at most {LONGEST_WORLD_TEXT}")
   if layout.refeed and not layout.committed_history:
     raise ConfigError("layout.refeed shows the agent its past, but layout.committed_history is False")
   if model.head_dim % 2:
@@ -429,6 +440,7 @@ def validate(config: Config) -> None:
     ("model.attention", model.attention, ("xla", "splash")),
     ("data.voices", config.data.voices, ("formant", "mixed")),
     ("train.stage", config.train.stage, ("duplex", "audio_vae", "video_vae")),
+    ("train.optimizer", config.train.optimizer, ("adamw", "muon")),
     ("train.schedule", config.train.schedule, ("cosine", "wsd", "constant")),
   ):
     if choice not in choices:

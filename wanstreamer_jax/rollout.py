@@ -1,4 +1,4 @@
-"""One step, used by everybody: perceive, think, perform, render.
+"""One step, used by everybody: perceive, commit, think, perform, render.
 
     step_unit(agent, state, user) -> state, spoken
 
@@ -6,7 +6,8 @@ Immutable state in, state out; nothing else remembers. A rollout is `lax.scan` o
 same function, serving jits it. There is no second decoding path.
 
   perceive   raw user unit -> tokens                              (perception states advance)
-  think      COMMIT, HEAR + STATE, then the TEXT slots            (appends their KV)
+  commit     COMMIT; may run before the user's unit is there      (appends its KV)
+  think      HEAR + STATE, then the TEXT slots                    (appends their KV)
   perform    REFEED once, N solver steps over PERFORM             (reads the KV only)
   render     latents -> 4 frames + 3 840 samples                  (codec states advance)
 """
@@ -145,24 +146,36 @@ def perceive(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Heard, 
   return heard, state._replace(hearing=hearing)
 
 
+def commit(agent: Agent, state: SessionState) -> SessionState:
+  """COMMIT of the unit to come: the agent's latents enter its history. Nothing of the user is needed for it."""
+  layout = build_layout(agent.config)
+  segments = layout.phase(COMMIT)
+  if not segments:
+    return state
+  with jax.named_scope("commit"):
+    content = agent.streamer.committing(_history(state, layout))
+    return state._replace(cache=_append(agent, state, state.cache, *pack(layout, segments, state.unit, content), 0)[1])
+
+
 def think(
   agent: Agent, state: SessionState, heard: Heard, forced_text: jax.Array | None = None
 ) -> tuple[jax.Array, SessionState, dict[str, Any]]:
-  """COMMIT, HEAR and STATE in one pass, then one pass per TEXT slot. -> (text int32 [n], state, trace).
+  """HEAR and STATE in one pass, then one pass per TEXT slot, after `commit`. -> (text int32 [n], state, trace).
 
   forced_text replaces the choice of words (teacher forcing, and the tests of law 3); logits are those of the model.
   """
   layout = build_layout(agent.config)
   with jax.named_scope("think"):
-    segments = layout.phase(COMMIT, HEAR, STATE)
-    content, words = agent.streamer.hearing(heard, _history(state, layout), state.words)
-    hidden, cache = _commit(agent, state, state.cache, *pack(layout, segments, state.unit, content), 0)
+    content, words = agent.streamer.hearing(heard, state.words)
+    tokens = pack(layout, layout.phase(HEAR, STATE), state.unit, content)
+    hidden, cache = _append(agent, state, state.cache, *tokens, layout.tokens(COMMIT))
     logits, text, open_ = [agent.streamer.logits(hidden[-1:])[0]], [], jnp.ones((), bool)
     for slot in range(layout.config.text_slots):
       token = _choose(state, logits[-1], slot) if forced_text is None else forced_text[slot]
       token = jnp.where(open_, token, PAD)
       word, words = agent.streamer.speaking(token[None], open_[None], words)
-      hidden, cache = _commit(agent, state, cache, *_text_slot(layout, state.unit, slot, word), slot + 1)
+      tokens = _text_slot(layout, state.unit, slot, word)
+      hidden, cache = _append(agent, state, cache, *tokens, layout.tokens(COMMIT, HEAR, STATE) + slot)
       logits.append(agent.streamer.logits(hidden)[0])
       text.append(token)
       open_ = open_ & (token != PAD)
@@ -176,15 +189,14 @@ def _text_slot(layout: Layout, unit: jax.Array, slot: int, content: Any) -> tupl
   return pack(layout, (single,), unit, {single.name: content})
 
 
-def _commit(
-  agent: Agent, state: SessionState, cache: Cache, x: jax.Array, coords: Coords, slot: int
+def _append(
+  agent: Agent, state: SessionState, cache: Cache, x: jax.Array, coords: Coords, offset: int
 ) -> tuple[jax.Array, Cache]:
-  """Runs tokens against the cache and appends their KV. slot: 0 for COMMIT..STATE, j for the j-th TEXT slot."""
+  """Runs tokens against the cache and appends their KV, `offset` tokens after the unit's first."""
   layout = build_layout(agent.config)
   mixer = see_cache(coords, [cache.coords], layout.config.window, layout.pinned_tokens)
   hidden, kv = agent.streamer.transformer(x, coords, mixer, [cache.kv])
   ring = (cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
-  offset = 0 if slot == 0 else layout.tokens(COMMIT, HEAR, STATE) + slot - 1
   return hidden, cache.write(kv, coords, layout.slot(state.unit, ring) + offset)
 
 
@@ -232,7 +244,7 @@ def perform(agent: Agent, state: SessionState) -> tuple[Latents, dict[str, Any]]
     def field(z: Latents, tau: jax.Array) -> Latents:
       x, coords = pack(layout, layout.phase(PERFORM), state.unit, streamer.tokens.noisy(z, tau))
       hidden, _ = streamer.transformer(x, coords, see_cache(coords, key_coords, window, pinned), groups)
-      return streamer.heads.velocity(hidden)
+      return streamer.heads.velocity(hidden, z, tau)
 
     flow = agent.config.flow
     times = schedule(flow.steps, flow.shift)
@@ -271,7 +283,7 @@ def step_unit(
 ) -> tuple[SessionState, Spoken]:
   """One unit: 160 ms of the user in, 160 ms of the agent out."""
   heard, state = perceive(agent, state, user)
-  text, state, thoughts = think(agent, state, heard, forced_text)
+  text, state, thoughts = think(agent, commit(agent, state), heard, forced_text)
   latents, performance = perform(agent, state)
   audio, video, state = render(agent, state, latents)
   return finish_unit(state, latents), Spoken(audio, video, text, latents, thoughts | performance)

@@ -20,7 +20,7 @@ from wanstreamer_jax.config_files import config_from_dict, config_to_dict
 from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 
-FORMAT = 1
+FORMAT = 2  # 1: heads that state velocities, kinds in another order
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
 EXPORTED = "weights"  # folder of a finished codec run that holds the standardised codec, as an export
@@ -107,8 +107,10 @@ def read_header(folder: pathlib.Path, file_name: str) -> Config:
     raise CheckpointError(f"no checkpoint at {folder}: {file_name} is missing ({error.strerror})") from error
   except (ValueError, KeyError, TypeError) as error:
     raise CheckpointError(f"{file} is damaged or not a checkpoint's: {error}") from error
-  if not isinstance(version, int) or version > FORMAT:
-    raise CheckpointError(f"{folder} has format {version}; this program reads up to {FORMAT}: update it")
+  if version != FORMAT:
+    newer = isinstance(version, int) and version > FORMAT
+    advice = "update it" if newer else "train or export it again"
+    raise CheckpointError(f"{folder} has format {version}; this program reads format {FORMAT}: {advice}")
   try:
     return config_from_dict(values)
   except ConfigError as error:

@@ -1,4 +1,4 @@
-"""12 units (2 s) of history instead of 62. Hypothesis: single questions survive; counting, names and whatever was said
+"""12 units (2 s) of history instead of 40. Hypothesis: single questions survive; counting, names and whatever was said
 before the last two seconds are lost, and identity rests on the portrait alone."""
 
 from configs import tiny

@@ -24,15 +24,8 @@ from jaxtyping import Array, Float
 
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.config import VideoVAEConfig
-from wanstreamer_jax.nn.causal_conv import (
-  CausalConv3d,
-  ChannelNorm,
-  Residual3d,
-  depth_to_space,
-  depth_to_time,
-  space_to_depth,
-  time_to_depth,
-)
+from wanstreamer_jax.nn.causal_conv import CausalConv3d, ChannelNorm, Residual3d
+from wanstreamer_jax.nn.folding import depth_to_space, depth_to_time, space_to_depth, time_to_depth
 
 State = dict[str, Any]
 PATCH = 2  # pixels that are folded into channels

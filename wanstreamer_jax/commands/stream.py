@@ -1,6 +1,7 @@
 """`wanstreamer stream`: the agent answers a media file."""
 
 import argparse
+import dataclasses
 from typing import Any
 
 from wanstreamer_jax.commands.parsing import add_command, number
@@ -21,23 +22,25 @@ def add_stream(commands: Any) -> None:
     "--text", metavar="S:TEXT", action="append", default=[], help="type TEXT to the agent at S seconds"
   )
   parser.add_argument("--seed", type=number(int, 0), default=0, help="of the agent's noise (default: 0)")
+  parser.add_argument("--temperature", type=number(float, 0), default=0.0, help="of words; 0 is greedy (default)")
+  parser.add_argument("--pad-bias", type=float, default=0.0, help="below 0 the agent says more, above 0 less")
   parser.add_argument("--realtime", action="store_true", help="feed units on the wall clock, count missed deadlines")
 
 
 def stream(args: argparse.Namespace) -> None:
-  from wanstreamer_jax.data.session import World
-  from wanstreamer_jax.data.world_file import load_world
   from wanstreamer_jax.serve.file import StreamOptions, parse_text_event, stream_file
+  from wanstreamer_jax.serve.request import Request
 
   events = tuple(parse_text_event(text) for text in args.text)
+  request = Request(seed=args.seed, temperature=args.temperature, pad_bias=args.pad_bias)
   from wanstreamer_jax import agent_io
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
   from wanstreamer_jax.serve.engine import StreamEngine
 
   enable_compilation_cache()
   engine = StreamEngine(agent_io.load_agent(args.checkpoint))
-  own_world = agent_io.resolve(args.checkpoint) / "world.json"
-  world_file = args.world or (own_world if own_world.exists() else None)
-  world = load_world(world_file, engine.media) if world_file else World()
-  summary = stream_file(engine, args.input, args.out, StreamOptions(world, events, args.seed, args.realtime))
+  world = agent_io.load_session_world(args.checkpoint, args.world, engine.media)
+  summary = stream_file(
+    engine, args.input, args.out, StreamOptions(dataclasses.replace(request, world=world), events, args.realtime)
+  )
   print(*summary.lines(), sep="\n")

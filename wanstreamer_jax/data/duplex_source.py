@@ -7,6 +7,7 @@ from typing import Any
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.body import Body
+from wanstreamer_jax.data.duplex_world.script import WORLD_VERSION
 from wanstreamer_jax.data.duplex_world.world import SPLITS, WorldConfig, make_session
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.errors import DataError
@@ -43,6 +44,7 @@ class DuplexSource:
     library = {"espeak": espeak.version()} if self.world.voices == "mixed" else {}
     return {
       "name": "duplex_world",
+      "version": WORLD_VERSION,
       "world": dataclasses.asdict(self.world),
       **library,
       "split": self.split,

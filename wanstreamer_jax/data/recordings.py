@@ -252,13 +252,13 @@ def _session(
       for text, start, end in recording.words[name]
       if end > begin and start < begin + length
     )
-    ahead = tuple(  # written in this session, sounding after it
-      Word(text, start - begin - lead, start - begin, end - begin)
+    written = tuple(  # in this session, the last ones sounding after it; a word that is being said at its start is not
+      Word(text, max(0.0, start - begin - lead), start - begin, end - begin)
       for text, start, end in recording.words[name]
-      if start >= begin + length and start - lead < begin + length
+      if start >= begin and start - lead < begin + length
     )
     video, audio = (_joined([pair[index][stream] for pair in piece]) for stream in (0, 1))
-    sides[name] = Side(video, audio, speech + ahead if name == AGENT else (), speech)
+    sides[name] = Side(video, audio, written if name == AGENT else (), speech)
   events = tuple(
     dataclasses.replace(event, start=max(0.0, event.start - begin), end=min(event.end - begin, length))
     for event in recording.events

@@ -18,12 +18,12 @@ SPLIT = "heldout"
 
 def duplex_world(config: Config, options: EvalConfig) -> tuple[MakeSession, MakeUser]:
   """Held-out sessions and reacting users of duplex_world, as long as `options` say."""
-  from wanstreamer_jax.eval.simulated import ReactingUser
+  from wanstreamer_jax.eval.simulated import SimulatedUser
 
   world = dataclasses.replace(world_config(config), units=units_of(config, options))
 
   def user(seed: int) -> User:
-    return ReactingUser(seed, world, SPLIT)
+    return SimulatedUser(seed, world, SPLIT)
 
   return lambda seed: make_session(seed, world, SPLIT), user
 

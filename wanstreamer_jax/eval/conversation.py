@@ -9,6 +9,7 @@ import numpy as np
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.eval import metrics, turns
 from wanstreamer_jax.eval.turns import Opportunity
+from wanstreamer_jax.loudness import levels
 from wanstreamer_jax.perception.text import TextTokenizer
 
 IDENTITY_TIMES = (0.5, 5.0, 10.0, 15.0, 18.5, 55.0)  # seconds
@@ -165,7 +166,7 @@ def turn_scores(script: Script, speech: np.ndarray, words: Sequence[float]) -> S
 def picture_scores(c: Conversation, media: MediaConfig, speech: np.ndarray) -> Scores:
   """Lip sync while the agent speaks, sync of sound and motion, and drift from the portrait."""
   frames = len(c.agent_video)
-  loudness = metrics.loudness_envelope(c.agent_audio, frames)
+  loudness = levels(c.agent_audio, frames)
   mouth = mouth_opening(c.agent_video)
   speaking = np.zeros(frames, bool)
   for start, end in speech:

@@ -31,6 +31,7 @@ from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent
 
 MakeSession = Callable[[int], Session]
+LEAST_SPEECH = 1000  # log-mel frames (10 s) that a spectrum's statistics need
 SHOWN = 2  # conversations of each kind that are kept for pictures
 
 
@@ -70,8 +71,10 @@ class Collected:
 
 def speech_distances(found: dict[str, Collected]) -> dict[str, dict[str, float]]:
   """How far the sound of each one's speech is from half of the truth's; the other half is what "truth" itself is
-  compared as, the floor. All have the same number of log-mel frames, since the distance falls with it."""
+  compared as, the floor. All have the same number of log-mel frames, since the distance falls with it; who has hardly
+  spoken is left out."""
   frames = {name: np.concatenate(kept.mel) for name, kept in found.items() if kept.mel}
+  frames = {name: mel for name, mel in frames.items() if len(mel) >= LEAST_SPEECH}
   if "truth" not in frames:
     return {}
   reference, frames["truth"] = np.array_split(frames["truth"], 2)  # of other sessions
@@ -156,7 +159,7 @@ def held_out(
       rows = heldout.stack([heldout.session_arrays(session, config, tokenizer) for session in sessions])
       rows = heldout.with_latents(agent, rows)
       for crop in heldout.crops(rows, config.data.units):
-        tally.add(crop)
+        tally.add(crop, count)
       for name, scores in codec_figures(agent, rows, count, tokenizer, sessions):
         codecs[name].append(scores)
       bar.update(count)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.codecs.losses import mel_filterbank
+from wanstreamer_jax.loudness import SILENCE, levels
+from wanstreamer_jax.nn.spectrum import mel_filterbank
 
 PSNR_CAP = 100.0  # dB, for identical frames
-SILENCE_DB = -96.0  # the floor of every level, in dB of full scale
 MEL_SIZE, MEL_BINS, MEL_HOP = 1024, 80, 240
 
 
@@ -79,7 +79,7 @@ def power_frames(audio: np.ndarray, size: int = MEL_SIZE, hop: int = MEL_HOP) ->
 def log_mel(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
   """Log-mel spectrogram [T, 80] in dB: windows of 1024, hop 240, HTK triangles, floor -96 dB."""
   mel = power_frames(audio) @ mel_filterbank(MEL_SIZE, MEL_BINS, sample_rate)
-  return 10 * np.log10(np.maximum(mel, 10 ** (SILENCE_DB / 10)))
+  return 10 * np.log10(np.maximum(mel, 10 ** (SILENCE / 10)))
 
 
 def log_mel_distance(reference: np.ndarray, audio: np.ndarray, sample_rate: int = 24_000) -> float:
@@ -90,7 +90,7 @@ def log_mel_distance(reference: np.ndarray, audio: np.ndarray, sample_rate: int 
 def log_spectral_distance(reference: np.ndarray, audio: np.ndarray) -> float:
   """Log-spectral distance in dB: root of the mean over bins of (10 log10 P - 10 log10 Q)^2, mean over frames; windows
   of 1024, hop 240, floor -96 dB. (Gray and Markel 1976)"""
-  floor = 10 ** (SILENCE_DB / 10)
+  floor = 10 ** (SILENCE / 10)
   a, b = (10 * np.log10(np.maximum(power_frames(x), floor)) for x in (reference, audio))
   return float(np.sqrt(np.square(a - b).mean(axis=1)).mean())
 
@@ -107,12 +107,6 @@ def mel_frechet(reference: np.ndarray, mel: np.ndarray) -> float:
   root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
   cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cb @ root), 0)).sum()
   return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(ca) + np.trace(cb) - 2 * cross)
-
-
-def loudness_envelope(audio: np.ndarray, frames: int) -> np.ndarray:
-  """Loudness of each of `frames` equal parts of the sound: 10 log10 of the mean power, in dB, floor -96: [frames]."""
-  power = np.square(audio.astype(np.float64)).reshape(frames, -1).mean(axis=1)
-  return np.maximum(10 * np.log10(power + 1e-12), SILENCE_DB)
 
 
 # Sync of mouth and voice
@@ -160,7 +154,7 @@ def av_align(audio: np.ndarray, video: np.ndarray, tolerance: int = 1) -> float:
   within `tolerance` frames, and the reverse; IoU = sound matches / (sound peaks + unmatched motion peaks).
   (Yariv et al. 2023, arXiv 2309.16429)"""
   motion = np.abs(np.diff(video.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
-  rise = np.maximum(np.diff(loudness_envelope(audio, len(video))), 0.0)
+  rise = np.maximum(np.diff(levels(audio, len(video))), 0.0)
   sound, moves = peaks(rise), peaks(motion)
   if not len(sound) and not len(moves):
     return float("nan")

@@ -14,6 +14,7 @@ from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.eval import metrics, turns
 from wanstreamer_jax.eval.conversation import Conversation, timed_words
 from wanstreamer_jax.eval.evaluate import Evaluation
+from wanstreamer_jax.loudness import levels
 from wanstreamer_jax.perception.text import TextTokenizer
 
 COLUMNS = ("truth", "model", "shuffled_user", "text_only", "copy_previous")
@@ -150,7 +151,7 @@ def draw_timeline(axes: Any, c: Conversation, media: MediaConfig, tokenizer: Tex
   for audio, base, colour, name in sides:
     points = len(audio) * 50 // media.sample_rate
     size = media.sample_rate // 50
-    loud = np.clip((metrics.loudness_envelope(audio[: points * size], points) + 60) / 60, 0, 1) * 0.4
+    loud = np.clip((levels(audio[: points * size], points) + 60) / 60, 0, 1) * 0.4
     axes.fill_between(np.arange(points) / 50, base - loud, base + loud, color=colour, linewidth=0, label=name)
   for index, (time, word) in enumerate(timed_words(c.agent_text, tokenizer, media.unit_ms / 1000)):
     axes.text(time, -0.52 - 0.14 * (index % 3), word, fontsize=8, color=AGENT_COLOUR, clip_on=True)

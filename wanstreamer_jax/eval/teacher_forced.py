@@ -108,8 +108,9 @@ class Tally:
     self.onsets: list[np.ndarray] = []
     self.count = 0
 
-  def add(self, batch: Batch) -> None:
-    """Scores crops [B, K, ...] of different sessions; `agent_speaking` bool [B, K, F] comes beside `crops.FIELDS`."""
+  def add(self, batch: Batch, counted: int | None = None) -> None:
+    """Scores crops [B, K, ...] of different sessions, the first `counted` of which count (all, unless it is given).
+    `agent_speaking` bool [B, K, F] comes beside `crops.FIELDS`."""
     rows = len(batch["agent_text"])
     if rows < 2:
       raise ValueError(f"a batch of {rows} row: shuffled_user needs at least 2 sessions")
@@ -118,11 +119,11 @@ class Tally:
     for variant in VARIANTS:
       seen = variant_of(inputs, variant)
       errors = self._copy(seen) if variant == "copy_previous" else self._errors(self.streamer, seen, keys)
-      self.kept[variant].append(jax.device_get(errors))
-    fps = self.streamer.config.media.fps
-    self.states.append(np.stack([unit_states(row, fps) for row in batch["agent_speaking"]]))
-    self.words.append(batch["agent_text"] != PAD)
-    self.onsets.append(np.stack([np.asarray(onsets(jnp.asarray(row))) for row in batch["agent_text"]]))
+      self.kept[variant].append(jax.tree.map(lambda x: x[:counted], jax.device_get(errors)))
+    fps, text = self.streamer.config.media.fps, batch["agent_text"][:counted]
+    self.states.append(np.stack([unit_states(row, fps) for row in batch["agent_speaking"][:counted]]))
+    self.words.append(text != PAD)
+    self.onsets.append(np.stack([np.asarray(onsets(jnp.asarray(row))) for row in text]))
     self.count += rows
 
   def result(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.eval.metrics import loudness_envelope
+from wanstreamer_jax.loudness import LOUD, levels
 
 # What should happen at an opportunity, and the take-over (0 or 1) that is right. (VideoFDB, arXiv 2605.30256)
 # "continue", speaking on through the user's listening noises, has no occasion in duplex_world and is left out.
@@ -35,13 +35,13 @@ class Opportunity:
 
 
 def speech_intervals(
-  audio: np.ndarray, sample_rate: int, threshold: float = -42.0, gap: float = 0.3, shortest: float = 0.08
+  audio: np.ndarray, sample_rate: int, threshold: float = LOUD, gap: float = 0.3, shortest: float = 0.08
 ) -> np.ndarray:
   """Energy detector: frames of 20 ms louder than `threshold` dB of full scale; pauses up to `gap` seconds are filled,
   then pieces under `shortest` seconds dropped. (Full-Duplex-Bench v1.5 joins the model's speech over 0.5 s)"""
   size = sample_rate // 50
   frames = len(audio) // size
-  loud = loudness_envelope(audio[: frames * size], frames) > threshold
+  loud = levels(audio[: frames * size], frames) > threshold
   return merge(runs(loud) * 0.02, gap, shortest)
 
 

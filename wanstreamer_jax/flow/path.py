@@ -18,6 +18,15 @@ def velocity(z0: jax.Array, noise: jax.Array) -> jax.Array:
   return noise - z0
 
 
+def velocity_from_mean(mean: jax.Array, z: jax.Array, tau: jax.Array, std: float) -> jax.Array:
+  """E[eps - z0 | z_tau = z] for z0 ~ N(mean, std^2), eps ~ N(0, 1): how a network that knows `mean` from the past
+  states a velocity. tau: a scalar. Towards std = 0 it is x0-prediction; mean = 0, std = 1 is the skip of EDM (arXiv
+  2206.00364)."""
+  data, noise = (1 - tau) * std**2, tau
+  slope = (noise - data) / ((1 - tau) * data + tau * noise)
+  return slope * (z - (1 - tau) * mean) - mean
+
+
 def shift_time(tau: jax.Array, shift: float) -> jax.Array:
   """Moves flow times towards noise: shift * tau / (1 + (shift - 1) * tau); 0 and 1 stay where they are."""
   return shift * tau / (1 + (shift - 1) * tau)

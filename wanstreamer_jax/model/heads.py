@@ -1,17 +1,23 @@
-"""What the hidden states say: text logits (tied to the embedding) and the velocities of audio and video latents."""
+"""What the hidden states say: text logits (tied to the embedding) and the velocities of audio and video latents.
+
+The velocity heads say what the past implies for the clean latents; `velocity_from_mean` weighs that against the noisy
+ones. So nothing of the noise, which is as large as the latents, has to pass through the Transformer.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.model.tokens import Latents, unpatchify
+from wanstreamer_jax.flow.path import velocity_from_mean
+from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
+from wanstreamer_jax.nn.folding import depth_to_space
 from wanstreamer_jax.units import PERFORM, build_layout, segment_slices
 
 
 class Heads(nnx.Module):
-  """One velocity head for audio and one for video, zero at initialisation; a text head only where it is not tied."""
+  """One head for audio and one for video, zero at initialisation; a text head only where it is not tied."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     model = config.model
@@ -22,16 +28,19 @@ class Heads(nnx.Module):
     self.text = None if model.tied_embedding else Linear(model.width, model.vocab, rngs=rngs)
     self.config = config
 
-  def velocity(self, hidden: jax.Array) -> Latents:
-    """Hidden states of PERFORM [T, D] -> the velocity eps - z0 of the unit's latents, float32."""
+  def velocity(self, hidden: jax.Array, noisy: Latents, tau: jax.Array) -> Latents:
+    """Hidden states of PERFORM [T, D] for latents `noisy` at flow time tau (a scalar) -> their velocity, float32."""
     config = self.config
     at = segment_slices(build_layout(config).phase(PERFORM))
     hidden = self.latent_norm(hidden).astype(jnp.float32)
-    video = unpatchify(self.video(hidden[at["noisy_video"]]), config.noisy_grid, config.layout.patch)
-    return Latents(video, self.audio(hidden[at["noisy_audio"]]))
+    patches = self.video(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)
+    video, audio = depth_to_space(patches, config.layout.patch), self.audio(hidden[at["noisy_audio"]])
+    return Latents(
+      velocity_from_mean(video, noisy.video, tau, config.flow.video_std),
+      velocity_from_mean(audio, noisy.audio, tau, config.flow.audio_std),
+    )
 
   def logits(self, hidden: jax.Array, embedding: jax.Array) -> jax.Array:
     """Normed hidden states [T, D] and the token embedding [V, D] -> float32 [T, V]."""
-    if self.text is not None:
-      return self.text(hidden).astype(jnp.float32)
-    return jnp.einsum("td,vd->tv", hidden, embedding.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    matrix = embedding.T if self.text is None else self.text.w[...]
+    return jnp.einsum("td,dv->tv", hidden, matrix.astype(hidden.dtype), preferred_element_type=jnp.float32)

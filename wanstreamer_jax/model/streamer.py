@@ -104,13 +104,16 @@ class WanStreamer(nnx.Module):
     }
     return pack_world(build_layout(self.config), content, self.config.model.width)
 
-  def hearing(self, heard: Heard, history: History, words: jax.Array) -> tuple[dict[str, Content], jax.Array]:
-    """Content of COMMIT, HEAR and STATE. words: how many words the session had. -> (content, words after them)."""
-    t = self.tokens
+  def committing(self, history: History) -> dict[str, Content]:
+    """Content of COMMIT."""
+    return self.tokens.history("commit", history.commit, history.commit_flow_time, history.commit_valid)
+
+  def hearing(self, heard: Heard, words: jax.Array) -> tuple[dict[str, Content], jax.Array]:
+    """Content of HEAR and STATE. words: how many words the session had. -> (content, words after them)."""
+    t, content = self.tokens, {}
     typed = heard.text != PAD
     ordinal = words + jnp.cumsum(typed) - 1
     words = words + jnp.sum(typed)
-    content = t.history("commit", history.commit, history.commit_flow_time, history.commit_valid)
     content["user_text"] = t.text("user_text", heard.text, typed, ordinal)
     content["user_video"] = t.kind("user_video", heard.video, Dynamic(heard.video_valid))
     content["user_audio"] = t.kind("user_audio", heard.audio, Dynamic(heard.audio_valid))
@@ -136,7 +139,8 @@ class WanStreamer(nnx.Module):
 
     def unit(words, inputs):
       k, heard, history, text, noisy, tau = inputs
-      content, words = self.hearing(heard, history, words)
+      content, words = self.hearing(heard, words)
+      content |= self.committing(history)
       content["text"], words = self.speaking(text, text_valid(text), words)
       content |= self.tokens.history("refeed", history.previous, history.previous_flow_time, history.previous_valid)
       content |= self.tokens.noisy(noisy, tau)
@@ -151,9 +155,9 @@ class WanStreamer(nnx.Module):
     coords = Coords.concatenate(world_coords, coords)
     mixer = training_mixer(self.config.model.attention)(coords, late_coords, layout)
     hidden, _ = self.transformer(jnp.concatenate([world_x, x, late]), Coords.concatenate(coords, late_coords), mixer)
-    return self._predictions(hidden, text.shape[0])
+    return self._predictions(hidden, text.shape[0], noisy, tau)
 
-  def _predictions(self, hidden: jax.Array, units: int) -> Predictions:
+  def _predictions(self, hidden: jax.Array, units: int, noisy: Latents, tau: jax.Array) -> Predictions:
     """Hidden states of [WORLD | clean | ephemeral] -> logits of the text slots and velocities."""
     layout = build_layout(self.config)
     split = layout.world_tokens + units * layout.clean_tokens
@@ -161,8 +165,9 @@ class WanStreamer(nnx.Module):
     speaking = by_unit[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot predicts nothing
     logits = self.logits(speaking.reshape(-1, hidden.shape[-1]))
     late = hidden[split:].reshape(units, layout.tokens(*EPHEMERAL_PHASES), -1)
-    noisy = late[:, layout.tokens(*EPHEMERAL_PHASES) - layout.tokens(PERFORM) :]
-    return Predictions(logits.reshape(units, -1, logits.shape[-1]), jax.vmap(self.heads.velocity)(noisy))
+    performing = late[:, layout.tokens(*EPHEMERAL_PHASES) - layout.tokens(PERFORM) :]
+    velocity = jax.vmap(self.heads.velocity)(performing, noisy, tau)
+    return Predictions(logits.reshape(units, -1, logits.shape[-1]), velocity)
 
 
 def text_only_logits(streamer: WanStreamer, ids: jax.Array) -> jax.Array:

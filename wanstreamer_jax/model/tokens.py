@@ -8,11 +8,13 @@ from flax import nnx
 
 from wanstreamer_jax.config import PAD, Config
 from wanstreamer_jax.nn.blocks import Linear
+from wanstreamer_jax.nn.folding import space_to_depth
 from wanstreamer_jax.units import Coords, Dynamic, Layout, Segment, unit_coords, world_coords
 
+LANGUAGE = ("user_text", "state", "text", "world_text")  # kinds that start as what a language model is fed
 KINDS = (
-  "commit_video", "commit_audio", "user_text", "user_video", "user_audio", "state", "text",
-  "refeed_video", "refeed_audio", "noisy_video", "noisy_audio", "world_text", "portrait", "voice",
+  "commit_video", "commit_audio", "user_video", "user_audio", "refeed_video", "refeed_audio", "noisy_video",
+  "noisy_audio", "portrait", "voice", *LANGUAGE,
 )  # fmt: skip
 
 
@@ -32,18 +34,8 @@ class Latents(NamedTuple):
 
 def patchify(latents: jax.Array, side: int) -> jax.Array:
   """[h, w, Z] -> [R * Q, side * side * Z]; borders are padded with zeros to whole patches."""
-  h, w, z = latents.shape
-  rows, columns = -(-h // side), -(-w // side)
-  padded = jnp.pad(latents, ((0, rows * side - h), (0, columns * side - w), (0, 0)))
-  patches = padded.reshape(rows, side, columns, side, z).transpose(0, 2, 1, 3, 4)
-  return patches.reshape(rows * columns, side * side * z)
-
-
-def unpatchify(patches: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
-  """[R * Q, side * side * Z] -> [R * side, Q * side, Z], the inverse of `patchify` without padding."""
-  rows, columns = grid
-  blocks = patches.reshape(rows, columns, side, side, -1).transpose(0, 2, 1, 3, 4)
-  return blocks.reshape(rows * side, columns * side, -1)
+  patches = space_to_depth(latents, side)
+  return patches.reshape(-1, patches.shape[-1])
 
 
 class Tokens(nnx.Module):
@@ -55,7 +47,8 @@ class Tokens(nnx.Module):
     normal = lambda *shape: jax.random.normal(rngs.params(), shape) * width**-0.5
     self.embedding = nnx.Param(normal(config.model.vocab, width))
     self.state = nnx.Param(normal(1, width))
-    self.kinds = nnx.Param(jnp.zeros((len(KINDS), width)))
+    signs = jax.random.normal(rngs.params(), (len(KINDS) - len(LANGUAGE), width))  # as large as what they are added to
+    self.kinds = nnx.Param(jnp.concatenate([signs, jnp.zeros((len(LANGUAGE), width))]))
     self.video_in = Linear(patch, width, rngs=rngs)
     self.commit_in = Linear(patch * layout.commit_patch**2, width, rngs=rngs)
     self.audio_in = Linear(config.audio_vae.latent_dim, width, rngs=rngs)

@@ -24,34 +24,6 @@ def stack_taps(x: Float[Array, "S C"], kernel: int, stride: int = 1, dilation: i
   return jnp.concatenate(taps, axis=-1)
 
 
-def depth_to_space(x: Float[Array, "T H W SSC"], side: int) -> Float[Array, "T sH sW C"]:
-  """Unfolds channels into `side` x `side` pixels."""
-  frames, height, width, channels = x.shape
-  x = x.reshape(frames, height, width, side, side, channels // side**2)
-  return x.transpose(0, 1, 3, 2, 4, 5).reshape(frames, height * side, width * side, channels // side**2)
-
-
-def space_to_depth(x: Float[Array, "T sH sW C"], side: int) -> Float[Array, "T H W SSC"]:
-  """Folds squares of `side` x `side` pixels into channels; the inverse of `depth_to_space`."""
-  frames, height, width, channels = x.shape
-  x = x.reshape(frames, height // side, side, width // side, side, channels)
-  return x.transpose(0, 1, 3, 2, 4, 5).reshape(frames, height // side, width // side, side**2 * channels)
-
-
-def depth_to_time(x: Float[Array, "T H W KC"], ratio: int) -> Float[Array, "kT H W C"]:
-  """Unfolds channels into `ratio` frames."""
-  frames, height, width, channels = x.shape
-  x = x.reshape(frames, height, width, ratio, channels // ratio).transpose(0, 3, 1, 2, 4)
-  return x.reshape(frames * ratio, height, width, channels // ratio)
-
-
-def time_to_depth(x: Float[Array, "kT H W C"], ratio: int) -> Float[Array, "T H W KC"]:
-  """Folds groups of `ratio` frames into channels; the inverse of `depth_to_time`."""
-  frames, height, width, channels = x.shape
-  x = x.reshape(frames // ratio, ratio, height, width, channels).transpose(0, 2, 3, 1, 4)
-  return x.reshape(frames // ratio, height, width, ratio * channels)
-
-
 def normal_weight(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float = 1.0) -> nnx.Param:
   """Normal values of variance scale^2 / fan-in, all axes but the last being inputs."""
   fan_in = 1

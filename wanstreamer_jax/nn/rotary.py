@@ -15,7 +15,7 @@ import numpy as np
 from wanstreamer_jax.config import POSITIONS_PER_UNIT
 
 _LOW = 1024  # ids of the fine table; the coarse one has steps of this size
-_COARSE_RANGE = (-1, 4095)  # ids from -1 024 up to 4 193 279: 46 hours of 40 ms steps
+_COARSE_RANGE = (-8, 4088)  # ids from -8 192 (the words of WORLD) up to 4 186 111: 46 hours of 40 ms steps
 
 
 class Angles(NamedTuple):

@@ -10,6 +10,7 @@ from flax import nnx
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
 from wanstreamer_jax.nn.local_attention import LocalAttentionLayer, LocalState
+from wanstreamer_jax.nn.spectrum import mel_filterbank
 
 _FLOOR = 1e-5  # of the mel power; silence in a 16-bit file is about 1e-6
 
@@ -20,17 +21,6 @@ class AudioState(NamedTuple):
   samples: jax.Array
   token: jax.Array
   layers: tuple[LocalState, ...]
-
-
-def mel_filters(bins: int, window: int, sample_rate: int) -> np.ndarray:
-  """Triangular filters on the HTK mel scale, 0 Hz to Nyquist: float32 [window / 2 + 1, bins]."""
-  to_mel = lambda hertz: 2595.0 * np.log10(1.0 + hertz / 700.0)
-  edges = 700.0 * (10.0 ** (np.linspace(0.0, to_mel(sample_rate / 2), bins + 2) / 2595.0) - 1.0)
-  frequency = np.fft.rfftfreq(window, 1 / sample_rate)[:, None]
-  rising = (frequency - edges[:-2]) / (edges[1:-1] - edges[:-2])
-  falling = (edges[2:] - frequency) / (edges[2:] - edges[1:-1])
-  filters = np.maximum(0.0, np.minimum(rising, falling))
-  return (filters / np.maximum(filters.sum(0), 1e-8)).astype(np.float32)
 
 
 def log_mel(samples: jax.Array, tail: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
@@ -45,7 +35,7 @@ def log_mel(samples: jax.Array, tail: jax.Array, config: Config) -> tuple[jax.Ar
   windowed = stream[index] * np.hanning(p.mel_window).astype(np.float32)
   spectrum = jnp.fft.rfft(windowed)
   power = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)) / p.mel_window
-  mel = jnp.maximum(power @ mel_filters(p.mel_bins, p.mel_window, config.media.sample_rate), _FLOOR)
+  mel = jnp.maximum(power @ mel_filterbank(p.mel_window, p.mel_bins, config.media.sample_rate), _FLOOR)
   return (jnp.log10(mel) + 2.5) / 2.5, stream[frames * p.mel_hop :]
 
 

@@ -99,6 +99,15 @@ class TextStream:
     self._open: list[int] = []  # ids of the last characters shown, behind which the next ones join, and of half ones
     self._shown = ""  # their text as far as it is shown
 
+  @property
+  def open(self) -> tuple[list[int], str]:
+    """All that it remembers; may be set to what it was."""
+    return self._open, self._shown
+
+  @open.setter
+  def open(self, value: tuple[list[int], str]) -> None:
+    self._open, self._shown = value
+
   def __call__(self, ids: Sequence[int] | np.ndarray) -> str:
     return "".join(self._push(int(i)) for i in ids)
 
@@ -124,14 +133,14 @@ class Keyboard:
 
   def __init__(self, tokenizer: TextTokenizer, slots: int):
     self.tokenizer, self.slots = tokenizer, slots
-    self._waiting: list[int] = []
+    self.waiting: list[int] = []  # ids
 
   def __call__(self, typed: Sequence[str]) -> np.ndarray:
     """int32 [slots], PAD-filled."""
     for text in typed:
       for word in text.split():
-        self._waiting += self.tokenizer.encode_word(word)
-    now, self._waiting = self._waiting[: self.slots], self._waiting[self.slots :]
+        self.waiting += self.tokenizer.encode_word(word)
+    now, self.waiting = self.waiting[: self.slots], self.waiting[self.slots :]
     return np.array(now + [self.tokenizer.pad_id] * (self.slots - len(now)), np.int32)
 
 

@@ -6,16 +6,9 @@ from flax import nnx
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
+from wanstreamer_jax.nn.folding import space_to_depth
 
 _STEM = 4  # pixels of the first space-to-depth
-
-
-def space_to_depth(x: jax.Array, side: int) -> jax.Array:
-  """[R, Q, C] -> [ceil(R / side), ceil(Q / side), side * side * C], borders padded with zeros."""
-  rows, columns = -(-x.shape[0] // side), -(-x.shape[1] // side)
-  x = jnp.pad(x, ((0, rows * side - x.shape[0]), (0, columns * side - x.shape[1]), (0, 0)))
-  x = x.reshape(rows, side, columns, side, -1).transpose(0, 2, 1, 3, 4)
-  return x.reshape(rows, columns, -1)
 
 
 class VideoEncoder(nnx.Module):

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
+from wanstreamer_jax.loudness import level
 from wanstreamer_jax.serve.report import Caption, SessionLog, agent_captions, join, typed_captions
 
 PANEL = 480  # pixels, the width of a side
@@ -170,8 +171,7 @@ class Meter:
     assert user.audio is not None
     pictures = []
     for part in np.array_split(user.audio, frames):
-      loud = np.sqrt(np.mean(np.square(part)) + 1e-12)
-      self.levels = np.append(self.levels[1:], np.clip((20 * np.log10(loud) + 60) / 60, 0.03, 1))
+      self.levels = np.append(self.levels[1:], np.clip((level(part) + 60) / 60, 0.03, 1))
       pictures.append(self.picture())
     return pictures
 
@@ -180,9 +180,9 @@ class Meter:
     image = Image.new("RGB", (width, height), CARD)
     canvas = ImageDraw.Draw(image)
     step = (width - 2 * MARGIN) / self.BARS
-    for index, level in enumerate(map(float, self.levels)):
-      x, half = MARGIN + index * step, max(level * height * 0.3, 2)
+    for index, bar in enumerate(map(float, self.levels)):
+      x, half = MARGIN + index * step, max(bar * height * 0.3, 2)
       box = (x, height / 2 - half, x + 0.55 * step, height / 2 + half)
-      canvas.rounded_rectangle(box, step / 4, fill=COLOURS["user"] if level > 0.3 else DIM)
+      canvas.rounded_rectangle(box, step / 4, fill=COLOURS["user"] if bar > 0.3 else DIM)
     canvas.text((width / 2, height - 24), "sound only", DIM, font(LABEL_SIZE - 3), anchor="mm")
     return np.asarray(image)

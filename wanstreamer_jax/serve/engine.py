@@ -1,7 +1,8 @@
 """The engine: the unit step of one agent, compiled phase by phase, behind plain NumPy units.
 
-perceive, think, perform and render are the four functions that `rollout.step_unit` composes, each its own program
-here, so that the time of every phase can be told. The state never leaves the device.
+perceive, commit, think, perform and render are the functions that `rollout.step_unit` composes, each its own program
+here, so that the time of every phase can be told and COMMIT run while the user's unit is awaited. The state never
+leaves the device.
 """
 
 import time
@@ -13,23 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax import agent_io, rollout
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.data.media import UserUnit
 from wanstreamer_jax.data.records import video_to_float, video_to_uint8
-from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.model.streamer import Heard
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.perception.text import Keyboard, TextStream, TextTokenizer
-from wanstreamer_jax.rollout import Agent, SessionState
+from wanstreamer_jax.rollout import Agent, Sampling, SessionState
 from wanstreamer_jax.serve.file import AgentUnit
-from wanstreamer_jax.serve.report import is_loud
+from wanstreamer_jax.serve.request import Request
 
 
 class Phases(NamedTuple):
   """The jitted phases of a unit. Each takes the session's state and gives it back; buffers are reused."""
 
   start: Callable[..., SessionState]
+  commit: Callable[..., SessionState]
   encode: Callable[..., Any]
   think: Callable[..., Any]
   perform: Callable[..., Latents]
@@ -57,6 +59,7 @@ def compile_phases() -> Phases:
   """One program per phase."""
   return Phases(
     start=jax.jit(rollout.start_session, static_argnames="capacity"),
+    commit=jax.jit(rollout.commit, donate_argnums=1),
     encode=jax.jit(encode, donate_argnums=1),
     think=jax.jit(lambda agent, state, heard: rollout.think(agent, state, heard)[:2], donate_argnums=1),
     perform=jax.jit(lambda agent, state: rollout.perform(agent, state)[0]),
@@ -72,45 +75,57 @@ class StreamEngine:
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     self.phases = compile_phases()
     self._state: SessionState | None = None
-    self._new_text()
     check_tokenizer(agent.config, self.tokenizer)
 
-  def start(self, world: World, seed: int, units: int) -> None:
+  def start(self, request: Request, units: int) -> None:
     """Begins a session: WORLD is prefilled and every phase compiled (a silent unit of a throw-away session).
 
     units: how long it will be, which is the size of the cache in a layout with full history.
     """
-    arrays = agent_io.world_arrays(self.agent, self.tokenizer, world)
+    arrays = agent_io.world_arrays(self.agent, self.tokenizer, request.world)
     capacity = units if self.agent.config.layout.window is None else None
-    begin = lambda: self.phases.start(self.agent, jax.random.PRNGKey(seed), arrays, capacity=capacity)
-    self._state = begin()
+    start = lambda: self.phases.start(self.agent, jax.random.PRNGKey(request.seed), arrays, capacity=capacity)
+    begin = lambda: start()._replace(sampling=sampling(request))
+    self._begin(begin())
     self.step(UserUnit(None, None), [])
-    self._state = begin()
-    self._new_text()
+    self._begin(begin())
 
-  def _new_text(self) -> None:
-    """Nothing typed and nothing written yet."""
+  def _begin(self, state: SessionState) -> None:
+    """A session in which nothing was typed, written or committed yet."""
+    self._state, self._committed = state, Clock()
     self._keyboard = Keyboard(self.tokenizer, self.agent.config.layout.user_text_slots)
     self._written = TextStream(self.tokenizer)
 
+  def commit(self) -> None:
+    """What can be done before the next unit of the user is there. `step` does it if nobody did."""
+    assert self._state is not None, "start() comes first"
+    if not self._committed.milliseconds:
+      self._state = self._committed("commit", self.phases.commit, self.agent, self._state)
+
   def step(self, user: UserUnit, typed: list[str]) -> AgentUnit:
     """Answers one unit. `typed` texts enter as many of this and the next units' slots as they need."""
-    assert self._state is not None, "start() comes first"
-    clock = _Clock()
-    heard, state = clock("encode", self.phases.encode, self.agent, self._state, self._user(user, typed))
+    self.commit()
+    clock, self._committed = self._committed, Clock()
+    heard, state = clock(
+      "encode", self.phases.encode, self.agent, self._state, host_unit(self.media, user, self._keyboard(typed))
+    )
     text, state = clock("think", self.phases.think, self.agent, state, heard)
     latents = clock("perform", self.phases.perform, self.agent, state)
     sound, video, self._state = clock("decode", lambda: fetched(self.phases.decode(self.agent, state, latents)))
     return AgentUnit(video, sound, self._written(np.asarray(text)), is_loud(sound), clock.milliseconds)
 
-  def _user(self, user: UserUnit, typed: list[str]) -> rollout.UserUnit:
-    """A unit of media and typed text as arrays; absent streams are zeros that are not valid."""
-    media = self.media
-    frames = (media.frames, media.height, media.width, 3)
-    video = np.zeros(frames, np.uint8) if user.video is None else user.video  # floats are made on the device
-    audio = np.zeros(media.samples, np.float32) if user.audio is None else user.audio
-    exists = lambda stream: np.asarray(stream is not None)
-    return rollout.UserUnit(audio, video, self._keyboard(typed), exists(user.audio), exists(user.video))
+
+def sampling(request: Request) -> Sampling:
+  return Sampling(jnp.float32(request.temperature), jnp.float32(request.pad_bias))
+
+
+def host_unit(media: MediaConfig, user: UserUnit, text: np.ndarray) -> rollout.UserUnit:
+  """A unit of media and typed ids as arrays on the host; absent streams are zeros that are not valid."""
+  frames = (media.frames, media.height, media.width, 3)
+  video = np.zeros(frames, np.uint8) if user.video is None else user.video  # floats are made on the device
+  audio = np.zeros(media.samples, np.float32) if user.audio is None else user.audio
+  exists = lambda stream: np.asarray(stream is not None)
+  return rollout.UserUnit(audio, video, text, exists(user.audio), exists(user.video))
 
 
 def check_tokenizer(config: Config, tokenizer: TextTokenizer) -> None:
@@ -124,7 +139,7 @@ def check_tokenizer(config: Config, tokenizer: TextTokenizer) -> None:
     raise DataError(f"tokenizer {tokenizer.path} pads with id {tokenizer.pad_id}: this model needs {PAD}")
 
 
-class _Clock:
+class Clock:
   """Runs phases to their end and notes how long each took."""
 
   def __init__(self) -> None:

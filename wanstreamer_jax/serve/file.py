@@ -21,10 +21,11 @@ from tqdm import tqdm
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
 from wanstreamer_jax.data.media_writer import viewable_scale
-from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, MediaError, UserError
+from wanstreamer_jax.loudness import is_loud, level
 from wanstreamer_jax.serve.conversation import write_conversation
-from wanstreamer_jax.serve.report import PHASES, SessionLog, UnitRow, is_loud, loudness, write_vtt
+from wanstreamer_jax.serve.report import PHASES, SessionLog, UnitRow, write_vtt
+from wanstreamer_jax.serve.request import Request
 from wanstreamer_jax.serve.timeline import write_timeline
 
 LONGEST_TYPED = 500  # characters of one text event
@@ -39,15 +40,18 @@ class AgentUnit:
   audio: np.ndarray  # float32 [samples] in [-1, 1]
   text: str  # newly written: the texts of all units, joined, are the transcript; words begin with a space
   speaking: bool  # derived (from loudness or text), never fed back
-  times: dict[str, float]  # milliseconds of "encode", "think", "perform", "decode"
+  times: dict[str, float]  # milliseconds of "commit" (before the user's unit was there) and of the phases after it
 
 
 class Engine(Protocol):
-  """Whatever answers: `start` begins a session (and compiles what it must), `step` answers one unit."""
+  """Whatever answers: `start` begins a session (and compiles what it must), `commit` does what the next unit needs
+  and the user has no part in, `step` answers one unit."""
 
   media: MediaConfig
 
-  def start(self, world: World, seed: int, units: int) -> None: ...
+  def start(self, request: Request, units: int) -> None: ...
+
+  def commit(self) -> None: ...
 
   def step(self, user: UserUnit, typed: list[str]) -> AgentUnit: ...
 
@@ -64,9 +68,8 @@ class TextEvent:
 class StreamOptions:
   """How to stream. With `realtime` a unit is fed when its last sample would have been recorded."""
 
-  world: World = dataclasses.field(default_factory=World)
+  request: Request = dataclasses.field(default_factory=Request)
   events: tuple[TextEvent, ...] = ()
-  seed: int = 0
   realtime: bool = False
   progress: bool = True
 
@@ -167,13 +170,14 @@ def answer(
 ) -> None:
   """The loop over units. On Ctrl-C the film up to there is completed, and then KeyboardInterrupt raised."""
   media, stopped = engine.media, None
-  engine.start(options.world, options.seed, len(reader))
+  engine.start(options.request, len(reader))
   pace = Pace(media.unit_ms / 1000, options.realtime)
   bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=not options.progress)
   with bar, MediaWriter(path, media, scale=viewable_scale(media.height, media.width)) as writer:
     try:
       for index, user in enumerate(reader):
         texts = typed.get(index, [])
+        engine.commit()
         pace.wait(index)
         unit = engine.step(user, texts)
         latency = pace.latency(index)
@@ -215,8 +219,8 @@ def row(index: int, user: UserUnit, unit: AgentUnit, typed: list[str], latency: 
     typed=tuple(typed),
     speaking=unit.speaking,
     user_speaking=user.audio is not None and is_loud(user.audio),
-    level=loudness(unit.audio),
-    user_level=None if user.audio is None else loudness(user.audio),
+    level=round(level(unit.audio), 1),
+    user_level=None if user.audio is None else round(level(user.audio), 1),
     latency=None if latency is None else round(latency, 3),
   )
 

@@ -13,10 +13,12 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.duplex_source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.media import MediaWriter, UserUnit
-from wanstreamer_jax.data.session import Session, World
+from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.world_file import write_world
+from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.serve.file import AgentUnit, StreamOptions, StreamSummary, stream_file
-from wanstreamer_jax.serve.report import PHASES, is_loud
+from wanstreamer_jax.serve.report import PHASES
+from wanstreamer_jax.serve.request import Request
 
 CLIP = "user.mp4"
 
@@ -27,8 +29,11 @@ class ScriptedEngine:
   def __init__(self, config: Config, session: Session):
     self.media, self.session, self.unit = config.media, session, 0
 
-  def start(self, world: World, seed: int, units: int) -> None:
+  def start(self, request: Request, units: int) -> None:
     self.unit = 0
+
+  def commit(self) -> None:
+    pass
 
   def step(self, user: UserUnit, typed: list[str]) -> AgentUnit:
     media, k = self.media, self.unit

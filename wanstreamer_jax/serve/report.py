@@ -5,7 +5,6 @@ One clock everywhere: seconds from the beginning of the input.
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,7 @@ import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
 
-PHASES = ("encode", "think", "perform", "decode")
-LOUD = -42.0  # dBFS over a unit, above which somebody is taken to speak
-SILENCE = -96.0  # dBFS, the floor of every level
+PHASES = ("commit", "encode", "think", "perform", "decode")  # the first one while the user's unit is awaited
 BINS = 16  # envelope points per unit
 
 CAPTION_CHARS = 76  # a caption ends before it outgrows two lines
@@ -56,17 +53,6 @@ class UnitRow:
     if self.latency is not None:
       value["latency_ms"] = self.latency
     return json.dumps(value, ensure_ascii=False)
-
-
-def loudness(audio: np.ndarray) -> float:
-  """Mean level of float samples in dBFS (a full-scale square wave is 0), not below SILENCE."""
-  power = float(np.mean(np.square(audio, dtype=np.float64)))
-  return round(max(SILENCE, 10 * math.log10(power + 1e-12)), 1)
-
-
-def is_loud(audio: np.ndarray) -> bool:
-  """Whether a unit's sound is more than background: the derived "speaking" of a side."""
-  return loudness(audio) > LOUD
 
 
 def envelope(audio: np.ndarray | None) -> np.ndarray:

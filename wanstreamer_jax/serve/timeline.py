@@ -21,7 +21,13 @@ LEFT, RIGHT = 0.075, 0.985  # of the width
 POINTS = 4000  # of a waveform in a strip
 CHAR = 0.083  # inches, of caption text
 USER, AGENT, INK, FAINT = "#d9822b", "#178f82", "#24292f", "#d8dee4"
-PHASE_COLOURS = {"encode": "#9ecae1", "think": "#4292c6", "perform": "#6a51a3", "decode": "#c994c7"}
+PHASE_COLOURS = {
+  "commit": "#d9d9d9",
+  "encode": "#9ecae1",
+  "think": "#4292c6",
+  "perform": "#6a51a3",
+  "decode": "#c994c7",
+}
 
 
 def write_timeline(path: Path, log: SessionLog, title: str) -> None:

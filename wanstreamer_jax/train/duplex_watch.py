@@ -23,6 +23,7 @@ from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.perception.text import TextTokenizer
@@ -31,7 +32,6 @@ from wanstreamer_jax.train.stage import Batch, Metrics
 SESSIONS = 4
 LONGEST = 100  # units
 FILM_EVERY = 5  # units between the frames of a film strip
-LOUD = 0.01  # RMS of a unit that sounds
 
 
 def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:
@@ -43,7 +43,7 @@ def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -
   spoken, truth = _roll(streamer, audio_vae, video_vae, batch)
   text, words = np.asarray(spoken.text), batch["agent_text"] != PAD
   wrote, should = (text != PAD).any(-1), (batch["agent_text"] != PAD).any(-1)
-  sounded, sounds = (np.sqrt(np.mean(np.asarray(x) ** 2, axis=-1)) > LOUD for x in (spoken.audio, truth[0]))
+  sounded, sounds = (np.apply_along_axis(is_loud, -1, np.asarray(x)) for x in (spoken.audio, truth[0]))
   path = run / "pictures" / f"rollout_{step:06d}.png"
   path.parent.mkdir(parents=True, exist_ok=True)
   _draw(path, config, batch["agent_text"], spoken, truth)

@@ -24,6 +24,7 @@ from wanstreamer_jax.data.duplex_world.lexicon import (
 )
 from wanstreamer_jax.data.session import AGENT, USER, Event, Word
 
+WORLD_VERSION = 2  # raised with every change of what is acted or answered: records of one folder are of one world
 Play = Generator[None, bool, None]  # yields at the end of every unit, is sent whether the agent was speaking in it
 
 
@@ -87,7 +88,7 @@ class User:
     """Idles, acts, waits for the answer, and so on."""
     acts = (self.ask_seen, self.ask_persona, self.ask_sum, self.ask_repeat, self.counting, self.statement, self.story,
             self.greet, self.raise_silently, self.type_question)  # fmt: skip
-    weights = np.array([0.28, 0.12, 0.09, 0.16, 0.1, 0.05, 0.05, 0.06, 0.06, 0.03])
+    weights = np.array([0.38, 0.1, 0.06, 0.1, 0.08, 0.05, 0.05, 0.04, 0.14, 0.03])
     yield
     yield from self.idle(int(self.stage.rng.integers(2, 8)))
     while True:
@@ -229,7 +230,7 @@ class User:
     """Shows something without a word: a proactive remark is due."""
     stage = self.stage
     thing = self.raise_thing(remark=True)
-    words = ["oh", *noun_phrase(thing)]
+    words = ["oh", *description(thing)]
     unit = stage.last_unit(stage.time + RAISE_SECONDS) + 1
     stage.requests.append(Request("remark", words, "(smiles)", unit))
     stage.note(stage.time, stage.time + RAISE_SECONDS, USER, "question", act="remark", answer=thing.colour,
@@ -263,20 +264,17 @@ class User:
     yield from self.wait_for_answer()
 
 
-def noun_phrase(thing: Held) -> list[str]:
-  """a red star; two red stars."""
-  if thing.count == 1:
-    return ["a", thing.colour, thing.shape]
-  return [NUMBERS[thing.count], thing.colour, PLURALS[thing.shape]]
+def description(thing: Held) -> list[str]:
+  """one red star; two red stars."""
+  return [NUMBERS[thing.count], thing.colour, thing.shape if thing.count == 1 else PLURALS[thing.shape]]
 
 
 def answer_seen(act: str, thing: Held) -> tuple[list[str], str]:
   """The words of the answer to a question about what is held up, and the one that counts."""
+  number, colour, shape = description(thing)
   if act == "colour":
-    return ["it", "is", thing.colour], thing.colour
-  if act == "shape":
-    return ["it", "is", "a", thing.shape], thing.shape
-  return ["i", "see", NUMBERS[thing.count]], NUMBERS[thing.count]
+    return ["it", "is", colour], colour
+  return ["i", "see", number, colour, shape], shape if act == "shape" else number
 
 
 def answer_persona(act: str, persona: Persona) -> tuple[list[str], str]:

@@ -1,0 +1,31 @@
+"""The path of flow matching, and the velocity of a head that knows what to expect."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wanstreamer_jax.flow.path import interpolate, velocity, velocity_from_mean
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("std", [0.2, 1.0])
+def test_the_velocity_is_the_best_linear_guess(tau, std):
+  """Least squares over draws finds the same slope and offset."""
+  keys, mean, tau = jax.random.split(jax.random.key(0)), 0.8, jnp.asarray(tau)
+  z0, noise = mean + std * jax.random.normal(keys[0], (200_000,)), jax.random.normal(keys[1], (200_000,))
+  z = interpolate(z0, noise, tau)
+  slope, offset = np.polyfit(np.asarray(z, np.float64), np.asarray(velocity(z0, noise), np.float64), 1)
+  at = lambda z: float(velocity_from_mean(jnp.asarray(mean), jnp.asarray(z), tau, std))
+  np.testing.assert_allclose([at(1.0) - at(0.0), at(0.0)], [slope, offset], atol=0.05)
+
+
+def test_from_pure_noise_the_mean_itself_is_reached():
+  """z - v at tau = 1 is the mean, to the last bit of what is left of the noise."""
+  mean, noise = jax.random.normal(jax.random.key(1), (2, 64))
+  np.testing.assert_allclose(noise - velocity_from_mean(mean, noise, jnp.ones(()), 0.2), mean, atol=1e-6)
+
+
+def test_data_and_noise_meet_finite_velocities():
+  for tau in (0.0, 1e-6, 1.0):
+    assert np.isfinite(velocity_from_mean(jnp.ones(4), jnp.ones(4), jnp.asarray(tau), 0.2)).all()
