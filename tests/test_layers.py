@@ -16,7 +16,7 @@ FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 # Groups on one line never import each other; a group imports from the lines above it, and inside itself.
 LAYERS = (
   ("errors",),
-  ("config", "shapes"),
+  ("config", "loudness", "shapes"),
   ("config_files",),
   ("units", "nn", "parallel", "flow", "cost"),
   ("codecs", "perception", "weights"),
@@ -25,6 +25,7 @@ LAYERS = (
   ("agent_io", "crops"),
   ("train", "serve", "eval"),
   ("ablate", "aot", "bench", "inspect_cmd"),
+  ("bench_serve",),
   ("commands",),
   ("cli",),
   ("__main__",),

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from wanstreamer_jax import __version__
-from wanstreamer_jax.commands import aot, bench, data, evaluate, inspect, stream, train
+from wanstreamer_jax.commands import aot, bench, data, evaluate, inspect, serve, stream, train
 from wanstreamer_jax.commands.parsing import Parser
 from wanstreamer_jax.errors import UserError
 
 PROGRAM = "wanstreamer"
 ADDERS = (
-  stream.add_stream, data.add_data, train.add_train, train.add_export, evaluate.add_eval, evaluate.add_ablate,
+  stream.add_stream, serve.add_serve, serve.add_client,
+  data.add_data, train.add_train, train.add_export, evaluate.add_eval, evaluate.add_ablate,
   bench.add_bench, aot.add_aot, inspect.add_inspect,
 )  # fmt: skip
 

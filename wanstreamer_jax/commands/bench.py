@@ -24,6 +24,18 @@ def add_bench(commands: Any) -> None:
   step.add_argument("--runs", type=number(int, 50), default=100, metavar="N", help="units to time (default: 100)")
   step.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
+  serve = add_command(
+    group, "serve", "serve visitors over real sockets on this machine and time what they meet",
+    """
+    wanstreamer bench serve --slots 2 --visitors 3 --seconds 60
+    """, bench_serve,
+  )  # fmt: skip
+  serve.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  serve.add_argument("--slots", type=number(int, 1), default=1, help="how many are served at once (default: 1)")
+  serve.add_argument("--visitors", type=number(int, 1), default=1, help="how many come (default: 1)")
+  serve.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
+  serve.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
   loader = add_command(
     group, "loader", "measure how fast training batches are read from a folder of records",
     """
@@ -40,6 +52,17 @@ def bench_loader(args: argparse.Namespace) -> None:
   from wanstreamer_jax.data import commands
 
   commands.bench_loader(config, args.path, seconds=args.seconds)
+
+
+def bench_serve(args: argparse.Namespace) -> None:
+  from wanstreamer_jax import agent_io, bench_serve
+  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
+  from wanstreamer_jax.serve.slots import SlotEngine
+
+  enable_compilation_cache()
+  engine = SlotEngine(agent_io.load_agent(args.checkpoint), args.slots)
+  engine.prepare()
+  bench_serve.bench_serve_command(engine, args.visitors, args.seconds, args.json)
 
 
 def bench_step(args: argparse.Namespace) -> None:

@@ -1,0 +1,450 @@
+"""The live service around the engine: protocol, jitter buffer, seats, limits, and a conversation over a real socket."""
+
+import asyncio
+import contextlib
+import json
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp import web
+
+from tests.media_files import halves, tone, write_video
+from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.data.duplex_world.world import WorldConfig
+from wanstreamer_jax.errors import DataError, UserError
+from wanstreamer_jax.serve import hall, protocol
+from wanstreamer_jax.serve.client import stream_to
+from wanstreamer_jax.serve.file import AgentUnit
+from wanstreamer_jax.serve.inbox import GONE, Inbox
+from wanstreamer_jax.serve.picture import decode_picture, encode_picture
+from wanstreamer_jax.serve.report import PHASES
+from wanstreamer_jax.serve.server import ServeOptions, Server
+
+MEDIA = MediaConfig()
+RATE = MEDIA.sample_rate
+
+
+class Echo:
+  """Says and shows what it hears and sees, one unit later, in every slot; writes what is typed. `broken`: a slot."""
+
+  media = MEDIA
+
+  def __init__(self, slots: int = 2, broken: int | None = None):
+    self.slots, self.broken, self.began = slots, broken, []
+
+  def join(self, slot, request):
+    self.began.append((slot, request.world.fields, request.seed))
+
+  def commit(self):
+    pass
+
+  def save(self, folder):
+    (folder / "engine.json").write_text(json.dumps(len(self.began)))
+
+  def restore(self, folder):
+    self.began = [None] * json.loads((folder / "engine.json").read_text())
+
+  def step(self, users, typed):
+    return [self.answer(slot, user, texts) for slot, (user, texts) in enumerate(zip(users, typed))]
+
+  def answer(self, slot, user, texts):
+    if user is None or (slot == self.broken and texts):
+      return None
+    video = np.full((4, 64, 64, 3), 100, np.uint8) if user.video is None else user.video
+    audio = np.zeros(MEDIA.samples, np.float32) if user.audio is None else user.audio
+    return AgentUnit(video, audio, " ".join(texts), bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 1.0))
+
+
+# The protocol
+
+
+def test_media_survive_the_wire():
+  samples = np.linspace(-1, 1, 480, dtype=np.float32)
+  media = protocol.unpack(protocol.sound(samples, 1.25, unit=7).pack())
+  assert (media.kind, media.unit, media.time) == (protocol.SOUND, 7, 1.25)
+  np.testing.assert_allclose(media.samples, samples, atol=1e-4)
+  picture = protocol.unpack(protocol.Media(protocol.VP8, b"abc", 0.5, key_frame=True).pack())
+  assert (picture.payload, picture.key_frame) == (b"abc", True)
+
+
+@pytest.mark.parametrize(
+  ("message", "reason"),
+  [
+    (b"abc", "expected a header of 16"),
+    (protocol.HEADER.pack(9, 0, 0, 0, 0.0) + b"x", "of kind 9"),
+    (protocol.HEADER.pack(1, 0, 0, 0, 0.0) + b"x", "a sound message of 1 bytes"),
+    (protocol.HEADER.pack(1, 0, 0, 0, 0.0) + bytes(48_002), "expected 1 to 24000"),
+    (protocol.HEADER.pack(2, 0, 0, 0, 0.0), "without a picture"),
+    (protocol.HEADER.pack(2, 0, 0, 0, float("nan")) + b"x", "not a number"),
+  ],
+)
+def test_broken_media_are_named(message, reason):
+  with pytest.raises(DataError, match=reason):
+    protocol.unpack(message)
+
+
+@pytest.mark.parametrize("message", ["{", "[]", '{"a": 1}', '{"type": 3}'])
+def test_broken_words_are_named(message):
+  with pytest.raises(DataError, match="a text message"):
+    protocol.hear(message)
+
+
+def test_pictures_of_any_size_and_rubbish():
+  wide = np.zeros((30, 90, 3), np.uint8)
+  wide[:, 30:60] = 200
+  assert decode_picture(encode_picture(wide), 64, 64)[:, 4:-4].min() > 150  # the middle
+  with pytest.raises(DataError, match="cannot be decoded"):
+    decode_picture(b"not a picture", 64, 64)
+
+
+# The inbox
+
+
+def parts(samples: np.ndarray, begin: float = 0.0):
+  for first in range(0, len(samples), 480):
+    yield samples[first : first + 480], begin + first / RATE
+
+
+def test_sound_comes_out_as_it_came_in():
+  inbox, samples = Inbox(MEDIA), np.random.default_rng(0).uniform(-1, 1, 3 * MEDIA.samples).astype(np.float32)
+  heard = []
+  for unit in range(3):
+    for part, time in parts(samples[unit * MEDIA.samples : (unit + 1) * MEDIA.samples], 5 + unit * 0.16):
+      inbox.sound(part, time)
+    user, typed, end = inbox.take()
+    heard.append(user.audio)
+    assert end == pytest.approx(5.16 + unit * 0.16)
+    assert (user.video, typed) == (None, [])
+  np.testing.assert_array_equal(np.concatenate(heard), samples)
+  assert (inbox.missing, inbox.dropped) == (0, 0)
+
+
+def test_late_sound_is_silence_and_a_microphone_that_stops_is_absent():
+  inbox = Inbox(MEDIA)
+  assert inbox.take()[0].audio is None
+  inbox.sound(np.ones(1000, np.float32), 0.0)
+  first = inbox.take()[0].audio
+  assert first[:1000].all()
+  assert not first[1000:].any()
+  assert inbox.missing == MEDIA.samples - 1000
+  after = [inbox.take()[0].audio for _ in range(GONE + 1)]
+  assert after[0] is not None
+  assert after[-1] is None
+
+
+def test_sound_that_piles_up_is_dropped_from_its_old_end():
+  inbox = Inbox(MEDIA)
+  samples = np.arange(3 * MEDIA.samples, dtype=np.float32)
+  inbox.sound(samples, 10.0)
+  user, _, end = inbox.take()
+  assert inbox.waiting <= 0.081
+  assert inbox.dropped > MEDIA.samples
+  assert end == pytest.approx(10.0 + (user.audio[-1] + 1) / RATE)
+
+
+def test_pictures_follow_the_sound_they_were_taken_with():
+  inbox = Inbox(MEDIA)
+  for index in range(8):  # 40 ms apart from 10.0 on
+    inbox.picture(np.full((64, 64, 3), index, np.uint8), 10.0 + 0.04 * index)
+  taken = []
+  for begin in (10.0, 10.16):
+    for part, time in parts(np.zeros(MEDIA.samples, np.float32), begin):
+      inbox.sound(part, time)
+    taken.append(inbox.take()[0].video[:, 0, 0, 0])
+  first, second = taken
+  assert first.tolist() == [1, 2, 3, 4]  # the newest by the end of each frame
+  assert second.tolist()[:2] == [5, 6]
+
+
+def test_pictures_without_sound_and_a_camera_that_stops():
+  inbox = Inbox(MEDIA)
+  for index in range(6):
+    inbox.picture(np.full((64, 64, 3), index, np.uint8), 0.04 * index)
+  assert inbox.take()[0].video[:, 0, 0, 0].tolist() == [2, 3, 4, 5]
+  assert inbox.take()[0].video[:, 0, 0, 0].tolist() == [5, 5, 5, 5]
+  for _ in range(GONE):
+    last = inbox.take()[0]
+  assert last.video is None
+
+
+# A server on a real socket
+
+
+@contextlib.asynccontextmanager
+async def running(engine, **options):
+  server = Server(engine, ServeOptions(port=0, **options))
+  runner = web.AppRunner(server.app())
+  await runner.setup()
+  site = web.TCPSite(runner, "127.0.0.1", 0)
+  await site.start()
+  port = site._server.sockets[0].getsockname()[1]
+  try:
+    yield server, f"http://127.0.0.1:{port}"
+  finally:
+    await runner.cleanup()
+
+
+async def hello(web_session, address, **values):
+  socket = await web_session.ws_connect(f"{address}/live", max_msg_size=1 << 20)
+  await socket.send_str(protocol.say("hello", version=1, **values))
+  return socket, protocol.hear(await socket.receive_str(timeout=3))
+
+
+async def units(socket, count):
+  """The "unit" messages of `count` units, with how many sound samples and pictures came with them."""
+  found, samples, pictures = [], 0, 0
+  while len(found) < count or samples < count * MEDIA.samples or pictures < count * MEDIA.frames:
+    message = await socket.receive(timeout=3)
+    if message.type is aiohttp.WSMsgType.BINARY:
+      media = protocol.unpack(message.data)
+      samples += len(media.samples) if media.kind == protocol.SOUND else 0
+      pictures += media.kind == protocol.JPEG
+    else:
+      value = protocol.hear(message.data)
+      if value["type"] == "unit":
+        found.append(value)
+  return found
+
+
+def test_a_conversation_over_a_socket():
+  async def talk():
+    engine = Echo()
+    async with running(engine) as (_, address), aiohttp.ClientSession() as session:
+      socket, welcome = await hello(session, address, world={"fields": {"name": "ada"}}, seed=5)
+      assert welcome["type"] == "welcome"
+      assert (welcome["unit_ms"], welcome["height"], welcome["generated"]) == (160, 64, True)
+      await socket.send_str(protocol.say("text", text="hello"))
+      await socket.send_str(protocol.say("ping", time=1.5))
+      found = await units(socket, 3)
+      await socket.send_str(protocol.say("bye"))
+      assert [unit["unit"] for unit in found] == [0, 1, 2]
+      assert "hello" in "".join(unit["text"] for unit in found)
+      assert engine.began == [(0, {"name": "ada"}, 5)]
+      metrics = await (await session.get(f"{address}/metrics")).text()
+      assert "wanstreamer_latency_seconds_count" in metrics
+      health = await (await session.get(f"{address}/healthz")).json()
+      await asyncio.sleep(0.1)
+      health = await (await session.get(f"{address}/healthz")).json()
+      assert health == {"status": "ok", "slots": 2, "free": 2}
+
+  asyncio.run(talk())
+
+
+def test_who_comes_too_late_is_told_so_and_a_seat_is_given_back():
+  async def talk():
+    async with running(Echo(slots=1)) as (_, address), aiohttp.ClientSession() as session:
+      first, welcome = await hello(session, address)
+      assert welcome["type"] == "welcome"
+      _, refused = await hello(session, address)
+      assert refused["type"] == "full"
+      assert refused["retry_after"] >= 5
+      await first.close()
+      await asyncio.sleep(0.2)
+      _, welcome = await hello(session, address)
+      assert welcome["type"] == "welcome"
+
+  asyncio.run(talk())
+
+
+def test_a_broken_session_is_ended_and_the_other_goes_on():
+  async def talk():
+    async with running(Echo(broken=0)) as (server, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      second, _ = await hello(session, address)
+      await first.send_str(protocol.say("text", text="break"))
+      while True:
+        message = await first.receive(timeout=3)
+        if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] == "ended":
+          break
+      assert len(await units(second, 3)) == 3
+      assert server.hall.figures.evicted == 1
+
+  asyncio.run(talk())
+
+
+def test_who_watches_sees_and_hears_both_sides_and_may_type():
+  async def talk():
+    async with running(Echo(), drawn=WorldConfig()) as (_, address), aiohttp.ClientSession() as session:
+      socket, welcome = await hello(session, address, watch=True, seed=3)
+      assert welcome["type"] == "welcome"
+      await socket.send_str(protocol.say("text", text="hi"))
+      sides, text = {True: [], False: []}, ""
+      while len(sides[False]) < 3 * MEDIA.frames:
+        message = await socket.receive(timeout=3)
+        if message.type is aiohttp.WSMsgType.BINARY:
+          media = protocol.unpack(message.data)
+          if media.kind == protocol.JPEG:
+            sides[media.users].append(decode_picture(media.payload, 64, 64))
+        else:
+          text += protocol.hear(message.data).get("text", "")
+      assert len(sides[True]) >= len(sides[False])
+      assert sides[True][0].std() > 20  # somebody is drawn
+      assert "hi" in text
+      await socket.send_bytes(protocol.sound(np.zeros(480), 0.0).pack())
+      while message.type is aiohttp.WSMsgType.BINARY or protocol.hear(message.data)["type"] != "error":
+        message = await socket.receive(timeout=3)
+
+  asyncio.run(talk())
+
+
+def test_nobody_to_watch():
+  async def talk():
+    async with running(Echo()) as (_, address), aiohttp.ClientSession() as session:
+      _, refused = await hello(session, address, watch=True)
+      assert "nobody can be watched" in refused["message"]
+
+  asyncio.run(talk())
+
+
+async def until(socket, *types):
+  """The next JSON message of one of these types."""
+  while True:
+    message = await socket.receive(timeout=3)
+    assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
+    if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] in types:
+      return protocol.hear(message.data)
+
+
+def test_a_broken_connection_comes_back_into_its_session():
+  async def talk():
+    engine = Echo(slots=1)
+    async with running(engine) as (server, address), aiohttp.ClientSession() as session:
+      first, welcome = await hello(session, address)
+      await units(first, 2)
+      first._response.connection.transport.abort()  # no goodbye
+      await asyncio.sleep(0.2)
+      _, refused = await hello(session, address)
+      assert refused["type"] == "full"
+      _, refused = await hello(session, address, session="somebody else's é")
+      assert "is over" in refused["message"]
+      second, again = await hello(session, address, session=welcome["session"])
+      assert again["unit"] >= 2
+      assert (await until(second, "unit"))["unit"] >= again["unit"]
+      assert len(engine.began) == 1
+      third, _ = await hello(session, address, session=welcome["session"])  # another window takes over
+      assert "another window" in (await until(second, "ended"))["message"]
+      assert await until(third, "unit")
+      assert server.hall.free == 0
+
+  asyncio.run(talk())
+
+
+def test_a_seat_is_not_kept_for_ever(monkeypatch):
+  monkeypatch.setattr(hall, "BACK_WITHIN", 0.2)
+
+  async def talk():
+    async with running(Echo(slots=1)) as (server, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      await units(first, 1)
+      first._response.connection.transport.abort()
+      await asyncio.sleep(0.8)
+      assert server.hall.free == 1
+
+  asyncio.run(talk())
+
+
+def test_sessions_outlast_a_restart(tmp_path):
+  state, drawn = tmp_path / "state", WorldConfig()
+
+  async def talk():
+    async with aiohttp.ClientSession() as session:
+      async with running(Echo(), state=state, drawn=drawn) as (server, address):
+        talking, one = await hello(session, address)
+        watching, other = await hello(session, address, watch=True)
+        await units(talking, 2)
+        await server._drain(None)
+        assert (await until(talking, "restarting"))["message"]
+      assert {path.name for path in state.iterdir()} == {"sessions.json", "engine.json"}
+      engine = Echo()
+      async with running(engine, state=state, drawn=drawn) as (server, address):
+        assert engine.began == [None, None]
+        assert server.hall.free == 0
+        assert not state.exists()
+        talking, again = await hello(session, address, session=one["session"])
+        assert again["unit"] >= 2
+        assert (await until(talking, "unit"))["unit"] >= again["unit"]
+        watching, again = await hello(session, address, session=other["session"])
+        assert again["type"] == "welcome"
+        await talking.send_str(protocol.say("bye"))
+        await watching.send_str(protocol.say("bye"))
+        await asyncio.sleep(0.1)
+        assert server.hall.free == 2
+
+  asyncio.run(talk())
+
+
+def test_damaged_sessions_do_not_keep_the_server_from_starting(tmp_path, caplog):
+  state = tmp_path / "state"
+  state.mkdir()
+  (state / "sessions.json").write_text("[{}]")
+
+  async def talk():
+    async with running(Echo(), state=state) as (server, _):
+      assert server.hall.free == 2
+
+  asyncio.run(talk())
+  assert "cannot be continued" in caplog.text or "does not hold" in caplog.text
+
+
+@pytest.mark.parametrize(
+  ("first", "reason"),
+  [
+    ("{", "not JSON"),
+    (json.dumps({"type": "hello", "version": 2}), "this server speaks version 1"),
+    (json.dumps({"type": "hello", "version": 1, "seed": -1}), "seed is -1"),
+    (json.dumps({"type": "hello", "version": 1, "temperature": "hot"}), "temperature is 'hot'"),
+    (json.dumps({"type": "hello", "version": 1, "world": {"fields": {"name": 3}}}), "'name' must be text"),
+    (json.dumps({"type": "hello", "version": 1, "world": {"portrait": "%%%"}}), '"portrait" must be base64'),
+    (json.dumps({"type": "hello", "version": 1, "world": {"portrait": "AAAA"}}), "cannot be decoded"),
+  ],
+)
+def test_a_bad_hello_is_answered(first, reason):
+  async def talk():
+    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
+      socket = await session.ws_connect(f"{address}/live")
+      await socket.send_str(first)
+      value = protocol.hear(await socket.receive_str(timeout=3))
+      assert value["type"] == "error"
+      assert reason in value["message"]
+      assert server.hall.free == 2
+
+  asyncio.run(talk())
+
+
+def test_strangers_are_kept_out():
+  async def talk():
+    async with running(Echo(), token="secret") as (_, address), aiohttp.ClientSession() as session:
+      for query, headers, status in (
+        ("", {}, 403), ("?token=wrong", {}, 403), ("?token=secret", {"Origin": "https://evil.example"}, 403),
+      ):  # fmt: skip
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+          await session.ws_connect(f"{address}/live{query}", headers=headers)
+        assert caught.value.status == status
+      own = await session.ws_connect(f"{address}/live?token=secret", headers={"Origin": address})
+      await own.close()
+
+  asyncio.run(talk())
+  with pytest.raises(UserError, match="give --token"):
+    ServeOptions(host="0.0.0.0").check()
+
+
+def test_the_client_saves_what_it_is_answered(tmp_path):
+  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24, sound=tone(0.96, RATE))
+
+  async def talk():
+    async with running(Echo()) as (_, address):
+      return await asyncio.to_thread(stream_to, address, clip, tmp_path / "out", False)
+
+  figures = asyncio.run(talk())
+  assert {path.name for path in (tmp_path / "out").iterdir()} == {"agent.mp4", "agent.vtt", "units.jsonl"}
+  rows = [json.loads(line) for line in (tmp_path / "out/units.jsonl").read_text().splitlines()]
+  assert len(rows) == 6
+  assert any(row["state"] == "speaking" for row in rows)
+  assert 0 < figures["p50_ms"] < 1000
+
+
+def test_a_server_that_is_away(tmp_path):
+  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
+  with pytest.raises(UserError, match="cannot be talked to"):
+    stream_to("http://127.0.0.1:9", clip, tmp_path / "out", False)

@@ -1,0 +1,124 @@
+"""Laws 3 and 5 for many sessions: a slot is the single session, and no slot notices another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.agents import random_weights, small_config
+from tests.test_engine import session
+from wanstreamer_jax.data.session import World
+from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.rollout import Agent
+from wanstreamer_jax.serve.engine import StreamEngine
+from wanstreamer_jax.serve.request import Request
+from wanstreamer_jax.serve.slots import SlotEngine
+
+ADA, BEN = World(fields={"name": "ada"}), World(fields={"name": "ben"})
+SLOTS = 3
+
+
+@pytest.fixture(scope="module")
+def agent():
+  config = small_config(world_text=16).replace()
+  config.model.vocab = 1024
+  config.freeze()
+  return random_weights(jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0))))
+
+
+@pytest.fixture(scope="module")
+def engine(agent):
+  engine = SlotEngine(agent, SLOTS)
+  engine.prepare()
+  return engine
+
+
+def serve(engine: SlotEngine, slot: int, disturb) -> list:
+  """One session of ADA in a slot, while `disturb(unit, engine)` says what the other slots do: [(user, typed)]."""
+  units, typed = session(engine.agent.config)
+  engine.join(slot, Request(ADA, 7))
+  answers = []
+  for k in range(len(units)):
+    others = disturb(k, engine)
+    others[slot] = (units[k], typed[k])
+    users, texts = zip(*others)
+    answers.append(engine.step(list(users), list(texts)))
+  return answers
+
+
+def nobody(k, engine):
+  return [(None, [])] * SLOTS
+
+
+def crowd(k, engine):
+  """Others come, go and start anew at random; one of them breaks."""
+  random = np.random.default_rng(k)
+  units, _ = session(engine.agent.config)
+  for slot in (0, 2):
+    if random.random() < 0.4:
+      engine.join(slot, Request(BEN, int(random.integers(100)), temperature=1.0, pad_bias=-2.0))
+  if k == 4:
+    past = engine.states.past
+    engine.states = engine.states._replace(past=past._replace(audio=past.audio.at[2].set(jnp.nan)))
+  return [(units[(k + 3) % len(units)], ["say something"]), (None, []), (units[k], [])]
+
+
+def test_law_3_a_slot_is_the_single_session(engine, agent, close):
+  single = StreamEngine(agent)
+  units, typed = session(agent.config)
+  single.start(Request(ADA, 7), len(units))
+  expected, states = [], []
+  for user, texts in zip(units, typed):
+    expected.append(single.step(user, texts))
+    states.append(single._state.past)
+  answers = serve(engine, 1, nobody)
+  assert [row[1].text for row in answers] == [unit.text for unit in expected]
+  close(jax.tree.map(lambda x: x[1], engine.states.past), states[-1])
+  assert all(row[0] is None and row[2] is None for row in answers)
+
+
+def test_law_5_no_slot_notices_another_bit_for_bit(engine):
+  alone, among = serve(engine, 1, nobody), serve(engine, 1, crowd)
+  for a, b in zip(alone, among):
+    np.testing.assert_array_equal(a[1].audio, b[1].audio)
+    np.testing.assert_array_equal(a[1].video, b[1].video)
+    assert a[1].text == b[1].text
+  assert among[4][2] is None  # the broken one is not answered
+  assert among[3][2] is not None
+
+
+def test_joining_and_leaving_compiles_nothing(engine):
+  sizes = lambda: [function._cache_size() for function in engine.programs]
+  before = sizes()
+  serve(engine, 2, nobody)
+  engine.join(0, Request(BEN, 3))
+  assert sizes() == before == [1] * len(before)
+
+
+def test_sessions_go_on_after_a_restart(agent, engine, tmp_path):
+  units, typed = session(agent.config)
+  half = len(units) // 2
+  whole = [answers[0] for answers in serve(engine, 0, nobody)]
+  engine.join(0, Request(ADA, 7))
+  step = lambda engine, k: engine.step([units[k], None, None], [typed[k], [], []])[0]
+  for k in range(half):
+    step(engine, k)
+  engine.commit()  # as in the pause before the next unit
+  engine.save(tmp_path)
+  other = SlotEngine(agent, SLOTS)
+  other.restore(tmp_path)
+  for k in range(half, len(units)):
+    answer = step(other, k)
+    np.testing.assert_array_equal(answer.audio, whole[k].audio)
+    np.testing.assert_array_equal(answer.video, whole[k].video)
+    assert answer.text == whole[k].text
+
+
+def test_sessions_of_another_server_are_refused(agent, engine, tmp_path):
+  engine.save(tmp_path)
+  with pytest.raises(CheckpointError, match="another --slots"):
+    SlotEngine(agent, SLOTS + 1).restore(tmp_path)
+  (tmp_path / "engine.safetensors").write_bytes(b"half")
+  with pytest.raises(CheckpointError, match="does not hold sessions"):
+    SlotEngine(agent, SLOTS).restore(tmp_path)

@@ -1,0 +1,135 @@
+"""`wanstreamer client`: streams a media file to a live server in real time and saves what the agent answers."""
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+from tqdm import tqdm
+
+from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
+from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.loudness import is_loud, level
+from wanstreamer_jax.serve import protocol
+from wanstreamer_jax.serve.file import staged
+from wanstreamer_jax.serve.picture import decode_picture, encode_picture
+from wanstreamer_jax.serve.report import PHASES, SessionLog, UnitRow, write_vtt
+
+PART = 0.02  # seconds of sound in a message
+ANSWER_WITHIN = 5.0  # seconds
+
+
+def stream_to(server: str, source: str | Path, out: str | Path, progress: bool = True) -> dict[str, float]:
+  """Streams `source` to the server's address; writes agent.mp4, agent.vtt and units.jsonl into `out`.
+
+  Returns latency percentiles in milliseconds (from the capture of a unit's last sample to the arrival of its answer)
+  and the share of late units. Raises UserError when the server is full, away, or ends the conversation.
+  """
+  return asyncio.run(_stream(server, Path(source), Path(out), progress))
+
+
+async def _stream(server: str, source: Path, out: Path, progress: bool) -> dict[str, float]:
+  address = server.rstrip("/").replace("http", "ws", 1)
+  path, mark, query = address.partition("?")
+  try:
+    async with (
+      aiohttp.ClientSession() as session,
+      session.ws_connect(f"{path.rstrip('/')}/live{mark}{query}", max_msg_size=protocol.LARGEST_MESSAGE) as socket,
+    ):
+      await socket.send_str(protocol.say("hello", version=protocol.VERSION))
+      welcome = protocol.hear(await socket.receive_str(timeout=ANSWER_WITHIN))
+      if welcome["type"] != "welcome":
+        raise UserError(f"{server}: {welcome.get('message', welcome['type'])}")
+      media = MediaConfig(**{name: welcome[name] for name in ("unit_ms", "fps", "sample_rate", "height", "width")})
+      reader = MediaReader(source, media)
+      with staged(out) as folder:
+        return await Answer(media, reader, folder, progress).run(socket)
+  except (aiohttp.ClientError, TimeoutError, TypeError) as error:
+    raise UserError(f"{server} cannot be talked to: {error or type(error).__name__}") from error
+
+
+class Answer:
+  """Both directions of one conversation."""
+
+  def __init__(self, media: MediaConfig, reader: MediaReader, folder: Path, progress: bool):
+    self.media, self.reader, self.folder = media, reader, folder
+    self.bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=not progress)
+    self.users: list[UserUnit] = []
+    self.log = SessionLog(folder / "units.jsonl", media)
+    self.latencies: list[float] = []
+    self.late = 0
+
+  async def run(self, socket: aiohttp.ClientWebSocketResponse) -> dict[str, float]:
+    sender = asyncio.create_task(self._send(socket))
+    try:
+      with contextlib.closing(self.log), self.bar, MediaWriter(self.folder / "agent.mp4", self.media) as writer:
+        await self._receive(socket, writer)
+    finally:
+      sender.cancel()
+      await asyncio.gather(sender, return_exceptions=True)
+    write_vtt(self.folder / "agent.vtt", self.log)
+    p50, p95, p99 = np.percentile(self.latencies or [float("nan")], (50, 95, 99))
+    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "late": self.late / max(len(self.log.rows), 1)}
+
+  async def _send(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    """The file at its own pace, 20 ms at a time, pictures as they are shown."""
+    media, begin = self.media, time.perf_counter()
+    size = round(PART * media.sample_rate)
+    for index, user in enumerate(self.reader):
+      self.users.append(user)
+      start = index * media.unit_ms / 1000
+      for first in range(0, media.samples, size):
+        moment = start + (first + size) / media.sample_rate
+        await asyncio.sleep(max(0.0, begin + moment - time.perf_counter()))
+        captured = begin + start + first / media.sample_rate
+        if user.audio is not None:
+          await socket.send_bytes(protocol.sound(user.audio[first : first + size], captured).pack())
+        frame, rest = divmod(first * media.fps, media.sample_rate)
+        if user.video is not None and rest == 0:
+          jpeg = encode_picture(user.video[frame])
+          await socket.send_bytes(protocol.Media(protocol.JPEG, jpeg, captured, key_frame=True).pack())
+
+  async def _receive(self, socket: aiohttp.ClientWebSocketResponse, writer: MediaWriter) -> None:
+    """Units as they come, until there are as many as the file has."""
+    media, unit = self.media, None
+    sound, pictures = [], []
+    while len(self.log.rows) < len(self.reader):
+      message = await socket.receive(ANSWER_WITHIN)
+      if message.type is aiohttp.WSMsgType.BINARY:
+        part = protocol.unpack(message.data)
+        if part.kind == protocol.SOUND:
+          sound.append(part.samples)
+        else:
+          pictures.append(decode_picture(part.payload, media.height, media.width))
+      elif message.type is aiohttp.WSMsgType.TEXT:
+        value = protocol.hear(message.data)
+        if value["type"] == "unit":
+          unit = value
+          if value["heard"] is not None:
+            self.latencies.append(1000 * (time.perf_counter() - value["heard"]))
+        elif value["type"] in ("ended", "error"):
+          raise UserError(f"the server ended the conversation: {value.get('message')}")
+      else:
+        raise UserError("the connection was lost")
+      if unit is not None and sum(map(len, sound)) == media.samples and len(pictures) == media.frames:
+        self._unit(unit, np.concatenate(sound), np.stack(pictures), writer)
+        unit, sound, pictures = None, [], []
+
+  def _unit(self, value: dict, audio: np.ndarray, video: np.ndarray, writer: MediaWriter) -> None:
+    writer.write(video, audio)
+    index = len(self.log.rows)
+    user = self.users[index] if index < len(self.users) else UserUnit(None, None)
+    heard = user.audio
+    self.late += bool(value["late"])
+    row = UnitRow(
+      unit=index, start=round(index * self.media.unit_ms / 1000, 3),
+      times={phase: value[f"{phase}_ms"] for phase in PHASES}, text=value["text"], typed=(),
+      speaking=value["speaking"], user_speaking=heard is not None and is_loud(heard), level=round(level(audio), 1),
+      user_level=None if heard is None else round(level(heard), 1),
+      latency=round(self.latencies[-1], 3) if self.latencies else None,
+    )  # fmt: skip
+    self.log.add(row, heard, audio)
+    self.bar.update()

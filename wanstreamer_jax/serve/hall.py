@@ -1,0 +1,246 @@
+"""The hall where visitors are served in lockstep: one clock, one engine step for all slots, joins and leaves between.
+
+Every unit of the host's clock the inboxes of all seats are emptied into the engine, and what it answers goes to the
+seats' outboxes. The engine works in a thread of its own; everything else happens in the event loop.
+"""
+
+import asyncio
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.data.media import UserUnit
+from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.serve.file import AgentUnit
+from wanstreamer_jax.serve.request import Request
+
+BACK_WITHIN = 30.0  # seconds for which the place of somebody whose connection broke is kept
+LOST = 5  # units behind its clock after which the hall starts the clock anew instead of catching up
+
+
+class SlotEngine(Protocol):
+  """Whatever serves several sessions in lockstep. Calls come from one thread."""
+
+  media: MediaConfig
+  slots: int
+
+  def join(self, slot: int, request: Request) -> None: ...
+
+  def commit(self) -> None: ...
+
+  def step(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> list[AgentUnit | None]: ...
+
+  def save(self, folder: Path) -> None:
+    """Writes the state of all slots."""
+    ...
+
+  def restore(self, folder: Path) -> None:
+    """Takes up what `save` wrote. Raises CheckpointError."""
+    ...
+
+
+class Source(Protocol):
+  """Where the units of a visitor come from. All but `prepare` is called in the event loop."""
+
+  def prepare(self) -> None:
+    """What can be done before the next unit is due; in the engine's thread."""
+    ...
+
+  def take(self) -> tuple[UserUnit, list[str], float | None]:
+    """The next unit, what was typed, and the capture time of the unit's end, if known."""
+    ...
+
+  def hear(self, audio: np.ndarray) -> None:
+    """The agent's answer to the last unit: float32 [samples]."""
+    ...
+
+
+class Full(UserError):
+  """All seats are taken; `retry_after` is a guess in seconds."""
+
+  def __init__(self, retry_after: float):
+    super().__init__(f"all places are taken; try again in {retry_after:.0f} s")
+    self.retry_after = retry_after
+
+
+@dataclasses.dataclass
+class Served:
+  """One unit of one visitor, as the outbox gets it."""
+
+  unit: int
+  answer: AgentUnit
+  user: UserUnit
+  typed: list[str]
+  heard: float | None  # capture time (the visitor's clock) of the end of the user's unit
+  waited: float  # seconds from taking the unit to the answer
+  late: bool
+
+
+@dataclasses.dataclass
+class Seat:
+  """A visitor's place: a slot of the engine, where units come from, and where answers go."""
+
+  slot: int
+  token: str
+  source: Source
+  deliver: Callable[[Served], Any]
+  failed: Callable[[str], Any]
+  began: float
+  unit: int = 0
+  ready: bool = False  # the engine has begun its session
+  away: float | None = None  # since when nobody is connected
+
+  def leave_for_now(self) -> None:
+    """The connection broke: what the agent says is lost until somebody is back."""
+    self.deliver, self.failed, self.away = _nobody, _nobody, time.monotonic()
+
+
+def _nobody(_: Any) -> None:
+  pass
+
+
+@dataclasses.dataclass
+class Figures:
+  """What /metrics tells, since the start."""
+
+  units: int = 0
+  late: int = 0
+  joined: int = 0
+  refused: int = 0
+  evicted: int = 0
+  restarts: int = 0  # of the clock
+
+
+class Hall:
+  """See the module. `async with Hall(engine) as hall` runs the clock."""
+
+  def __init__(self, engine: SlotEngine, longest: float = 3600.0):
+    self.engine, self.media, self.longest = engine, engine.media, longest
+    self.seats: list[Seat | None] = [None] * engine.slots
+    self.figures = Figures()
+    self.steps: list[dict[str, float]] = []  # times of the last units, for percentiles
+    self._joins: list[tuple[Seat, Request]] = []
+    self._thread = ThreadPoolExecutor(1, "engine")
+    self._task: asyncio.Task[None] | None = None
+
+  async def __aenter__(self) -> "Hall":
+    self._task = asyncio.create_task(self._run())
+    return self
+
+  async def __aexit__(self, *_: object) -> None:
+    assert self._task is not None
+    self._task.cancel()
+    await asyncio.gather(self._task, return_exceptions=True)
+    self._thread.shutdown()
+
+  @property
+  def free(self) -> int:
+    return sum(seat is None for seat in self.seats)
+
+  def join(
+    self, request: Request, source: Source, deliver: Callable[[Served], Any], failed: Callable[[str], Any]
+  ) -> Seat:
+    """A seat from the next unit on. Raises Full."""
+    slot = next((index for index, seat in enumerate(self.seats) if seat is None), None)
+    if slot is None:
+      self.figures.refused += 1
+      free_at = min(self._until(seat) for seat in self.seats if seat is not None)
+      raise Full(max(5.0, min(60.0, free_at - time.monotonic())))
+    seat = Seat(slot, secrets.token_urlsafe(12), source, deliver, failed, time.monotonic())
+    self.seats[slot] = seat
+    self._joins.append((seat, request))
+    self.figures.joined += 1
+    return seat
+
+  def _until(self, seat: Seat) -> float:
+    """When a seat is free at the latest."""
+    latest = seat.began + self.longest
+    return latest if seat.away is None else min(latest, seat.away + BACK_WITHIN)
+
+  def come_back(self, token: str, deliver: Callable[[Served], Any], failed: Callable[[str], Any]) -> Seat:
+    """The seat of that token, for somebody whose connection broke. Raises UserError."""
+    for seat in self.seats:
+      if seat is not None and secrets.compare_digest(seat.token.encode(), token.encode()):
+        seat.failed("this conversation is continued in another window")
+        seat.deliver, seat.failed, seat.away = deliver, failed, None
+        self.seats[seat.slot] = seat
+        return seat
+    raise UserError("that session is over; please start again")
+
+  def resume(self, slot: int, token: str, unit: int, age: float, source: Source) -> None:
+    """A seat of before a restart, whose session the engine has; its visitor is awaited."""
+    seat = Seat(slot, token, source, _nobody, _nobody, time.monotonic() - age, unit, ready=True)
+    seat.leave_for_now()
+    self.seats[slot] = seat
+
+  def leave(self, seat: Seat) -> None:
+    """Gives the seat back; harmless when that has happened already."""
+    if self.seats[seat.slot] is seat:
+      self.seats[seat.slot] = None
+
+  async def _run(self) -> None:
+    loop, unit_s = asyncio.get_running_loop(), self.media.unit_ms / 1000
+    due = loop.time() + unit_s
+    while True:
+      await loop.run_in_executor(self._thread, self._prepare, self._new_seats())
+      await asyncio.sleep(max(0.0, due - loop.time()))
+      taken = time.perf_counter()
+      present = [seat for seat in self.seats if seat is not None and seat.ready]
+      inputs = {seat.slot: seat.source.take() for seat in present}
+      if present:
+        answers = await loop.run_in_executor(self._thread, self._step, inputs)
+        waited = time.perf_counter() - taken
+        self._deliver(present, inputs, answers, waited, late=loop.time() > due + unit_s)
+      due += unit_s
+      if loop.time() > due + LOST * unit_s:  # the machine slept, or is too slow: no endless hurry
+        self.figures.restarts += 1
+        due = loop.time() + unit_s
+
+  def _new_seats(self) -> list[tuple[Seat, Request]]:
+    joins, self._joins = self._joins, []
+    return [join for join in joins if self.seats[join[0].slot] is join[0]]
+
+  def _prepare(self, joins: list[tuple[Seat, Request]]) -> None:
+    """In the engine's thread, while the next unit is awaited."""
+    for seat, request in joins:
+      self.engine.join(seat.slot, request)
+      seat.ready = True
+    self.engine.commit()
+    for seat in self.seats:
+      if seat is not None:
+        seat.source.prepare()
+
+  def _step(self, inputs: dict[int, tuple[UserUnit, list[str], float | None]]) -> list[AgentUnit | None]:
+    """In the engine's thread."""
+    users = [inputs[slot][0] if slot in inputs else None for slot in range(self.engine.slots)]
+    typed = [inputs[slot][1] if slot in inputs else [] for slot in range(self.engine.slots)]
+    return self.engine.step(users, typed)
+
+  def _deliver(self, present: list[Seat], inputs: dict[int, Any], answers: list[AgentUnit | None], waited: float,
+               late: bool) -> None:  # fmt: skip
+    for seat in present:
+      if self.seats[seat.slot] is not seat:  # left meanwhile
+        continue
+      answer = answers[seat.slot]
+      if answer is None or not np.isfinite(answer.audio).all():
+        self.figures.evicted += 1
+        self.leave(seat)
+        seat.failed("this session broke and was ended; please start again")
+        continue
+      user, typed, heard = inputs[seat.slot]
+      seat.source.hear(answer.audio)
+      seat.deliver(Served(seat.unit, answer, user, typed, heard, waited, late))
+      seat.unit += 1
+      self.figures.units += 1
+      self.figures.late += late
+      self.steps = [*self.steps[-999:], answer.times]
+      if time.monotonic() > self._until(seat):
+        self.leave(seat)
+        seat.failed("the longest session of this server is over; please start again")

@@ -1,0 +1,324 @@
+// One conversation: microphone and camera to the server, the agent's sound, pictures and words back (docs/protocol.md).
+
+const $ = (id) => document.getElementById(id);
+const VERSION = 1, SOUND = 1, JPEG = 2, HEADER = 16, USERS = 2;
+const now = () => performance.now() / 1000;
+
+let live = null;  // the running conversation
+
+class Conversation {
+  constructor(welcome, socket, context) {
+    Object.assign(this, {welcome, socket, context, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
+    this.words = [];
+    this.roundTrip = this.latency = this.offset = this.waiting = null;
+  }
+
+  async begin(stream) {
+    await this.context.audioWorklet.addModule("/page/worklets.js");
+    this.playout = new AudioWorkletNode(this.context, "playout", {numberOfInputs: 0, outputChannelCount: [1]});
+    this.playout.port.onmessage = ({data}) => this.played(data);
+    await this.speaker(this.playout);
+    if (stream?.getAudioTracks().length) this.listen(stream);
+    if (stream?.getVideoTracks().length) this.look(stream);
+    this.pinging = setInterval(() => this.say({type: "ping", time: now()}), 1000);
+    this.showing = setInterval(() => showFigures(this), 500);
+  }
+
+  // Browsers cancel the echo of what comes from a peer connection only, so the sound takes a loop through one.
+  async speaker(node) {
+    const target = this.context.createMediaStreamDestination();
+    node.connect(target);
+    const [near, far] = [new RTCPeerConnection(), new RTCPeerConnection()];
+    this.peers = [near, far];
+    near.onicecandidate = ({candidate}) => candidate && far.addIceCandidate(candidate);
+    far.onicecandidate = ({candidate}) => candidate && near.addIceCandidate(candidate);
+    const sound = new Audio();
+    const connected = new Promise((resolve) => {
+      far.ontrack = ({streams}) => { sound.srcObject = streams[0]; };
+      far.onconnectionstatechange = () => far.connectionState === "connected" && resolve(true);
+      setTimeout(() => resolve(false), 1500);
+    });
+    near.addTrack(target.stream.getAudioTracks()[0], target.stream);
+    await near.setLocalDescription();
+    await far.setRemoteDescription(near.localDescription);
+    await far.setLocalDescription();
+    await near.setRemoteDescription(far.localDescription);
+    if (await connected) await sound.play();
+    else node.connect(this.context.destination);  // no loop here: headphones help
+    this.sound = sound;
+  }
+
+  listen(stream) {
+    this.capture = new AudioWorkletNode(this.context, "capture", {numberOfOutputs: 0});
+    this.context.createMediaStreamSource(stream).connect(this.capture);
+    let clock = null;
+    this.capture.port.onmessage = ({data}) => {
+      const length = data.length / this.welcome.sample_rate, arrived = now() - length;
+      clock = clock === null || Math.abs(arrived - clock) > 0.05 ? arrived : clock;
+      if (!this.muted) this.send(SOUND, clock, Int16Array.from(data, (x) => 32767 * Math.max(-1, Math.min(1, x))).buffer);
+      clock += length;
+    };
+  }
+
+  look(stream) {
+    const video = $("self"), {width, height, fps} = this.welcome;
+    video.srcObject = stream;
+    video.hidden = false;
+    const canvas = new OffscreenCanvas(width, height), brush = canvas.getContext("2d");
+    this.looking = setInterval(async () => {
+      if (video.readyState < 2 || this.socket.bufferedAmount > 65536) return;
+      const time = now(), scale = Math.max(width / video.videoWidth, height / video.videoHeight);
+      const w = video.videoWidth * scale, h = video.videoHeight * scale;
+      brush.drawImage(video, (width - w) / 2, (height - h) / 2, w, h);
+      const blob = await canvas.convertToBlob({type: "image/jpeg", quality: 0.85});
+      this.send(JPEG, time, await blob.arrayBuffer());
+    }, 1000 / fps);
+  }
+
+  say(value) { if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(value)); }
+
+  send(kind, time, payload) {
+    if (this.socket.readyState !== WebSocket.OPEN) return;
+    const message = new ArrayBuffer(HEADER + payload.byteLength), view = new DataView(message);
+    view.setUint8(0, kind);
+    view.setUint8(1, 1);
+    view.setFloat64(8, time, true);
+    new Uint8Array(message, HEADER).set(new Uint8Array(payload));
+    this.socket.send(message);
+  }
+
+  media(message) {
+    const view = new DataView(message), kind = view.getUint8(0), time = view.getFloat64(8, true);
+    const users = (view.getUint8(1) & USERS) !== 0;
+    if (kind === SOUND) {
+      const samples = Float32Array.from(new Int16Array(message, HEADER), (x) => x / 32768);
+      if (users) { this.beside = samples; return; }  // the one who is watched; the agent's sound of that time follows
+      if (this.beside) samples.forEach((x, i) => { samples[i] = x + this.beside[i]; });
+      this.playout.port.postMessage({samples, time}, [samples.buffer]);
+    } else if (kind === JPEG) {
+      const blob = new Blob([new Uint8Array(message, HEADER)], {type: "image/jpeg"});
+      createImageBitmap(blob).then((picture) => this.pictures.push({picture, time, users})).catch(() => {});
+    }
+  }
+
+  hear(value) {
+    if (value.type === "unit") {
+      this.units.set(value.unit, value);
+      this.last = value;
+      this.count++;
+      this.late += value.late;
+      $("stage").classList.toggle("speaking", value.speaking);
+      if (value.text) this.caption(value.text);
+    } else if (value.type === "quiet") {
+      if (!this.beside) this.playout.port.postMessage("flush");
+    } else if (value.type === "pong") {
+      this.roundTrip = now() - value.time;
+    } else if (value.type === "ended" || value.type === "error") {
+      finish(value.message);
+    }
+  }
+
+  caption(text) {
+    for (const piece of text.split(/(?= )/)) {
+      if (piece.startsWith(" ") || !this.words.length) this.words.push(piece.trim());
+      else this.words[this.words.length - 1] += piece;
+    }
+    this.words = this.words.slice(-12);
+    const shown = this.words.map((word) => {
+      const element = document.createElement(/^[(<]/.test(word) ? "i" : "span");
+      element.textContent = word + " ";
+      return element;
+    });
+    $("caption").replaceChildren(...shown);
+    clearTimeout(this.fading);
+    this.fading = setTimeout(() => { this.words = []; $("caption").replaceChildren(); }, 2500);
+  }
+
+  // The audio clock leads: pictures are shown when their time is heard.
+  played({time, waiting, underrun}) {
+    if (underrun) { this.underruns++; return; }
+    this.waiting = waiting;
+    const due = this.pictures.filter((item) => item.time <= time + 0.005);
+    this.pictures = this.pictures.filter((item) => item.time > time + 0.005);
+    for (const users of [false, true]) {
+      const {picture, time: shown} = due.findLast((item) => item.users === users) ?? {};
+      if (!picture) continue;
+      const canvas = $(users ? "watched" : "agent");
+      if (canvas.width !== picture.width) [canvas.width, canvas.height] = [picture.width, picture.height];
+      canvas.getContext("2d").drawImage(picture, 0, 0);
+      canvas.hidden = false;
+      if (!users) this.offset = shown - time;
+    }
+    for (const {picture} of due) picture.close();
+    const unit = this.units.get(Math.floor(time / (this.welcome.unit_ms / 1000)));
+    if (unit) {
+      if (unit.heard !== null) this.latency = now() - unit.heard;
+      for (const number of this.units.keys()) if (number <= unit.unit) this.units.delete(number);
+    }
+  }
+
+  end() {
+    for (const timer of [this.pinging, this.showing, this.looking]) clearInterval(timer);
+    for (const peer of this.peers ?? []) peer.close();
+    this.socket.close();
+    this.context.close();
+  }
+}
+
+function showFigures(c) {
+  const ms = (seconds) => (seconds === null ? "–" : `${Math.round(1000 * seconds)} ms`);
+  const phases = c.last ? ["encode", "think", "perform", "decode"].map((p) => [p, `${c.last[p + "_ms"].toFixed(1)} ms`]) : [];
+  const rows = [["signal to signal", ms(c.latency)], ...phases, ["round trip", ms(c.roundTrip)], ["picture - sound", ms(c.offset)],
+    ["buffer", ms(c.waiting)], ["late units", `${c.late} of ${c.count}`], ["gaps", `${c.underruns}`]];
+  $("figures").replaceChildren(...rows.flatMap(([name, value]) => {
+    const [term, text] = [document.createElement("dt"), document.createElement("dd")];
+    [term.textContent, text.textContent] = [name, value];
+    return [term, text];
+  }));
+  window.figures = {latency: c.latency, offset: c.offset, late: c.late, units: c.count, underruns: c.underruns, waiting: c.waiting};
+}
+
+const TROUBLE = {
+  NotAllowedError: "The browser was not allowed to use your camera and microphone. Allow them beside the address, or watch.",
+  NotFoundError: "No camera or microphone was found. Plug one in, or watch.",
+  NotReadableError: "Another program is using your camera or microphone. Close it and try again.",
+};
+
+async function devices() {
+  const audio = {echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1};
+  try {
+    return await navigator.mediaDevices.getUserMedia({audio, video: {width: 640, height: 480, frameRate: 25}});
+  } catch (error) {
+    if (error.name !== "NotFoundError") throw error;
+    return navigator.mediaDevices.getUserMedia({audio});  // a microphone alone will do
+  }
+}
+
+async function base64(file) {
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+  return btoa(text);
+}
+
+async function hello(form, watch) {
+  const data = new FormData(form), fields = {}, world = {};
+  for (const name of ["name", "home", "likes"]) if (data.get(name)) fields[name] = data.get(name);
+  if (Object.keys(fields).length) world.fields = fields;
+  if (data.get("portrait")?.size) world.portrait = await base64(data.get("portrait"));
+  return {type: "hello", version: VERSION, world, watch};
+}
+
+function open(first) {
+  const address = new URL("/live" + location.search, location.href);
+  address.protocol = address.protocol.replace("http", "ws");
+  const socket = new WebSocket(address);
+  socket.binaryType = "arraybuffer";
+  return new Promise((resolve, reject) => {
+    socket.onopen = () => socket.send(JSON.stringify(first));
+    socket.onerror = () => reject(new Error("The server cannot be reached, or does not let this page in."));
+    socket.onclose = () => reject(new Error("The server ended the connection."));
+    socket.onmessage = ({data}) => {
+      const value = JSON.parse(data);
+      if (value.type === "welcome") resolve({socket, welcome: value});
+      else reject(Object.assign(new Error(value.message ?? "The server did not understand this page."), {final: true}));
+    };
+  });
+}
+
+async function start(form, talk) {
+  say("connecting …");
+  trouble("");
+  const context = new AudioContext({sampleRate: 24000});
+  let stream = null;
+  try {
+    await context.resume();
+    if (talk) stream = await devices();
+    const {socket, welcome} = await open(await hello(form, !talk));
+    live = new Conversation(welcome, socket, context);
+    live.stream = stream;
+    const early = [];
+    socket.onmessage = ({data}) => early.push(data);
+    await live.begin(stream);
+    early.slice(-20).forEach(handle);
+    attach(socket);
+    live.state = talk ? "live" : "live, you watch a drawn person talk with it";
+    say(live.state);
+    [$("before").hidden, $("during").hidden, $("mute").hidden] = [true, false, !talk];
+    $("typed").focus();
+  } catch (error) {
+    stream?.getTracks().forEach((track) => track.stop());
+    context.close();
+    live = null;
+    say("not connected");
+    trouble(TROUBLE[error.name] ?? error.message);
+  }
+}
+
+function handle(data) { typeof data === "string" ? live?.hear(JSON.parse(data)) : live?.media(data); }
+
+function attach(socket) {
+  socket.onmessage = ({data}) => handle(data);
+  socket.onclose = comeBack;
+}
+
+// The connection broke, or the server restarts: it keeps the place for 30 s.
+async function comeBack() {
+  const lost = live, deadline = now() + 30;
+  while (lost && live === lost && now() < deadline) {
+    say("connection lost, trying again …");
+    try {
+      const {socket} = await open({type: "hello", version: VERSION, session: lost.welcome.session});
+      if (live !== lost) return socket.close();
+      lost.socket = socket;
+      attach(socket);
+      return say(lost.state);
+    } catch (error) {
+      if (error.final) return finish(error.message);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+  if (lost && live === lost) finish("The connection was lost.");
+}
+
+function finish(message) {
+  if (!live) return;
+  const {stream, socket} = live;
+  socket.onclose = null;
+  live.end();
+  stream?.getTracks().forEach((track) => track.stop());
+  live = null;
+  $("self").hidden = $("watched").hidden = true;
+  $("stage").classList.remove("speaking");
+  [$("before").hidden, $("during").hidden] = [false, true];
+  say("not connected");
+  trouble(message);
+}
+
+function say(text) { $("state").textContent = text; }
+
+function trouble(text) {
+  $("trouble").textContent = text;
+  $("trouble").hidden = !text;
+}
+
+$("before").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!live) start(event.target, event.submitter?.value !== "watch");
+});
+$("during").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = $("typed").value.trim();
+  if (text) live?.say({type: "text", text});
+  $("typed").value = "";
+});
+$("mute").addEventListener("click", () => {
+  if (!live) return;
+  live.muted = !live.muted;
+  $("mute").setAttribute("aria-pressed", String(live.muted));
+});
+$("stop").addEventListener("click", () => { live?.say({type: "bye"}); finish(""); });
+$("figures-button").addEventListener("click", () => {
+  $("figures").hidden = !$("figures").hidden;
+  $("figures-button").setAttribute("aria-expanded", String(!$("figures").hidden));
+});

@@ -1,0 +1,85 @@
+// Sound in and out, in the audio thread. Capture posts parts of 20 ms; play-out is a ring that never grows late.
+
+const UNIT = 0.16, MARGIN = 0.06;  // seconds
+
+class Capture extends AudioWorkletProcessor {
+  constructor() {
+    super();
+    this.part = new Float32Array(Math.round(sampleRate / 50));
+    this.filled = 0;
+  }
+
+  process(inputs) {
+    const samples = inputs[0][0];
+    if (!samples) return true;
+    for (let i = 0; i < samples.length; i++) {
+      this.part[this.filled++] = samples[i];
+      if (this.filled === this.part.length) {
+        this.port.postMessage(this.part, [this.part.buffer]);
+        this.part = new Float32Array(this.part.length);
+        this.filled = 0;
+      }
+    }
+    return true;
+  }
+}
+
+class Playout extends AudioWorkletProcessor {
+  constructor() {
+    super();
+    this.parts = [];   // {samples, time}: time is the session's, of the first sample
+    this.offset = 0;   // samples of the first part that were played
+    this.waiting = 0;  // samples
+    this.playing = false;
+    this.gain = 1;
+    this.told = 0;
+    this.port.onmessage = ({data}) => (data === "flush" ? this.flush() : this.push(data));
+  }
+
+  push(part) {
+    if (!this.parts.length && !this.playing) this.since = currentTime;
+    this.parts.push(part);
+    this.waiting += part.samples.length;
+    // Units arrive whole, 160 ms at a time, onto a rest of MARGIN; what piles up beyond that is late, and dropped.
+    if (this.waiting > (UNIT + 2 * MARGIN) * sampleRate) this.drop((UNIT + MARGIN) * sampleRate);
+    this.gain = 1;
+  }
+
+  drop(target) {
+    while (this.parts.length > 1 && this.waiting > target) {
+      this.waiting -= this.parts[0].samples.length - this.offset;
+      this.offset = 0;
+      this.parts.shift();
+    }
+  }
+
+  flush() { this.gain = 0; }  // what waits is played silently, so that the clock goes on
+
+  process(_, outputs) {
+    const out = outputs[0][0];
+    if (!this.playing && (!this.parts.length || currentTime - this.since < MARGIN)) return true;
+    this.playing = true;
+    for (let i = 0; i < out.length; i++) {
+      if (!this.parts.length) {
+        this.playing = false;
+        this.port.postMessage({underrun: true});
+        break;
+      }
+      const part = this.parts[0];
+      out[i] = this.gain * part.samples[this.offset++];
+      this.waiting--;
+      if (this.offset === part.samples.length) {
+        this.parts.shift();
+        this.offset = 0;
+      }
+    }
+    if (this.parts.length && currentTime - this.told > 0.015) {
+      this.told = currentTime;
+      this.port.postMessage({time: this.parts[0].time + this.offset / sampleRate, waiting: this.waiting / sampleRate});
+    }
+    return true;
+  }
+}
+
+registerProcessor("capture", Capture);
+registerProcessor("playout", Playout);

@@ -1,0 +1,168 @@
+"""Many sessions in lockstep: the unit step of one agent over stacked states, one compiled program per phase.
+
+Slots are rows of every leaf of the state. A session joins by overwriting its row, and leaves by nobody looking at it;
+neither compiles anything. Rows never mix: `jax.vmap` over the same functions that serve one session.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wanstreamer_jax import agent_io, rollout
+from wanstreamer_jax.config_files import config_to_dict, write_json
+from wanstreamer_jax.data.media import UserUnit
+from wanstreamer_jax.data.session import World
+from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.loudness import is_loud
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
+from wanstreamer_jax.perception.text import Keyboard, TextStream, TextTokenizer
+from wanstreamer_jax.rollout import Agent, Sampling, SessionState
+from wanstreamer_jax.serve.engine import Clock, check_tokenizer, decode, encode, host_unit, sampling
+from wanstreamer_jax.serve.file import AgentUnit
+from wanstreamer_jax.serve.request import Request
+
+STATES, ARRAYS = "engine.json", "engine.safetensors"  # what `SlotEngine.save` writes
+
+
+class Programs(NamedTuple):
+  """The phases over all slots. Each takes the stacked states and gives them back; buffers are reused."""
+
+  join: Callable[..., SessionState]
+  commit: Callable[..., SessionState]
+  encode: Callable[..., Any]
+  think: Callable[..., Any]
+  perform: Callable[..., Any]
+  decode: Callable[..., Any]
+
+
+def finish(agent: Agent, state: SessionState, latents: Any) -> tuple[jax.Array, jax.Array, jax.Array, SessionState]:
+  """`engine.decode`, and whether all that the session remembers and says is finite."""
+  audio, video, state = decode(agent, state, latents)
+  remembered = (state.past, state.hearing, state.audio_decoder, state.video_decoder)
+  sound = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((audio, remembered))]).all()
+  return audio, video, sound, state
+
+
+def programs(capacity: int | None) -> Programs:
+  """capacity: units of history for layouts without a window."""
+
+  def join(agent: Agent, states: SessionState, slot: jax.Array, seed: jax.Array, world: Any, sampling: Sampling):
+    state = rollout.start_session(agent, seed, world, capacity=capacity)._replace(sampling=sampling)
+    return jax.tree.map(lambda rows, row: rows.at[slot].set(row), states, state)
+
+  over = lambda function, arguments: jax.vmap(function, in_axes=(None, *[0] * arguments))
+  think = lambda agent, state, heard: rollout.think(agent, state, heard)[:2]
+  return Programs(
+    join=jax.jit(join, donate_argnums=1),
+    commit=jax.jit(over(rollout.commit, 1), donate_argnums=1),
+    encode=jax.jit(over(encode, 2), donate_argnums=1),
+    think=jax.jit(over(think, 2), donate_argnums=1),
+    perform=jax.jit(over(lambda agent, state: rollout.perform(agent, state)[0], 1)),
+    decode=jax.jit(over(finish, 2), donate_argnums=1),
+  )
+
+
+class SlotEngine:
+  """`slots` sessions of one agent. Implements `hall.SlotEngine`."""
+
+  def __init__(self, agent: Agent, slots: int, capacity: int | None = None):
+    self.agent, self.media, self.slots = agent, agent.config.media, slots
+    self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
+    check_tokenizer(agent.config, self.tokenizer)
+    self.programs = programs(capacity)
+    start = functools.partial(rollout.start_session, capacity=capacity)
+    empty = jax.eval_shape(start, agent, jax.random.PRNGKey(0), self._world(World()))
+    self.states = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), empty)
+    self._text = [self._new_text() for _ in range(slots)]
+    self._committed = Clock()
+
+  def prepare(self) -> None:
+    """Compiles everything, by serving a silent unit to nobody."""
+    for slot in range(self.slots):
+      self.join(slot, Request())
+    self.step([None] * self.slots, [[]] * self.slots)
+
+  def join(self, slot: int, request: Request) -> None:
+    """Begins a session in a slot, whatever was in it."""
+    arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world), sampling(request))
+    self.states = self.programs.join(self.agent, self.states, *arguments)
+    self._text[slot] = self._new_text()
+
+  def _decode(self, states: SessionState, latents: Any) -> tuple[tuple[np.ndarray, ...], SessionState]:
+    """Sound, pictures and whether they are finite on the host; the states stay on the device."""
+    *made, states = self.programs.decode(self.agent, states, latents)
+    return jax.device_get(tuple(made)), states
+
+  def _world(self, world: World) -> Any:
+    return agent_io.world_arrays(self.agent, self.tokenizer, world)
+
+  def _new_text(self) -> tuple[Keyboard, TextStream]:
+    return Keyboard(self.tokenizer, self.agent.config.layout.user_text_slots), TextStream(self.tokenizer)
+
+  def save(self, folder: Path) -> None:
+    """Writes the state of all slots into a folder."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.asarray(jax.device_get(leaf)) for name, leaf in named_leaves(self.states).items()}
+    save_file(arrays, folder / ARRAYS)
+    text = [{"typed": keyboard.waiting, "written": stream.open} for keyboard, stream in self._text]
+    write_json(
+      folder / STATES, {"agent": self._identity(), "committed": bool(self._committed.milliseconds), "text": text}
+    )
+
+  def restore(self, folder: Path) -> None:
+    """Takes up what `save` wrote. Raises CheckpointError when that was another agent's."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+      about, arrays = json.loads((folder / STATES).read_text()), load_file(folder / ARRAYS)
+    except (OSError, ValueError, SafetensorError) as error:
+      raise CheckpointError(f"{folder} does not hold sessions that can be continued: {error}") from error
+    shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in named_leaves(self.states).items()}
+    found = {name: (leaf.shape, leaf.dtype) for name, leaf in arrays.items()}
+    if about["agent"] != self._identity() or shapes != found:
+      raise CheckpointError(
+        f"{folder} holds sessions of another agent, or of another --slots: they cannot be continued"
+      )
+    self.states = fill_leaves(self.states, {name: jnp.asarray(leaf) for name, leaf in arrays.items()})
+    self._committed = Clock()
+    if about["committed"]:
+      self._committed.milliseconds["commit"] = 0.0
+    self._text = [self._new_text() for _ in range(self.slots)]
+    for (keyboard, stream), value in zip(self._text, about["text"]):
+      keyboard.waiting, stream.open = value["typed"], value["written"]
+
+  def _identity(self) -> str:
+    """Which agent this is, as far as its states tell."""
+    return json.dumps(config_to_dict(self.agent.config), sort_keys=True, default=list)
+
+  def commit(self) -> None:
+    """What can be done before the users' next units are there. `step` does it if nobody did."""
+    if not self._committed.milliseconds:
+      self.states = self._committed("commit", self.programs.commit, self.agent, self.states)
+
+  def step(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> list[AgentUnit | None]:
+    """Answers one unit in every slot; None where nobody is, and where a session is no longer finite."""
+    self.commit()
+    clock, self._committed = self._committed, Clock()
+    rows = [
+      host_unit(self.media, user or UserUnit(None, None), keyboard(texts))
+      for (keyboard, _), user, texts in zip(self._text, users, typed)
+    ]
+    inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    heard, states = clock("encode", self.programs.encode, self.agent, self.states, inputs)
+    text, states = clock("think", self.programs.think, self.agent, states, heard)
+    latents = clock("perform", self.programs.perform, self.agent, states)
+    (audio, video, finite), self.states = clock("decode", self._decode, states, latents)
+    written = [stream(np.asarray(row)) for (_, stream), row in zip(self._text, np.asarray(text))]
+    return [
+      AgentUnit(video[k], audio[k], written[k], is_loud(audio[k]), clock.milliseconds) if user and finite[k] else None
+      for k, user in enumerate(users)
+    ]
