@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import zipfile
 
 import aiohttp
+import av
 import numpy as np
 import pytest
 from aiohttp import web
@@ -12,6 +14,7 @@ from aiohttp import web
 from tests.media_files import halves, tone, write_video
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
+from wanstreamer_jax.data.media import MediaReader
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import hall, protocol
 from wanstreamer_jax.serve.client import stream_to
@@ -286,6 +289,35 @@ def test_who_watches_sees_and_hears_both_sides_and_may_type():
         message = await socket.receive(timeout=3)
 
   asyncio.run(talk())
+
+
+def test_a_recording_for_who_asked_for_it(tmp_path):
+  async def talk():
+    async with running(Echo(), drawn=WorldConfig()) as (server, address), aiohttp.ClientSession() as session:
+      socket, welcome = await hello(session, address, watch=True, record=True)
+      _other, unrecorded = await hello(session, address)
+      await units(socket, 3)
+      place = f"{address}/recordings/{welcome['session']}"
+      assert (await session.get(place)).status == 409
+      await socket.send_str(protocol.say("bye"))
+      await asyncio.sleep(0.2)
+      answer = await session.get(place)
+      assert answer.status == 200
+      (tmp_path / "all.zip").write_bytes(await answer.read())
+      assert (await session.get(f"{address}/recordings/{unrecorded['session']}")).status == 404
+      folder = server.recordings[welcome["session"]].folder
+    assert not folder.exists()
+
+  asyncio.run(talk())
+  with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+    assert archive.testzip() is None
+    archive.extractall(tmp_path)
+  reader = MediaReader(tmp_path / "conversation.mp4", MEDIA)
+  rows = (tmp_path / "units.jsonl").read_text().splitlines()
+  assert len(reader) == len(rows) >= 3
+  assert len(MediaReader(tmp_path / "user.mp4", MEDIA)) == len(rows)
+  with av.open(str(tmp_path / "agent.mp4")) as film:
+    assert "generated" in film.metadata["comment"]
 
 
 def test_nobody_to_watch():

@@ -159,6 +159,11 @@ class Hall:
     self.figures.joined += 1
     return seat
 
+  def seat(self, token: str) -> Seat | None:
+    """Whose session has that token."""
+    same = lambda seat: seat is not None and secrets.compare_digest(seat.token.encode(), token.encode())
+    return next(filter(same, self.seats), None)
+
   def _until(self, seat: Seat) -> float:
     """When a seat is free at the latest."""
     latest = seat.began + self.longest
@@ -166,13 +171,13 @@ class Hall:
 
   def come_back(self, token: str, deliver: Callable[[Served], Any], failed: Callable[[str], Any]) -> Seat:
     """The seat of that token, for somebody whose connection broke. Raises UserError."""
-    for seat in self.seats:
-      if seat is not None and secrets.compare_digest(seat.token.encode(), token.encode()):
-        seat.failed("this conversation is continued in another window")
-        seat.deliver, seat.failed, seat.away = deliver, failed, None
-        self.seats[seat.slot] = seat
-        return seat
-    raise UserError("that session is over; please start again")
+    seat = self.seat(token)
+    if seat is None:
+      raise UserError("that session is over; please start again")
+    seat.failed("this conversation is continued in another window")
+    seat.deliver, seat.failed, seat.away = deliver, failed, None
+    self.seats[seat.slot] = seat
+    return seat
 
   def resume(self, slot: int, token: str, unit: int, age: float, source: Source) -> None:
     """A seat of before a restart, whose session the engine has; its visitor is awaited."""

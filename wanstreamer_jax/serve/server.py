@@ -29,6 +29,7 @@ from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.hall import Full, Hall, Seat, Served, SlotEngine
 from wanstreamer_jax.serve.inbox import Inbox
 from wanstreamer_jax.serve.picture import decode_picture, encode_picture
+from wanstreamer_jax.serve.recording import KEPT, Recording
 from wanstreamer_jax.serve.report import PHASES
 from wanstreamer_jax.serve.request import LARGEST_SEED, Request
 
@@ -76,6 +77,7 @@ class Visit:
     self.server, self.socket, self.transport = server, socket, transport
     self.seat: Seat | None = None
     self.source: Inbox | DrawnUser = Inbox(server.hall.media)
+    self.recording: Recording | None = None
     self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue(16)
     self.speaking = False
     self.dropped_pictures = 0
@@ -124,6 +126,7 @@ class Visit:
       self.seat = hall.come_back(str(hello["session"]), self._deliver, self._failed)
       assert isinstance(self.seat.source, Inbox | DrawnUser)
       self.source = self.seat.source
+      self.recording = self.server.recordings.get(self.seat.token)
     else:
       self._join(hello)
     log.info("joined", extra={"slot": self.seat.slot, "free": hall.free})
@@ -140,6 +143,8 @@ class Visit:
     )  # fmt: skip
     self.source = server.source(bool(hello.get("watch", False)), request.seed)
     self.seat = server.hall.join(request, self.source, self._deliver, self._failed)
+    if hello.get("record", False):
+      self.recording = server.recordings[self.seat.token] = Recording(media)
 
   async def _receive(self) -> bool:
     """Until it ends. Whether the conversation is over, rather than the connection broken."""
@@ -190,6 +195,8 @@ class Visit:
     answer, media = served.answer, self.server.hall.media
     waiting = self.transport.get_write_buffer_size() if self.transport is not None else 0
     self.server.observe(served)
+    if self.recording is not None:
+      self.recording.add(served)
     if waiting > STUCK or self.outgoing.full():
       self._failed("the connection is too slow for this conversation")
       return
@@ -250,6 +257,7 @@ class Server:
     self.sockets: set[web.WebSocketResponse] = set()
     self.latency = [0] * (len(BUCKETS) + 1)
     self.latency_sum = 0.0
+    self.recordings: dict[str, Recording] = {}  # by session
     self.draining = False
 
   def app(self) -> web.Application:
@@ -258,6 +266,7 @@ class Server:
     app.on_shutdown.append(self._drain)
     app.router.add_get("/", self._page)
     app.router.add_get("/live", self._live)
+    app.router.add_get("/recordings/{session}", self._recording)
     app.router.add_get("/healthz", self._health)
     app.router.add_get("/metrics", self._metrics)
     app.router.add_static("/page", PAGE)
@@ -277,10 +286,24 @@ class Server:
         log.info("restored", extra={"sessions": restart.restore(self.hall, self.options.state, self.source)})
       except CheckpointError as error:
         log.warning(str(error))
+    sweeping = asyncio.create_task(self._sweep())
     async with self.hall:
       yield
+    sweeping.cancel()
+    for recording in self.recordings.values():
+      recording.delete()
     if self.options.state is not None:
       log.info("kept", extra={"sessions": restart.save(self.hall, self.options.state)})
+
+  async def _sweep(self) -> None:
+    """Deletes recordings some time after their conversations."""
+    ended: dict[str, float] = {}
+    while True:
+      for session in list(self.recordings):
+        if self.hall.seat(session) is None and time.monotonic() - ended.setdefault(session, time.monotonic()) > KEPT:
+          self.recordings.pop(session).delete()
+          del ended[session]
+      await asyncio.sleep(KEPT / 20)
 
   async def _drain(self, app: web.Application) -> None:
     self.draining = True
@@ -310,6 +333,20 @@ class Server:
       self.sockets.discard(socket)
       await socket.close()
     return socket
+
+  async def _recording(self, request: web.Request) -> web.StreamResponse:
+    """The ZIP file of a conversation that is over."""
+    session = request.match_info["session"]
+    recording = self.recordings.get(session)
+    if recording is None:
+      raise web.HTTPNotFound(text="there is no such recording: it was not asked for, or has been deleted")
+    if self.hall.seat(session) is not None:
+      raise web.HTTPConflict(text="the conversation goes on: end it first")
+    try:
+      path = await asyncio.shield(recording.close())
+    except UserError as error:
+      raise web.HTTPNotFound(text=str(error)) from error
+    return web.FileResponse(path, headers={"Content-Disposition": 'attachment; filename="conversation.zip"'})
 
   def _admit(self, request: web.Request) -> None:
     """Raises 403 for a page of somebody else or without the token, 503 while going down."""

@@ -206,7 +206,7 @@ async function hello(form, watch) {
   for (const name of ["name", "home", "likes"]) if (data.get(name)) fields[name] = data.get(name);
   if (Object.keys(fields).length) world.fields = fields;
   if (data.get("portrait")?.size) world.portrait = await base64(data.get("portrait"));
-  return {type: "hello", version: VERSION, world, watch};
+  return {type: "hello", version: VERSION, world, watch, record: data.has("record")};
 }
 
 function open(first) {
@@ -234,9 +234,11 @@ async function start(form, talk) {
   try {
     await context.resume();
     if (talk) stream = await devices();
-    const {socket, welcome} = await open(await hello(form, !talk));
+    const first = await hello(form, !talk), {socket, welcome} = await open(first);
     live = new Conversation(welcome, socket, context);
     live.stream = stream;
+    live.recorded = first.record;
+    $("download").hidden = true;
     const early = [];
     socket.onmessage = ({data}) => early.push(data);
     await live.begin(stream);
@@ -283,7 +285,7 @@ async function comeBack() {
 
 function finish(message) {
   if (!live) return;
-  const {stream, socket} = live;
+  const {stream, socket, recorded, welcome} = live;
   socket.onclose = null;
   live.end();
   stream?.getTracks().forEach((track) => track.stop());
@@ -291,6 +293,10 @@ function finish(message) {
   $("self").hidden = $("watched").hidden = true;
   $("stage").classList.remove("speaking");
   [$("before").hidden, $("during").hidden] = [false, true];
+  if (recorded) {
+    $("download").firstElementChild.href = `/recordings/${welcome.session}`;
+    $("download").hidden = false;
+  }
   say("not connected");
   trouble(message);
 }
