@@ -15,6 +15,7 @@ from tests.media_files import halves, tone, write_video
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.media import MediaReader
+from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import hall, protocol
 from wanstreamer_jax.serve.client import stream_to
@@ -428,7 +429,11 @@ def test_damaged_sessions_do_not_keep_the_server_from_starting(tmp_path, caplog)
     (json.dumps({"type": "hello", "version": 1, "temperature": "hot"}), "temperature is 'hot'"),
     (json.dumps({"type": "hello", "version": 1, "world": {"fields": {"name": 3}}}), "'name' must be text"),
     (json.dumps({"type": "hello", "version": 1, "world": {"portrait": "%%%"}}), '"portrait" must be base64'),
-    (json.dumps({"type": "hello", "version": 1, "world": {"portrait": "AAAA"}}), "cannot be decoded"),
+    (
+      json.dumps({"type": "hello", "version": 1, "world": {"portrait": "AAAA"}}),
+      "portrait sent.portrait is not an image",
+    ),
+    (json.dumps({"type": "hello", "version": 1, "world": {"voice": "AAAA"}}), "sent.voice"),
   ],
 )
 def test_a_bad_hello_is_answered(first, reason):
@@ -440,6 +445,16 @@ def test_a_bad_hello_is_answered(first, reason):
       assert value["type"] == "error"
       assert reason in value["message"]
       assert server.hall.free == 2
+
+  asyncio.run(talk())
+
+
+def test_what_the_page_asks_first():
+  async def talk():
+    async with running(Echo(), world=World(fields={"name": "ada"})) as (_, address), aiohttp.ClientSession() as session:
+      about = await (await session.get(f"{address}/about")).json()
+      assert about == {"version": 1, "fields": {"name": "ada"}, "voice": False, "watch": False}
+      assert "wanstreamer" in await (await session.get(address)).text()
 
   asyncio.run(talk())
 

@@ -52,7 +52,8 @@ def serve(args: argparse.Namespace) -> None:
   engine = SlotEngine(agent, args.slots, capacity)
   engine.prepare()
   structured_logs()
-  run(engine, dataclasses.replace(options, world=world, drawn=world_config(agent.config)))
+  voice = bool(agent.config.layout.voice_units)
+  run(engine, dataclasses.replace(options, world=world, voice=voice, drawn=world_config(agent.config)))
 
 
 def add_client(commands: Any) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import secrets
 import ssl
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from typing import Any
 import numpy as np
 from aiohttp import WSMsgType, web
 
+from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.data import world_file
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.data.world_file import check_fields
 from wanstreamer_jax.errors import CheckpointError, DataError, UserError
 from wanstreamer_jax.serve import protocol, restart
 from wanstreamer_jax.serve.drawn_user import DrawnUser
@@ -47,15 +49,19 @@ log = logging.getLogger("wanstreamer")
 
 @dataclasses.dataclass(frozen=True)
 class ServeOptions:
-  """How to serve. `token`: what visitors must know ("" is nobody must); `origins`: pages of others that may connect;
-  `drawn`: the duplex_world whose users talk for those who only watch (None: nobody does);
-  `state`: the folder where sessions outlast a planned restart."""
+  """How to serve.
+
+  token: what visitors must know ("": nothing). origins: pages of others that may connect. world: who the agent is.
+  voice: whether it heeds a voice sample. drawn: the duplex_world whose users talk for those who only watch (None: there
+  are none). longest: seconds of a session. state: the folder where sessions outlast a planned restart.
+  """
 
   host: str = "127.0.0.1"
   port: int = 8765
   token: str = ""
   origins: tuple[str, ...] = ()
   world: World = dataclasses.field(default_factory=World)
+  voice: bool = False
   drawn: WorldConfig | None = None
   longest: float = 3600.0
   state: Path | None = None
@@ -128,17 +134,17 @@ class Visit:
       self.source = self.seat.source
       self.recording = self.server.recordings.get(self.seat.token)
     else:
-      self._join(hello)
+      await self._join(hello)
     log.info("joined", extra={"slot": self.seat.slot, "free": hall.free})
     await self._say(
       "welcome", version=protocol.VERSION, session=self.seat.token, unit_ms=media.unit_ms, fps=media.fps,
       sample_rate=media.sample_rate, height=media.height, width=media.width, unit=self.seat.unit, generated=True,
     )  # fmt: skip
 
-  def _join(self, hello: dict[str, Any]) -> None:
+  async def _join(self, hello: dict[str, Any]) -> None:
     server, media = self.server, self.server.hall.media
     request = Request(
-      world_of(hello, server.options.world, media.height, media.width),
+      await asyncio.to_thread(world_of, hello, server.options.world, media),
       hello.get("seed", secrets.randbelow(LARGEST_SEED)), hello.get("temperature", 0.0), hello.get("pad_bias", 0.0),
     )  # fmt: skip
     self.source = server.source(bool(hello.get("watch", False)), request.seed)
@@ -265,6 +271,7 @@ class Server:
     app.cleanup_ctx.append(self._hall)
     app.on_shutdown.append(self._drain)
     app.router.add_get("/", self._page)
+    app.router.add_get("/about", self._about)
     app.router.add_get("/live", self._live)
     app.router.add_get("/recordings/{session}", self._recording)
     app.router.add_get("/healthz", self._health)
@@ -321,6 +328,12 @@ class Server:
 
   async def _page(self, request: web.Request) -> web.StreamResponse:
     return web.FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+  async def _about(self, request: web.Request) -> web.Response:
+    """What the page asks before a conversation."""
+    options = self.options
+    known = {"fields": options.world.fields, "voice": options.voice, "watch": options.drawn is not None}
+    return web.json_response({"version": protocol.VERSION, **known})
 
   async def _live(self, request: web.Request) -> web.StreamResponse:
     self._admit(request)
@@ -406,16 +419,23 @@ def serve(engine: SlotEngine, options: ServeOptions) -> None:
   web.run_app(server.app(), host=options.host, port=options.port, ssl_context=context, print=None, access_log=None)
 
 
-def world_of(hello: dict[str, Any], default: World, height: int, width: int) -> World:
-  """What a visitor asks the agent to be; what it does not say is the server's own. Raises DataError."""
+def world_of(hello: dict[str, Any], default: World, media: MediaConfig) -> World:
+  """What a visitor asks the agent to be; what it does not say is the server's own. Raises UserError."""
   asked = hello.get("world") or {}
   if not isinstance(asked, dict):
     raise DataError('"world" must be an object')
-  fields = check_fields(Path("hello"), asked["fields"]) if asked.get("fields") else default.fields
-  portrait = default.portrait
-  if asked.get("portrait"):
-    portrait = decode_picture(from_base64(asked["portrait"], "portrait"), height, width)
-  return dataclasses.replace(default, fields=fields, portrait=portrait)
+  with tempfile.TemporaryDirectory(prefix="wanstreamer-") as folder:
+    value = {"fields": asked.get("fields") or default.fields}
+    for name in ("portrait", "voice"):
+      if asked.get(name):
+        value[name] = f"sent.{name}"
+        (Path(folder) / value[name]).write_bytes(from_base64(asked[name], name))
+    try:
+      world = world_file.world_of(Path(folder) / "hello", value, media)
+    except UserError as error:
+      raise DataError(str(error).replace(f"{folder}/", "")) from error
+  given = {name: getattr(world, name) for name in value}
+  return dataclasses.replace(default, **given)
 
 
 def from_base64(text: Any, what: str) -> bytes:

@@ -205,7 +205,7 @@ async function hello(form, watch) {
   const data = new FormData(form), fields = {}, world = {};
   for (const name of ["name", "home", "likes"]) if (data.get(name)) fields[name] = data.get(name);
   if (Object.keys(fields).length) world.fields = fields;
-  if (data.get("portrait")?.size) world.portrait = await base64(data.get("portrait"));
+  for (const name of ["portrait", "voice"]) if (data.get(name)?.size) world[name] = await base64(data.get(name));
   return {type: "hello", version: VERSION, world, watch, record: data.has("record")};
 }
 
@@ -307,6 +307,17 @@ function trouble(text) {
   $("trouble").textContent = text;
   $("trouble").hidden = !text;
 }
+
+async function about() {
+  const {fields, voice, watch} = await (await fetch("/about")).json();
+  for (const [name, value] of Object.entries(fields)) {
+    const input = $("before").elements[name];
+    if (input) input.placeholder = value;
+  }
+  $("voice").hidden = !voice;
+  $("watch").hidden = !watch;
+}
+about();
 
 $("before").addEventListener("submit", (event) => {
   event.preventDefault();
