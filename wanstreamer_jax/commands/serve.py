@@ -24,6 +24,7 @@ def add_serve(commands: Any) -> None:
   parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
   parser.add_argument("--longest", type=number(float, 1), default=3600.0, help="seconds of a session (default: 3600)")
   parser.add_argument("--state", metavar="DIR", help="where sessions outlast SIGTERM and a new start within 30 s")
+  parser.add_argument("--drain", type=number(float, 0), default=0.0, help="seconds that visitors have left at SIGTERM")
   parser.add_argument(
     "--certificate", metavar="PEM", default="", help="TLS certificate; browsers need it off localhost"
   )
@@ -36,7 +37,8 @@ def serve(args: argparse.Namespace) -> None:
 
   options = ServeOptions(
     host=args.host, port=args.port, token=args.token, origins=tuple(args.origin), longest=args.longest,
-    certificate=args.certificate, key=args.key, state=pathlib.Path(args.state) if args.state else None,
+    certificate=args.certificate, key=args.key, drain=args.drain,
+    state=pathlib.Path(args.state) if args.state else None,
   )  # fmt: skip
   options.check()
   print("loading and compiling; the second start is faster", flush=True)

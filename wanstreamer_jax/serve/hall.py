@@ -161,8 +161,8 @@ class Hall:
 
   def seat(self, token: str) -> Seat | None:
     """Whose session has that token."""
-    same = lambda seat: seat is not None and secrets.compare_digest(seat.token.encode(), token.encode())
-    return next(filter(same, self.seats), None)
+    taken = [seat for seat in self.seats if seat is not None]
+    return next((seat for seat in taken if secrets.compare_digest(seat.token.encode(), token.encode())), None)
 
   def _until(self, seat: Seat) -> float:
     """When a seat is free at the latest."""
@@ -218,9 +218,9 @@ class Hall:
       self.engine.join(seat.slot, request)
       seat.ready = True
     self.engine.commit()
-    for seat in self.seats:
-      if seat is not None:
-        seat.source.prepare()
+    for place in self.seats:
+      if place is not None:
+        place.source.prepare()
 
   def _step(self, inputs: dict[int, tuple[UserUnit, list[str], float | None]]) -> list[AgentUnit | None]:
     """In the engine's thread."""

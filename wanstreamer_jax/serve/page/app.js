@@ -113,6 +113,8 @@ class Conversation {
       if (!this.beside) this.playout.port.postMessage("flush");
     } else if (value.type === "pong") {
       this.roundTrip = now() - value.time;
+    } else if (value.type === "draining") {
+      trouble(`The server goes down in ${Math.round(value.seconds)} s.`);
     } else if (value.type === "ended" || value.type === "error") {
       finish(value.message);
     }

@@ -1,0 +1,256 @@
+"""One visitor of the live service: a WebSocket that speaks `protocol.py`, from its hello to its end."""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import dataclasses
+import logging
+import secrets
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import WSMsgType, web
+
+from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.data import world_file
+from wanstreamer_jax.data.session import World
+from wanstreamer_jax.errors import DataError, UserError
+from wanstreamer_jax.serve import protocol
+from wanstreamer_jax.serve.drawn_user import DrawnUser
+from wanstreamer_jax.serve.hall import Full, Hall, Seat, Served
+from wanstreamer_jax.serve.inbox import Inbox
+from wanstreamer_jax.serve.picture import decode_picture, encode_picture
+from wanstreamer_jax.serve.recording import Recording
+from wanstreamer_jax.serve.report import PHASES
+from wanstreamer_jax.serve.request import LARGEST_SEED, Request
+
+HELLO_WITHIN = 10.0  # seconds
+SLOW = 256 * 1024  # bytes that wait for a visitor; above it pictures are dropped
+STUCK = 2 * 1024 * 1024  # above it the visitor is sent away
+GOODBYE = (1000, 1001)  # how a WebSocket is closed on purpose: by the page, or with its tab
+PART = 0.02  # seconds of sound in one message
+MOST_MESSAGES = 250  # a second
+LONGEST_TYPED = 500
+log = logging.getLogger("wanstreamer")
+
+
+class House(Protocol):
+  """What a visitor meets: the server, as far as visits need to know it."""
+
+  hall: Hall
+  world: World
+  recordings: dict[str, Recording]
+  draining: bool
+
+  def source(self, watch: bool, seed: int) -> Inbox | DrawnUser: ...
+
+  def observe(self, served: Served) -> None: ...
+
+
+class Visit:
+  """One WebSocket: hello, a seat in the hall, media in both directions."""
+
+  def __init__(self, house: House, socket: web.WebSocketResponse, transport: asyncio.Transport | None):
+    self.house, self.socket, self.transport = house, socket, transport
+    self.seat: Seat | None = None
+    self.source: Inbox | DrawnUser = Inbox(house.hall.media)
+    self.recording: Recording | None = None
+    self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue(16)
+    self.speaking = False
+    self.dropped_pictures = 0
+
+  async def run(self) -> None:
+    """Until the visitor or the server ends it."""
+    try:
+      hello = protocol.hear(await self._first())
+      await self._welcome(hello)
+    except Full as full:
+      await self._say("full", retry_after=full.retry_after, message=str(full))
+      return
+    except UserError as error:
+      await self._say("error", message=str(error))
+      return
+    assert self.seat is not None
+    sender, over = asyncio.create_task(self._send()), False
+    try:
+      over = await self._receive()
+    finally:
+      mine = self.seat.deliver == self._deliver  # nobody continues it elsewhere
+      if mine and over:
+        self.house.hall.leave(self.seat)
+      elif mine:
+        self.seat.leave_for_now()
+      sender.cancel()
+      await asyncio.gather(sender, return_exceptions=True)
+
+  async def _first(self) -> str:
+    try:
+      message = await self.socket.receive(HELLO_WITHIN)
+    except TimeoutError:
+      raise DataError(f"no hello within {HELLO_WITHIN:g} s") from None
+    if message.type is not WSMsgType.TEXT:
+      raise DataError('the first message must be {"type": "hello", "version": 1, ...}')
+    return str(message.data)
+
+  async def _welcome(self, hello: dict[str, Any]) -> None:
+    if hello["type"] != "hello" or hello.get("version") != protocol.VERSION:
+      raise DataError(
+        f'the first message must be {{"type": "hello", "version": {protocol.VERSION}}}: this server speaks version '
+        f"{protocol.VERSION} only"
+      )
+    hall, media = self.house.hall, self.house.hall.media
+    if "session" in hello:
+      seat = hall.come_back(str(hello["session"]), self._deliver, self._failed)
+      assert isinstance(seat.source, Inbox | DrawnUser)
+      self.source, self.recording = seat.source, self.house.recordings.get(seat.token)
+    else:
+      seat = await self._join(hello)
+    self.seat = seat
+    log.info("joined", extra={"slot": seat.slot, "free": hall.free})
+    await self._say(
+      "welcome", version=protocol.VERSION, session=seat.token, unit_ms=media.unit_ms, fps=media.fps,
+      sample_rate=media.sample_rate, height=media.height, width=media.width, unit=seat.unit, generated=True,
+    )  # fmt: skip
+
+  async def _join(self, hello: dict[str, Any]) -> Seat:
+    house, media = self.house, self.house.hall.media
+    request = Request(
+      await asyncio.to_thread(world_of, hello, house.world, media),
+      hello.get("seed", secrets.randbelow(LARGEST_SEED)), hello.get("temperature", 0.0), hello.get("pad_bias", 0.0),
+    )  # fmt: skip
+    self.source = house.source(bool(hello.get("watch", False)), request.seed)
+    seat = house.hall.join(request, self.source, self._deliver, self._failed)
+    if hello.get("record", False):
+      self.recording = house.recordings[seat.token] = Recording(media)
+    return seat
+
+  async def _receive(self) -> bool:
+    """Until it ends. Whether the conversation is over, rather than the connection broken."""
+    window, count = time.monotonic(), 0
+    async for message in self.socket:
+      count += 1
+      if time.monotonic() - window > 1.0:
+        window, count = time.monotonic(), 0
+      if count > MOST_MESSAGES:
+        await self._say("error", message=f"more than {MOST_MESSAGES} messages a second")
+        return True
+      try:
+        if message.type is WSMsgType.BINARY:
+          self._media(protocol.unpack(message.data))
+        elif message.type is WSMsgType.TEXT and not await self._text(protocol.hear(message.data)):
+          return True
+      except DataError as error:
+        await self._say("error", message=str(error))
+        return True
+    return not self.house.draining and self.socket.close_code in GOODBYE
+
+  def _media(self, media: protocol.Media) -> None:
+    if not isinstance(self.source, Inbox):
+      raise DataError("who watches may type, but sends no sound and no picture")
+    if media.kind == protocol.SOUND:
+      self.source.sound(media.samples, media.time)
+    elif media.kind == protocol.JPEG:
+      size = self.house.hall.media
+      self.source.picture(decode_picture(media.payload, size.height, size.width), media.time)
+    else:
+      raise DataError("this server takes JPEG pictures (kind 2); VP8 is not offered in its welcome")
+
+  async def _text(self, value: dict[str, Any]) -> bool:
+    """Whether the conversation goes on."""
+    if value["type"] == "text":
+      text = value.get("text")
+      if not isinstance(text, str) or not 0 < len(text) <= LONGEST_TYPED or not text.isprintable():
+        raise DataError(f"a text of 1 to {LONGEST_TYPED} printable characters was expected")
+      self.source.text(text)
+    elif value["type"] == "ping":
+      await self._say("pong", time=value.get("time"))
+    elif value["type"] == "bye":
+      return False
+    return True  # what later versions add is ignored
+
+  def _deliver(self, served: Served) -> None:
+    """Called by the hall; must not wait."""
+    answer, media = served.answer, self.house.hall.media
+    waiting = self.transport.get_write_buffer_size() if self.transport is not None else 0
+    self.house.observe(served)
+    if self.recording is not None:
+      self.recording.add(served)
+    if waiting > STUCK or self.outgoing.full():
+      self._failed("the connection is too slow for this conversation")
+      return
+    messages: list[str | bytes] = []
+    start = served.unit * media.unit_ms / 1000
+    if self.speaking and not answer.speaking:
+      messages.append(protocol.say("quiet", unit=served.unit))
+    self.speaking = answer.speaking
+    times = {f"{phase}_ms": round(answer.times[phase], 3) for phase in PHASES}
+    messages.append(
+      protocol.say("unit", unit=served.unit, text=answer.text, speaking=answer.speaking, heard=served.heard,
+                   waited_ms=round(1000 * served.waited, 3), late=served.late, **times)
+    )  # fmt: skip
+    sides = [(False, answer.audio, answer.video)]
+    user = served.user
+    if isinstance(self.source, DrawnUser) and user.audio is not None and user.video is not None:
+      sides.insert(0, (True, user.audio, user.video))  # who is watched comes first
+    size = round(PART * media.sample_rate)
+    for first in range(0, media.samples, size):
+      for users, audio, _ in sides:
+        part = audio[first : first + size]
+        messages.append(protocol.sound(part, start + first / media.sample_rate, served.unit, users).pack())
+    for users, _, video in sides:
+      if waiting > SLOW:
+        self.dropped_pictures += len(video)
+        continue
+      for index, picture in enumerate(video):
+        time, jpeg = start + index / media.fps, encode_picture(picture)
+        messages.append(protocol.Media(protocol.JPEG, jpeg, time, served.unit, True, users).pack())
+    self.outgoing.put_nowait(messages)
+
+  def _failed(self, reason: str) -> None:
+    """The hall (or a slow line) ends the conversation."""
+    if self.seat is not None:
+      self.house.hall.leave(self.seat)
+    while self.outgoing.full():
+      self.outgoing.get_nowait()
+    self.outgoing.put_nowait([protocol.say("ended", message=reason)])
+    self.outgoing.put_nowait(None)
+
+  async def _send(self) -> None:
+    with contextlib.suppress(ConnectionError):  # the visitor is gone; `_receive` notices
+      while (messages := await self.outgoing.get()) is not None:
+        for message in messages:
+          await (self.socket.send_str(message) if isinstance(message, str) else self.socket.send_bytes(message))
+    await self.socket.close()
+
+  async def _say(self, type: str, **values: Any) -> None:
+    with contextlib.suppress(ConnectionError):
+      await self.socket.send_str(protocol.say(type, **values))
+
+
+def world_of(hello: dict[str, Any], default: World, media: MediaConfig) -> World:
+  """What a visitor asks the agent to be; what it does not say is the server's own. Raises UserError."""
+  asked = hello.get("world") or {}
+  if not isinstance(asked, dict):
+    raise DataError('"world" must be an object')
+  with tempfile.TemporaryDirectory(prefix="wanstreamer-") as folder:
+    value: dict[str, Any] = {"fields": asked.get("fields") or default.fields}
+    for name in ("portrait", "voice"):
+      if asked.get(name):
+        value[name] = f"sent.{name}"
+        (Path(folder) / value[name]).write_bytes(from_base64(asked[name], name))
+    try:
+      world = world_file.world_of(Path(folder) / "hello", value, media)
+    except UserError as error:
+      raise DataError(str(error).replace(f"{folder}/", "")) from error
+  given = {name: getattr(world, name) for name in value}
+  return dataclasses.replace(default, **given)
+
+
+def from_base64(text: Any, what: str) -> bytes:
+  try:
+    return base64.b64decode(text, validate=True)
+  except (binascii.Error, TypeError, ValueError) as error:
+    raise DataError(f'"{what}" must be base64') from error
