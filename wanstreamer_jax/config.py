@@ -225,6 +225,7 @@ class ModelConfig(Section):
   remat: str = "none"  # "none", "full" or "dots"
   dtype: str = "float32"  # of activations; parameters are float32
   attention: str = "xla"  # or "splash" (TPU)
+  kv_cache: str = "plain"  # as activations; or "int8", with a scale per token and head: a choice of who serves
 
 
 @section
@@ -438,6 +439,7 @@ def validate(config: Config) -> None:
     ("model.remat", model.remat, ("none", "full", "dots")),
     ("model.dtype", model.dtype, ("float32", "bfloat16")),
     ("model.attention", model.attention, ("xla", "splash")),
+    ("model.kv_cache", model.kv_cache, ("plain", "int8")),
     ("data.voices", config.data.voices, ("formant", "mixed")),
     ("train.stage", config.train.stage, ("duplex", "audio_vae", "video_vae")),
     ("train.optimizer", config.train.optimizer, ("adamw", "muon")),

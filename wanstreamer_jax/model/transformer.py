@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config, ModelConfig
-from wanstreamer_jax.nn.attention import Part, Queries, attend
+from wanstreamer_jax.nn.attention import Part, Quantised, Queries, attend
 from wanstreamer_jax.nn.blocks import FLOW_CHANNELS as _C
 from wanstreamer_jax.nn.blocks import (
   MODULATIONS,
@@ -33,7 +33,7 @@ Mixer = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, wha
 
 
 class Cache(NamedTuple):
-  """Keys and values of all layers [L, S, M, H] with the coordinates [S] of the token in every slot."""
+  """Keys and values of all layers [L, S, M, H] (plain or Quantised) with the coordinates [S] of every slot's token."""
 
   kv: KeyValue
   coords: Coords
@@ -42,10 +42,13 @@ class Cache(NamedTuple):
   def empty(cls, config: ModelConfig, tokens: int) -> "Cache":
     shape = (config.layers, tokens, config.kv_heads, config.head_dim)
     zeros = jnp.zeros(shape, config.dtype)
-    return cls(KeyValue(zeros, zeros), Coords.empty(tokens))
+    rows: Any = Quantised.of(zeros) if config.kv_cache == "int8" else zeros
+    return cls(KeyValue(rows, rows), Coords.empty(tokens))
 
   def write(self, kv: KeyValue, coords: Coords, at: jax.Array) -> "Cache":
     """A cache with the tokens [L, T, M, H] written into the slots at, at + 1, ..."""
+    if isinstance(self.kv.k, Quantised):
+      kv = KeyValue(*map(Quantised.of, kv))  # type: ignore[arg-type]
     put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=0)
     return Cache(
       jax.tree.map(lambda old, new: jax.vmap(put)(old, new), self.kv, kv), jax.tree.map(put, self.coords, coords)

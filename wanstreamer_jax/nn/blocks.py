@@ -72,7 +72,7 @@ class Turns(NamedTuple):
 
 
 class KeyValue(NamedTuple):
-  """Keys (rotated) and values of one layer [S, M, H], or of all layers [L, S, M, H]."""
+  """Keys (rotated) and values of one layer [S, M, H], or of all layers [L, S, M, H]; a cache's may be `Quantised`."""
 
   k: jax.Array
   v: jax.Array

@@ -1,4 +1,4 @@
-"""`wanstreamer client`: streams a media file to a live server in real time and saves what the agent answers."""
+"""`wanstreamer client`: streams a media file to a live server in real time and saves the answer."""
 
 import asyncio
 import contextlib
