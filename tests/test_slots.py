@@ -1,5 +1,7 @@
 """Laws 3 and 5 for many sessions: a slot is the single session, and no slot notices another."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from tests.agents import random_weights, small_config
 from tests.test_engine import session
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.parallel.collectives import collectives
 from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.serve.engine import StreamEngine
 from wanstreamer_jax.serve.request import Request
@@ -122,3 +125,36 @@ def test_sessions_of_another_server_are_refused(agent, engine, tmp_path):
   (tmp_path / "engine.safetensors").write_bytes(b"half")
   with pytest.raises(CheckpointError, match="does not hold sessions"):
     SlotEngine(agent, SLOTS).restore(tmp_path)
+
+
+def largest(hlo: str, kind: str) -> int:
+  """Bytes of the largest result of a collective."""
+  shapes = re.findall(rf"= (\S+\[[\d,]*\]).*? {kind}(?:-start)?\(", hlo)
+  size = lambda shape: 4 * int(np.prod([int(n) for n in re.findall(r"\d+", shape.split("[")[1])] or [1]))
+  return max(map(size, shapes), default=0)
+
+
+@pytest.mark.parametrize("refeed", [False, True])
+@pytest.mark.parametrize("placement", ["split", "group"])
+def test_all_placements_are_equal(placement, refeed, close):
+  """The performer elsewhere: same sessions, joins in between included."""
+  config = small_config(world_text=16, refeed=refeed).replace()
+  config.model.vocab, config.model.heads, config.model.kv_heads = 1024, 4, 4
+  agent = random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0))))
+  units, typed = session(agent.config)
+  states = []
+  for place in ("fused", placement):
+    engine = SlotEngine(agent, 2, placement=place, performers=4)
+    engine.join(0, Request(ADA, 7))
+    for k, (user, texts) in enumerate(zip(units, typed)):
+      if k == 3:
+        engine.join(1, Request(BEN, 9))
+      engine.step([user, user if k >= 3 else None], [texts, []])
+    states.append((engine.states.past, engine.states.cache.kv, engine.states.audio_decoder))
+  close(states[1], states[0])
+  if placement == "group":  # keys stay where they are: tokens travel around attention, nobody gathers the cache
+    program = engine.performer.solve.lower(*engine.performer.arguments(engine.states)).compile()
+    found = collectives(program.as_text())
+    layer = engine.states.cache.kv.k[:, 0].nbytes  # of all slots
+    assert found["all-to-all"].count > 0
+    assert largest(program.as_text(), "all-gather") < layer / 4

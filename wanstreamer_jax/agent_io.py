@@ -35,10 +35,12 @@ def resolve(checkpoint: Path) -> pathlib.Path:
   return DEMO_FOLDER
 
 
-def load_agent(checkpoint: Path = DEMO) -> Agent:
+def load_agent(checkpoint: Path = DEMO, kv_cache: str = "plain") -> Agent:
   """An agent from an exported folder, in float32. Raises CheckpointError with one line that says what is wrong."""
   folder = resolve(checkpoint)
   config, values = read_weights(folder)
+  config = config.replace()
+  config.model.kv_cache = kv_cache
   return jax.device_put(fit_weights(values, abstract_agent(config.freeze()), folder))
 
 

@@ -26,7 +26,7 @@ from wanstreamer_jax.flow.path import schedule
 from wanstreamer_jax.flow.sampler import euler
 from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
 from wanstreamer_jax.model.tokens import PAD, Latents, pack
-from wanstreamer_jax.model.transformer import Cache, see_cache
+from wanstreamer_jax.model.transformer import Cache, Pass, alone, see_cache
 from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.perception.audio import AudioState
 from wanstreamer_jax.units import COMMIT, HEAR, PERFORM, REFEED, STATE, TEXT, Coords, Layout, build_layout
@@ -194,8 +194,7 @@ def _append(
 ) -> tuple[jax.Array, Cache]:
   """Runs tokens against the cache and appends their KV, `offset` tokens after the unit's first."""
   layout = build_layout(agent.config)
-  mixer = see_cache(coords, [cache.coords], layout.config.window, layout.pinned_tokens)
-  hidden, kv = agent.streamer.transformer(x, coords, mixer, [cache.kv])
+  hidden, kv = alone(agent.streamer.transformer, (), x, coords, [cache.coords], [cache.kv])
   ring = (cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
   return hidden, cache.write(kv, coords, layout.slot(state.unit, ring) + offset)
 
@@ -231,19 +230,22 @@ def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:
   return Latents(jax.random.normal(video_key, video), jax.random.normal(audio_key, audio))
 
 
-def perform(agent: Agent, state: SessionState) -> tuple[Latents, dict[str, Any]]:
-  """REFEED once, then the solver over PERFORM; reads the KV-cache only. -> (the unit's latents, trace)."""
+def perform(agent: Agent, state: SessionState, one_pass: Pass = alone) -> tuple[Latents, dict[str, Any]]:
+  """REFEED once, then the solver over PERFORM; reads the KV-cache only. -> (the unit's latents, trace).
+
+  one_pass: how the Transformer is run, on one device or spread over several (`model/by_head.py`).
+  """
   layout, streamer = build_layout(agent.config), agent.streamer
-  window, pinned = layout.config.window, layout.pinned_tokens
+  segments = layout.phase(PERFORM)
   groups, key_coords = [state.cache.kv], [state.cache.coords]
   with jax.named_scope("perform"):
     if layout.tokens(REFEED):
-      kv, coords = _refeed(agent, state, layout)
+      kv, coords = _refeed(agent, state, layout, one_pass)
       groups, key_coords = [*groups, kv], [*key_coords, coords]
 
     def field(z: Latents, tau: jax.Array) -> Latents:
-      x, coords = pack(layout, layout.phase(PERFORM), state.unit, streamer.tokens.noisy(z, tau))
-      hidden, _ = streamer.transformer(x, coords, see_cache(coords, key_coords, window, pinned), groups)
+      x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau))
+      hidden, _ = one_pass(streamer.transformer, segments, x, coords, key_coords, groups)
       return streamer.heads.velocity(hidden, z, tau)
 
     flow = agent.config.flow
@@ -252,15 +254,15 @@ def perform(agent: Agent, state: SessionState) -> tuple[Latents, dict[str, Any]]
   return latents, {"solver_inputs": inputs, "times": times[:-1]}
 
 
-def _refeed(agent: Agent, state: SessionState, layout: Layout) -> tuple[KeyValue, Coords]:
+def _refeed(agent: Agent, state: SessionState, layout: Layout, one_pass: Pass) -> tuple[KeyValue, Coords]:
   """Keys and values of the previous unit's latents at the noisy patch size; they live for this unit only."""
   history = _history(state, layout)
   content = agent.streamer.tokens.history(
     "refeed", history.previous, history.previous_flow_time, history.previous_valid
   )
-  x, coords = pack(layout, layout.phase(REFEED), state.unit, content)
-  mixer = see_cache(coords, [state.cache.coords], layout.config.window, layout.pinned_tokens)
-  _, kv = agent.streamer.transformer(x, coords, mixer, [state.cache.kv])
+  segments = layout.phase(REFEED)
+  x, coords = pack(layout, segments, state.unit, content)
+  _, kv = one_pass(agent.streamer.transformer, segments, x, coords, [state.cache.coords], [state.cache.kv])
   return kv, coords
 
 

@@ -27,7 +27,7 @@ from wanstreamer_jax.nn.blocks import (
 )
 from wanstreamer_jax.nn.rotary import angles
 from wanstreamer_jax.parallel.mesh import constrain
-from wanstreamer_jax.units import Coords, Layout, build_layout, evicted, visible
+from wanstreamer_jax.units import Coords, Layout, Segment, build_layout, evicted, visible
 
 Mixer = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, what the scan brings) -> [T, N, H]
 
@@ -124,6 +124,18 @@ def see_cache(coords: Coords, key_coords: list[Coords], window: int | None, pinn
     return attend(queries, [*parts, Part(own.k, own.v, own_mask)])
 
   return mixer
+
+
+Pass = Callable[..., tuple[jax.Array, KeyValue]]  # `alone`, or `by_head.over_devices`
+
+
+def alone(
+  transformer: Transformer, segments: tuple[Segment, ...], x: jax.Array, coords: Coords, key_coords: list[Coords],
+  groups: list[KeyValue],
+) -> tuple[jax.Array, KeyValue]:  # fmt: skip
+  """One pass of the tokens [T, D] of some segments over key groups, on one device: (hidden [T, D], new keys)."""
+  layout = build_layout(transformer.config)
+  return transformer(x, coords, see_cache(coords, key_coords, layout.config.window, layout.pinned_tokens), groups)
 
 
 def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:

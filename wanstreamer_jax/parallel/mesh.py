@@ -92,12 +92,13 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-  """Names the mesh axes of an activation's dimensions, for XLA; the identity outside a mesh and on one device.
+  """Names the mesh axes of an activation's dimensions, for XLA; the identity outside a mesh, on one device, and inside
+  `jax.shard_map`, where the program itself says what is where.
 
   Under `jax.vmap` the batched dimension stays free, so that unbatched modules may call this.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  if mesh.empty or mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
 

@@ -25,6 +25,7 @@ from wanstreamer_jax.perception.text import Keyboard, TextStream, TextTokenizer
 from wanstreamer_jax.rollout import Agent, Sampling, SessionState
 from wanstreamer_jax.serve.engine import Clock, check_tokenizer, decode, encode, host_unit, sampling
 from wanstreamer_jax.serve.file import AgentUnit
+from wanstreamer_jax.serve.placement import make_performer
 from wanstreamer_jax.serve.request import Request
 
 STATES, ARRAYS = "engine.json", "engine.safetensors"  # what `SlotEngine.save` writes
@@ -37,7 +38,6 @@ class Programs(NamedTuple):
   commit: Callable[..., SessionState]
   encode: Callable[..., Any]
   think: Callable[..., Any]
-  perform: Callable[..., Any]
   decode: Callable[..., Any]
 
 
@@ -63,15 +63,20 @@ def programs(capacity: int | None) -> Programs:
     commit=jax.jit(over(rollout.commit, 1), donate_argnums=1),
     encode=jax.jit(over(encode, 2), donate_argnums=1),
     think=jax.jit(over(think, 2), donate_argnums=1),
-    perform=jax.jit(over(lambda agent, state: rollout.perform(agent, state)[0], 1)),
     decode=jax.jit(over(finish, 2), donate_argnums=1),
   )
 
 
 class SlotEngine:
-  """`slots` sessions of one agent. Implements `hall.SlotEngine`."""
+  """`slots` sessions of one agent. Implements `hall.SlotEngine`.
 
-  def __init__(self, agent: Agent, slots: int, capacity: int | None = None):
+  capacity: units of history for layouts without a window; placement: see `placement.py`; performers: on how many
+  devices besides the first the placement `group` solves (default: all).
+  """
+
+  def __init__(
+    self, agent: Agent, slots: int, capacity: int | None = None, placement: str = "fused", performers: int | None = None
+  ):
     self.agent, self.media, self.slots = agent, agent.config.media, slots
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     check_tokenizer(agent.config, self.tokenizer)
@@ -79,6 +84,7 @@ class SlotEngine:
     start = functools.partial(rollout.start_session, capacity=capacity)
     empty = jax.eval_shape(start, agent, jax.random.PRNGKey(0), self._world(World()))
     self.states = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), empty)
+    self.performer = make_performer(placement, agent, self.states, performers)
     self._text = [self._new_text() for _ in range(slots)]
     self._committed = Clock()
 
@@ -92,6 +98,7 @@ class SlotEngine:
     """Begins a session in a slot, whatever was in it."""
     arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world), sampling(request))
     self.states = self.programs.join(self.agent, self.states, *arguments)
+    self.performer.join(slot, self.states)
     self._text[slot] = self._new_text()
 
   def _decode(self, states: SessionState, latents: Any) -> tuple[tuple[np.ndarray, ...], SessionState]:
@@ -132,6 +139,7 @@ class SlotEngine:
         f"{folder} holds sessions of another agent, or of another --slots: they cannot be continued"
       )
     self.states = fill_leaves(self.states, {name: jnp.asarray(leaf) for name, leaf in arrays.items()})
+    self.performer.restore(self.states)
     self._committed = Clock()
     if about["committed"]:
       self._committed.milliseconds["commit"] = 0.0
@@ -159,7 +167,7 @@ class SlotEngine:
     inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     heard, states = clock("encode", self.programs.encode, self.agent, self.states, inputs)
     text, states = clock("think", self.programs.think, self.agent, states, heard)
-    latents = clock("perform", self.programs.perform, self.agent, states)
+    latents = clock("perform", self.performer.perform, states)
     (audio, video, finite), self.states = clock("decode", self._decode, states, latents)
     written = [stream(np.asarray(row)) for (_, stream), row in zip(self._text, np.asarray(text))]
     return [

@@ -1,0 +1,177 @@
+"""Where the performer runs: with the thinker, on a device of its own, or spread over several (design section 7).
+
+The thinker holds encoders, COMMIT, HEAR, STATE, TEXT and decoders; the performer holds the solver and a copy of the
+KV-cache. Every unit the thinker sends it the keys and values that the unit added, and gets latents back.
+
+    fused   one device; nothing is sent
+    split   two devices
+    group   the thinker's device and G others: video tokens spread over them, keys by head (`model/by_head.py`)
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from wanstreamer_jax import rollout
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.by_head import check_devices, over_devices, sharded_heads
+from wanstreamer_jax.model.tokens import Latents
+from wanstreamer_jax.model.transformer import Cache
+from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.rollout import Agent, SessionState
+from wanstreamer_jax.units import Coords, build_layout
+
+PLACEMENTS = ("fused", "split", "group")
+AXIS = "performers"
+
+
+class Performer(Protocol):
+  """Makes the latents of all slots' units. States and latents are stacked over slots, on the thinker's device."""
+
+  def join(self, slot: int, states: SessionState) -> None:
+    """A session began in a slot."""
+    ...
+
+  def perform(self, states: SessionState) -> Latents:
+    """After the thinker's part of a unit."""
+    ...
+
+  def restore(self, states: SessionState) -> None:
+    """All slots changed at once."""
+    ...
+
+
+def make_performer(placement: str, agent: Agent, states: SessionState, performers: int | None = None) -> Performer:
+  """Raises ConfigError for an unknown placement, or when there are too few devices or they do not divide the work.
+
+  performers: how many devices of a group solve (default: all but the first).
+  """
+  if placement not in PLACEMENTS:
+    raise ConfigError(f"placement is {placement!r}: expected one of {', '.join(PLACEMENTS)}")
+  if placement == "fused":
+    return Fused(agent)
+  devices = jax.devices()
+  count = 1 if placement == "split" else performers or len(devices) - 1
+  if not 1 <= count < len(devices):
+    raise ConfigError(
+      f"placement {placement} needs the thinker's device and {max(count, 1)} more; there are {len(devices)}: use fused"
+    )
+  return Apart(agent, states, devices[1 : 1 + count])
+
+
+class Fused:
+  """The performer on the thinker's device."""
+
+  def __init__(self, agent: Agent):
+    self.agent = agent
+    self._perform = jax.jit(jax.vmap(lambda agent, state: rollout.perform(agent, state)[0], in_axes=(None, 0)))
+
+  def join(self, slot: int, states: SessionState) -> None:
+    pass
+
+  def restore(self, states: SessionState) -> None:
+    pass
+
+  def perform(self, states: SessionState) -> Latents:
+    return self._perform(self.agent, states)
+
+
+class News(NamedTuple):
+  """What a unit added to a session, as the performer needs it."""
+
+  kv: KeyValue
+  coords: Coords
+  unit: jax.Array
+  made: jax.Array
+  past: Latents
+
+
+def known(state: SessionState) -> SessionState:
+  """The part of a session's state that the performer reads."""
+  nothing: Any = None
+  return state._replace(
+    words=nothing, hearing=nothing, audio_decoder=nothing, video_decoder=nothing, sampling=nothing
+  )  # fmt: skip
+
+
+def news(config: Config, state: SessionState) -> News:
+  """The tokens that the thinker wrote in this unit."""
+  layout, at = build_layout(config), _place(config, state)
+  cut = lambda x: jax.lax.dynamic_slice_in_dim(x, at, layout.clean_tokens)
+  kv = jax.tree.map(jax.vmap(cut), state.cache.kv)
+  return News(kv, jax.tree.map(cut, state.cache.coords), state.unit, state.made, state.past)
+
+
+def heard_of(config: Config, state: SessionState, news: News) -> SessionState:
+  """The performer's state with what it was sent."""
+  state = state._replace(unit=news.unit, made=news.made, past=news.past)
+  at = _place(config, state)
+  put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
+  kv = jax.tree.map(jax.vmap(put), state.cache.kv, news.kv)
+  return state._replace(cache=Cache(kv, jax.tree.map(put, state.cache.coords, news.coords)))
+
+
+def _place(config: Config, state: SessionState) -> jax.Array:
+  """Where the unit's tokens lie in the cache."""
+  layout = build_layout(config)
+  ring = (state.cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
+  return layout.slot(state.unit, ring)
+
+
+class Apart:
+  """The performer on other devices than the thinker."""
+
+  def __init__(self, agent: Agent, states: SessionState, devices: Sequence[jax.Device]):
+    config, count = agent.config, len(devices)
+    check_devices(config, count)
+    mesh = Mesh(np.array(devices), (AXIS,))
+    whole = NamedSharding(mesh, PartitionSpec())
+    spec: Any = jax.tree.map(lambda _: PartitionSpec(), known(states))
+    spec = spec._replace(cache=sharded_heads(states.cache, AXIS, leading=1))
+    self._placed = jax.tree.map(lambda part: NamedSharding(mesh, part), spec)
+    everywhere: Any = PartitionSpec()
+    news_spec = News(spec.cache.kv, everywhere, everywhere, everywhere, everywhere)
+    self._news_placed = jax.tree.map(lambda part: NamedSharding(mesh, part), news_spec)
+    self._thinker = jax.tree.leaves(states)[0].sharding
+    self._agent = jax.device_put(agent, whole)
+    one_pass = over_devices(AXIS)
+
+    def solve(agent: Agent, states: SessionState, fresh: News) -> tuple[Latents, SessionState]:
+      """Inside the mesh: every device has its heads of the cache."""
+      states = jax.vmap(functools.partial(heard_of, config))(states, fresh)
+      perform = lambda state: rollout.perform(agent, state, one_pass)[0]
+      return jax.vmap(perform)(states), states
+
+    spread = jax.shard_map(
+      solve, mesh=mesh, in_specs=(PartitionSpec(), spec, news_spec), out_specs=(PartitionSpec(), spec), check_vma=False
+    )
+    self.solve = jax.jit(spread, donate_argnums=1)
+    self._news = jax.jit(jax.vmap(functools.partial(news, config)))
+    self._put: Callable[..., SessionState] = jax.jit(
+      lambda states, slot, row: jax.tree.map(lambda rows, new: rows.at[slot].set(new), states, row), donate_argnums=0
+    )
+    self.restore(states)
+
+  def restore(self, states: SessionState) -> None:
+    self._states = jax.device_put(known(states), self._placed)
+
+  def join(self, slot: int, states: SessionState) -> None:
+    row = jax.tree.map(lambda rows: rows[slot], known(states))
+    placed = jax.tree.map(
+      lambda sharding: NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:])), self._placed
+    )
+    self._states = self._put(self._states, jnp.int32(slot), jax.device_put(row, placed))
+
+  def arguments(self, states: SessionState) -> tuple[Agent, SessionState, News]:
+    """What `solve` takes, on the performer's devices."""
+    return self._agent, self._states, jax.device_put(self._news(states), self._news_placed)
+
+  def perform(self, states: SessionState) -> Latents:
+    latents, self._states = self.solve(*self.arguments(states))
+    return jax.device_put(latents, self._thinker)
