@@ -22,7 +22,7 @@ from wanstreamer_jax.serve.client import stream_to
 from wanstreamer_jax.serve.file import AgentUnit
 from wanstreamer_jax.serve.inbox import GONE, Inbox
 from wanstreamer_jax.serve.picture import decode_picture, encode_picture
-from wanstreamer_jax.serve.report import PHASES
+from wanstreamer_jax.serve.report import PHASES, throughput
 from wanstreamer_jax.serve.server import ServeOptions, Server
 
 MEDIA = MediaConfig()
@@ -447,6 +447,15 @@ def test_a_bad_hello_is_answered(first, reason):
       assert server.hall.free == 2
 
   asyncio.run(talk())
+
+
+def test_whether_units_are_done_in_time():
+  step = dict.fromkeys(PHASES, 10.0)
+  assert "takes 50 ms (p95 50) of 160: holds; answers after 40 ms" in throughput([step] * 20, 160, 2)
+  slow = [step] * 17 + [dict.fromkeys(PHASES, 40.0)] * 3
+  assert "does NOT always hold" in throughput(slow, 160, 1)
+  with pytest.raises(UserError, match="a unit of 8 slots takes 200 ms here, but a new one comes every 160 ms"):
+    throughput([dict.fromkeys(PHASES, 40.0)] * 20, 160, 8)
 
 
 def test_what_the_page_asks_first():

@@ -36,6 +36,7 @@ def add_serve(commands: Any) -> None:
 
 
 def serve(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.serve.report import throughput
   from wanstreamer_jax.serve.server import ServeOptions, structured_logs
   from wanstreamer_jax.serve.server import serve as run
 
@@ -57,6 +58,7 @@ def serve(args: argparse.Namespace) -> None:
   capacity = int(1000 * args.longest / agent.config.media.unit_ms) if agent.config.layout.window is None else None
   engine = SlotEngine(agent, args.slots, capacity, args.placement, args.performers)
   engine.prepare()
+  print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots), flush=True)
   structured_logs()
   voice = bool(agent.config.layout.voice_units)
   run(engine, dataclasses.replace(options, world=world, voice=voice, drawn=world_config(agent.config)))

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.errors import UserError
 
 PHASES = ("commit", "encode", "think", "perform", "decode")  # the first one while the user's unit is awaited
+ANSWER = PHASES[1:]  # what lies between a whole unit of the user and the answer to it
 BINS = 16  # envelope points per unit
 
 CAPTION_CHARS = 76  # a caption ends before it outgrows two lines
@@ -53,6 +55,24 @@ class UnitRow:
     if self.latency is not None:
       value["latency_ms"] = self.latency
     return json.dumps(value, ensure_ascii=False)
+
+
+def throughput(steps: Sequence[dict[str, float]], unit_ms: int, slots: int) -> str:
+  """Whether a unit of all slots is done before the next one is there, as a line for people; p95 and median.
+
+  steps: milliseconds by phase. Raises UserError when not even the median holds.
+  """
+  totals = np.array([[sum(step.values()), sum(step[phase] for phase in ANSWER)] for step in steps])
+  (median, _), (p95, latency) = np.percentile(totals, (50, 95), axis=0)
+  places = f"{slots} slot{'s' if slots > 1 else ''}"
+  if median > unit_ms:
+    raise UserError(
+      f"a unit of {places} takes {median:.0f} ms here, but a new one comes every {unit_ms} ms: use fewer --slots, "
+      "a smaller model, or a faster device"
+    )
+  holds = "holds" if p95 < unit_ms else "does NOT always hold: use fewer --slots"
+  rate = f"a unit of {places} takes {median:.0f} ms (p95 {p95:.0f}) of {unit_ms}: {holds}"
+  return f"{rate}; answers after {latency:.0f} ms (p95)"
 
 
 def envelope(audio: np.ndarray | None) -> np.ndarray:
