@@ -87,6 +87,7 @@ class Server:
     app.router.add_get("/healthz", self._health)
     app.router.add_get("/metrics", self._metrics)
     app.router.add_static("/page", PAGE)
+    app.on_response_prepare.append(_always_asked_for)
     return app
 
   def source(self, watch: bool, seed: int) -> Inbox | DrawnUser:
@@ -147,7 +148,7 @@ class Server:
       await asyncio.sleep(0.1)
 
   async def _page(self, request: web.Request) -> web.StreamResponse:
-    return web.FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+    return web.FileResponse(PAGE / "index.html")
 
   async def _about(self, request: web.Request) -> web.Response:
     """What the page asks before a conversation."""
@@ -223,6 +224,11 @@ class Server:
     for name, value in {"slots": slots, "free_slots": hall.free, "busy_ratio": 1 - hall.free / slots}.items():
       lines += [f"# TYPE wanstreamer_{name} gauge", f"wanstreamer_{name} {value}"]
     return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
+
+
+async def _always_asked_for(request: web.Request, response: web.StreamResponse) -> None:
+  """A page of yesterday must not talk to the server of today."""
+  response.headers.setdefault("Cache-Control", "no-cache")
 
 
 def serve(engine: SlotEngine, options: ServeOptions) -> None:

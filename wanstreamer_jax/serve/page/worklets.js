@@ -5,6 +5,10 @@ const UNIT = 0.16, MARGIN = 0.06;  // seconds
 class Capture extends AudioWorkletProcessor {
   constructor() {
     super();
+    this.begin();
+  }
+
+  begin() {
     this.part = new Float32Array(Math.round(sampleRate / 50));
     this.filled = 0;
   }
@@ -15,9 +19,8 @@ class Capture extends AudioWorkletProcessor {
     for (let i = 0; i < samples.length; i++) {
       this.part[this.filled++] = samples[i];
       if (this.filled === this.part.length) {
-        this.port.postMessage(this.part, [this.part.buffer]);
-        this.part = new Float32Array(this.part.length);
-        this.filled = 0;
+        this.port.postMessage(this.part, [this.part.buffer]);  // which empties it
+        this.begin();
       }
     }
     return true;
