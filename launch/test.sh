@@ -5,6 +5,7 @@
 #   bash launch/test.sh tests/test_cli.py -x     any arguments of pytest: only those tests (lint and types are skipped)
 #   bash launch/test.sh --oracles                also fetches torch and transformers, to compare with them
 #   bash launch/test.sh -m slow                  the tests that take minutes
+#   bash launch/test.sh --browser                a headless Chromium talks with the demo weights (installs Chromium)
 #
 # Without --oracles the comparisons with torch run where torch is installed, or where the package index serves its
 # CPU build as a matter of course; otherwise pytest reports them as skipped.
@@ -16,13 +17,29 @@ python="${WANSTREAMER_VENV:-$root/.venv}/bin/python"
 torch=2.13.0
 say() { printf '[test] %s\n' "$*" >&2; }
 
-oracles=false
+oracles=false browser=false
 arguments=()
 for argument in "$@"; do
-  if [ "$argument" = --oracles ]; then oracles=true; else arguments+=("$argument"); fi
+  case "$argument" in
+    --oracles) oracles=true ;;
+    --browser) browser=true; arguments+=(-m browser tests/test_browser.py) ;;
+    *) arguments+=("$argument") ;;
+  esac
 done
 
-bash "$here/setup.sh" test
+if $browser; then bash "$here/setup.sh" test browser; else bash "$here/setup.sh" test; fi
+
+install_browser() {
+  if command -v chromium chromium-browser google-chrome >/dev/null; then return; fi
+  say "installing Chromium from the distribution"
+  local sudo=()
+  if [ "$(id -u)" != 0 ]; then sudo=(sudo); fi
+  if ! { ${sudo[@]+"${sudo[@]}"} apt-get update -q && ${sudo[@]+"${sudo[@]}"} apt-get install -qy chromium; }; then
+    say "error: Chromium could not be installed with apt-get; install it by hand and repeat"
+    exit 1
+  fi
+}
+if $browser; then install_browser; fi
 
 install_oracles() {
   if "$python" -c 'import torch, transformers' >/dev/null 2>&1; then return; fi

@@ -9,6 +9,7 @@ import dataclasses
 import hmac
 import json
 import logging
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -240,10 +241,16 @@ def serve(engine: SlotEngine, options: ServeOptions) -> None:
       context.load_cert_chain(options.certificate, options.key)
     except OSError as error:
       raise UserError(f"--certificate {options.certificate}: {error.strerror or error}") from error
-  scheme = "https" if context else "http"
+  try:
+    listening = socket.create_server(
+      (options.host, options.port), family=socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    )
+  except OSError as error:
+    raise UserError(f"--host {options.host} --port {options.port}: {error.strerror or error}; give another") from error
+  host = f"[{options.host}]" if ":" in options.host else options.host
   ending = f"/?token={options.token}" if options.token else "/"
-  print(f"open {scheme}://{options.host}:{options.port}{ending}", flush=True)
-  web.run_app(server.app(), host=options.host, port=options.port, ssl_context=context, print=None, access_log=None)
+  print(f"open {'https' if context else 'http'}://{host}:{listening.getsockname()[1]}{ending}", flush=True)
+  web.run_app(server.app(), sock=listening, ssl_context=context, print=None, access_log=None)
 
 
 def structured_logs() -> None:

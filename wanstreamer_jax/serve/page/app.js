@@ -10,7 +10,7 @@ class Conversation {
   constructor(welcome, socket, context) {
     Object.assign(this, {welcome, socket, context, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
     this.words = [];
-    this.roundTrip = this.latency = this.offset = this.waiting = null;
+    this.roundTrip = this.latency = this.offset = this.waiting = this.flush = null;
   }
 
   async begin(stream) {
@@ -110,6 +110,7 @@ class Conversation {
       $("stage").classList.toggle("speaking", value.speaking);
       if (value.text) this.caption(value.text);
     } else if (value.type === "quiet") {
+      this.quietAt = now();
       if (!this.beside) this.playout.port.postMessage("flush");
     } else if (value.type === "pong") {
       this.roundTrip = now() - value.time;
@@ -137,7 +138,8 @@ class Conversation {
   }
 
   // The audio clock leads: pictures are shown when their time is heard.
-  played({time, waiting, underrun}) {
+  played({time, waiting, underrun, flushed}) {
+    if (flushed) { this.flush = now() - this.quietAt; return; }
     if (underrun) { this.underruns++; return; }
     this.waiting = waiting;
     const due = this.pictures.filter((item) => item.time <= time + 0.005);
@@ -177,7 +179,8 @@ function showFigures(c) {
     [term.textContent, text.textContent] = [name, value];
     return [term, text];
   }));
-  window.figures = {latency: c.latency, offset: c.offset, late: c.late, units: c.count, underruns: c.underruns, waiting: c.waiting};
+  window.figures = {latency: c.latency, offset: c.offset, late: c.late, units: c.count, underruns: c.underruns, waiting: c.waiting,
+    flush: c.flush, caption: c.words.join(" ")};
 }
 
 const TROUBLE = {

@@ -56,7 +56,10 @@ class Playout extends AudioWorkletProcessor {
     }
   }
 
-  flush() { this.gain = 0; }  // what waits is played silently, so that the clock goes on
+  flush() {  // what waits is played silently, so that the clock goes on
+    this.gain = 0;
+    this.port.postMessage({flushed: true});
+  }
 
   process(_, outputs) {
     const out = outputs[0][0];
