@@ -21,7 +21,7 @@ from wanstreamer_jax.serve import hall, protocol
 from wanstreamer_jax.serve.client import stream_to
 from wanstreamer_jax.serve.file import AgentUnit
 from wanstreamer_jax.serve.inbox import GONE, Inbox
-from wanstreamer_jax.serve.picture import decode_picture, encode_picture
+from wanstreamer_jax.serve.picture import VP8Decoder, VP8Encoder, decode_picture, encode_picture
 from wanstreamer_jax.serve.report import PHASES, throughput
 from wanstreamer_jax.serve.server import ServeOptions, Server
 
@@ -100,6 +100,27 @@ def test_pictures_of_any_size_and_rubbish():
   assert decode_picture(encode_picture(wide), 64, 64)[:, 4:-4].min() > 150  # the middle
   with pytest.raises(DataError, match="cannot be decoded"):
     decode_picture(b"not a picture", 64, 64)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 50)])
+def test_vp8_pictures_arrive_one_by_one(height, width):
+  encode, decode = VP8Encoder(height, width, 25), VP8Decoder(height, width)
+  keys = []
+  for index in range(12):
+    if index == 7:
+      encode.restart()
+    picture = np.full((height, width, 3), 20 * index, np.uint8)
+    data, key = encode(picture)
+    keys.append(key)
+    assert np.abs(decode(data).astype(int) - picture).mean() < 12
+  assert [index for index, key in enumerate(keys) if key] == [0, 7]
+
+
+def test_broken_vp8_is_named():
+  with pytest.raises(DataError, match="at most 4096 a side"):
+    VP8Decoder(64, 64)(bytes(6) + b"\xff\x3f\xff\x3f" + bytes(90))
+  with pytest.raises(DataError, match="cannot be decoded"):
+    VP8Decoder(64, 64)(b"\x01\x02\x03")
 
 
 # The inbox
@@ -319,6 +340,30 @@ def test_a_recording_for_who_asked_for_it(tmp_path):
   assert len(MediaReader(tmp_path / "user.mp4", MEDIA)) == len(rows)
   with av.open(str(tmp_path / "agent.mp4")) as film:
     assert "generated" in film.metadata["comment"]
+
+
+def test_pictures_as_vp8_in_both_directions():
+  async def talk():
+    async with running(Echo()) as (_, address), aiohttp.ClientSession() as session:
+      socket, welcome = await hello(session, address, pictures=["vp8"])
+      assert welcome["pictures"] == "vp8"
+      encode, decode, shown = VP8Encoder(64, 64, 25), VP8Decoder(64, 64), []
+      for index in range(8):
+        data, key = encode(np.full((64, 64, 3), 200, np.uint8))
+        await socket.send_bytes(protocol.Media(protocol.VP8, data, 0.04 * index, key_frame=key).pack())
+      while len(shown) < 3 * MEDIA.frames:
+        message = await socket.receive(timeout=3)
+        if message.type is aiohttp.WSMsgType.BINARY:
+          media = protocol.unpack(message.data)
+          if media.kind != protocol.SOUND:
+            assert media.kind == protocol.VP8
+            assert media.key_frame == (not shown)
+            shown.append(decode(media.payload).mean())
+      assert max(shown) > 190  # what was sent is what the echo shows
+      _, other = await hello(session, address)
+      assert other["pictures"] == "jpeg"
+
+  asyncio.run(talk())
 
 
 def test_nobody_to_watch():

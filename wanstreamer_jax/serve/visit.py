@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from aiohttp import WSMsgType, web
 
 from wanstreamer_jax.config import MediaConfig
@@ -22,7 +23,7 @@ from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.hall import Full, Hall, Seat, Served
 from wanstreamer_jax.serve.inbox import Inbox
-from wanstreamer_jax.serve.picture import decode_picture, encode_picture
+from wanstreamer_jax.serve.picture import JPEGEncoder, PictureEncoder, VP8Decoder, VP8Encoder, decode_picture
 from wanstreamer_jax.serve.recording import Recording
 from wanstreamer_jax.serve.report import PHASES
 from wanstreamer_jax.serve.request import LARGEST_SEED, Request
@@ -58,6 +59,9 @@ class Visit:
     self.seat: Seat | None = None
     self.source: Inbox | DrawnUser = Inbox(house.hall.media)
     self.recording: Recording | None = None
+    self.kind = protocol.JPEG  # of pictures to the visitor
+    self.encoders: dict[bool, PictureEncoder] = {}  # of the agent's side, and (True) of the user's who is watched
+    self.decoder: VP8Decoder | None = None  # of a visitor who sends VP8
     self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue(16)
     self.speaking = False
     self.dropped_pictures = 0
@@ -109,10 +113,13 @@ class Visit:
     else:
       seat = await self._join(hello)
     self.seat = seat
+    offered = hello.get("pictures", [])
+    self.kind = protocol.VP8 if isinstance(offered, list) and "vp8" in offered else protocol.JPEG
     log.info("joined", extra={"slot": seat.slot, "free": hall.free})
     await self._say(
       "welcome", version=protocol.VERSION, session=seat.token, unit_ms=media.unit_ms, fps=media.fps,
       sample_rate=media.sample_rate, height=media.height, width=media.width, unit=seat.unit, generated=True,
+      pictures="vp8" if self.kind == protocol.VP8 else "jpeg",
     )  # fmt: skip
 
   async def _join(self, hello: dict[str, Any]) -> Seat:
@@ -152,11 +159,15 @@ class Visit:
       raise DataError("who watches may type, but sends no sound and no picture")
     if media.kind == protocol.SOUND:
       self.source.sound(media.samples, media.time)
-    elif media.kind == protocol.JPEG:
-      size = self.house.hall.media
-      self.source.picture(decode_picture(media.payload, size.height, size.width), media.time)
     else:
-      raise DataError("this server takes JPEG pictures (kind 2); VP8 is not offered in its welcome")
+      size = self.house.hall.media
+      if media.kind == protocol.JPEG:
+        picture: np.ndarray | None = decode_picture(media.payload, size.height, size.width)
+      else:
+        self.decoder = self.decoder or VP8Decoder(size.height, size.width)
+        picture = self.decoder(media.payload)
+      if picture is not None:
+        self.source.picture(picture, media.time)
 
   async def _text(self, value: dict[str, Any]) -> bool:
     """Whether the conversation goes on."""
@@ -201,13 +212,22 @@ class Visit:
         part = audio[first : first + size]
         messages.append(protocol.sound(part, start + first / media.sample_rate, served.unit, users).pack())
     for users, _, video in sides:
+      encode = self._encoder(users)
       if waiting > SLOW:
+        encode.restart()
         self.dropped_pictures += len(video)
         continue
       for index, picture in enumerate(video):
-        time, jpeg = start + index / media.fps, encode_picture(picture)
-        messages.append(protocol.Media(protocol.JPEG, jpeg, time, served.unit, True, users).pack())
+        time, (data, key) = start + index / media.fps, encode(picture)
+        messages.append(protocol.Media(self.kind, data, time, served.unit, key, users).pack())
     self.outgoing.put_nowait(messages)
+
+  def _encoder(self, users: bool) -> PictureEncoder:
+    if users not in self.encoders:
+      media = self.house.hall.media
+      vp8 = self.kind == protocol.VP8
+      self.encoders[users] = VP8Encoder(media.height, media.width, media.fps) if vp8 else JPEGEncoder()
+    return self.encoders[users]
 
   def _failed(self, reason: str) -> None:
     """The hall (or a slow line) ends the conversation."""

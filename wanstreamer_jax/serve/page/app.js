@@ -1,15 +1,23 @@
 // One conversation: microphone and camera to the server, the agent's sound, pictures and words back (docs/protocol.md).
 
 const $ = (id) => document.getElementById(id);
-const VERSION = 1, SOUND = 1, JPEG = 2, HEADER = 16, USERS = 2;
+const VERSION = 1, SOUND = 1, JPEG = 2, VP8 = 3, HEADER = 16, KEY = 1, USERS = 2;
 const now = () => performance.now() / 1000;
 
 let live = null;  // the running conversation
+let knowsVP8 = false;  // else pictures are JPEG
+
+async function askCodecs() {
+  const found = "VideoEncoder" in window && (await VideoEncoder.isConfigSupported({codec: "vp8", width: 64, height: 64})).supported;
+  knowsVP8 = Boolean(found) && !new URLSearchParams(location.search).has("jpeg");
+}
+askCodecs().catch(() => {});
 
 class Conversation {
   constructor(welcome, socket, context) {
     Object.assign(this, {welcome, socket, context, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
     this.words = [];
+    this.decoders = [null, null];  // of the agent's and the user's pictures
     this.roundTrip = this.latency = this.offset = this.waiting = this.flush = null;
   }
 
@@ -65,23 +73,51 @@ class Conversation {
     video.srcObject = stream;
     video.hidden = false;
     const canvas = new OffscreenCanvas(width, height), brush = canvas.getContext("2d");
+    if (knowsVP8) this.encoder = this.makeEncoder(width, height, fps);
+    let count = 0;
     this.looking = setInterval(async () => {
-      if (video.readyState < 2 || this.socket.bufferedAmount > 65536) return;
+      if (video.readyState < 2 || this.socket.bufferedAmount > 65536) { this.fresh = true; return; }
       const time = now(), scale = Math.max(width / video.videoWidth, height / video.videoHeight);
       const w = video.videoWidth * scale, h = video.videoHeight * scale;
       brush.drawImage(video, (width - w) / 2, (height - h) / 2, w, h);
-      const blob = await canvas.convertToBlob({type: "image/jpeg", quality: 0.85});
-      this.send(JPEG, time, await blob.arrayBuffer());
+      if (this.encoder) {
+        if (this.encoder.encodeQueueSize > 2) return;
+        const frame = new VideoFrame(canvas, {timestamp: Math.round(1e6 * time)});
+        this.encoder.encode(frame, {keyFrame: this.fresh || count++ % (10 * fps) === 0});
+        this.fresh = false;
+        frame.close();
+      } else {
+        const blob = await canvas.convertToBlob({type: "image/jpeg", quality: 0.85});
+        this.send(JPEG, time, await blob.arrayBuffer());
+      }
     }, 1000 / fps);
+  }
+
+  makeEncoder(width, height, framerate) {
+    const output = (chunk) => {
+      const data = new ArrayBuffer(chunk.byteLength);
+      chunk.copyTo(data);
+      this.send(VP8, chunk.timestamp / 1e6, data, chunk.type === "key" ? KEY : 0);
+    };
+    const encoder = new VideoEncoder({output, error: () => { this.encoder = null; }});  // JPEG from then on
+    encoder.configure({codec: "vp8", width, height, framerate, bitrate: 4 * width * height + 64000, latencyMode: "realtime"});
+    return encoder;
+  }
+
+  makeDecoder(users) {
+    const output = (picture) => this.pictures.push({picture, time: picture.timestamp / 1e6, users});
+    const decoder = new VideoDecoder({output, error: () => { this.decoders[Number(users)] = null; }});
+    decoder.configure({codec: "vp8", optimizeForLatency: true});
+    return decoder;
   }
 
   say(value) { if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(value)); }
 
-  send(kind, time, payload) {
+  send(kind, time, payload, flags = KEY) {
     if (this.socket.readyState !== WebSocket.OPEN) return;
     const message = new ArrayBuffer(HEADER + payload.byteLength), view = new DataView(message);
     view.setUint8(0, kind);
-    view.setUint8(1, 1);
+    view.setUint8(1, flags);
     view.setFloat64(8, time, true);
     new Uint8Array(message, HEADER).set(new Uint8Array(payload));
     this.socket.send(message);
@@ -98,6 +134,11 @@ class Conversation {
     } else if (kind === JPEG) {
       const blob = new Blob([new Uint8Array(message, HEADER)], {type: "image/jpeg"});
       createImageBitmap(blob).then((picture) => this.pictures.push({picture, time, users})).catch(() => {});
+    } else if (kind === VP8) {
+      const key = (view.getUint8(1) & KEY) !== 0, index = Number(users);
+      if (key) this.decoders[index] ??= this.makeDecoder(users);
+      const chunk = {type: key ? "key" : "delta", timestamp: Math.round(1e6 * time), data: new Uint8Array(message, HEADER)};
+      this.decoders[index]?.decode(new EncodedVideoChunk(chunk));
     }
   }
 
@@ -148,7 +189,8 @@ class Conversation {
       const {picture, time: shown} = due.findLast((item) => item.users === users) ?? {};
       if (!picture) continue;
       const canvas = $(users ? "watched" : "agent");
-      if (canvas.width !== picture.width) [canvas.width, canvas.height] = [picture.width, picture.height];
+      const [width, height] = [picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height];
+      if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
       canvas.getContext("2d").drawImage(picture, 0, 0);
       canvas.hidden = false;
       if (!users) this.offset = shown - time;
@@ -164,6 +206,7 @@ class Conversation {
   end() {
     for (const timer of [this.pinging, this.showing, this.looking]) clearInterval(timer);
     for (const peer of this.peers ?? []) peer.close();
+    for (const codec of [this.encoder, ...this.decoders]) if (codec?.state === "configured") codec.close();
     this.socket.close();
     this.context.close();
   }
@@ -199,6 +242,8 @@ async function devices() {
   }
 }
 
+function pictureKinds() { return knowsVP8 ? ["vp8", "jpeg"] : ["jpeg"]; }
+
 async function base64(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   let text = "";
@@ -211,7 +256,7 @@ async function hello(form, watch) {
   for (const name of ["name", "home", "likes"]) if (data.get(name)) fields[name] = data.get(name);
   if (Object.keys(fields).length) world.fields = fields;
   for (const name of ["portrait", "voice"]) if (data.get(name)?.size) world[name] = await base64(data.get(name));
-  return {type: "hello", version: VERSION, world, watch, record: data.has("record")};
+  return {type: "hello", version: VERSION, world, watch, record: data.has("record"), pictures: pictureKinds()};
 }
 
 function open(first) {
@@ -275,9 +320,10 @@ async function comeBack() {
   while (lost && live === lost && now() < deadline) {
     say("connection lost, trying again …");
     try {
-      const {socket} = await open({type: "hello", version: VERSION, session: lost.welcome.session});
+      const {socket} = await open({type: "hello", version: VERSION, session: lost.welcome.session, pictures: pictureKinds()});
       if (live !== lost) return socket.close();
       lost.socket = socket;
+      lost.fresh = true;
       attach(socket);
       return say(lost.state);
     } catch (error) {
