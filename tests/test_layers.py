@@ -25,7 +25,7 @@ LAYERS = (
   ("agent_io", "crops"),
   ("train", "serve", "eval"),
   ("ablate", "aot", "bench", "inspect_cmd"),
-  ("bench_serve",),
+  ("bench_serve", "bench_session"),
   ("commands",),
   ("cli",),
   ("__main__",),

@@ -19,6 +19,7 @@ from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import hall, protocol
 from wanstreamer_jax.serve.client import stream_to
+from wanstreamer_jax.serve.echo import EchoMeter
 from wanstreamer_jax.serve.file import AgentUnit
 from wanstreamer_jax.serve.inbox import GONE, Inbox
 from wanstreamer_jax.serve.picture import VP8Decoder, VP8Encoder, decode_picture, encode_picture
@@ -168,6 +169,18 @@ def test_sound_that_piles_up_is_dropped_from_its_old_end():
   assert end == pytest.approx(10.0 + (user.audio[-1] + 1) / RATE)
 
 
+def test_sound_that_waits_for_nothing_is_dropped_after_a_while():
+  inbox, unit = Inbox(MEDIA), np.zeros(MEDIA.samples, np.float32)
+  inbox.sound(np.zeros(int(0.06 * RATE), np.float32), 0.0)  # 60 ms that lie behind every unit
+  for index in range(20):
+    inbox.sound(unit, 0.06 + index * 0.16)
+    _, _, end = inbox.take()
+    waits = 0.06 if index < 15 else 0.02
+    assert inbox.waiting == pytest.approx(waits)
+    assert end == pytest.approx(0.06 + (index + 1) * 0.16 - waits)
+  assert (inbox.missing, inbox.dropped) == (0, int(0.04 * RATE))
+
+
 def test_pictures_follow_the_sound_they_were_taken_with():
   inbox = Inbox(MEDIA)
   for index in range(8):  # 40 ms apart from 10.0 on
@@ -191,6 +204,38 @@ def test_pictures_without_sound_and_a_camera_that_stops():
   for _ in range(GONE):
     last = inbox.take()[0]
   assert last.video is None
+
+
+# The echo
+
+
+def speech_like(seconds, seed):
+  """Noise whose loudness comes and goes, as a voice's does."""
+  random = np.random.default_rng(seed)
+  steps = int(seconds * 10)
+  return (random.standard_normal(steps * RATE // 10) * np.repeat(random.random(steps) > 0.4, RATE // 10)).astype(
+    np.float32
+  )
+
+
+@pytest.mark.parametrize(
+  ("gain", "voice", "expected"), [(0.1, 0.0, -20), (0.5, 0.1, -6), (0.0, 0.2, None), (0.02, 0.5, None)]
+)
+def test_how_much_of_the_agent_comes_back(gain, voice, expected):
+  agent, user = 0.3 * speech_like(8, 0), voice * speech_like(8, 1)
+  echo = np.concatenate([np.zeros(int(0.31 * RATE), np.float32), agent])[: len(agent)]
+  meter, found = EchoMeter(MEDIA), []
+  for first in range(0, len(agent) - MEDIA.samples, MEDIA.samples):
+    unit = slice(first, first + MEDIA.samples)
+    found.append(meter(agent[unit], user[unit] + gain * echo[unit]))
+  levels = [level for level in found if level is not None]
+  assert bool(levels) == (expected is not None)
+  assert all(level == pytest.approx(expected, abs=1.5) for level in levels)
+
+
+def test_no_microphone_no_echo():
+  meter = EchoMeter(MEDIA)
+  assert {meter(speech_like(0.2, k)[: MEDIA.samples], None) for k in range(60)} == {None}
 
 
 # A server on a real socket

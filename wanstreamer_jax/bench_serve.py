@@ -10,6 +10,7 @@ import dataclasses
 import json
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,7 @@ from wanstreamer_jax.serve.picture import encode_picture
 from wanstreamer_jax.serve.report import PHASES
 from wanstreamer_jax.serve.server import ServeOptions, Server
 from wanstreamer_jax.serve.slots import SlotEngine
+from wanstreamer_jax.serve.trace import write_trace
 
 PART = 0.02  # seconds of sound in a message
 WARM_UP = 2.0  # seconds of every visit that are not counted
@@ -38,15 +40,19 @@ class Visit:
   phases: list[list[float]] = dataclasses.field(default_factory=list)
   late: int = 0
   units: int = 0
+  heard: list[tuple[float, float]] = dataclasses.field(default_factory=list)  # unit complete, its answer here
 
 
-def bench_serve(engine: SlotEngine, visitors: int, seconds: float) -> dict[str, Any]:
-  """Plain values, ready for JSON; times in milliseconds."""
+def bench_serve(engine: SlotEngine, visitors: int, seconds: float, trace: Path | None = None) -> dict[str, Any]:
+  """Plain values, ready for JSON; times in milliseconds. trace: a folder for `write_trace`."""
+  engine.spans = [] if trace is not None else None
   visits = asyncio.run(_load(engine, visitors, seconds))
   served = [visit for visit in visits if visit.units]
   gather = lambda name: np.array([value for visit in served for value in getattr(visit, name)])
   latencies, phases = 1000 * gather("latencies"), gather("phases").reshape(-1, len(PHASES))
   units = sum(visit.units for visit in served)
+  if trace is not None:
+    write_trace(trace, engine.spans or [], served[0].heard if served else [], engine.media.unit_ms / 1000)
   return {
     "machine": machine(),
     "config": engine.agent.config.name,
@@ -126,6 +132,7 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, media: MediaConfig, 
       part = protocol.unpack(message.data)
       samples += len(part.samples) if part.kind == protocol.SOUND else 0
       if samples == media.samples and heard is not None:
+        visit.heard.append((heard, time.perf_counter()))
         visit.latencies.append(time.perf_counter() - heard)
         heard = None
     elif message.type is aiohttp.WSMsgType.TEXT:
@@ -158,7 +165,9 @@ def report(result: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def bench_serve_command(engine: SlotEngine, visitors: int, seconds: float, as_json: bool) -> None:
+def bench_serve_command(
+  engine: SlotEngine, visitors: int, seconds: float, as_json: bool, trace: Path | None = None
+) -> None:
   """Prints one or the other."""
-  result = bench_serve(engine, visitors, seconds)
+  result = bench_serve(engine, visitors, seconds, trace)
   print(json.dumps(result, indent=2) if as_json else report(result))

@@ -1,6 +1,7 @@
 """`wanstreamer bench`: measurements of this machine."""
 
 import argparse
+import pathlib
 from typing import Any
 
 from wanstreamer_jax.commands.parsing import add_command, add_config, add_group, load_config, number
@@ -10,6 +11,8 @@ def add_bench(commands: Any) -> None:
   examples = """
     wanstreamer bench step --config configs/demo.py
     wanstreamer bench loader data_cache/latents --config configs/tiny.py
+    wanstreamer bench serve --slots 2 --visitors 3
+    wanstreamer bench session --minutes 60
   """
   group = add_group(commands, "bench", "measure on this machine", examples)
 
@@ -34,7 +37,19 @@ def add_bench(commands: Any) -> None:
   serve.add_argument("--slots", type=number(int, 1), default=1, help="how many are served at once (default: 1)")
   serve.add_argument("--visitors", type=number(int, 1), default=1, help="how many come (default: 1)")
   serve.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
+  serve.add_argument("--trace", metavar="DIR", help="write what ran when: trace.json for Perfetto, trace.png")
   serve.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+  session = add_command(
+    group, "session", "hold one long session faster than real time: does a unit stay as fast, memory as small?",
+    """
+    wanstreamer bench session --minutes 60 --out out/session
+    """, bench_session,
+  )  # fmt: skip
+  session.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  session.add_argument("--minutes", type=number(float, 0.1), default=60.0, help="how long (default: 60)")
+  session.add_argument("--kv", choices=("plain", "int8"), default="plain", help="how the KV-cache is kept")
+  session.add_argument("--out", metavar="DIR", default="out/session", help="for session.json and session.png")
 
   loader = add_command(
     group, "loader", "measure how fast training batches are read from a folder of records",
@@ -62,7 +77,17 @@ def bench_serve(args: argparse.Namespace) -> None:
   enable_compilation_cache()
   engine = SlotEngine(agent_io.load_agent(args.checkpoint), args.slots)
   engine.prepare()
-  bench_serve.bench_serve_command(engine, args.visitors, args.seconds, args.json)
+  trace = pathlib.Path(args.trace) if args.trace else None
+  bench_serve.bench_serve_command(engine, args.visitors, args.seconds, args.json, trace)
+
+
+def bench_session(args: argparse.Namespace) -> None:
+  from wanstreamer_jax import agent_io, bench_session
+  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
+
+  enable_compilation_cache()
+  agent = agent_io.load_agent(args.checkpoint, kv_cache=args.kv)
+  bench_session.bench_session_command(agent, args.minutes, pathlib.Path(args.out))
 
 
 def bench_step(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ class DrawnUser:
     self._heard = np.zeros(world.samples, np.float32)
     self._typed: list[str] = []
     self._count = 0
-    self._sits: ReactingUser | None = None
+    self.sitting: ReactingUser | None = None
     self._next: UserUnit | None = None
 
   def text(self, text: str) -> None:
@@ -33,9 +33,9 @@ class DrawnUser:
     if self._next is not None:
       return
     if self._count % self._units == 0:
-      self._sits = ReactingUser(self.seed + self._count // self._units, self.world, "heldout")
-    assert self._sits is not None
-    sound, video, typed = self._sits.step(self._heard)
+      self.sitting = ReactingUser(self.seed + self._count // self._units, self.world, "heldout")
+    assert self.sitting is not None
+    sound, video, typed = self.sitting.step(self._heard)
     self._count += 1
     self._typed += typed
     self._next = UserUnit(video, sound)

@@ -139,14 +139,21 @@ def check_tokenizer(config: Config, tokenizer: TextTokenizer) -> None:
     raise DataError(f"tokenizer {tokenizer.path} pads with id {tokenizer.pad_id}: this model needs {PAD}")
 
 
-class Clock:
-  """Runs phases to their end and notes how long each took."""
+Span = tuple[str, float, float]  # a phase, from when to when, in seconds of time.perf_counter
 
-  def __init__(self) -> None:
+
+class Clock:
+  """Runs phases to their end and notes how long each took, and in `spans`, if given, from when to when."""
+
+  def __init__(self, spans: list[Span] | None = None) -> None:
     self.milliseconds: dict[str, float] = {}
+    self.spans = spans
 
   def __call__(self, phase: str, function: Callable[..., Any], *arguments: Any) -> Any:
     begin = time.perf_counter()
     result = jax.block_until_ready(function(*arguments))
-    self.milliseconds[phase] = (time.perf_counter() - begin) * 1000
+    end = time.perf_counter()
+    self.milliseconds[phase] = (end - begin) * 1000
+    if self.spans is not None:
+      self.spans.append((phase, begin, end))
     return result

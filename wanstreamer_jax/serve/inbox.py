@@ -1,8 +1,9 @@
 """What arrives from one visitor, cut into units: a jitter buffer for sound, the pictures that belong to it, typed text.
 
 The host's clock decides when a unit is taken; the visitor's clock (capture times) decides what belongs together. Sound
-that is late is replaced by silence, and sound that has piled up beyond `slack` is dropped from its old end, so that the
-delay never grows. Pictures follow the sound that they were captured with.
+that is late is replaced by silence. Sound that piles up beyond SLACK is dropped from its old end at once, and what lies
+there in every unit for a while, beyond MARGIN, is dropped too, so that the delay never grows and soon shrinks. Pictures
+follow the sound that they were captured with.
 """
 
 from collections import deque
@@ -13,6 +14,8 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import UserUnit
 
 SLACK = 0.08  # seconds of sound beyond a unit that may wait; more is dropped down to half of it
+MARGIN = 0.02  # seconds of sound that may always wait: a message
+PATIENCE = 16  # units after which sound that waited through all of them is dropped
 GONE = 6  # units without anything new after which a microphone or camera counts as switched off
 MOST_PICTURES = 64  # that wait; older ones are dropped
 
@@ -31,6 +34,7 @@ class Inbox:
     self._pictures: deque[tuple[float, np.ndarray]] = deque(maxlen=MOST_PICTURES)
     self._shown: np.ndarray | None = None
     self._silent = self._still = GONE  # units since something came
+    self._least, self._units = np.inf, 0  # the least that waited behind a unit, over how many units
     self._typed: list[str] = []
 
   def sound(self, samples: np.ndarray, time: float) -> None:
@@ -70,8 +74,13 @@ class Inbox:
 
   def _trim(self) -> None:
     rate = self.media.sample_rate
-    if len(self._sound) > self.media.samples + SLACK * rate:
-      surplus = len(self._sound) - self.media.samples - int(SLACK * rate / 2)
+    behind = len(self._sound) - self.media.samples
+    self._least, self._units = min(self._least, behind), self._units + 1
+    surplus = behind - int(SLACK * rate / 2) if behind > SLACK * rate else 0
+    if self._units == PATIENCE:
+      surplus = max(surplus, int(self._least) - int(MARGIN * rate))
+      self._least, self._units = np.inf, 0
+    if surplus > 0:
       self._sound = self._sound[surplus:]
       self.dropped += surplus
       assert self._clock is not None

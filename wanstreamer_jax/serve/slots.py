@@ -23,7 +23,7 @@ from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.text import Keyboard, TextStream, TextTokenizer
 from wanstreamer_jax.rollout import Agent, Sampling, SessionState
-from wanstreamer_jax.serve.engine import Clock, check_tokenizer, decode, encode, host_unit, sampling
+from wanstreamer_jax.serve.engine import Clock, Span, check_tokenizer, decode, encode, host_unit, sampling
 from wanstreamer_jax.serve.file import AgentUnit
 from wanstreamer_jax.serve.placement import make_performer
 from wanstreamer_jax.serve.request import Request
@@ -86,6 +86,7 @@ class SlotEngine:
     self.states = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), empty)
     self.performer = make_performer(placement, agent, self.states, performers)
     self._text = [self._new_text() for _ in range(slots)]
+    self.spans: list[Span] | None = None  # a list here is filled with what ran when
     self._committed = Clock()
 
   def prepare(self) -> None:
@@ -168,7 +169,7 @@ class SlotEngine:
   def step(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> list[AgentUnit | None]:
     """Answers one unit in every slot; None where nobody is, and where a session is no longer finite."""
     self.commit()
-    clock, self._committed = self._committed, Clock()
+    clock, self._committed = self._committed, Clock(self.spans)
     rows = [
       host_unit(self.media, user or UserUnit(None, None), keyboard(texts))
       for (keyboard, _), user, texts in zip(self._text, users, typed)

@@ -21,6 +21,7 @@ from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.drawn_user import DrawnUser
+from wanstreamer_jax.serve.echo import EchoMeter
 from wanstreamer_jax.serve.hall import Full, Hall, Seat, Served
 from wanstreamer_jax.serve.inbox import Inbox
 from wanstreamer_jax.serve.picture import JPEGEncoder, PictureEncoder, VP8Decoder, VP8Encoder, decode_picture
@@ -64,6 +65,7 @@ class Visit:
     self.decoder: VP8Decoder | None = None  # of a visitor who sends VP8
     self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue(16)
     self.speaking = False
+    self.echo = EchoMeter(house.hall.media)
     self.dropped_pictures = 0
 
   async def run(self) -> None:
@@ -197,6 +199,8 @@ class Visit:
     if self.speaking and not answer.speaking:
       messages.append(protocol.say("quiet", unit=served.unit))
     self.speaking = answer.speaking
+    if isinstance(self.source, Inbox) and (echo := self.echo(answer.audio, served.user.audio)) is not None:
+      messages.append(protocol.say("echo", level_db=round(echo, 1)))
     times = {f"{phase}_ms": round(answer.times[phase], 3) for phase in PHASES}
     messages.append(
       protocol.say("unit", unit=served.unit, text=answer.text, speaking=answer.speaking, heard=served.heard,

@@ -153,6 +153,9 @@ class Conversation {
     } else if (value.type === "quiet") {
       this.quietAt = now();
       if (!this.beside) this.playout.port.postMessage("flush");
+    } else if (value.type === "echo") {
+      this.echo = value.level_db;
+      if (value.level_db > -30) trouble("The agent hears itself through your microphone: headphones help.");
     } else if (value.type === "pong") {
       this.roundTrip = now() - value.time;
     } else if (value.type === "draining") {
@@ -216,7 +219,8 @@ function showFigures(c) {
   const ms = (seconds) => (seconds === null ? "–" : `${Math.round(1000 * seconds)} ms`);
   const phases = c.last ? ["encode", "think", "perform", "decode"].map((p) => [p, `${c.last[p + "_ms"].toFixed(1)} ms`]) : [];
   const rows = [["signal to signal", ms(c.latency)], ...phases, ["round trip", ms(c.roundTrip)], ["picture - sound", ms(c.offset)],
-    ["buffer", ms(c.waiting)], ["late units", `${c.late} of ${c.count}`], ["gaps", `${c.underruns}`]];
+    ["buffer", ms(c.waiting)], ["late units", `${c.late} of ${c.count}`], ["gaps", `${c.underruns}`],
+    ["echo", c.echo === undefined ? "none" : `${c.echo} dB`]];
   $("figures").replaceChildren(...rows.flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     [term.textContent, text.textContent] = [name, value];
