@@ -103,6 +103,25 @@ def test_help_imports_nothing_heavy():
     (["inspect", "checkpoint", "missing"], "no checkpoint at missing"),
     (["inspect", "checkpoint", "missing", "--config.a=1"], "takes no --config"),
     (["train", "--config", NANO, "--config.train.stage=dance"], "train.stage is 'dance'"),
+    (["train", "--config", NANO, "--config.train.keep=0"], "train.keep is 0: expected at least 1"),
+    (["train", "--config", NANO, "--config.train.log_every=-1"], "train.log_every is -1: expected at least 0"),
+    (["train", "--config", "README.md"], "README.md is no Python file"),
+    (["inspect", "model", "--config", NANO, "--config.model.width=0"], "model.width is 0: expected at least 1"),
+    (["inspect", "model", "--config", NANO, "--config.video_vae.channels=(8,0,8)"], "video_vae.channels is (8, 0, 8)"),
+    (["inspect", "model", "--config", NANO, "--config.audio_vae.strides=()"], "audio_vae.strides is empty"),
+    (["inspect", "model", "--config", NANO, "--config.model.norm_eps=0.0"], "expected a number above 0"),
+    (["inspect", "model", "--config", NANO, "--config.layout.window=99999999999"], "expected a finite number"),
+    (["eval", "--seconds", "inf"], "'inf' is not a number of at most"),
+    (["eval", "--seed", "9" * 30], "is not a whole number of at most"),
+    (["serve", "--port", "99999"], "is not a whole number of at most 65535"),
+    (["serve", "--host", "nonsense.invalid", "--token", "x"], "--host nonsense.invalid --port 8765: "),
+    (["data", "make", "--config", NANO, "--out", ""], "'' is not a folder"),
+    (["data", "make", "--config", NANO, "--out", "/"], "'/' is not a folder"),
+    (["client", "missing.mp4", "--server", "here:1", "--out", "o"], "begins with http:// or https://"),
+    (["client", "missing.mp4", "--server", "http://127.0.0.1:9", "--out", "o"], "missing.mp4 does not exist"),
+    (["aot", "--config", NANO, "--topology", "v5e:0x0", "--what", "step"], "topology 'v5e:0x0'"),
+    (["aot", "--config", NANO, "--topology", "v5e:1000x1000", "--what", "step"], "of 1 to 16384 chips"),
+    (["stream", "README.md", "--out", "o", "--text", "1e308:x"], "expected SECONDS:TEXT"),
   ],
 )
 def test_bad_input_ends_in_one_line(arguments, words, capsys):
@@ -259,6 +278,15 @@ def test_export_refuses_a_codec_of_another_size(parts, tmp_path, capsys):
   assert export(parts, tmp_path / "agent", **{"audio-vae": tmp_path / "other"}) == 2
   assert "other has audio_vae.latent_dim = 6" in one_error_line(capsys)
   assert not (tmp_path / "agent").exists()
+
+
+def test_export_names_the_part_that_is_another(parts, tmp_path, capsys):
+  swapped = {"audio-vae": parts / "video_vae", "video-vae": parts / "audio_vae"}
+  assert export(parts, tmp_path / "agent", **swapped) == 2
+  assert f"{parts / 'video_vae'} does not hold the weights of the audio_vae" in one_error_line(capsys)
+  (tmp_path / "file").touch()
+  assert export(parts, tmp_path / "file") == 2
+  assert "cannot write weights to" in one_error_line(capsys)
 
 
 # inspect

@@ -10,7 +10,7 @@ from tests.nano_agent import nano_agent
 from wanstreamer_jax import agent_io
 from wanstreamer_jax.data.encode import encode
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.errors import DataError, UserError
+from wanstreamer_jax.errors import ConfigError, DataError, UserError
 from wanstreamer_jax.train import duplex_watch
 
 UNITS = 4
@@ -49,6 +49,12 @@ def test_nothing_is_watched_where_nothing_is_given(config, tmp_path):
   assert duplex_watch.watch(streamer, frozen(config, heldout=""), tmp_path, 7) == {}
   assert duplex_watch.watch(streamer, frozen(config, codecs=""), tmp_path, 7) == {}
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["codecs", "heldout"])
+def test_held_out_records_and_codecs_come_together(config, missing):
+  with pytest.raises(ConfigError, match=f"{missing} is not: evaluations while training need both"):
+    duplex_watch.check(frozen(config, **{missing: ""}))
 
 
 def test_latents_of_other_codecs_are_refused(config, tmp_path):

@@ -10,7 +10,7 @@ from tests.fake_sessions import small_config
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.recordings import LEADS, RecordingsSource, read_manifest
-from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.errors import DataError, MediaError
 from wanstreamer_jax.perception.text import TextTokenizer
 
 RATE = 48_000  # unlike the config's
@@ -177,6 +177,31 @@ def test_missing_empty_and_binary_manifests(tmp_path):
   (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00\x80")
   with pytest.raises(DataError, match="not a text file"):
     read_manifest(tmp_path / "binary.jsonl")
+
+
+def test_two_channels_are_checked_as_other_media(folder, config):
+  whole = (folder / "both.wav").read_bytes()
+  (folder / "cut.wav").write_bytes(whole[: len(whole) // 3])
+  source = RecordingsSource.open(manifest(folder, {"path": "cut.wav"}), config)
+  with pytest.raises(MediaError, match="truncated"):
+    next(source.sessions(0))
+
+
+def test_a_line_may_hold_any_text(folder):
+  line = {**GOOD, "id": "a\u2028b"}
+  assert read_manifest(manifest(folder, json.dumps(line, ensure_ascii=False)))[0].id == "a\u2028b"
+
+
+@pytest.mark.parametrize("duration", ["1" + "0" * 400, "1e400"])
+def test_a_number_may_be_too_large(folder, duration):
+  text = json.dumps({**GOOD, "duration": 0}).replace('"duration": 0', f'"duration": {duration}')
+  with pytest.raises(DataError, match="is not a number above 0"):
+    read_manifest(manifest(folder, text))
+
+
+def test_a_line_may_be_nested_too_deeply(folder):
+  with pytest.raises(DataError, match="not JSON"):
+    read_manifest(manifest(folder, "[" * 100_000))
 
 
 def test_a_path_needs_two_channels(folder, config):

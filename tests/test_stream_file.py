@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 
 import av
 import numpy as np
@@ -28,6 +29,8 @@ class Parrot:
 
   def __init__(self, fail: BaseException | None = None, at: int = 3):
     self.fail, self.at, self.unit, self.typed = fail, at, 0, []
+
+  unread = 0
 
   def start(self, request, units):
     self.unit = 0
@@ -126,11 +129,32 @@ def test_ctrl_c_keeps_what_was_answered_apart(clip, tmp_path):
   assert length(kept / "agent.mp4")[0] == 3 * MEDIA.frames
 
 
-def test_ctrl_c_before_the_first_answer_leaves_nothing(clip, tmp_path):
+def test_ctrl_c_before_the_first_answer_leaves_what_was_there(clip, tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    stream_file(Parrot(KeyboardInterrupt(), at=0), clip, tmp_path / "new", QUIET)
+  assert not (tmp_path / "new").exists()
+  kept = tmp_path / "out" / "interrupted"
+  with pytest.raises(KeyboardInterrupt, match=re.escape(str(kept))):
+    stream_file(Parrot(KeyboardInterrupt()), clip, tmp_path / "out", QUIET)
+  before = {path.name: path.stat().st_size for path in kept.iterdir()}
   with pytest.raises(KeyboardInterrupt):
     stream_file(Parrot(KeyboardInterrupt(), at=0), clip, tmp_path / "out", QUIET)
-  assert names(tmp_path / "out") <= {"interrupted"}
-  assert not (tmp_path / "out" / "agent.mp4").exists()
+  assert {path.name: path.stat().st_size for path in kept.iterdir()} == before
+
+
+def test_a_folder_in_the_way_leaves_nothing_half(clip, tmp_path):
+  (tmp_path / "out" / "timeline.png").mkdir(parents=True)
+  (tmp_path / "out" / f".partial-{2**22 + 1}").mkdir()  # of a process that was killed
+  with pytest.raises(UserError, match=r"timeline\.png is a folder"):
+    stream_file(Parrot(), clip, tmp_path / "out", QUIET)
+  assert names(tmp_path / "out") == {"timeline.png"}
+
+
+def test_what_was_typed_too_late_is_told(clip, tmp_path):
+  parrot = Parrot()
+  parrot.unread = 3
+  summary = stream_file(parrot, clip, tmp_path / "out", QUIET)
+  assert "3 tokens of what was typed came too late" in "".join(summary.lines())
 
 
 def test_typed_text_arrives_in_its_unit(clip, tmp_path):

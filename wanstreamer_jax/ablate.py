@@ -88,6 +88,8 @@ def ablate(options: Options) -> None:
   files = [options.reference, *(options.configs or map(str, sorted(pathlib.Path(FOLDER).glob("*.py"))))]
   if len(files) < 2:
     raise ConfigError(f"no ablations: {FOLDER} holds no config file; give --configs FILE...")
+  if pathlib.Path(options.out).is_dir():
+    raise ConfigError(f"--out {options.out} is a folder: give the name of a Markdown file")
   for file in files:
     load_config(file)  # a broken one is found before anything is trained
   codecs, path = load_agent(options.codecs), options.codecs

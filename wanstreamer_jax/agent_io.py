@@ -1,6 +1,7 @@
 """An `Agent` on disk: assembled from the runs that trained its parts, exported as one folder, loaded from anywhere."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from wanstreamer_jax.model.streamer import WanStreamer, World
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.weights import Path, export_weights, fit_weights, read_weights
+from wanstreamer_jax.weights import Path, export_weights, first_difference, fit_weights, read_weights
 
 DEMO = "demo"
 RUN_PATHS = ("data.path", "data.heldout", "train.run", "train.init", "train.codecs", "train.mesh")
@@ -50,6 +51,9 @@ def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
   Raises CheckpointError when a codec is not the one that this config describes.
   """
   config, own = read_weights(streamer)
+  config = without_paths(config)
+  abstract = abstract_agent(config)
+  _expect("streamer", streamer, own, abstract.streamer)
   values = {f"streamer.{name}": value for name, value in own.items()}
   for part, path in (("audio_vae", audio_vae), ("video_vae", video_vae)):
     codec, found = read_weights(path)
@@ -61,8 +65,17 @@ def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
             f"{path} has {section}.{name} = {has[name]!r}, but {streamer} was trained with {wanted[name]!r}: "
             "give the codec whose latents it was trained on"
           )
+    _expect(part, path, found, getattr(abstract, part))
     values |= {f"{part}.{name}": value for name, value in found.items()}
-  return fit_weights(values, abstract_agent(without_paths(config)), streamer)
+  return fit_weights(values, abstract, streamer)
+
+
+def _expect(part: str, path: Path, values: dict[str, np.ndarray], abstract: Any) -> None:
+  """Raises CheckpointError unless named values are the weights of a part."""
+  wanted = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
+  problem = first_difference({name: value.shape for name, value in values.items()}, wanted)
+  if problem:
+    raise CheckpointError(f"{path} does not hold the weights of the {part} of this config: {problem}")
 
 
 def without_paths(config: Config) -> Config:
@@ -99,16 +112,19 @@ def load_session_world(checkpoint: str, world_file: str | None, media: MediaConf
   return load_world(chosen, media) if chosen else SessionWorld()
 
 
-def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld) -> World:
+def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld, cut: bool = False) -> World:
   """A session's world as the model takes it: text as ids, portrait and voice as latents.
 
-  Raises DataError when the text has more tokens than the layout has room for.
+  Raises DataError when the text has more tokens than the layout has room for; or cuts it, as records of training do.
   """
   config, empty = agent.config, World.empty(agent.config)
   capacity = config.layout.world_text
   ids = tokenizer.encode(world.text()) if world.fields and capacity else []
-  if len(ids) > capacity:
-    raise DataError(f"the world text has {len(ids)} tokens: this model takes {capacity}; shorten the fields")
+  if len(ids) > capacity and not cut:
+    raise DataError(
+      f"the world text has {len(ids)} tokens: this model takes {capacity} (layout.world_text); shorten the fields"
+    )
+  ids = ids[:capacity]
   text = np.full(capacity, tokenizer.pad_id, np.int32)
   text[: len(ids)] = ids
   result = empty._replace(text=jnp.asarray(text))

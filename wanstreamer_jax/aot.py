@@ -7,6 +7,7 @@ libtpu (the extra `aot`) holds the TPU compiler; jax hands it a topology such as
 import functools
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -46,6 +47,7 @@ class Chip(NamedTuple):
   flops: float  # per second in bfloat16, from cloud.google.com/tpu/docs
 
 
+MOST_CHIPS = 16_384
 CHIPS = {  # by jax's device_kind
   "TPU v4": Chip(15.25 * GIB, 137.5e12),
   "TPU v5 lite": Chip(15.75 * GIB, 197e12),
@@ -68,6 +70,12 @@ class Program(NamedTuple):
 
 def topology_devices(name: str) -> list[jax.Device]:
   """The devices of a topology such as v5e:2x2. Raises UserError without libtpu, ConfigError for an unknown name."""
+  chips = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
+  if not re.fullmatch(r"[a-z0-9]+:\d+x\d+(x\d+)?", name) or not 0 < math.prod(chips) <= MOST_CHIPS:
+    raise ConfigError(
+      f"topology {name!r} is not one that libtpu knows: expected a name like v5e:2x2, v5p:2x2x1 or v6e:16x16, of 1 to "
+      f"{MOST_CHIPS} chips"
+    )
   if importlib.util.find_spec("libtpu") is None:
     raise UserError("aot needs libtpu, the TPU compiler, which is not installed: pip install 'wanstreamer-jax[aot]'")
   # Without these libtpu asks the cloud's metadata server who it is, and complains about every answer it does not get.
@@ -93,6 +101,10 @@ def train_program(config: Config, devices: list[jax.Device]) -> Program:
   if config.train.stage != "duplex":
     raise ConfigError(f"train.stage is {config.train.stage!r}: aot compiles the duplex stage only")
   mesh = make_mesh(config.train.mesh or f"fsdp={len(devices)}", devices)
+  if mesh.size != len(devices):
+    raise ConfigError(
+      f"train.mesh {config.train.mesh!r} uses {mesh.size} of the topology's {len(devices)} chips: use all of them"
+    )
   check_batch(config.data.batch, mesh)
   stage = get_stage("duplex")
   with jax.set_mesh(mesh):

@@ -6,7 +6,9 @@ and status 2; Ctrl-C ends in status 130. WANSTREAMER_DEBUG=1 shows the traceback
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from wanstreamer_jax import __version__
@@ -25,6 +27,8 @@ ADDERS = (
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command line and returns the exit status: 0, 1 (a defect), 2 (bad input), 130 (Ctrl-C)."""
   try:
+    if threading.current_thread() is threading.main_thread():
+      signal.signal(signal.SIGTERM, _terminated)
     run(sys.argv[1:] if arguments is None else arguments)
     sys.stdout.flush()
     return 0
@@ -41,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except Exception as error:
     hint = "this is a defect of the program; WANSTREAMER_DEBUG=1 shows where"
     return fail(f"error: {type(error).__name__}: {error} ({hint})", 1)
+
+
+def _terminated(number: int, frame: object) -> None:
+  """SIGTERM ends as Ctrl-C does: cleanly, with the work kept."""
+  raise KeyboardInterrupt("terminated")
 
 
 def fail(message: str, status: int) -> int:

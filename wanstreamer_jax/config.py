@@ -8,6 +8,7 @@ never a second field.
 
 import dataclasses
 import difflib
+import math
 from typing import Any, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
@@ -376,8 +377,58 @@ class Config(Section):
     return super().freeze()
 
 
+LEAST = (  # section, the least that these fields may be (each item of a tuple; None always may)
+  ("media", 1, "unit_ms fps sample_rate height width"),
+  ("layout", 0, "user_text_slots sinks world_text voice_units"),
+  ("layout", 1, "commit_patch patch text_slots window"),
+  ("model", 1, "width layers heads kv_heads head_dim mlp vocab rope_theta"),
+  ("perception", 0, "audio_layers"),
+  ("perception", 1, "mel_bins mel_hop mel_window audio_tokens audio_channels audio_window"),
+  ("perception", 1, "video_patch video_merge video_channels"),
+  ("audio_vae", 0, "residual_blocks attention_layers"),
+  ("audio_vae", 1, "strides channels max_channels latent_dim kernel cepstrum attention_heads attention_window"),
+  ("video_vae", 0, "residual_blocks"),
+  ("video_vae", 1, "channels decoder_blocks time_kernel latent_dim time_stride"),
+  ("flow", 1, "steps"),
+  ("data", 0, "seed text_lead"),
+  ("data", 1, "units session_units batch"),
+  ("train", 0, "warmup log_every eval_every checkpoint_every learning_rate weight_decay ema seed"),
+  ("train", 1, "steps keep"),
+  ("eval", 0, "seed"),
+  ("eval", 1, "sessions batch baseline_sessions"),
+)
+ABOVE_ZERO = (
+  "model.norm_eps", "flow.shift", "flow.train_shift", "flow.train_std", "flow.video_std", "flow.audio_std",
+  "train.clip", "eval.seconds",
+)  # fmt: skip
+LARGEST = 2**31 - 1  # of any whole number
+
+
+def check_numbers(config: Config) -> None:
+  """Raises ConfigError for the first number that is not finite, or out of the range of its field."""
+  least = {f"{section}.{field}": low for section, low, fields in LEAST for field in fields.split()}
+  for section_field in dataclasses.fields(config):
+    section = getattr(config, section_field.name)
+    if not isinstance(section, Section):
+      continue
+    for field in dataclasses.fields(section):  # type: ignore[arg-type]
+      name, value = f"{section_field.name}.{field.name}", getattr(section, field.name)
+      if isinstance(value, tuple) and not value:
+        raise ConfigError(f"{name} is empty: expected at least one number")
+      for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+          continue
+        if not math.isfinite(number) or abs(number) > LARGEST:
+          raise ConfigError(f"{name} is {value}: expected a finite number up to {LARGEST}")
+        if number < least.get(name, -math.inf):
+          raise ConfigError(f"{name} is {value}: expected at least {least[name]}")
+        if name in ABOVE_ZERO and number <= 0:
+          raise ConfigError(f"{name} is {value}: expected a number above 0")
+
+
 def validate(config: Config) -> None:
   """Checks what follows from several fields at once; see `Config.freeze`."""
+  check_numbers(config)
   layout, model, perception = config.layout, config.model, config.perception
   groups = config.video_groups
   if groups != 1:
@@ -403,24 +454,6 @@ def validate(config: Config) -> None:
   whole(model.heads, model.kv_heads, "query heads per key head = heads / kv_heads")
   if layout.commit_delay not in (1, 2):
     raise ConfigError(f"layout.commit_delay is {layout.commit_delay}: expected 1 (the paper) or 2")
-  if layout.window is not None and layout.window < 1:
-    raise ConfigError(f"layout.window is {layout.window} units: expected at least 1, or None for full history")
-  for name, value, least in (
-    ("layout.text_slots", layout.text_slots, 1),
-    ("layout.user_text_slots", layout.user_text_slots, 0),
-    ("layout.patch", layout.patch, 1),
-    ("layout.commit_patch", layout.commit_patch, 1),
-    ("layout.sinks", layout.sinks, 0),
-    ("layout.world_text", layout.world_text, 0),
-    ("layout.voice_units", layout.voice_units, 0),
-    ("perception.video_merge", perception.video_merge, 1),
-    ("perception.audio_window", perception.audio_window, 1),
-    ("flow.steps", config.flow.steps, 1),
-    ("data.units", config.data.units, 1),
-    ("data.batch", config.data.batch, 1),
-  ):
-    if value < least:
-      raise ConfigError(f"{name} is {value}: expected at least {least}")
   if layout.world_text > LONGEST_WORLD_TEXT:
     raise ConfigError(f"layout.world_text is {layout.world_text} tokens: expected at most {LONGEST_WORLD_TEXT}")
   if layout.refeed and not layout.committed_history:
@@ -431,6 +464,10 @@ def validate(config: Config) -> None:
     raise ConfigError(
       f"perception.mel_window is {perception.mel_window} samples: less than mel_hop {perception.mel_hop}"
     )
+  if perception.mel_window > config.media.sample_rate:
+    raise ConfigError(f"perception.mel_window is {perception.mel_window} samples: more than a second")
+  if len(config.video_vae.decoder_blocks) != 3:
+    raise ConfigError(f"video_vae.decoder_blocks {config.video_vae.decoder_blocks}: expected 3 (at 1/8, 1/4 and 1/2)")
   whole(perception.video_patch, 4, "pixels of a user video patch in its first layer = perception.video_patch / 4")
   for name, choice, choices in (
     ("layout.rope", layout.rope, ("grid", "ordinal")),

@@ -46,8 +46,8 @@ def run_config_file(path: str) -> Config:
     known = sorted(str(near) for near in file.parent.glob("*.py")) if file.parent.is_dir() else []
     raise ConfigError(f"no config file {str(file)!r}; files there: {', '.join(known) or 'none'}")
   spec = importlib.util.spec_from_file_location(f"wanstreamer_config_{file.stem}", file)
-  assert spec is not None
-  assert spec.loader is not None
+  if spec is None or spec.loader is None:
+    raise ConfigError(f"{file} is no Python file: a config file is one (*.py) that defines get_config()")
   module = importlib.util.module_from_spec(spec)
   # A config file may say `from configs import base`: the nearest folder above it with `configs`, else this repository.
   above = [folder for folder in file.absolute().parents if (folder / "configs").is_dir()]
@@ -164,6 +164,8 @@ def config_from_dict(values: dict[str, Any]) -> Config:
 
 
 def _fill(section: Section, values: dict[str, Any], prefix: str) -> None:
+  if not isinstance(values, dict):
+    raise ConfigError(f"{prefix.removesuffix('.') or 'config'} is {values!r}: expected a section of fields")
   hints = _hints(section)
   for name, value in values.items():
     if name not in hints:

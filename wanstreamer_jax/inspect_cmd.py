@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax import units, weights
+from wanstreamer_jax.agent_io import resolve
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import CheckpointError, UserError
 from wanstreamer_jax.parallel.rules import named_leaves
@@ -200,7 +201,7 @@ def tree_lines(shapes: Mapping[str, Sequence[int]], depth: int) -> list[str]:
 
 def checkpoint_lines(path: str | os.PathLike[str], depth: int) -> list[str]:
   """What lies at `path` (an export, a training run or one of its checkpoints), without loading it."""
-  folder = weights.find_weights(path)
+  folder = weights.find_weights(resolve(path))
   exported = (folder / weights.WEIGHTS_FILE).exists()
   name = weights.CONFIG_FILE if exported else weights.META_FILE
   config, header = weights.read_header(folder, name), json.loads((folder / name).read_text())

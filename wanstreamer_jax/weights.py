@@ -5,6 +5,7 @@ An export is a folder with `weights.safetensors` and `config.json`; a training c
 are float32, named as in parallel/rules.py.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -55,7 +56,8 @@ def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16")
       os.replace(folder / (name + ".tmp"), folder / name)
   except OSError as error:
     for name in files:
-      (folder / (name + ".tmp")).unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        (folder / (name + ".tmp")).unlink(missing_ok=True)
     raise CheckpointError(f"cannot write weights to {folder}: {error.strerror or error}") from error
   return sum(len(data) for data in files.values())
 
@@ -152,7 +154,10 @@ def read_checkpoint(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
   """One part ("params" or "ema") of a training checkpoint as host arrays. Raises CheckpointError."""
   import orbax.checkpoint as ocp
 
-  shapes = json.loads((folder / META_FILE).read_text())["leaves"][part]
+  try:
+    shapes = dict(json.loads((folder / META_FILE).read_text())["leaves"][part])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(f"checkpoint {folder} is damaged: {META_FILE} does not list its {part}") from error
   target = {part: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}}
   arguments = {part: {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}}
   try:

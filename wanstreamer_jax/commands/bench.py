@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, add_config, add_group, load_config, number
+from wanstreamer_jax.commands.parsing import add_command, add_config, add_group, folder, load_config, number
 
 
 def add_bench(commands: Any) -> None:
@@ -49,7 +49,9 @@ def add_bench(commands: Any) -> None:
   session.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
   session.add_argument("--minutes", type=number(float, 0.1), default=60.0, help="how long (default: 60)")
   session.add_argument("--kv", choices=("plain", "int8"), default="plain", help="how the KV-cache is kept")
-  session.add_argument("--out", metavar="DIR", default="out/session", help="for session.json and session.png")
+  session.add_argument(
+    "--out", type=folder, metavar="DIR", default="out/session", help="for session.json and session.png"
+  )
 
   loader = add_command(
     group, "loader", "measure how fast training batches are read from a folder of records",

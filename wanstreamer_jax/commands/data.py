@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, add_config, add_group, load_config, number
+from wanstreamer_jax.commands.parsing import add_command, add_config, add_group, folder, load_config, number
 
 
 def add_data(commands: Any) -> None:
@@ -26,7 +26,7 @@ def add_data(commands: Any) -> None:
     """, data_make,
   )  # fmt: skip
   add_config(make)
-  make.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+  make.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
   make.add_argument("--source", choices=("duplex_world", "recordings"), default="duplex_world")
   make.add_argument("--manifest", metavar="M.jsonl", default="", help="of --source recordings: a line per recording")
   make.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
@@ -44,7 +44,7 @@ def add_data(commands: Any) -> None:
     """, data_preview,
   )  # fmt: skip
   add_config(preview)
-  preview.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+  preview.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
   preview.add_argument("--seed", type=number(int, 0), default=0, help="which session (default: 0)")
   preview.add_argument("--split", choices=("train", "heldout"), default="train", help="heldout: other voices, looks")
 
@@ -69,7 +69,7 @@ def add_data(commands: Any) -> None:
   )  # fmt: skip
   encode.add_argument("path", metavar="DIR", help="a folder of media records")
   add_config(encode)
-  encode.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+  encode.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
   encode.add_argument("--audio-vae", metavar="C", required=True, help="its training run, or an exported agent")
   encode.add_argument("--video-vae", metavar="C", required=True, help="its training run, or an exported agent")
   encode.add_argument("--batch", type=number(int, 1), default=8, help="sessions at a time (default: 8)")

@@ -49,18 +49,27 @@ def load_config(args: argparse.Namespace) -> Any:
   return config_files.load_config(args.config, args.overrides)
 
 
-def number(kind: Callable[[str], Any], least: float) -> Callable[[str], Any]:
-  """An argparse type: a number of at least `least`."""
+LARGEST = 2**31 - 1  # as in config.py
+
+
+def number(kind: Callable[[str], Any], least: float, most: float = LARGEST) -> Callable[[str], Any]:
+  """An argparse type: a number from `least` to `most`."""
 
   def parse(text: str) -> Any:
     try:
       value = kind(text)
     except ValueError:
       value = None
-    if value is None or not value >= least:
-      raise argparse.ArgumentTypeError(
-        f"{text!r} is not {'a whole' if kind is int else 'a'} number of at least {least}"
-      )
+    if value is None or not least <= value <= most:
+      bound = f"at most {most}" if value is not None and value > most else f"at least {least}"
+      raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole' if kind is int else 'a'} number of {bound}")
     return value
 
   return parse
+
+
+def folder(text: str) -> str:
+  """An argparse type: a folder to write into."""
+  if not text.strip().rstrip("/"):
+    raise argparse.ArgumentTypeError(f"{text!r} is not a folder that can be written: give one like out/name")
+  return text

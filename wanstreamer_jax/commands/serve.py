@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, number
+from wanstreamer_jax.commands.parsing import add_command, folder, number
 
 
 def add_serve(commands: Any) -> None:
@@ -22,7 +22,7 @@ def add_serve(commands: Any) -> None:
   parser.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
   parser.add_argument("--kv", choices=("plain", "int8"), default="plain", help="how the KV-cache is kept")
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-  parser.add_argument("--port", type=number(int, 0), default=8765, help="default: 8765; 0 takes any free one")
+  parser.add_argument("--port", type=number(int, 0, 65535), default=8765, help="default: 8765; 0 takes any free one")
   parser.add_argument("--token", default="", help="what visitors must have in their address; needed with --host")
   parser.add_argument("--origin", action="append", default=[], metavar="URL", help="another page that may connect")
   parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
@@ -37,7 +37,7 @@ def add_serve(commands: Any) -> None:
 
 def serve(args: argparse.Namespace) -> None:
   from wanstreamer_jax.serve.report import throughput
-  from wanstreamer_jax.serve.server import ServeOptions, structured_logs
+  from wanstreamer_jax.serve.server import ServeOptions, listen, structured_logs
   from wanstreamer_jax.serve.server import serve as run
 
   options = ServeOptions(
@@ -45,7 +45,7 @@ def serve(args: argparse.Namespace) -> None:
     certificate=args.certificate, key=args.key, drain=args.drain,
     state=pathlib.Path(args.state) if args.state else None,
   )  # fmt: skip
-  options.check()
+  listening, context = listen(options)
   print("loading and compiling; the second start is faster", flush=True)
   from wanstreamer_jax import agent_io
   from wanstreamer_jax.data.duplex_source import world_config
@@ -60,8 +60,8 @@ def serve(args: argparse.Namespace) -> None:
   engine.prepare()
   print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots), flush=True)
   structured_logs()
-  voice = bool(agent.config.layout.voice_units)
-  run(engine, dataclasses.replace(options, world=world, voice=voice, drawn=world_config(agent.config)))
+  drawn, voice = world_config(agent.config), bool(agent.config.layout.voice_units)
+  run(engine, dataclasses.replace(options, world=world, voice=voice, drawn=drawn), listening, context)
 
 
 def add_client(commands: Any) -> None:
@@ -71,7 +71,9 @@ def add_client(commands: Any) -> None:
   parser = add_command(commands, "client", "stream a media file to a live server, save its answer", examples, client)
   parser.add_argument("input", metavar="FILE", help="any media file")
   parser.add_argument("--server", metavar="URL", required=True, help="its address, with ?token=... where it has one")
-  parser.add_argument("--out", metavar="DIR", required=True, help="folder for agent.mp4, agent.vtt and units.jsonl")
+  parser.add_argument(
+    "--out", type=folder, metavar="DIR", required=True, help="folder for agent.mp4, agent.vtt and units.jsonl"
+  )
 
 
 def client(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, number
+from wanstreamer_jax.commands.parsing import add_command, folder, number
 
 
 def add_stream(commands: Any) -> None:
@@ -15,7 +15,9 @@ def add_stream(commands: Any) -> None:
   """
   parser = add_command(commands, "stream", "let the agent hear, see and answer a media file", examples, stream)
   parser.add_argument("input", metavar="INPUT", help="any video, audio or still picture with sound that PyAV reads")
-  parser.add_argument("--out", metavar="DIR", required=True, help="folder for films, captions, log and timeline")
+  parser.add_argument(
+    "--out", type=folder, metavar="DIR", required=True, help="folder for films, captions, log and timeline"
+  )
   parser.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
   parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
   parser.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, add_config, load_config
+from wanstreamer_jax.commands.parsing import add_command, add_config, folder, load_config
 
 
 def add_train(commands: Any) -> None:
@@ -35,7 +35,7 @@ def add_export(commands: Any) -> None:
   parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
   parser.add_argument("--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`")
   parser.add_argument("--video-vae", metavar="C", required=True, help="the run of stage `video_vae`")
-  parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+  parser.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
   parser.add_argument("--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="on disk (default: bf16)")
 
 

@@ -189,7 +189,9 @@ class RecordFolder:
       self._files = [{kind: shard["files"][kind] for kind in FILES} for shard in self.manifest["shards"]]
     except (KeyError, TypeError, ValueError) as error:
       raise DataError(f"{self.path / MANIFEST}: incomplete or damaged ({one_line(error)}); make it again") from error
-    self.sessions = self._ends[-1] if self._ends else 0
+    if not self._ends:
+      raise DataError(f"{self.path / MANIFEST} lists no shards: it holds no session; make it again")
+    self.sessions = self._ends[-1]
     self._lock = threading.Lock()
     self._check_sizes()
 
@@ -250,9 +252,9 @@ class RecordFolder:
 
   def _same(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, value in wanted.items():
-      if stored[name] != value:
+      if stored.get(name) != value:
         raise DataError(
-          f"{self.path} was made with {name} = {stored[name]}, but the config has {value}: make the records again "
+          f"{self.path} was made with {name} = {stored.get(name)}, but the config has {value}: make the records again "
           f"with this config, or change the config"
         )
 

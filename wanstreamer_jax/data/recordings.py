@@ -33,6 +33,7 @@ from wanstreamer_jax.perception.text import one_line
 
 LINE_KEYS = ("id", "path", "duration", "user", "agent", "world", "events")
 SIDE_KEYS = ("video", "audio", "words")
+LARGEST = 1e9  # seconds
 LEADS = (0, 1, 2)  # units between the writing and the sounding of a word, drawn per recording
 
 
@@ -53,7 +54,7 @@ def read_manifest(path: str | pathlib.Path) -> list[Recording]:
   """All lines of a manifest, checked. Raises DataError with the file's name and line number for the first bad one."""
   path = pathlib.Path(path)
   try:
-    lines = path.read_text().splitlines()
+    lines = path.read_text().split("\n")
   except OSError as error:
     raise DataError(f"recordings manifest {path}: {error.strerror}") from error
   except UnicodeDecodeError as error:
@@ -74,7 +75,7 @@ def read_manifest(path: str | pathlib.Path) -> list[Recording]:
 def _recording(line: str, folder: pathlib.Path, where: str) -> Recording:
   try:
     value = json.loads(line)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise DataError(f"{where}: not JSON ({one_line(error)})") from error
   _keys(value, LINE_KEYS, where)
   stereo = value.get("path")
@@ -121,8 +122,10 @@ def _file(name: Any, folder: pathlib.Path, where: str) -> None:
 
 
 def _number(value: Any, where: str, above: float = -math.inf) -> float:
-  if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
-    raise DataError(f"{where}: {value!r} is not a number{f' above {above:g}' if above > -math.inf else ''}")
+  known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+  if not known or value <= above:
+    shown = one_line(ValueError(repr(value)))
+    raise DataError(f"{where}: {shown} is not a number{f' above {above:g}' if above > -math.inf else ''}")
   return float(value)
 
 
@@ -223,20 +226,19 @@ def _channel(path: pathlib.Path, channel: int, media: MediaConfig) -> Iterator[n
   """Whole units of one channel of a two-channel file, float32 [samples]."""
   import av
 
+  from wanstreamer_jax.data.media_probe import decoded, probe
+
+  sound = probe(path).audio
+  if sound is None or sound.channels != 2:
+    raise DataError(f"{path}: a recording's path must be a file with two audio channels, agent left and user right")
   kept = np.zeros(0, np.float32)
-  try:
-    with av.open(str(path)) as container:
-      if not container.streams.audio or container.streams.audio[0].channels != 2:
-        raise DataError(f"{path}: a recording's path must be a file with two audio channels, agent left and user right")
-      resampler = av.AudioResampler(format="fltp", layout="stereo", rate=media.sample_rate)
-      frames = itertools.chain(container.decode(audio=0), [None])
-      for frame in itertools.chain.from_iterable(map(resampler.resample, frames)):
-        kept = np.concatenate([kept, frame.to_ndarray()[channel]])
-        while len(kept) >= media.samples:
-          yield kept[: media.samples]
-          kept = kept[media.samples :]
-  except av.error.FFmpegError as error:
-    raise DataError(f"{path}: cannot be read as media ({one_line(error)})") from error
+  resampler = av.AudioResampler(format="fltp", layout="stereo", rate=media.sample_rate)
+  frames = itertools.chain(decoded(path, sound.index, []), [None])
+  for frame in itertools.chain.from_iterable(map(resampler.resample, frames)):
+    kept = np.concatenate([kept, frame.to_ndarray()[channel]])
+    while len(kept) >= media.samples:
+      yield kept[: media.samples]
+      kept = kept[media.samples :]
 
 
 def _session(

@@ -19,6 +19,7 @@ from wanstreamer_jax.data.media import read_audio
 from wanstreamer_jax.data.records import audio_to_int16
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, MediaError
+from wanstreamer_jax.perception.text import is_one_line, one_line
 
 KEYS = ["fields", "portrait", "voice"]
 MOST_FIELDS = 32
@@ -77,6 +78,8 @@ def check_world(path: Path, value: Any) -> tuple[dict[str, str], Path | None, Pa
 
 def parse(path: Path) -> Any:
   """The JSON value of a file; a key given twice is an error."""
+  if path.exists() and not path.is_file():
+    raise DataError(f"{path} is not a file; give the path of a world file (JSON)")
   try:
     return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: unique(path, pairs))
   except FileNotFoundError:
@@ -86,6 +89,8 @@ def parse(path: Path) -> Any:
     raise DataError(f"{path} cannot be read as a world file: {reason}") from error
   except json.JSONDecodeError as error:
     raise DataError(f"{path} is not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from error
+  except ValueError as error:
+    raise DataError(f"{path} is not valid JSON: {one_line(error)}") from error
   except RecursionError:
     raise DataError(f"{path} is nested too deeply for a world file") from None
 
@@ -118,7 +123,7 @@ def check_fields(path: Path, fields: Any) -> dict[str, str]:
       raise DataError(f"{path}: field name {name[:60]!r} has {len(name)} characters: expected 1 to {LONGEST_NAME}")
     if len(text) > LONGEST_VALUE:
       raise DataError(f"{path}: field {name!r} has {len(text)} characters: at most {LONGEST_VALUE}")
-    if not (name + text).isprintable():
+    if not is_one_line(name + text):
       raise DataError(f"{path}: field {name!r} has line breaks or control characters; write it on one line")
   length = len(World(fields=fields).text())
   if length > LONGEST_TEXT:
@@ -140,6 +145,8 @@ def referred(path: Path, value: dict[str, Any], key: str) -> Path | None:
 
 def load_portrait(path: str | Path, media: MediaConfig) -> np.ndarray:
   """A picture as uint8 [media.height, media.width, 3]; transparent parts are mid-grey. Raises MediaError."""
+  if Path(path).exists() and not Path(path).is_file():
+    raise MediaError(f"portrait {path} is not a file; give the path of a picture")
   try:
     with Image.open(path) as file:
       if file.width * file.height > MOST_PIXELS:

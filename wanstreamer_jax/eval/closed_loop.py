@@ -41,7 +41,7 @@ MakeUser = Callable[[int], User]  # seed -> a held-out user
 
 def encode_worlds(agent: Agent, tokenizer: TextTokenizer, worlds: Sequence[SessionWorld]) -> World:
   """What the agents know beforehand, as arrays [B, ...]."""
-  return jax.tree.map(lambda *xs: jnp.stack(xs), *[world_arrays(agent, tokenizer, world) for world in worlds])
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *[world_arrays(agent, tokenizer, world, cut=True) for world in worlds])
 
 
 def converse(

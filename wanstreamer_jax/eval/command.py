@@ -9,7 +9,7 @@ from wanstreamer_jax.data.duplex_source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.eval.closed_loop import User
 from wanstreamer_jax.eval.evaluate import Evaluation, MakeSession, MakeUser, evaluate, units_of
-from wanstreamer_jax.eval.report import lines, write_report
+from wanstreamer_jax.eval.report import lines, make_folder, write_report
 from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent
 
@@ -36,6 +36,7 @@ def evaluate_agent(agent: Agent, options: EvalConfig, progress: bool = True) -> 
 def evaluate_checkpoint(checkpoint: str, out: str, changes: dict[str, Any]) -> None:
   """`wanstreamer eval`: writes eval.json and eval.png into `out` and prints the table. changes: of the eval config."""
   agent = load_agent(checkpoint)
+  make_folder(out)  # before the work
   options = dataclasses.replace(agent.config.eval, **changes)
   evaluation = evaluate_agent(agent, options)
   files = write_report(evaluation, out, agent.config.media, TextTokenizer(agent.config.data.tokenizer))

@@ -38,14 +38,23 @@ HEADLINES = {  # name in the figures: (title, unit or format)
 }
 
 
+def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
+  """The folder `out`, made if need be. Raises UserError when it cannot be."""
+  folder = pathlib.Path(out)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot write into {folder}: {error.strerror or error}; give another --out folder") from error
+  return folder
+
+
 def write_report(
   evaluation: Evaluation, out: str | os.PathLike[str], media: MediaConfig, tokenizer: TextTokenizer
 ) -> dict[str, pathlib.Path]:
   """Writes eval.json and eval.png into the folder `out`. Raises UserError when that is not possible."""
-  folder = pathlib.Path(out)
+  folder = make_folder(out)
   files = {name: folder / name for name in ("eval.json", "eval.png")}
   try:
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(files["eval.json"], without_nan(evaluation.figures))
     draw_page(files["eval.png"], evaluation, media, tokenizer)
   except OSError as error:

@@ -9,6 +9,7 @@ by a user is five characters, and only `encode_word` makes the control token.
 import functools
 import hashlib
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -142,6 +143,11 @@ class Keyboard:
         self.waiting += self.tokenizer.encode_word(word)
     now, self.waiting = self.waiting[: self.slots], self.waiting[self.slots :]
     return np.array(now + [self.tokenizer.pad_id] * (self.slots - len(now)), np.int32)
+
+
+def is_one_line(text: str) -> bool:
+  """Whether a text has no line breaks and no control characters; joined emoji and scripts of any kind are welcome."""
+  return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
 
 
 def one_line(error: BaseException, length: int = 120) -> str:

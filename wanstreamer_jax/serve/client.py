@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
-from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.data.media_probe import probe
+from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.loudness import is_loud, level
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.file import staged
@@ -32,23 +33,40 @@ def stream_to(server: str, source: str | Path, out: str | Path, progress: bool =
 
 
 async def _stream(server: str, source: Path, out: Path, progress: bool) -> dict[str, float]:
+  if not server.startswith(("http://", "https://")):
+    raise UserError(f"--server {server}: expected an address that begins with http:// or https://")
+  probe(source)  # before a place is taken
   address = server.rstrip("/").replace("http", "ws", 1)
   path, mark, query = address.partition("?")
-  try:
-    async with (
-      aiohttp.ClientSession() as session,
-      session.ws_connect(f"{path.rstrip('/')}/live{mark}{query}", max_msg_size=protocol.LARGEST_MESSAGE) as socket,
-    ):
-      await socket.send_str(protocol.say("hello", version=protocol.VERSION))
-      welcome = protocol.hear(await socket.receive_str(timeout=ANSWER_WITHIN))
-      if welcome["type"] != "welcome":
-        raise UserError(f"{server}: {welcome.get('message', welcome['type'])}")
-      media = MediaConfig(**{name: welcome[name] for name in ("unit_ms", "fps", "sample_rate", "height", "width")})
-      reader = MediaReader(source, media)
-      with staged(out) as folder:
-        return await Answer(media, reader, folder, progress).run(socket)
-  except (aiohttp.ClientError, TimeoutError, TypeError) as error:
-    raise UserError(f"{server} cannot be talked to: {error or type(error).__name__}") from error
+  live = f"{path.rstrip('/')}/live{mark}{query}"
+  with staged(out) as folder:
+    try:
+      async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(live, max_msg_size=protocol.LARGEST_MESSAGE) as socket,
+      ):
+        await socket.send_str(protocol.say("hello", version=protocol.VERSION))
+        welcome = protocol.hear(await socket.receive_str(timeout=ANSWER_WITHIN))
+        if welcome["type"] != "welcome":
+          raise UserError(f"{server}: {welcome.get('message', welcome['type'])}")
+        media = MediaConfig(**{name: welcome[name] for name in ("unit_ms", "fps", "sample_rate", "height", "width")})
+        return await Answer(media, MediaReader(source, media), folder, progress).run(socket)
+    except aiohttp.WSServerHandshakeError as error:
+      raise UserError(f"{server} does not let us in: {await _reason(live) or error.message}") from error
+    except TimeoutError as error:
+      raise UserError(f"{server} did not answer for {ANSWER_WITHIN:g} s") from error
+    except (aiohttp.ClientError, ConnectionError) as error:
+      raise UserError(f"{server} cannot be talked to: {str(error) or type(error).__name__}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, DataError) as error:
+      raise UserError(f"{server} does not speak this protocol ({type(error).__name__}: {error})") from error
+
+
+async def _reason(live: str) -> str:
+  """What the server says to a request that it refuses, on one line."""
+  with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+    async with aiohttp.ClientSession() as session, session.get(live.replace("ws", "http", 1)) as answer:
+      return " ".join((await answer.text())[:300].split()) if answer.status >= 400 else ""
+  return ""
 
 
 class Answer:
@@ -64,13 +82,21 @@ class Answer:
 
   async def run(self, socket: aiohttp.ClientWebSocketResponse) -> dict[str, float]:
     sender = asyncio.create_task(self._send(socket))
+    stopped = None
     try:
       with contextlib.closing(self.log), self.bar, MediaWriter(self.folder / "agent.mp4", self.media) as writer:
-        await self._receive(socket, writer)
+        try:
+          await self._receive(socket, writer)
+        except asyncio.CancelledError as error:  # Ctrl-C: the film up to here is completed
+          if not writer.frames:
+            raise
+          stopped = error
     finally:
       sender.cancel()
       await asyncio.gather(sender, return_exceptions=True)
     write_vtt(self.folder / "agent.vtt", self.log)
+    if stopped is not None:
+      raise stopped
     p50, p95, p99 = np.percentile(self.latencies or [float("nan")], (50, 95, 99))
     return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "late": self.late / max(len(self.log.rows), 1)}
 

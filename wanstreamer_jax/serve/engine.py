@@ -96,6 +96,11 @@ class StreamEngine:
     self._keyboard = Keyboard(self.tokenizer, self.agent.config.layout.user_text_slots)
     self._written = TextStream(self.tokenizer)
 
+  @property
+  def unread(self) -> int:
+    """Tokens that were typed and wait for a slot."""
+    return len(self._keyboard.waiting)
+
   def commit(self) -> None:
     """What can be done before the next unit of the user is there. `step` does it if nobody did."""
     assert self._state is not None, "start() comes first"

@@ -5,6 +5,7 @@ inside `out_dir` and get their names only when all of them are complete. After C
 under `interrupted/`; after an error nothing is left.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import math
@@ -23,11 +24,14 @@ from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
 from wanstreamer_jax.data.media_writer import viewable_scale
 from wanstreamer_jax.errors import DataError, MediaError, UserError
 from wanstreamer_jax.loudness import is_loud, level
+from wanstreamer_jax.perception.text import is_one_line
 from wanstreamer_jax.serve.conversation import write_conversation
 from wanstreamer_jax.serve.report import PHASES, SessionLog, UnitRow, write_vtt
 from wanstreamer_jax.serve.request import Request
 from wanstreamer_jax.serve.timeline import write_timeline
 
+PARTIAL = ".partial-"
+LONGEST = 24 * 3600.0  # seconds
 LONGEST_TYPED = 500  # characters of one text event
 OUTPUTS = ("agent.mp4", "conversation.mp4", "agent.vtt", "units.jsonl", "timeline.png")
 
@@ -48,6 +52,11 @@ class Engine(Protocol):
   and the user has no part in, `step` answers one unit."""
 
   media: MediaConfig
+
+  @property
+  def unread(self) -> int:
+    """Tokens that were typed and wait for a slot."""
+    ...
 
   def start(self, request: Request, units: int) -> None: ...
 
@@ -86,6 +95,7 @@ class StreamSummary:
   step_p50: float
   step_p95: float
   damaged: int
+  unread: int  # typed tokens for which the clip was too short
   late: int | None = None  # realtime only: answers that came after the next unit was complete
   latency_p50: float | None = None  # realtime only: unit complete -> answer decoded
   latency_p95: float | None = None
@@ -101,6 +111,8 @@ class StreamSummary:
       )
     if self.damaged:
       found.append(f"{self.damaged} damaged audio packets of the input were replaced by silence")
+    if self.unread:
+      found.append(f"{self.unread} tokens of what was typed came too late: the clip was over before they could be read")
     return found + [f"{name}: {path}" for name, path in self.files.items()]
 
 
@@ -111,10 +123,10 @@ def parse_text_event(value: str) -> TextEvent:
     seconds = float(stamp)
   except ValueError:
     seconds = math.nan
-  if not colon or not math.isfinite(seconds) or seconds < 0:
+  if not colon or not 0 <= seconds <= LONGEST:
     raise DataError(f'text event {value[:60]!r}: expected SECONDS:TEXT, for example "1.2:hello"')
   text = " ".join(text.split())
-  if not text or not text.isprintable():
+  if not text or not is_one_line(text):
     raise DataError(f"text event {value[:60]!r} has no text or has control characters after the colon")
   if len(text) > LONGEST_TYPED:
     raise DataError(f"text event at {seconds:g} s has {len(text)} characters: at most {LONGEST_TYPED}")
@@ -157,7 +169,8 @@ def stream_file(
         write_timeline(folder / "timeline.png", log, title=Path(source).name)
     write_conversation(folder / "conversation.mp4", reader, folder / "agent.mp4", log, progress=options.progress)
   files = {name: Path(out_dir) / name for name in OUTPUTS}
-  return summarise(files, log, reader, time.perf_counter() - began, options.realtime)
+  wall = time.perf_counter() - began
+  return summarise(files, log, reader, wall, options.realtime, engine.unread)
 
 
 def answer(
@@ -225,10 +238,22 @@ def row(index: int, user: UserUnit, unit: AgentUnit, typed: list[str], latency: 
   )
 
 
+def sweep(out_dir: Path) -> None:
+  """Removes what processes left that were killed."""
+  for left in out_dir.glob(f"{PARTIAL}*"):
+    try:
+      os.kill(int(left.name.removeprefix(PARTIAL)), 0)  # asks whether it is alive
+    except ProcessLookupError:
+      shutil.rmtree(left, ignore_errors=True)
+    except (OSError, ValueError):
+      continue
+
+
 @contextlib.contextmanager
 def staged(out_dir: Path) -> Iterator[Path]:
   """A hidden folder in `out_dir`; its files move out when all went well, to `interrupted/` on Ctrl-C, else vanish."""
-  folder, new = out_dir / f".partial-{os.getpid()}", not out_dir.exists()
+  folder, new = out_dir / f"{PARTIAL}{os.getpid()}", not out_dir.exists()
+  sweep(out_dir)
   try:
     folder.mkdir(parents=True)
   except OSError as error:
@@ -236,13 +261,17 @@ def staged(out_dir: Path) -> Iterator[Path]:
   try:
     yield folder
     for file in sorted(folder.iterdir()):
+      if (out_dir / file.name).is_dir():
+        raise UserError(f"{out_dir / file.name} is a folder, but a file is to be written there: move it away")
+    for file in sorted(folder.iterdir()):
       file.replace(out_dir / file.name)
-  except KeyboardInterrupt:
-    if any(folder.iterdir()):
-      kept = out_dir / "interrupted"
-      shutil.rmtree(kept, ignore_errors=True)
-      folder.replace(kept)
-    raise
+  except (KeyboardInterrupt, asyncio.CancelledError) as stopped:
+    if not any(file.stat().st_size for file in folder.iterdir()):
+      raise
+    kept = out_dir / "interrupted"
+    shutil.rmtree(kept, ignore_errors=True)
+    folder.replace(kept)
+    raise KeyboardInterrupt(f"interrupted; what was answered until then is in {kept}") from stopped
   except OSError as error:
     raise MediaError(f"cannot write into {out_dir}: {error.strerror or error}") from error
   finally:
@@ -252,7 +281,7 @@ def staged(out_dir: Path) -> Iterator[Path]:
 
 
 def summarise(
-  files: dict[str, Path], log: SessionLog, reader: MediaReader, wall: float, realtime: bool
+  files: dict[str, Path], log: SessionLog, reader: MediaReader, wall: float, realtime: bool, unread: int
 ) -> StreamSummary:
   """Figures of the whole session."""
   steps = [sum(row.times.values()) for row in log.rows]
@@ -267,6 +296,7 @@ def summarise(
     step_p50=float(np.percentile(steps, 50)),
     step_p95=float(np.percentile(steps, 95)),
     damaged=reader.info.damaged,
+    unread=unread,
     late=sum(latency > unit_ms for latency in latencies) if realtime else None,
     latency_p50=float(np.percentile(latencies, 50)) if realtime else None,
     latency_p95=float(np.percentile(latencies, 95)) if realtime else None,

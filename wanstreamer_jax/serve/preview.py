@@ -15,6 +15,7 @@ from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.media import MediaWriter, UserUnit
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.world_file import write_world
+from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.serve.file import AgentUnit, StreamOptions, StreamSummary, stream_file
 from wanstreamer_jax.serve.report import PHASES
@@ -25,6 +26,8 @@ CLIP = "user.mp4"
 
 class ScriptedEngine:
   """Answers with what a session's agent did, whatever it is shown. Implements `serve.file.Engine`."""
+
+  unread = 0
 
   def __init__(self, config: Config, session: Session):
     self.media, self.session, self.unit = config.media, session, 0
@@ -53,7 +56,10 @@ def preview(config: Config, out: str | Path, seed: int = 0, split: str = "train"
   """Writes one session into the folder `out`. Raises MediaError or UserError."""
   session = make_session(seed, world_config(config), split)
   folder = Path(out)
-  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"cannot write into {folder}: {error.strerror or error}; give another --out folder") from error
   write_user(folder / CLIP, config, session)
   write_world(folder, session.world, config.media)
   return stream_file(ScriptedEngine(config, session), folder / CLIP, folder, StreamOptions(progress=False))

@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 import time
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -232,23 +233,33 @@ async def _always_asked_for(request: web.Request, response: web.StreamResponse) 
   response.headers.setdefault("Cache-Control", "no-cache")
 
 
-def serve(engine: SlotEngine, options: ServeOptions) -> None:
-  """Serves until Ctrl-C or SIGTERM."""
-  server, context = Server(engine, options), None
+def listen(options: ServeOptions) -> tuple[socket.socket, ssl.SSLContext | None]:
+  """The socket to serve on, and what makes it safe. Raises UserError before anything expensive was done."""
+  options.check()
+  context = None
   if options.certificate:
+    files = f"--certificate {options.certificate} --key {options.key}"
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
       context.load_cert_chain(options.certificate, options.key)
+    except ssl.SSLError as error:
+      raise UserError(f"{files}: not a PEM certificate with its key") from error
     except OSError as error:
-      raise UserError(f"--certificate {options.certificate}: {error.strerror or error}") from error
+      raise UserError(f"{files}: {error.strerror or error}") from error
   try:
     listening = socket.create_server(
       (options.host, options.port), family=socket.AF_INET6 if ":" in options.host else socket.AF_INET
     )
   except OSError as error:
     raise UserError(f"--host {options.host} --port {options.port}: {error.strerror or error}; give another") from error
+  return listening, context
+
+
+def serve(engine: SlotEngine, options: ServeOptions, listening: socket.socket, context: ssl.SSLContext | None) -> None:
+  """Serves on what `listen` gave until Ctrl-C or SIGTERM."""
+  server = Server(engine, options)
   host = f"[{options.host}]" if ":" in options.host else options.host
-  ending = f"/?token={options.token}" if options.token else "/"
+  ending = f"/?token={urllib.parse.quote(options.token, safe='')}" if options.token else "/"
   print(f"open {'https' if context else 'http'}://{host}:{listening.getsockname()[1]}{ending}", flush=True)
   web.run_app(server.app(), sock=listening, ssl_context=context, print=None, access_log=None)
 

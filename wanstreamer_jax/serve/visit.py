@@ -19,6 +19,7 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data import world_file
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, UserError
+from wanstreamer_jax.perception.text import is_one_line
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.echo import EchoMeter
@@ -175,7 +176,7 @@ class Visit:
     """Whether the conversation goes on."""
     if value["type"] == "text":
       text = value.get("text")
-      if not isinstance(text, str) or not 0 < len(text) <= LONGEST_TYPED or not text.isprintable():
+      if not isinstance(text, str) or not 0 < len(text) <= LONGEST_TYPED or not is_one_line(text):
         raise DataError(f"a text of 1 to {LONGEST_TYPED} printable characters was expected")
       self.source.text(text)
     elif value["type"] == "ping":

@@ -22,7 +22,7 @@ from wanstreamer_jax.data.encode import fingerprint, load_codecs
 from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
-from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents
@@ -56,6 +56,9 @@ def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -
 def check(config: Config) -> None:
   """Raises before the first step what `watch` would raise after many: for codecs or records that cannot be read, and
   for latents that other codecs made."""
+  if bool(config.train.codecs) != bool(config.data.heldout):
+    given, missing = ("train.codecs", "data.heldout") if config.train.codecs else ("data.heldout", "train.codecs")
+    raise ConfigError(f"{given} is set, but {missing} is not: evaluations while training need both")
   if config.data.heldout and config.train.codecs:
     _held_out(config)
     made_by = fingerprint(*_codecs(config))

@@ -129,7 +129,7 @@ def _updates(
       state, metrics = compiled(state, batch)
     pending.append(metrics)
     stop = interrupt.requested  # read once: a signal that comes later in this round belongs to the next
-    save = stop or _due(done, train.checkpoint_every, train.steps)
+    save = stop or done == train.steps or _due(done, train.checkpoint_every, train.steps)
     if save or _due(done, train.log_every, train.steps):
       log.steps(done - len(pending) + 1, _fetch(pending, done, run))
       pending = []
