@@ -17,7 +17,7 @@ from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.media import MediaReader
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, UserError
-from wanstreamer_jax.serve import hall, protocol
+from wanstreamer_jax.serve import client, hall, protocol
 from wanstreamer_jax.serve.client import stream_to
 from wanstreamer_jax.serve.echo import EchoMeter
 from wanstreamer_jax.serve.file import AgentUnit
@@ -588,6 +588,55 @@ def test_the_client_saves_what_it_is_answered(tmp_path):
   assert len(rows) == 6
   assert any(row["state"] == "speaking" for row in rows)
   assert 0 < figures["p50_ms"] < 1000
+
+
+@pytest.mark.parametrize(
+  ("said", "reason"),
+  [
+    ('{"type": "welcome"}', "does not speak this protocol"),
+    ("<html>", "does not speak this protocol"),
+    ('{"type": "full", "message": "all places are taken"}', "all places are taken"),
+    (None, "did not answer for 0.2 s"),
+  ],
+)
+def test_a_server_that_is_not_ours(tmp_path, monkeypatch, said, reason):
+  monkeypatch.setattr(client, "ANSWER_WITHIN", 0.2)
+  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
+
+  async def live(request):
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    if said is not None:
+      await socket.send_str(said)
+    await asyncio.sleep(0.5)
+    return socket
+
+  async def talk():
+    app = web.Application()
+    app.router.add_get("/live", live)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+      with pytest.raises(UserError, match=reason):
+        await asyncio.to_thread(stream_to, f"http://127.0.0.1:{runner.addresses[0][1]}", clip, tmp_path / "out", False)
+    finally:
+      await runner.cleanup()
+
+  asyncio.run(talk())
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_client_without_the_token_is_told_so(tmp_path):
+  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
+
+  async def talk():
+    async with running(Echo(), token="secret") as (_, address):
+      with pytest.raises(UserError, match="a token is needed"):
+        await asyncio.to_thread(stream_to, address, clip, tmp_path / "out", False)
+
+  asyncio.run(talk())
 
 
 def test_a_server_that_is_away(tmp_path):
