@@ -287,13 +287,18 @@ def test_a_conversation_over_a_socket():
       await socket.send_str(protocol.say("text", text="hello"))
       await socket.send_str(protocol.say("ping", time=1.5))
       found = await units(socket, 3)
-      await socket.send_str(protocol.say("bye"))
       assert [unit["unit"] for unit in found] == [0, 1, 2]
       assert "hello" in "".join(unit["text"] for unit in found)
       assert engine.began == [(0, {"name": "ada"}, 5)]
       metrics = await (await session.get(f"{address}/metrics")).text()
-      assert "wanstreamer_latency_seconds_count" in metrics
-      health = await (await session.get(f"{address}/healthz")).json()
+      figures = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line[0] != "#"
+      }
+      assert figures["wanstreamer_latency_seconds_count"] >= 3
+      assert figures['wanstreamer_phase_seconds_sum{phase="think"}'] >= 0.003
+      assert figures["wanstreamer_units_total"] >= 3
+      assert (figures["wanstreamer_free_slots"], figures["wanstreamer_busy_ratio"]) == (1, 0.5)
+      await socket.send_str(protocol.say("bye"))
       await asyncio.sleep(0.1)
       health = await (await session.get(f"{address}/healthz")).json()
       assert health == {"status": "ok", "slots": 2, "free": 2}

@@ -108,14 +108,12 @@ def _nobody(_: Any) -> None:
 
 @dataclasses.dataclass
 class Figures:
-  """What /metrics tells, since the start."""
+  """What happened since the start."""
 
-  units: int = 0
-  late: int = 0
   joined: int = 0
   refused: int = 0
   evicted: int = 0
-  restarts: int = 0  # of the clock
+  clock_restarts: int = 0
 
 
 class Hall:
@@ -125,7 +123,6 @@ class Hall:
     self.engine, self.media, self.longest = engine, engine.media, longest
     self.seats: list[Seat | None] = [None] * engine.slots
     self.figures = Figures()
-    self.steps: list[dict[str, float]] = []  # times of the last units, for percentiles
     self._joins: list[tuple[Seat, Request]] = []
     self._thread = ThreadPoolExecutor(1, "engine")
     self._task: asyncio.Task[None] | None = None
@@ -205,7 +202,7 @@ class Hall:
         self._deliver(present, inputs, answers, waited, late=loop.time() > due + unit_s)
       due += unit_s
       if loop.time() > due + LOST * unit_s:  # the machine slept, or is too slow: no endless hurry
-        self.figures.restarts += 1
+        self.figures.clock_restarts += 1
         due = loop.time() + unit_s
 
   def _new_seats(self) -> list[tuple[Seat, Request]]:
@@ -243,9 +240,6 @@ class Hall:
       seat.source.hear(answer.audio)
       seat.deliver(Served(seat.unit, answer, user, typed, heard, waited, late))
       seat.unit += 1
-      self.figures.units += 1
-      self.figures.late += late
-      self.steps = [*self.steps[-999:], answer.times]
       if time.monotonic() > self._until(seat):
         self.leave(seat)
         seat.failed("the longest session of this server is over; please start again")

@@ -16,22 +16,21 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import CheckpointError, DataError, UserError
 from wanstreamer_jax.serve import protocol, restart
 from wanstreamer_jax.serve.drawn_user import DrawnUser
-from wanstreamer_jax.serve.hall import Hall, Served, SlotEngine
+from wanstreamer_jax.serve.hall import Hall, SlotEngine
 from wanstreamer_jax.serve.inbox import Inbox
+from wanstreamer_jax.serve.metrics import Metrics
 from wanstreamer_jax.serve.recording import KEPT, Recording
-from wanstreamer_jax.serve.report import PHASES
 from wanstreamer_jax.serve.visit import Visit
 
 PAGE = Path(__file__).parent / "page"
-BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32, 0.64)
 log = logging.getLogger("wanstreamer")
 
 
@@ -73,8 +72,7 @@ class Server:
     options.check()
     self.options, self.hall, self.world = options, Hall(engine, options.longest), options.world
     self.sockets: set[web.WebSocketResponse] = set()
-    self.latency = [0] * (len(BUCKETS) + 1)
-    self.latency_sum = 0.0
+    self.metrics = Metrics(self.hall)
     self.recordings: dict[str, Recording] = {}  # by session
     self.draining = False
 
@@ -200,32 +198,8 @@ class Server:
     state = {"status": "draining" if self.draining else "ok", "slots": self.hall.engine.slots, "free": self.hall.free}
     return web.json_response(state, status=503 if self.draining else 200)
 
-  def observe(self, served: Served) -> None:
-    """Counts one unit's latency."""
-    index = next((i for i, bound in enumerate(BUCKETS) if served.waited <= bound), len(BUCKETS))
-    self.latency[index] += 1
-    self.latency_sum += served.waited
-
   async def _metrics(self, request: web.Request) -> web.Response:
-    """Prometheus' text format."""
-    hall, figures = self.hall, self.hall.figures
-    lines = ["# TYPE wanstreamer_latency_seconds histogram"]
-    total = 0
-    for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.latency):
-      total += count
-      lines.append(f'wanstreamer_latency_seconds_bucket{{le="{bound}"}} {total}')
-    lines += [f"wanstreamer_latency_seconds_sum {self.latency_sum:.6f}", f"wanstreamer_latency_seconds_count {total}"]
-    for phase in PHASES:
-      values = [step[phase] for step in hall.steps]
-      for quantile in (0.5, 0.95, 0.99):
-        value = np.percentile(values, 100 * quantile) / 1000 if values else 0.0
-        lines.append(f'wanstreamer_phase_seconds{{phase="{phase}",quantile="{quantile}"}} {value:.6f}')
-    for name, value in dataclasses.asdict(figures).items():
-      lines += [f"# TYPE wanstreamer_{name}_total counter", f"wanstreamer_{name}_total {value}"]
-    slots = hall.engine.slots
-    for name, value in {"slots": slots, "free_slots": hall.free, "busy_ratio": 1 - hall.free / slots}.items():
-      lines += [f"# TYPE wanstreamer_{name} gauge", f"wanstreamer_{name} {value}"]
-    return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
+    return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _always_asked_for(request: web.Request, response: web.StreamResponse) -> None:

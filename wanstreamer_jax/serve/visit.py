@@ -25,6 +25,7 @@ from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.echo import EchoMeter
 from wanstreamer_jax.serve.hall import Full, Hall, Seat, Served
 from wanstreamer_jax.serve.inbox import Inbox
+from wanstreamer_jax.serve.metrics import Metrics
 from wanstreamer_jax.serve.picture import JPEGEncoder, PictureEncoder, VP8Decoder, VP8Encoder, decode_picture
 from wanstreamer_jax.serve.recording import Recording
 from wanstreamer_jax.serve.report import PHASES
@@ -47,10 +48,9 @@ class House(Protocol):
   world: World
   recordings: dict[str, Recording]
   draining: bool
+  metrics: Metrics
 
   def source(self, watch: bool, seed: int) -> Inbox | DrawnUser: ...
-
-  def observe(self, served: Served) -> None: ...
 
 
 class Visit:
@@ -67,7 +67,6 @@ class Visit:
     self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue(16)
     self.speaking = False
     self.echo = EchoMeter(house.hall.media)
-    self.dropped_pictures = 0
 
   async def run(self) -> None:
     """Until the visitor or the server ends it."""
@@ -189,7 +188,7 @@ class Visit:
     """Called by the hall; must not wait."""
     answer, media = served.answer, self.house.hall.media
     waiting = self.transport.get_write_buffer_size() if self.transport is not None else 0
-    self.house.observe(served)
+    self.house.metrics.unit(served)
     if self.recording is not None:
       self.recording.add(served)
     if waiting > STUCK or self.outgoing.full():
@@ -220,7 +219,7 @@ class Visit:
       encode = self._encoder(users)
       if waiting > SLOW:
         encode.restart()
-        self.dropped_pictures += len(video)
+        self.house.metrics.pictures_dropped(len(video))
         continue
       for index, picture in enumerate(video):
         time, (data, key) = start + index / media.fps, encode(picture)
