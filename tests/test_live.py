@@ -291,9 +291,8 @@ def test_a_conversation_over_a_socket():
       assert "hello" in "".join(unit["text"] for unit in found)
       assert engine.began == [(0, {"name": "ada"}, 5)]
       metrics = await (await session.get(f"{address}/metrics")).text()
-      figures = {
-        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line[0] != "#"
-      }
+      lines = [line.rpartition(" ") for line in metrics.splitlines() if line[0] != "#"]
+      figures = {name: float(value) for name, _, value in lines}
       assert figures["wanstreamer_latency_seconds_count"] >= 3
       assert figures['wanstreamer_phase_seconds_sum{phase="think"}'] >= 0.003
       assert figures["wanstreamer_units_total"] >= 3

@@ -30,17 +30,13 @@ class Metrics:
     gauge("slots", "Places", lambda: slots)
     gauge("free_slots", "Places that are free", lambda: hall.free)
     gauge("busy_ratio", "Taken places over all", lambda: 1 - hall.free / slots)
-    gauge(
-      "away",
-      "Places kept for broken connections",
-      lambda: sum(s is not None and s.away is not None for s in hall.seats),
-    )
-    figures = hall.figures
+    away = lambda: sum(seat is not None and seat.away is not None for seat in hall.seats)
+    gauge("away", "Places kept for broken connections", away)
     for name, what in (
       ("joined", "Conversations begun"), ("refused", "Visitors for whom there was no place"),
       ("evicted", "Sessions that broke"), ("clock_restarts", "Times that the clock was too far behind"),
     ):  # fmt: skip
-      gauge(f"{name}_sessions" if name != "clock_restarts" else name, what, lambda name=name: getattr(figures, name))
+      gauge(name, what, lambda name=name: getattr(hall.figures, name))
 
   def unit(self, served: Served) -> None:
     """Counts one unit of one visitor."""
