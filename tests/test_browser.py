@@ -133,6 +133,29 @@ def test_a_conversation(address, devices, tmp_path):
   assert last["flush"] <= 0.2
 
 
+def test_webrtc_carries_both_ways(address, devices, tmp_path):
+  pytest.importorskip("aiortc")
+
+  async def talk():
+    async with page(address + "?webrtc", tmp_path, "--use-fake-ui-for-media-stream", *devices) as tab:
+      await tab.click("button[value=talk]")
+      captions = ""
+      for _ in range(16):
+        await asyncio.sleep(1)
+        captions += await tab.inner_text("#caption")
+      await tab.screenshot(path=OUT / "webrtc.png")
+      shown = await tab.evaluate(
+        "[$('remote').videoWidth, $('remote').currentTime]".replace("$(", "document.getElementById(")
+      )
+      assert shown[0] > 0
+      assert shown[1] > 5
+      assert captions
+      await tab.click("#stop")
+
+  OUT.mkdir(parents=True, exist_ok=True)
+  asyncio.run(talk())
+
+
 def test_watching_needs_no_camera(address, tmp_path):
   async def talk():
     async with page(address, tmp_path, width=390, height=844) as tab:

@@ -424,6 +424,45 @@ def test_nobody_to_watch():
   asyncio.run(talk())
 
 
+def test_sound_and_pictures_over_webrtc(monkeypatch):
+  aiortc = pytest.importorskip("aiortc")
+  import aioice
+
+  from wanstreamer_jax.serve.webrtc import Pictures, Playout, Sound
+
+  monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+
+  async def talk():
+    async with running(Echo()) as (_, address), aiohttp.ClientSession() as session:
+      socket, _ = await hello(session, address)
+      await socket.send_str(protocol.say("offer", sdp="nonsense"))
+      assert "not SDP" in (await until(socket, "error"))["message"]
+      socket, _ = await hello(session, address)
+      peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+      said, tracks = Playout(MEDIA), {}
+      peer.on("track", lambda track: tracks.update({track.kind: track}))
+      peer.addTrack(Sound(said))
+      peer.addTrack(Pictures(said))
+      await peer.setLocalDescription(await peer.createOffer())
+      await socket.send_str(protocol.say("offer", sdp=peer.localDescription.sdp))
+      answer = await until(socket, "answer")
+      await peer.setRemoteDescription(aiortc.RTCSessionDescription(answer["sdp"], "answer"))
+      wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(MEDIA.samples) / RATE)
+      heard, seen = [], []
+      while len(seen) < 60:
+        said.play(wave, np.full((MEDIA.frames, 64, 64, 3), 200, np.uint8))
+        for _ in range(MEDIA.frames):
+          seen.append((await asyncio.wait_for(tracks["video"].recv(), 5)).to_ndarray(format="rgb24").mean())
+          for _ in range(2):
+            heard.append(np.abs((await asyncio.wait_for(tracks["audio"].recv(), 5)).to_ndarray()).max())
+      await peer.close()
+      assert max(seen) > 190  # the echo engine shows and says what it is shown and told
+      assert max(heard) > 8000
+      await socket.send_str(protocol.say("bye"))
+
+  asyncio.run(talk())
+
+
 async def until(socket, *types):
   """The next JSON message of one of these types."""
   while True:

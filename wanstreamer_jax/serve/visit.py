@@ -67,6 +67,7 @@ class Visit:
     self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue(16)
     self.speaking = False
     self.echo = EchoMeter(house.hall.media)
+    self.peer: Any = None  # a webrtc.Peer: sound and pictures take that way
 
   async def run(self) -> None:
     """Until the visitor or the server ends it."""
@@ -91,6 +92,8 @@ class Visit:
         self.seat.leave_for_now()
       sender.cancel()
       await asyncio.gather(sender, return_exceptions=True)
+      if self.peer is not None:
+        await self.peer.close()
 
   async def _first(self) -> str:
     try:
@@ -180,9 +183,28 @@ class Visit:
       self.source.text(text)
     elif value["type"] == "ping":
       await self._say("pong", time=value.get("time"))
+    elif value["type"] == "offer":
+      await self._say("answer", sdp=await self._connect(value.get("sdp")))
     elif value["type"] == "bye":
       return False
     return True  # what later versions add is ignored
+
+  async def _connect(self, offer: Any) -> str:
+    """Sound and pictures over WebRTC from now on."""
+    try:
+      from wanstreamer_jax.serve import webrtc
+    except ImportError:
+      raise DataError("this server has no WebRTC: pip install 'wanstreamer-jax[webrtc]', or use this socket") from None
+    if not isinstance(offer, str) or not isinstance(self.source, Inbox) or self.peer is not None:
+      raise DataError("an offer needs its sdp, comes once, and from who talks")
+    peer = webrtc.Peer(self.house.hall.media, self.source)
+    try:
+      sdp = await peer.answer(offer)
+    except DataError:
+      await peer.close()
+      raise
+    self.peer = peer
+    return sdp
 
   def _deliver(self, served: Served) -> None:
     """Called by the hall; must not wait."""
@@ -198,6 +220,8 @@ class Visit:
     start = served.unit * media.unit_ms / 1000
     if self.speaking and not answer.speaking:
       messages.append(protocol.say("quiet", unit=served.unit))
+      if self.peer is not None:
+        self.peer.playout.hush()
     self.speaking = answer.speaking
     if isinstance(self.source, Inbox) and (echo := self.echo(answer.audio, served.user.audio)) is not None:
       messages.append(protocol.say("echo", level_db=round(echo, 1)))
@@ -206,6 +230,10 @@ class Visit:
       protocol.say("unit", unit=served.unit, text=answer.text, speaking=answer.speaking, heard=served.heard,
                    waited_ms=round(1000 * served.waited, 3), late=served.late, **times)
     )  # fmt: skip
+    if self.peer is not None:
+      self.peer.playout.play(answer.audio, answer.video)
+      self.outgoing.put_nowait(messages)
+      return
     sides = [(False, answer.audio, answer.video)]
     user = served.user
     if isinstance(self.source, DrawnUser) and user.audio is not None and user.video is not None:

@@ -26,10 +26,38 @@ class Conversation {
     this.playout = new AudioWorkletNode(this.context, "playout", {numberOfInputs: 0, outputChannelCount: [1]});
     this.playout.port.onmessage = ({data}) => this.played(data);
     await this.speaker(this.playout);
-    if (stream?.getAudioTracks().length) this.listen(stream);
-    if (stream?.getVideoTracks().length) this.look(stream);
+    if (stream && new URLSearchParams(location.search).has("webrtc")) await this.connect(stream);
+    else {
+      if (stream?.getAudioTracks().length) this.listen(stream);
+      if (stream?.getVideoTracks().length) this.look(stream);
+    }
     this.pinging = setInterval(() => this.say({type: "ping", time: now()}), 1000);
     this.showing = setInterval(() => showFigures(this), 500);
+  }
+
+  // Sound and pictures over WebRTC; words stay on the socket. For networks that lose packets.
+  async connect(stream) {
+    const peer = new RTCPeerConnection(), video = $("remote");
+    this.peers.push(peer);
+    for (const track of stream.getTracks()) peer.addTrack(track, stream);
+    if (!stream.getVideoTracks().length) peer.addTransceiver("video", {direction: "recvonly"});
+    peer.ontrack = ({track}) => {
+      video.srcObject ??= new MediaStream();
+      video.srcObject.addTrack(track);
+      video.hidden = false;
+      $("agent").hidden = true;
+    };
+    $("self").srcObject = stream;
+    $("self").hidden = false;
+    await peer.setLocalDescription();
+    await new Promise((resolve) => {
+      const done = () => peer.iceGatheringState === "complete" && resolve();
+      peer.onicegatheringstatechange = done;
+      setTimeout(resolve, 2000);
+      done();
+    });
+    this.say({type: "offer", sdp: peer.localDescription.sdp});
+    this.peer = peer;
   }
 
   // Browsers cancel the echo of what comes from a peer connection only, so the sound takes a loop through one.
@@ -156,6 +184,8 @@ class Conversation {
     } else if (value.type === "echo") {
       this.echo = value.level_db;
       if (value.level_db > -30) trouble("The agent hears itself through your microphone: headphones help.");
+    } else if (value.type === "answer") {
+      this.peer.setRemoteDescription({type: "answer", sdp: value.sdp});
     } else if (value.type === "pong") {
       this.roundTrip = now() - value.time;
     } else if (value.type === "draining") {
@@ -345,7 +375,9 @@ function finish(message) {
   live.end();
   stream?.getTracks().forEach((track) => track.stop());
   live = null;
-  $("self").hidden = $("watched").hidden = true;
+  $("self").hidden = $("watched").hidden = $("remote").hidden = true;
+  $("agent").hidden = false;
+  $("remote").srcObject = null;
   $("stage").classList.remove("speaking");
   [$("before").hidden, $("during").hidden] = [false, true];
   if (recorded) {
