@@ -419,6 +419,7 @@ $("during").addEventListener("submit", (event) => {
 $("mute").addEventListener("click", () => {
   if (!live) return;
   live.muted = !live.muted;
+  for (const track of live.stream?.getAudioTracks() ?? []) track.enabled = !live.muted;
   $("mute").setAttribute("aria-pressed", String(live.muted));
 });
 $("stop").addEventListener("click", () => { live?.say({type: "bye"}); finish(""); });
