@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 import zipfile
 
 import aiohttp
@@ -34,6 +35,7 @@ class Echo:
   """Says and shows what it hears and sees, one unit later, in every slot; writes what is typed. `broken`: a slot."""
 
   media = MEDIA
+  overlaps = False
 
   def __init__(self, slots: int = 2, broken: int | None = None):
     self.slots, self.broken, self.began = slots, broken, []
@@ -50,10 +52,13 @@ class Echo:
   def restore(self, folder):
     self.began = [None] * json.loads((folder / "engine.json").read_text())
 
-  def step(self, users, typed):
-    return [self.answer(slot, user, texts) for slot, (user, texts) in enumerate(zip(users, typed))]
+  def think(self, users, typed):
+    return users, typed
 
-  def answer(self, slot, user, texts):
+  def answer(self, thought):
+    return [self.echo(slot, user, texts) for slot, (user, texts) in enumerate(zip(*thought))]
+
+  def echo(self, slot, user, texts):
     if user is None or (slot == self.broken and texts):
       return None
     video = np.full((4, 64, 64, 3), 100, np.uint8) if user.video is None else user.video
@@ -136,8 +141,8 @@ def test_sound_comes_out_as_it_came_in():
   inbox, samples = Inbox(MEDIA), np.random.default_rng(0).uniform(-1, 1, 3 * MEDIA.samples).astype(np.float32)
   heard = []
   for unit in range(3):
-    for part, time in parts(samples[unit * MEDIA.samples : (unit + 1) * MEDIA.samples], 5 + unit * 0.16):
-      inbox.sound(part, time)
+    for part, begin_of_part in parts(samples[unit * MEDIA.samples : (unit + 1) * MEDIA.samples], 5 + unit * 0.16):
+      inbox.sound(part, begin_of_part)
     user, typed, end = inbox.take()
     heard.append(user.audio)
     assert end == pytest.approx(5.16 + unit * 0.16)
@@ -187,8 +192,8 @@ def test_pictures_follow_the_sound_they_were_taken_with():
     inbox.picture(np.full((64, 64, 3), index, np.uint8), 10.0 + 0.04 * index)
   taken = []
   for begin in (10.0, 10.16):
-    for part, time in parts(np.zeros(MEDIA.samples, np.float32), begin):
-      inbox.sound(part, time)
+    for part, begin_of_part in parts(np.zeros(MEDIA.samples, np.float32), begin):
+      inbox.sound(part, begin_of_part)
     taken.append(inbox.take()[0].video[:, 0, 0, 0])
   first, second = taken
   assert first.tolist() == [1, 2, 3, 4]  # the newest by the end of each frame
@@ -319,6 +324,62 @@ def test_who_comes_too_late_is_told_so_and_a_seat_is_given_back():
       assert welcome["type"] == "welcome"
 
   asyncio.run(talk())
+
+
+class Ahead(Echo):
+  """Thinks a unit while it still answers the one before, slowly; notes the order."""
+
+  overlaps = True
+
+  def __init__(self):
+    super().__init__()
+    self.order, self.count = [], 0
+
+  def think(self, users, typed):
+    self.count += 1
+    self.order.append(("think", self.count))
+    return self.count, (users, typed)
+
+  def answer(self, thought):
+    count, thought = thought
+    time.sleep(0.2)  # longer than a unit: the next one is thought meanwhile
+    self.order.append(("answer", count))
+    return super().answer(thought)
+
+
+def test_the_next_unit_is_thought_while_this_one_is_answered():
+  async def talk():
+    engine = Ahead()
+    async with running(engine) as (_, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      assert [unit["unit"] for unit in await units(first, 5)] == [0, 1, 2, 3, 4]
+      second, _ = await hello(session, address)  # joins in between
+      await units(second, 2)
+    thought = [engine.order.index(("think", k)) for k in range(1, 5)]
+    answered = [engine.order.index(("answer", k)) for k in range(1, 5)]
+    assert all(thought[k + 1] < answered[k] for k in range(3))  # ahead
+    assert all(answered[k] < thought[k + 2] for k in range(2))  # by one, no more
+
+  asyncio.run(talk())
+
+
+class Defective(Echo):
+  def think(self, users, typed):
+    raise RuntimeError("the device is lost")
+
+
+def test_an_engine_that_breaks_leaves_nobody_hanging(caplog):
+  async def talk():
+    async with running(Defective()) as (_, address), aiohttp.ClientSession() as session:
+      socket, _ = await hello(session, address)
+      assert "has to be started again" in (await until(socket, "ended"))["message"]
+      health = await session.get(f"{address}/healthz")
+      assert (health.status, (await health.json())["status"]) == (503, "broken")
+      _, refused = await hello(session, address)
+      assert refused["type"] == "error"
+
+  asyncio.run(talk())
+  assert "the device is lost" in caplog.text
 
 
 def test_a_broken_session_is_ended_and_the_other_goes_on():

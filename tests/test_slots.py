@@ -62,6 +62,7 @@ def crowd(k, engine):
     if random.random() < 0.4:
       engine.join(slot, Request(BEN, int(random.integers(100)), temperature=1.0, pad_bias=-2.0))
   if k == 4:
+    engine.settle()
     past = engine.states.past
     engine.states = engine.states._replace(past=past._replace(audio=past.audio.at[2].set(jnp.nan)))
   return [(units[(k + 3) % len(units)], ["say something"]), (None, []), (units[k], [])]
@@ -77,6 +78,7 @@ def test_law_3_a_slot_is_the_single_session(engine, agent, close):
     states.append(single._state.past)
   answers = serve(engine, 1, nobody)
   assert [row[1].text for row in answers] == [unit.text for unit in expected]
+  engine.settle()
   close(jax.tree.map(lambda x: x[1], engine.states.past), states[-1])
   assert all(row[0] is None and row[2] is None for row in answers)
 
@@ -134,6 +136,32 @@ def largest(hlo: str, kind: str) -> int:
   return max(map(size, shapes), default=0)
 
 
+def test_the_next_unit_is_thought_while_this_one_is_performed(close):
+  """commit_delay 2 on two devices: any order of thinking and answering gives the numbers of one after the other."""
+  config = small_config(world_text=16, commit_delay=2).replace()
+  config.model.vocab = 1024
+  agent = random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0))))
+  units, typed = session(agent.config)
+  expected = StreamEngine(agent)
+  expected.start(Request(ADA, 7), len(units))
+  whole = [expected.step(user, texts) for user, texts in zip(units, typed)]
+  engine = SlotEngine(agent, 1, placement="split")
+  assert engine.overlaps
+  engine.join(0, Request(ADA, 7))
+  ahead, answers = None, []
+  for user, texts in zip(units, typed):
+    thought = engine.think([user], [texts])
+    if ahead is not None:
+      answers.append(engine.answer(ahead)[0])  # of the unit before
+    ahead = thought
+  answers.append(engine.answer(ahead)[0])
+  assert [answer.text for answer in answers] == [answer.text for answer in whole]
+  engine.settle()
+  first = lambda tree: jax.tree.map(lambda x: x[0], tree)
+  close(first(engine.states.past), expected._state.past)
+  close(first(engine.states.cache.kv), expected._state.cache.kv)
+
+
 @pytest.mark.parametrize("refeed", [False, True])
 @pytest.mark.parametrize("placement", ["split", "group"])
 def test_all_placements_are_equal(placement, refeed, close):
@@ -150,10 +178,12 @@ def test_all_placements_are_equal(placement, refeed, close):
       if k == 3:
         engine.join(1, Request(BEN, 9))
       engine.step([user, user if k >= 3 else None], [texts, []])
-    states.append((engine.states.past, engine.states.cache.kv, engine.states.audio_decoder))
+    engine.settle()
+    states.append((engine.states.past, engine.states.cache.kv, engine.decoders))
   close(states[1], states[0])
   if placement == "group":  # keys stay where they are: tokens travel around attention, nobody gathers the cache
-    program = engine.performer.solve.lower(*engine.performer.arguments(engine.states)).compile()
+    performer = engine.performer
+    program = performer.solve.lower(performer._agent, performer._states, performer.brief(engine.states)).compile()
     found = collectives(program.as_text())
     layer = engine.states.cache.kv.k[:, 0].nbytes  # of all slots
     assert found["all-to-all"].count > 0

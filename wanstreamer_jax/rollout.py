@@ -274,10 +274,22 @@ def render(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Arr
   return audio, video, state._replace(audio_decoder=audio_decoder, video_decoder=video_decoder)
 
 
-def finish_unit(state: SessionState, latents: Latents) -> SessionState:
-  """Remembers the unit's latents for the commits to come, and moves the clock."""
-  past = jax.tree.map(lambda old, new: jnp.concatenate([old[1:], new[None]]), state.past, latents)
+def next_unit(state: SessionState) -> SessionState:
+  """Moves the clock; there is room for the latents of the unit that was, which may come a little later."""
+  past = jax.tree.map(lambda old: jnp.concatenate([old[1:], jnp.zeros_like(old[:1])]), state.past)
   return state._replace(past=past, unit=state.unit + 1, made=state.made + 1)
+
+
+def remember(state: SessionState, latents: Latents, unit: jax.Array) -> SessionState:
+  """The latents of a unit that is over, for the commits to come."""
+  delay = state.past.audio.shape[0]
+  put = lambda old, new: jax.lax.dynamic_update_index_in_dim(old, new, delay - (state.unit - unit), 0)
+  return state._replace(past=jax.tree.map(put, state.past, latents))
+
+
+def finish_unit(state: SessionState, latents: Latents) -> SessionState:
+  """Remembers the unit's latents, and moves the clock."""
+  return remember(next_unit(state), latents, state.unit)
 
 
 def step_unit(

@@ -45,8 +45,14 @@ def encode(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[H
 
 def decode(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
   """Sound in [-1, 1] and pictures as uint8; the unit is over."""
+  audio, video, state = shown(agent, state, latents)
+  return audio, video, rollout.finish_unit(state, latents)
+
+
+def shown(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
+  """Sound in [-1, 1] and pictures as uint8. Only the decoders' part of the state is read and written."""
   audio, video, state = rollout.render(agent, state, latents)
-  return jnp.clip(audio, -1.0, 1.0), video_to_uint8(video), rollout.finish_unit(state, latents)
+  return jnp.clip(audio, -1.0, 1.0), video_to_uint8(video), state
 
 
 def fetched(decoded: tuple[jax.Array, jax.Array, SessionState]) -> tuple[np.ndarray, np.ndarray, SessionState]:

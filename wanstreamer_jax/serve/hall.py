@@ -6,6 +6,7 @@ seats' outboxes. The engine works in a thread of its own; everything else happen
 
 import asyncio
 import dataclasses
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -22,20 +23,24 @@ from wanstreamer_jax.serve.file import AgentUnit
 from wanstreamer_jax.serve.request import Request
 
 BACK_WITHIN = 30.0  # seconds for which the place of somebody whose connection broke is kept
+log = logging.getLogger("wanstreamer")
 LOST = 5  # units behind its clock after which the hall starts the clock anew instead of catching up
 
 
 class SlotEngine(Protocol):
-  """Whatever serves several sessions in lockstep. Calls come from one thread."""
+  """Whatever serves several sessions in lockstep. Calls come from one thread, but for `answer`, which has its own."""
 
   media: MediaConfig
   slots: int
+  overlaps: bool  # whether a unit may be thought while the one before is being answered
 
   def join(self, slot: int, request: Request) -> None: ...
 
   def commit(self) -> None: ...
 
-  def step(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> list[AgentUnit | None]: ...
+  def think(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> Any: ...
+
+  def answer(self, thought: Any) -> list[AgentUnit | None]: ...
 
   def save(self, folder: Path) -> None:
     """Writes the state of all slots."""
@@ -46,14 +51,17 @@ class SlotEngine(Protocol):
     ...
 
 
+Input = tuple[UserUnit, list[str], float | None]  # a unit, what was typed, when the unit's end was captured
+
+
 class Source(Protocol):
   """Where the units of a visitor come from. All but `prepare` is called in the event loop."""
 
   def prepare(self) -> None:
-    """What can be done before the next unit is due; in the engine's thread."""
+    """What can be done before the next unit is due; in the thinker's thread."""
     ...
 
-  def take(self) -> tuple[UserUnit, list[str], float | None]:
+  def take(self) -> Input:
     """The next unit, what was typed, and the capture time of the unit's end, if known."""
     ...
 
@@ -124,7 +132,8 @@ class Hall:
     self.seats: list[Seat | None] = [None] * engine.slots
     self.figures = Figures()
     self._joins: list[tuple[Seat, Request]] = []
-    self._thread = ThreadPoolExecutor(1, "engine")
+    self._thinker, self._performer = (ThreadPoolExecutor(1, name) for name in ("thinker", "performer"))
+    self.broken = self._stopping = False
     self._task: asyncio.Task[None] | None = None
 
   async def __aenter__(self) -> "Hall":
@@ -133,9 +142,10 @@ class Hall:
 
   async def __aexit__(self, *_: object) -> None:
     assert self._task is not None
-    self._task.cancel()
-    await asyncio.gather(self._task, return_exceptions=True)
-    self._thread.shutdown()
+    self._stopping = True  # after a whole unit, so that what is saved then is what was sent
+    await self._task
+    self._thinker.shutdown()
+    self._performer.shutdown()
 
   @property
   def free(self) -> int:
@@ -145,6 +155,8 @@ class Hall:
     self, request: Request, source: Source, deliver: Callable[[Served], Any], failed: Callable[[str], Any]
   ) -> Seat:
     """A seat from the next unit on. Raises Full."""
+    if self.broken:
+      raise UserError("the server broke and has to be started again")
     slot = next((index for index, seat in enumerate(self.seats) if seat is None), None)
     if slot is None:
       self.figures.refused += 1
@@ -188,29 +200,57 @@ class Hall:
       self.seats[seat.slot] = None
 
   async def _run(self) -> None:
+    try:
+      await self._serve()
+    except Exception:  # a defect, or the device is lost: nobody may be left hanging
+      log.exception("the engine broke")
+      self.broken = True
+      for seat in self.seats:
+        if seat is not None:
+          self.leave(seat)
+          seat.failed("the server broke and has to be started again")
+
+  async def _serve(self) -> None:
     loop, unit_s = asyncio.get_running_loop(), self.media.unit_ms / 1000
     due = loop.time() + unit_s
-    while True:
-      await loop.run_in_executor(self._thread, self._prepare, self._new_seats())
+    answering: asyncio.Task[None] | None = None  # the unit before, while this one is being thought
+    while not self._stopping:
+      joins = self._new_seats()
+      if answering is not None and joins:
+        await answering  # a slot changes hands between units
+        answering = None
+      await loop.run_in_executor(self._thinker, self._prepare, joins)
       await asyncio.sleep(max(0.0, due - loop.time()))
       taken = time.perf_counter()
       present = [seat for seat in self.seats if seat is not None and seat.ready]
       inputs = {seat.slot: seat.source.take() for seat in present}
       if present:
-        answers = await loop.run_in_executor(self._thread, self._step, inputs)
-        waited = time.perf_counter() - taken
-        self._deliver(present, inputs, answers, waited, late=loop.time() > due + unit_s)
+        thought = await loop.run_in_executor(self._thinker, self._think, inputs)
+        before, answering = answering, asyncio.create_task(self._answer(thought, present, inputs, taken, due + unit_s))
+        if before is not None:
+          await before
+        if not self.engine.overlaps:
+          await answering
+          answering = None
       due += unit_s
       if loop.time() > due + LOST * unit_s:  # the machine slept, or is too slow: no endless hurry
         self.figures.clock_restarts += 1
         due = loop.time() + unit_s
+
+  async def _answer(
+    self, thought: Any, present: list[Seat], inputs: dict[int, Input], taken: float, late: float
+  ) -> None:
+    """Performs a unit and delivers it; `late` is when the loop's clock says that it is."""
+    loop = asyncio.get_running_loop()
+    answers = await loop.run_in_executor(self._performer, self.engine.answer, thought)
+    self._deliver(present, inputs, answers, time.perf_counter() - taken, loop.time() > late)
 
   def _new_seats(self) -> list[tuple[Seat, Request]]:
     joins, self._joins = self._joins, []
     return [join for join in joins if self.seats[join[0].slot] is join[0]]
 
   def _prepare(self, joins: list[tuple[Seat, Request]]) -> None:
-    """In the engine's thread, while the next unit is awaited."""
+    """In the thinker's thread, while the next unit is awaited."""
     for seat, request in joins:
       self.engine.join(seat.slot, request)
       seat.ready = True
@@ -219,13 +259,13 @@ class Hall:
       if place is not None:
         place.source.prepare()
 
-  def _step(self, inputs: dict[int, tuple[UserUnit, list[str], float | None]]) -> list[AgentUnit | None]:
-    """In the engine's thread."""
+  def _think(self, inputs: dict[int, Input]) -> Any:
+    """In the thinker's thread."""
     users = [inputs[slot][0] if slot in inputs else None for slot in range(self.engine.slots)]
     typed = [inputs[slot][1] if slot in inputs else [] for slot in range(self.engine.slots)]
-    return self.engine.step(users, typed)
+    return self.engine.think(users, typed)
 
-  def _deliver(self, present: list[Seat], inputs: dict[int, Any], answers: list[AgentUnit | None], waited: float,
+  def _deliver(self, present: list[Seat], inputs: dict[int, Input], answers: list[AgentUnit | None], waited: float,
                late: bool) -> None:  # fmt: skip
     for seat in present:
       if self.seats[seat.slot] is not seat:  # left meanwhile

@@ -38,8 +38,12 @@ class Performer(Protocol):
     """A session began in a slot."""
     ...
 
-  def perform(self, states: SessionState) -> Latents:
-    """After the thinker's part of a unit."""
+  def brief(self, states: SessionState) -> Any:
+    """What has to be known of a unit that was thought. In the thinker's thread, unlike `perform`."""
+    ...
+
+  def perform(self, brief: Any) -> Latents:
+    """Solves a unit."""
     ...
 
   def restore(self, states: SessionState) -> None:
@@ -78,8 +82,11 @@ class Fused:
   def restore(self, states: SessionState) -> None:
     pass
 
-  def perform(self, states: SessionState) -> Latents:
-    return self._perform(self.agent, states)
+  def brief(self, states: SessionState) -> SessionState:
+    return states
+
+  def perform(self, brief: SessionState) -> Latents:
+    return self._perform(self.agent, known(brief))
 
 
 class News(NamedTuple):
@@ -89,7 +96,6 @@ class News(NamedTuple):
   coords: Coords
   unit: jax.Array
   made: jax.Array
-  past: Latents
 
 
 def known(state: SessionState) -> SessionState:
@@ -105,12 +111,12 @@ def news(config: Config, state: SessionState) -> News:
   layout, at = build_layout(config), _place(config, state)
   cut = lambda x: jax.lax.dynamic_slice_in_dim(x, at, layout.clean_tokens)
   kv = jax.tree.map(jax.vmap(cut), state.cache.kv)
-  return News(kv, jax.tree.map(cut, state.cache.coords), state.unit, state.made, state.past)
+  return News(kv, jax.tree.map(cut, state.cache.coords), state.unit, state.made)
 
 
 def heard_of(config: Config, state: SessionState, news: News) -> SessionState:
   """The performer's state with what it was sent."""
-  state = state._replace(unit=news.unit, made=news.made, past=news.past)
+  state = state._replace(unit=news.unit, made=news.made)
   at = _place(config, state)
   put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
   kv = jax.tree.map(jax.vmap(put), state.cache.kv, news.kv)
@@ -136,7 +142,7 @@ class Apart:
     spec = spec._replace(cache=sharded_heads(states.cache, AXIS, leading=1))
     self._placed = jax.tree.map(lambda part: NamedSharding(mesh, part), spec)
     everywhere: Any = PartitionSpec()
-    news_spec = News(spec.cache.kv, everywhere, everywhere, everywhere, everywhere)
+    news_spec = News(spec.cache.kv, everywhere, everywhere, everywhere)
     self._news_placed = jax.tree.map(lambda part: NamedSharding(mesh, part), news_spec)
     self._thinker = jax.tree.leaves(states)[0].sharding
     self._agent = jax.device_put(agent, whole)
@@ -144,9 +150,13 @@ class Apart:
 
     def solve(agent: Agent, states: SessionState, fresh: News) -> tuple[Latents, SessionState]:
       """Inside the mesh: every device has its heads of the cache."""
-      states = jax.vmap(functools.partial(heard_of, config))(states, fresh)
-      perform = lambda state: rollout.perform(agent, state, one_pass)[0]
-      return jax.vmap(perform)(states), states
+
+      def one(state: SessionState, fresh: News) -> tuple[Latents, SessionState]:
+        state = heard_of(config, state, fresh)
+        latents = rollout.perform(agent, state, one_pass)[0]
+        return latents, rollout.finish_unit(state, latents)  # it remembers what it made: REFEED needs it
+
+      return jax.vmap(one)(states, fresh)
 
     spread = jax.shard_map(
       solve, mesh=mesh, in_specs=(PartitionSpec(), spec, news_spec), out_specs=(PartitionSpec(), spec), check_vma=False
@@ -168,10 +178,9 @@ class Apart:
     )
     self._states = self._put(self._states, jnp.int32(slot), jax.device_put(row, placed))
 
-  def arguments(self, states: SessionState) -> tuple[Agent, SessionState, News]:
-    """What `solve` takes, on the performer's devices."""
-    return self._agent, self._states, jax.device_put(self._news(states), self._news_placed)
+  def brief(self, states: SessionState) -> News:
+    return jax.device_put(self._news(states), self._news_placed)
 
-  def perform(self, states: SessionState) -> Latents:
-    latents, self._states = self.solve(*self.arguments(states))
+  def perform(self, brief: News) -> Latents:
+    latents, self._states = self.solve(self._agent, self._states, brief)
     return jax.device_put(latents, self._thinker)

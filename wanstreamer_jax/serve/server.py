@@ -195,8 +195,9 @@ class Server:
       raise web.HTTPServiceUnavailable(text="going down")
 
   async def _health(self, request: web.Request) -> web.Response:
-    state = {"status": "draining" if self.draining else "ok", "slots": self.hall.engine.slots, "free": self.hall.free}
-    return web.json_response(state, status=503 if self.draining else 200)
+    status = "broken" if self.hall.broken else "draining" if self.draining else "ok"
+    state = {"status": status, "slots": self.hall.engine.slots, "free": self.hall.free}
+    return web.json_response(state, status=200 if status == "ok" else 503)
 
   async def _metrics(self, request: web.Request) -> web.Response:
     return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

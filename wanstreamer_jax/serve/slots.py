@@ -20,10 +20,11 @@ from wanstreamer_jax.data.media import UserUnit
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.loudness import is_loud
+from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.text import Keyboard, TextStream, TextTokenizer
 from wanstreamer_jax.rollout import Agent, Sampling, SessionState
-from wanstreamer_jax.serve.engine import Clock, Span, check_tokenizer, decode, encode, host_unit, sampling
+from wanstreamer_jax.serve.engine import Clock, Span, check_tokenizer, encode, host_unit, sampling, shown
 from wanstreamer_jax.serve.file import AgentUnit
 from wanstreamer_jax.serve.placement import make_performer
 from wanstreamer_jax.serve.request import Request
@@ -34,27 +35,57 @@ STATES, ARRAYS = "engine.json", "engine.safetensors"  # what `SlotEngine.save` w
 class Programs(NamedTuple):
   """The phases over all slots. Each takes the stacked states and gives them back; buffers are reused."""
 
-  join: Callable[..., SessionState]
+  join: Callable[..., tuple[SessionState, SessionState]]
   commit: Callable[..., SessionState]
   encode: Callable[..., Any]
   think: Callable[..., Any]
   decode: Callable[..., Any]
+  move: Callable[..., SessionState]  # of the clock's part of the state
+  remember: Callable[..., SessionState]
 
 
-def finish(agent: Agent, state: SessionState, latents: Any) -> tuple[jax.Array, jax.Array, jax.Array, SessionState]:
-  """`engine.decode`, and whether all that the session remembers and says is finite."""
-  audio, video, state = decode(agent, state, latents)
-  remembered = (state.past, state.hearing, state.audio_decoder, state.video_decoder)
-  sound = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((audio, remembered))]).all()
-  return audio, video, sound, state
+class Thought(NamedTuple):
+  """What `think` leaves for `answer`: a unit of all slots."""
+
+  brief: Any  # what the performer needs to know
+  units: jax.Array  # int32 [slots], every session's own count
+  present: list[bool]
+  written: list[str]
+  clock: Clock
+
+
+def split(state: SessionState) -> tuple[SessionState, SessionState]:
+  """What the thinker and what the decoders remember; the rest is None in each."""
+  nothing: Any = None
+  decoders = jax.tree.map(lambda _: nothing, state, is_leaf=lambda x: x is not state)
+  decoders = decoders._replace(audio_decoder=state.audio_decoder, video_decoder=state.video_decoder)
+  return state._replace(audio_decoder=nothing, video_decoder=nothing), decoders
+
+
+def spoken(agent: Agent, decoders: SessionState, latents: Latents) -> tuple[tuple[jax.Array, ...], SessionState]:
+  """Sound, pictures, and whether all that the session says and remembers of it is finite."""
+  audio, video, decoders = shown(agent, decoders, latents)
+  finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((latents, audio, decoders))]
+  return (audio, video, jnp.stack(finite).all()), decoders
+
+
+def clock_of(state: SessionState) -> SessionState:
+  """The small part of the state that moves at a unit's end; programs over it copy no cache."""
+  nothing: Any = None
+  blank = jax.tree.map(lambda _: nothing, state, is_leaf=lambda x: x is not state)
+  return blank._replace(unit=state.unit, made=state.made, past=state.past)
+
+
+def with_clock(state: SessionState, clock: SessionState) -> SessionState:
+  return state._replace(unit=clock.unit, made=clock.made, past=clock.past)
 
 
 def programs(capacity: int | None) -> Programs:
   """capacity: units of history for layouts without a window."""
 
-  def join(agent: Agent, states: SessionState, slot: jax.Array, seed: jax.Array, world: Any, sampling: Sampling):
+  def join(agent: Agent, states: Any, slot: jax.Array, seed: jax.Array, world: Any, sampling: Sampling):
     state = rollout.start_session(agent, seed, world, capacity=capacity)._replace(sampling=sampling)
-    return jax.tree.map(lambda rows, row: rows.at[slot].set(row), states, state)
+    return jax.tree.map(lambda rows, row: rows.at[slot].set(row), states, split(state))
 
   over = lambda function, arguments: jax.vmap(function, in_axes=(None, *[0] * arguments))
   think = lambda agent, state, heard: rollout.think(agent, state, heard)[:2]
@@ -63,12 +94,17 @@ def programs(capacity: int | None) -> Programs:
     commit=jax.jit(over(rollout.commit, 1), donate_argnums=1),
     encode=jax.jit(over(encode, 2), donate_argnums=1),
     think=jax.jit(over(think, 2), donate_argnums=1),
-    decode=jax.jit(over(finish, 2), donate_argnums=1),
+    decode=jax.jit(over(spoken, 2), donate_argnums=1),
+    move=jax.jit(jax.vmap(rollout.next_unit)),
+    remember=jax.jit(jax.vmap(rollout.remember)),
   )
 
 
 class SlotEngine:
   """`slots` sessions of one agent. Implements `hall.SlotEngine`.
+
+  `think` and `answer` make a unit. With a performer elsewhere and `commit_delay` 2 (`overlaps`), the next unit may be
+  thought, in one thread, while this one is answered in another.
 
   capacity: units of history for layouts without a window; placement: see `placement.py`; performers: on how many
   devices besides the first the placement `group` solves (default: all).
@@ -83,7 +119,10 @@ class SlotEngine:
     self.programs = programs(capacity)
     start = functools.partial(rollout.start_session, capacity=capacity)
     empty = jax.eval_shape(start, agent, jax.random.PRNGKey(0), self._world(World()))
-    self.states = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), empty)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), empty)
+    self.states, self.decoders = split(zeros)
+    self.overlaps = placement != "fused" and agent.config.layout.commit_delay == 2
+    self._made: list[tuple[jax.Array, Latents]] = []  # units whose latents `states` does not know yet
     self.performer = make_performer(placement, agent, self.states, performers)
     self._text = [self._new_text() for _ in range(slots)]
     self.spans: list[Span] | None = None  # a list here is filled with what ran when
@@ -107,14 +146,10 @@ class SlotEngine:
   def join(self, slot: int, request: Request) -> None:
     """Begins a session in a slot, whatever was in it."""
     arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world), sampling(request))
-    self.states = self.programs.join(self.agent, self.states, *arguments)
+    self.settle()
+    self.states, self.decoders = self.programs.join(self.agent, (self.states, self.decoders), *arguments)
     self.performer.join(slot, self.states)
     self._text[slot] = self._new_text()
-
-  def _decode(self, states: SessionState, latents: Any) -> tuple[tuple[np.ndarray, ...], SessionState]:
-    """Sound, pictures and whether they are finite on the host; the states stay on the device."""
-    *made, states = self.programs.decode(self.agent, states, latents)
-    return jax.device_get(tuple(made)), states
 
   def _world(self, world: World) -> Any:
     return agent_io.world_arrays(self.agent, self.tokenizer, world)
@@ -126,7 +161,9 @@ class SlotEngine:
     """Writes the state of all slots into a folder."""
     from safetensors.numpy import save_file
 
-    arrays = {name: np.asarray(jax.device_get(leaf)) for name, leaf in named_leaves(self.states).items()}
+    self.settle()
+    whole = (self.states, self.decoders)
+    arrays = {name: np.asarray(jax.device_get(leaf)) for name, leaf in named_leaves(whole).items()}
     save_file(arrays, folder / ARRAYS)
     text = [{"typed": keyboard.waiting, "written": stream.open} for keyboard, stream in self._text]
     write_json(
@@ -142,13 +179,15 @@ class SlotEngine:
       about, arrays = json.loads((folder / STATES).read_text()), load_file(folder / ARRAYS)
     except (OSError, ValueError, SafetensorError) as error:
       raise CheckpointError(f"{folder} does not hold sessions that can be continued: {error}") from error
-    shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in named_leaves(self.states).items()}
+    shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in named_leaves((self.states, self.decoders)).items()}
     found = {name: (leaf.shape, leaf.dtype) for name, leaf in arrays.items()}
     if about["agent"] != self._identity() or shapes != found:
       raise CheckpointError(
         f"{folder} holds sessions of another agent, or of another --slots: they cannot be continued"
       )
-    self.states = fill_leaves(self.states, {name: jnp.asarray(leaf) for name, leaf in arrays.items()})
+    leaves = {name: jnp.asarray(leaf) for name, leaf in arrays.items()}
+    self.states, self.decoders = fill_leaves((self.states, self.decoders), leaves)
+    self._made = []
     self.performer.restore(self.states)
     self._committed = Clock()
     if about["committed"]:
@@ -162,12 +201,20 @@ class SlotEngine:
     return json.dumps(config_to_dict(self.agent.config), sort_keys=True, default=list)
 
   def commit(self) -> None:
-    """What can be done before the users' next units are there. `step` does it if nobody did."""
+    """What can be done before the users' next units are there. `think` does it if nobody did."""
     if not self._committed.milliseconds:
+      self.settle()
       self.states = self._committed("commit", self.programs.commit, self.agent, self.states)
 
-  def step(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> list[AgentUnit | None]:
-    """Answers one unit in every slot; None where nobody is, and where a session is no longer finite."""
+  def settle(self) -> None:
+    """Latents that were made since enter the states, in the thinker's thread."""
+    made, self._made = self._made, []
+    for units, latents in made:
+      clock = self.programs.remember(clock_of(self.states), latents, units)
+      self.states = with_clock(self.states, clock)
+
+  def think(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> Thought:
+    """Hears one unit of every slot and writes its words. In the thinker's thread."""
     self.commit()
     clock, self._committed = self._committed, Clock(self.spans)
     rows = [
@@ -177,10 +224,29 @@ class SlotEngine:
     inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     heard, states = clock("encode", self.programs.encode, self.agent, self.states, inputs)
     text, states = clock("think", self.programs.think, self.agent, states, heard)
-    latents = clock("perform", self.performer.perform, states)
-    (audio, video, finite), self.states = clock("decode", self._decode, states, latents)
     written = [stream(np.asarray(row)) for (_, stream), row in zip(self._text, np.asarray(text))]
+    brief = self.performer.brief(states)
+    self.states = with_clock(states, self.programs.move(clock_of(states)))
+    return Thought(brief, states.unit, [user is not None for user in users], written, clock)
+
+  def answer(self, thought: Thought) -> list[AgentUnit | None]:
+    """Performs and decodes what was thought. None where nobody is, and where a session is no longer finite."""
+    clock = thought.clock
+    latents = clock("perform", self.performer.perform, thought.brief)
+    (audio, video, finite), self.decoders = clock("decode", self._decode, latents)
+    self._made.append((thought.units, latents))
     return [
-      AgentUnit(video[k], audio[k], written[k], is_loud(audio[k]), clock.milliseconds) if user and finite[k] else None
-      for k, user in enumerate(users)
+      AgentUnit(video[k], audio[k], thought.written[k], is_loud(audio[k]), clock.milliseconds)
+      if here and finite[k]
+      else None
+      for k, here in enumerate(thought.present)
     ]
+
+  def _decode(self, latents: Latents) -> tuple[tuple[np.ndarray, ...], SessionState]:
+    """What was made, on the host; what the decoders remember stays on the device."""
+    made, decoders = self.programs.decode(self.agent, self.decoders, latents)
+    return jax.device_get(made), decoders
+
+  def step(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> list[AgentUnit | None]:
+    """One unit in every slot, thought and answered."""
+    return self.answer(self.think(users, typed))
