@@ -646,6 +646,7 @@ def test_a_bad_hello_is_answered(first, reason):
 def test_whether_units_are_done_in_time():
   step = dict.fromkeys(PHASES, 10.0)
   assert "takes 50 ms (p95 50) of 160: holds; answers after 40 ms" in throughput([step] * 20, 160, 2)
+  assert "takes 30 ms (p95 30) of 160: holds; answers after 40 ms" in throughput([step] * 20, 160, 2, overlaps=True)
   slow = [step] * 17 + [dict.fromkeys(PHASES, 40.0)] * 3
   assert "does NOT always hold" in throughput(slow, 160, 1)
   with pytest.raises(UserError, match="a unit of 8 slots takes 200 ms here, but a new one comes every 160 ms"):

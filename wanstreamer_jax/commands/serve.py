@@ -58,7 +58,7 @@ def serve(args: argparse.Namespace) -> None:
   capacity = int(1000 * args.longest / agent.config.media.unit_ms) if agent.config.layout.window is None else None
   engine = SlotEngine(agent, args.slots, capacity, args.placement, args.performers)
   engine.prepare()
-  print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots), flush=True)
+  print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots, engine.overlaps), flush=True)
   structured_logs()
   drawn, voice = world_config(agent.config), bool(agent.config.layout.voice_units)
   run(engine, dataclasses.replace(options, world=world, voice=voice, drawn=drawn), listening, context)
