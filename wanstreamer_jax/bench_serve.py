@@ -7,6 +7,7 @@ not hold is a network and a browser's play-out buffer.
 
 import asyncio
 import dataclasses
+import functools
 import json
 import resource
 import time
@@ -14,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jax
 import numpy as np
 from aiohttp import web
 
-from wanstreamer_jax.bench import machine
+from wanstreamer_jax import rollout
+from wanstreamer_jax.bench import machine, measure_ceilings, phase_costs, random_unit
 from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.cost import Cost
+from wanstreamer_jax.model.streamer import World as ModelWorld
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.picture import encode_picture
 from wanstreamer_jax.serve.report import PHASES
@@ -67,8 +72,20 @@ def bench_serve(engine: SlotEngine, visitors: int, seconds: float, trace: Path |
     "late": sum(visit.late for visit in served) / max(units, 1),
     "latency_ms": _percentiles(latencies),
     "phases_ms": {phase: _percentiles(phases[:, index]) for index, phase in enumerate(PHASES)},
+    "floor_ms": floors(engine),
     "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
   }
+
+
+def floors(engine: SlotEngine) -> dict[str, float]:
+  """Milliseconds that each phase of all slots takes at least here: FLOPs of all, bytes of one, over measured rates."""
+  agent, start = engine.agent, functools.partial(rollout.start_session, capacity=engine.capacity)
+  state = jax.eval_shape(start, agent, jax.random.PRNGKey(0), ModelWorld.empty(agent.config))
+  costs = phase_costs(agent, state, random_unit(agent.config))
+  resident = sum(leaf.nbytes for leaf in jax.tree.leaves(agent))
+  ceilings = measure_ceilings(agent.config.model.dtype, resident)
+  by_phase = dict(zip(PHASES, (costs[name] for name in ("commit", "perceive", "think", "perform", "render"))))
+  return {phase: ceilings.floor(Cost(engine.slots * cost.flops, cost.bytes)) for phase, cost in by_phase.items()}
 
 
 def _percentiles(values: np.ndarray) -> dict[str, float]:
@@ -156,9 +173,9 @@ def report(result: dict[str, Any]) -> str:
     f"held {result['held']}, refused {result['refused']}, ended {len(result['ended'])}; {result['units']} units, "
     f"{100 * result['late']:.2f} % late; memory {result['memory_mb']:.0f} MB",
     "",
-    f"{'ms':18}{'p50':>9}{'p95':>9}{'p99':>9}",
+    f"{'ms':18}{'p50':>9}{'p95':>9}{'p99':>9}{'floor':>9}",
     f"{'signal to signal':18}{row(result['latency_ms'])}",
-    *(f"  {phase:16}{row(found)}" for phase, found in result["phases_ms"].items()),
+    *(f"  {phase:16}{row(found)}{result['floor_ms'][phase]:9.2f}" for phase, found in result["phases_ms"].items()),
     "",
     "signal to signal: a unit's last sample captured -> the answer's last sound at the visitor; codecs included",
   ]

@@ -61,8 +61,8 @@ class UnitRow:
 def throughput(steps: Sequence[dict[str, float]], unit_ms: int, slots: int, overlaps: bool = False) -> str:
   """Whether a unit of all slots is done before the next one is there, as a line for people; p95 and median.
 
-  steps: milliseconds by phase. overlaps: whether thinking and performing take turns or run side by side (then the longer
-  of both counts, not their sum). Raises UserError when not even the median holds.
+  steps: milliseconds by phase. overlaps: whether thinking and performing run side by side, so that the longer of both
+  counts, not their sum. Raises UserError when not even the median holds.
   """
   thinking = np.array([sum(step[phase] for phase in THINKING) for step in steps])
   everything = np.array([sum(step.values()) for step in steps])

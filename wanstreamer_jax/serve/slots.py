@@ -113,7 +113,7 @@ class SlotEngine:
   def __init__(
     self, agent: Agent, slots: int, capacity: int | None = None, placement: str = "fused", performers: int | None = None
   ):
-    self.agent, self.media, self.slots = agent, agent.config.media, slots
+    self.agent, self.media, self.slots, self.capacity = agent, agent.config.media, slots, capacity
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     check_tokenizer(agent.config, self.tokenizer)
     self.programs = programs(capacity)
