@@ -18,7 +18,7 @@ from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.media import MediaReader
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, UserError
-from wanstreamer_jax.serve import client, hall, protocol
+from wanstreamer_jax.serve import client, hall, protocol, visit
 from wanstreamer_jax.serve.client import stream_to
 from wanstreamer_jax.serve.echo import EchoMeter
 from wanstreamer_jax.serve.file import AgentUnit
@@ -38,9 +38,18 @@ class Echo:
   overlaps = False
 
   def __init__(self, slots: int = 2, broken: int | None = None):
-    self.slots, self.broken, self.began = slots, broken, []
+    self.slots, self.broken, self.began, self.resets = slots, broken, [], 0
+
+  def check(self, request):
+    if request.world.fields.get("name") == "too long":
+      raise DataError("the world text has 99 tokens")
+
+  def reset(self):
+    self.resets += 1
 
   def join(self, slot, request):
+    if request.world.fields.get("name") == "unexpected":
+      raise DataError("this was not foreseen")
     self.began.append((slot, request.world.fields, request.seed))
 
   def commit(self):
@@ -123,10 +132,13 @@ def test_vp8_pictures_arrive_one_by_one(height, width):
 
 
 def test_broken_vp8_is_named():
-  with pytest.raises(DataError, match="at most 4096 a side"):
+  with pytest.raises(DataError, match="at most 1280 a side"):
     VP8Decoder(64, 64)(bytes(6) + b"\xff\x3f\xff\x3f" + bytes(90))
+  decode, encode = VP8Decoder(64, 64), VP8Encoder(64, 64, 25)
+  assert decode(b"\x01\x02\x03") is None  # nothing can be shown before a key frame
+  assert decode(encode(np.zeros((64, 64, 3), np.uint8))[0]) is not None
   with pytest.raises(DataError, match="cannot be decoded"):
-    VP8Decoder(64, 64)(b"\x01\x02\x03")
+    decode(b"\x00\x02\x03")
 
 
 # The inbox
@@ -184,6 +196,17 @@ def test_sound_that_waits_for_nothing_is_dropped_after_a_while():
     assert inbox.waiting == pytest.approx(waits)
     assert end == pytest.approx(0.06 + (index + 1) * 0.16 - waits)
   assert (inbox.missing, inbox.dropped) == (0, int(0.04 * RATE))
+
+
+def test_a_clock_that_jumps_is_believed():
+  inbox, part = Inbox(MEDIA), np.zeros(480, np.float32)
+  for index in range(12):
+    inbox.sound(part, 5.0 + 0.02 * index + (3.0 if index >= 9 else 0.0))
+    if index >= 8:
+      inbox.picture(np.full((64, 64, 3), index, np.uint8), 5.0 + 0.02 * index + (3.0 if index >= 9 else 0.0))
+  user, _, end = inbox.take()
+  assert end == pytest.approx(8.0 + 0.02 * 8)
+  assert user.video is not None
 
 
 def test_pictures_follow_the_sound_they_were_taken_with():
@@ -364,22 +387,82 @@ def test_the_next_unit_is_thought_while_this_one_is_answered():
 
 
 class Defective(Echo):
+  """Raises in the first `failures` units."""
+
+  def __init__(self, failures):
+    super().__init__()
+    self.failures = failures
+
   def think(self, users, typed):
-    raise RuntimeError("the device is lost")
+    self.failures -= 1
+    if self.failures >= 0:
+      raise RuntimeError("the device is lost")
+    return super().think(users, typed)
 
 
-def test_an_engine_that_breaks_leaves_nobody_hanging(caplog):
+def test_an_engine_that_fails_once_goes_on(caplog):
   async def talk():
-    async with running(Defective()) as (_, address), aiohttp.ClientSession() as session:
-      socket, _ = await hello(session, address)
-      assert "has to be started again" in (await until(socket, "ended"))["message"]
+    engine = Defective(1)
+    async with running(engine) as (_, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      assert "start again" in (await until(first, "ended"))["message"]
+      second, welcome = await hello(session, address)
+      assert welcome["type"] == "welcome"
+      assert len(await units(second, 2)) == 2
+      assert engine.resets == 1
+
+  asyncio.run(talk())
+  assert "the device is lost" in caplog.text
+
+
+def test_an_engine_that_keeps_failing_is_said_to_be_broken():
+  async def talk():
+    async with running(Defective(99)) as (_, address), aiohttp.ClientSession() as session:
+      for _ in range(hall.MOST_FAILURES):
+        socket, _ = await hello(session, address)
+        await until(socket, "ended")
       health = await session.get(f"{address}/healthz")
       assert (health.status, (await health.json())["status"]) == (503, "broken")
       _, refused = await hello(session, address)
       assert refused["type"] == "error"
 
   asyncio.run(talk())
-  assert "the device is lost" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "reason"), [("too long", "has 99 tokens"), ("unexpected", "was not foreseen")])
+def test_a_world_that_the_model_does_not_take_ends_nobody_else(name, reason):
+  async def talk():
+    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      second, said = await hello(session, address, world={"fields": {"name": name}})
+      if said["type"] == "welcome":
+        said = await until(second, "ended")
+      assert reason in said["message"]
+      assert len(await units(first, 2)) == 2
+      assert server.hall.free == 1
+
+  asyncio.run(talk())
+
+
+def test_a_visitor_who_does_not_read_is_sent_away_and_the_others_go_on(monkeypatch):
+  monkeypatch.setattr(visit, "STUCK", 4)
+  send = visit.Visit._send
+
+  async def never(self):
+    await asyncio.Event().wait()
+
+  async def talk():
+    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
+      monkeypatch.setattr(visit.Visit, "_send", never)
+      _slow, welcome = await hello(session, address)
+      assert welcome["type"] == "welcome"
+      monkeypatch.setattr(visit.Visit, "_send", send)
+      first, _ = await hello(session, address)
+      assert len(await units(first, 7)) == 7
+      assert server.hall.free == 1
+      assert not server.hall.broken
+
+  asyncio.run(talk())
 
 
 def test_a_broken_session_is_ended_and_the_other_goes_on():
@@ -438,9 +521,10 @@ def test_a_recording_for_who_asked_for_it(tmp_path):
       (tmp_path / "all.zip").write_bytes(await answer.read())
       assert (await session.get(f"{address}/recordings/{unrecorded['session']}")).status == 404
       folder = server.recordings[welcome["session"]].folder
-    assert not folder.exists()
+    while folder.exists():
+      await asyncio.sleep(0.05)
 
-  asyncio.run(talk())
+  asyncio.run(asyncio.wait_for(talk(), 20))
   with zipfile.ZipFile(tmp_path / "all.zip") as archive:
     assert archive.testzip() is None
     archive.extractall(tmp_path)
@@ -580,7 +664,7 @@ def test_sessions_outlast_a_restart(tmp_path):
         talking, one = await hello(session, address)
         watching, other = await hello(session, address, watch=True)
         await units(talking, 2)
-        await server._drain(None)
+        await server._end(None)
         assert (await until(talking, "restarting"))["message"]
       assert {path.name for path in state.iterdir()} == {"sessions.json", "engine.json"}
       engine = Echo()
@@ -627,7 +711,7 @@ def test_damaged_sessions_do_not_keep_the_server_from_starting(tmp_path, caplog)
       json.dumps({"type": "hello", "version": 1, "world": {"portrait": "AAAA"}}),
       "portrait sent.portrait is not an image",
     ),
-    (json.dumps({"type": "hello", "version": 1, "world": {"voice": "AAAA"}}), "sent.voice"),
+    (json.dumps({"type": "hello", "version": 1, "world": {"voice": "AAAA"}}), "heeds no voice sample"),
   ],
 )
 def test_a_bad_hello_is_answered(first, reason):
@@ -659,6 +743,15 @@ def test_what_the_page_asks_first():
       about = await (await session.get(f"{address}/about")).json()
       assert about == {"version": 1, "fields": {"name": "ada"}, "voice": False, "watch": False}
       assert "wanstreamer" in await (await session.get(address)).text()
+
+  asyncio.run(talk())
+
+
+def test_a_voice_sample_is_read_where_it_is_heeded():
+  async def talk():
+    async with running(Echo(), voice=True) as (_, address), aiohttp.ClientSession() as session:
+      _, refused = await hello(session, address, world={"voice": "AAAA"})
+      assert "sent.voice" in refused["message"]
 
   asyncio.run(talk())
 

@@ -118,16 +118,7 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld, cu
   Raises DataError when the text has more tokens than the layout has room for; or cuts it, as records of training do.
   """
   config, empty = agent.config, World.empty(agent.config)
-  capacity = config.layout.world_text
-  ids = tokenizer.encode(world.text()) if world.fields and capacity else []
-  if len(ids) > capacity and not cut:
-    raise DataError(
-      f"the world text has {len(ids)} tokens: this model takes {capacity} (layout.world_text); shorten the fields"
-    )
-  ids = ids[:capacity]
-  text = np.full(capacity, tokenizer.pad_id, np.int32)
-  text[: len(ids)] = ids
-  result = empty._replace(text=jnp.asarray(text))
+  result = empty._replace(text=jnp.asarray(world_text(config, tokenizer, world, cut)))
   if world.portrait is not None and config.layout.portrait:
     portrait = _encode_portrait(agent.video_vae, world.portrait)
     result = result._replace(portrait=portrait, portrait_valid=jnp.ones((), bool))
@@ -136,6 +127,19 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld, cu
     samples[: len(world.voice)] = world.voice[: len(samples)]
     result = result._replace(voice=_encode_voice(agent.audio_vae, samples), voice_valid=jnp.ones((), bool))
   return result
+
+
+def world_text(config: Config, tokenizer: TextTokenizer, world: SessionWorld, cut: bool = False) -> np.ndarray:
+  """The world's text as PAD-filled ids: int32 [layout.world_text]. Raises DataError when it is too long, or cuts it."""
+  capacity = config.layout.world_text
+  ids = tokenizer.encode(world.text()) if world.fields and capacity else []
+  if len(ids) > capacity and not cut:
+    raise DataError(
+      f"the world text has {len(ids)} tokens: this model takes {capacity} (layout.world_text); shorten the fields"
+    )
+  text = np.full(capacity, tokenizer.pad_id, np.int32)
+  text[: len(ids[:capacity])] = ids[:capacity]
+  return text
 
 
 @jax.jit

@@ -55,12 +55,12 @@ def write_world(folder: str | Path, world: World, media: MediaConfig) -> Path:
   return path
 
 
-def world_of(path: Path, value: Any, media: MediaConfig) -> World:
+def world_of(path: Path, value: Any, media: MediaConfig, most_pixels: int = MOST_PIXELS) -> World:
   """The World of a parsed JSON value; `path` stands in messages, and its folder is where files are."""
   fields, portrait, voice = check_world(path, value)
   return World(
     fields=fields,
-    portrait=None if portrait is None else load_portrait(portrait, media),
+    portrait=None if portrait is None else load_portrait(portrait, media, most_pixels),
     voice=None if voice is None else read_audio(voice, media, LONGEST_VOICE),
   )
 
@@ -143,14 +143,14 @@ def referred(path: Path, value: dict[str, Any], key: str) -> Path | None:
   return path.parent / name
 
 
-def load_portrait(path: str | Path, media: MediaConfig) -> np.ndarray:
+def load_portrait(path: str | Path, media: MediaConfig, most_pixels: int = MOST_PIXELS) -> np.ndarray:
   """A picture as uint8 [media.height, media.width, 3]; transparent parts are mid-grey. Raises MediaError."""
   if Path(path).exists() and not Path(path).is_file():
     raise MediaError(f"portrait {path} is not a file; give the path of a picture")
   try:
     with Image.open(path) as file:
-      if file.width * file.height > MOST_PIXELS:
-        raise MediaError(f"portrait {path} has {file.width} x {file.height} pixels: at most {MOST_PIXELS:,}; shrink it")
+      if file.width * file.height > most_pixels:
+        raise MediaError(f"portrait {path} has {file.width} x {file.height} pixels: at most {most_pixels:,}; shrink it")
       file.draft("RGB", (4 * media.width, 4 * media.height))  # JPEG only: decodes a large one small
       image = ImageOps.exif_transpose(file).convert("RGBA")
   except FileNotFoundError:

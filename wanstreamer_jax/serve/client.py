@@ -79,6 +79,7 @@ class Answer:
     self.log = SessionLog(folder / "units.jsonl", media)
     self.latencies: list[float] = []
     self.late = 0
+    self.shown = np.zeros((media.height, media.width, 3), np.uint8)
 
   async def run(self, socket: aiohttp.ClientWebSocketResponse) -> dict[str, float]:
     sender = asyncio.create_task(self._send(socket))
@@ -128,23 +129,31 @@ class Answer:
         part = protocol.unpack(message.data)
         if part.kind == protocol.SOUND:
           sound.append(part.samples)
+          if unit is not None and unit["heard"] is not None and sum(map(len, sound)) == media.samples:
+            self.latencies.append(1000 * (time.perf_counter() - unit["heard"]))
         else:
           pictures.append(decode_picture(part.payload, media.height, media.width))
       elif message.type is aiohttp.WSMsgType.TEXT:
         value = protocol.hear(message.data)
         if value["type"] == "unit":
+          if unit is not None:  # the server left pictures of it out
+            self._unit(unit, sound, pictures, writer)
+            sound, pictures = [], []
           unit = value
-          if value["heard"] is not None:
-            self.latencies.append(1000 * (time.perf_counter() - value["heard"]))
         elif value["type"] in ("ended", "error"):
           raise UserError(f"the server ended the conversation: {value.get('message')}")
       else:
         raise UserError("the connection was lost")
-      if unit is not None and sum(map(len, sound)) == media.samples and len(pictures) == media.frames:
-        self._unit(unit, np.concatenate(sound), np.stack(pictures), writer)
+      whole = sum(map(len, sound)) == media.samples and len(pictures) == media.frames
+      if unit is not None and whole:
+        self._unit(unit, sound, pictures, writer)
         unit, sound, pictures = None, [], []
 
-  def _unit(self, value: dict, audio: np.ndarray, video: np.ndarray, writer: MediaWriter) -> None:
+  def _unit(self, value: dict, sound: list[np.ndarray], pictures: list[np.ndarray], writer: MediaWriter) -> None:
+    media = self.media
+    audio = np.concatenate([*sound, np.zeros(media.samples, np.float32)])[: media.samples]
+    self.shown = pictures[-1] if pictures else self.shown
+    video = np.stack([*pictures, *[self.shown] * media.frames][: media.frames])
     writer.write(video, audio)
     index = len(self.log.rows)
     user = self.users[index] if index < len(self.users) else UserUnit(None, None)

@@ -5,6 +5,7 @@ seats' outboxes. The engine works in a thread of its own; everything else happen
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import secrets
@@ -24,6 +25,8 @@ from wanstreamer_jax.serve.request import Request
 
 BACK_WITHIN = 30.0  # seconds for which the place of somebody whose connection broke is kept
 log = logging.getLogger("wanstreamer")
+QUIET = 60.0  # seconds without a failure after which earlier ones are forgotten
+MOST_FAILURES = 3  # of the engine in a row, after which the server counts as broken
 LOST = 5  # units behind its clock after which the hall starts the clock anew instead of catching up
 
 
@@ -34,7 +37,15 @@ class SlotEngine(Protocol):
   slots: int
   overlaps: bool  # whether a unit may be thought while the one before is being answered
 
+  def check(self, request: Request) -> None:
+    """Raises DataError for a request that `join` would not take. From any thread."""
+    ...
+
   def join(self, slot: int, request: Request) -> None: ...
+
+  def reset(self) -> None:
+    """After an error in a step: all sessions are gone, the engine goes on."""
+    ...
 
   def commit(self) -> None: ...
 
@@ -155,6 +166,15 @@ class Hall:
     self, request: Request, source: Source, deliver: Callable[[Served], Any], failed: Callable[[str], Any]
   ) -> Seat:
     """A seat from the next unit on. Raises Full."""
+    slot = self.check_room()
+    seat = Seat(slot, secrets.token_urlsafe(12), source, deliver, failed, time.monotonic())
+    self.seats[slot] = seat
+    self._joins.append((seat, request))
+    self.figures.joined += 1
+    return seat
+
+  def check_room(self) -> int:
+    """A free slot. Raises Full, or UserError when nobody can be served any more."""
     if self.broken:
       raise UserError("the server broke and has to be started again")
     slot = next((index for index, seat in enumerate(self.seats) if seat is None), None)
@@ -162,11 +182,7 @@ class Hall:
       self.figures.refused += 1
       free_at = min(self._until(seat) for seat in self.seats if seat is not None)
       raise Full(max(5.0, min(60.0, free_at - time.monotonic())))
-    seat = Seat(slot, secrets.token_urlsafe(12), source, deliver, failed, time.monotonic())
-    self.seats[slot] = seat
-    self._joins.append((seat, request))
-    self.figures.joined += 1
-    return seat
+    return slot
 
   def seat(self, token: str) -> Seat | None:
     """Whose session has that token."""
@@ -200,15 +216,38 @@ class Hall:
       self.seats[seat.slot] = None
 
   async def _run(self) -> None:
-    try:
-      await self._serve()
-    except Exception:  # a defect, or the device is lost: nobody may be left hanging
-      log.exception("the engine broke")
-      self.broken = True
-      for seat in self.seats:
-        if seat is not None:
-          self.leave(seat)
-          seat.failed("the server broke and has to be started again")
+    failures = 0
+    while not self._stopping and not self.broken:
+      begin = time.monotonic()
+      try:
+        await self._serve()
+      except Exception:  # a defect, or the device is lost: nobody may be left hanging
+        log.exception("the engine failed")
+        failures = failures + 1 if time.monotonic() - begin < QUIET else 1
+        self.broken = failures == MOST_FAILURES
+        for seat in filter(None, list(self.seats)):
+          self._evict(seat, "the server failed in the middle of this session; please start again")
+        if not self.broken:
+          await asyncio.get_running_loop().run_in_executor(self._thinker, self.engine.reset)
+
+  def _evict(self, seat: Seat, reason: str) -> None:
+    """Ends one session; whatever that raises, the others go on."""
+    self.figures.evicted += 1
+    self.leave(seat)
+    log.warning("evicted", extra={"slot": seat.slot})
+    with contextlib.suppress(Exception):
+      seat.failed(reason)
+
+  def _each(self, seats: Sequence[Seat], what: Callable[[Seat], Any]) -> dict[int, Any]:
+    """Results by slot; who raises is evicted."""
+    found = {}
+    for seat in seats:
+      try:
+        found[seat.slot] = what(seat)
+      except Exception:
+        log.exception("a session failed")
+        self._evict(seat, "this session broke and was ended; please start again")
+    return found
 
   async def _serve(self) -> None:
     loop, unit_s = asyncio.get_running_loop(), self.media.unit_ms / 1000
@@ -219,11 +258,13 @@ class Hall:
       if answering is not None and joins:
         await answering  # a slot changes hands between units
         answering = None
-      await loop.run_in_executor(self._thinker, self._prepare, joins)
+      for seat, reason in await loop.run_in_executor(self._thinker, self._prepare, joins):
+        self._evict(seat, reason)
       await asyncio.sleep(max(0.0, due - loop.time()))
       taken = time.perf_counter()
       present = [seat for seat in self.seats if seat is not None and seat.ready]
-      inputs = {seat.slot: seat.source.take() for seat in present}
+      inputs = self._each(present, lambda seat: seat.source.take())
+      present = [seat for seat in present if seat.slot in inputs]
       if present:
         thought = await loop.run_in_executor(self._thinker, self._think, inputs)
         before, answering = answering, asyncio.create_task(self._answer(thought, present, inputs, taken, due + unit_s))
@@ -249,15 +290,23 @@ class Hall:
     joins, self._joins = self._joins, []
     return [join for join in joins if self.seats[join[0].slot] is join[0]]
 
-  def _prepare(self, joins: list[tuple[Seat, Request]]) -> None:
-    """In the thinker's thread, while the next unit is awaited."""
+  def _prepare(self, joins: list[tuple[Seat, Request]]) -> list[tuple[Seat, str]]:
+    """In the thinker's thread, while the next unit is awaited. Returns who cannot go on, and why."""
+    failed = []
     for seat, request in joins:
-      self.engine.join(seat.slot, request)
-      seat.ready = True
+      try:
+        self.engine.join(seat.slot, request)
+        seat.ready = True
+      except UserError as error:
+        failed.append((seat, str(error)))
     self.engine.commit()
-    for place in self.seats:
-      if place is not None:
+    for place in filter(None, list(self.seats)):
+      try:
         place.source.prepare()
+      except Exception:
+        log.exception("a session failed")
+        failed.append((place, "this session broke and was ended; please start again"))
+    return failed
 
   def _think(self, inputs: dict[int, Input]) -> Any:
     """In the thinker's thread."""
@@ -267,15 +316,11 @@ class Hall:
 
   def _deliver(self, present: list[Seat], inputs: dict[int, Input], answers: list[AgentUnit | None], waited: float,
                late: bool) -> None:  # fmt: skip
-    for seat in present:
-      if self.seats[seat.slot] is not seat:  # left meanwhile
-        continue
+    def one(seat: Seat) -> None:
       answer = answers[seat.slot]
       if answer is None or not np.isfinite(answer.audio).all():
-        self.figures.evicted += 1
-        self.leave(seat)
-        seat.failed("this session broke and was ended; please start again")
-        continue
+        self._evict(seat, "this session broke and was ended; please start again")
+        return
       user, typed, heard = inputs[seat.slot]
       seat.source.hear(answer.audio)
       seat.deliver(Served(seat.unit, answer, user, typed, heard, waited, late))
@@ -283,3 +328,5 @@ class Hall:
       if time.monotonic() > self._until(seat):
         self.leave(seat)
         seat.failed("the longest session of this server is over; please start again")
+
+    self._each([seat for seat in present if self.seats[seat.slot] is seat], one)  # the others left meanwhile

@@ -14,6 +14,7 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import UserUnit
 
 SLACK = 0.08  # seconds of sound beyond a unit that may wait; more is dropped down to half of it
+JUMP = 0.02  # seconds between a message's time and what those before it say, from where on it is believed
 MARGIN = 0.02  # seconds of sound that may always wait: a message
 PATIENCE = 16  # units after which sound that waited through all of them is dropped
 GONE = 6  # units without anything new after which a microphone or camera counts as switched off
@@ -39,8 +40,9 @@ class Inbox:
 
   def sound(self, samples: np.ndarray, time: float) -> None:
     """Samples float32 captured from `time` on (the visitor's clock, seconds)."""
-    if self._clock is None or not len(self._sound):
-      self._clock = time
+    begin = time - len(self._sound) / self.media.sample_rate
+    if self._clock is None or abs(self._clock - begin) > JUMP:
+      self._clock = begin  # clocks drift and jump: the newest message is right
     self._sound = np.concatenate([self._sound, samples])
     self._silent = 0
 

@@ -10,16 +10,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wanstreamer_jax.errors import DataError
 
-LARGEST_SIDE = 4096  # pixels
+LARGEST_SIDE = 1280  # pixels
 QUALITY = 88  # of JPEG
 BITS = 4.0  # of VP8, per pixel and second
 SWIFT = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "error-resilient": "1"}
 
 
 def decode_picture(data: bytes, height: int, width: int) -> np.ndarray:
-  """A JPEG (or any other image) as uint8 [height, width, 3], cropped at the centre and scaled. Raises DataError."""
+  """A JPEG as uint8 [height, width, 3], cropped at the centre and scaled. Raises DataError."""
   try:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
       if max(image.size) > LARGEST_SIDE:
         raise DataError(f"a picture of {image.width} x {image.height} pixels: at most {LARGEST_SIDE} a side")
       image.draft("RGB", (2 * width, 2 * height))
@@ -89,9 +89,13 @@ class VP8Decoder:
   def __init__(self, height: int, width: int):
     self.height, self.width = height, width
     self._context = av.CodecContext.create("vp8", "r")
+    self._begun = False
 
   def __call__(self, data: bytes) -> np.ndarray | None:
     """uint8 [height, width, 3], cropped and scaled; None when nothing can be shown yet. Raises DataError."""
+    self._begun = self._begun or data[0] & 1 == 0
+    if not self._begun:
+      return None
     if data[0] & 1 == 0 and len(data) >= 10:  # a key frame tells its size: refuse it before decoding
       sides = [int.from_bytes(data[i : i + 2], "little") & 0x3FFF for i in (6, 8)]
       if max(sides) > LARGEST_SIDE:

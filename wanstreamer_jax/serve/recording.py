@@ -21,6 +21,7 @@ from wanstreamer_jax.serve.hall import Served
 from wanstreamer_jax.serve.report import SessionLog, write_vtt
 
 KEPT = 600.0  # seconds
+MOST_WAITING = 200  # units that wait for the disk; more are left out
 FILES = ("conversation.mp4", "agent.mp4", "user.mp4", "agent.vtt", "units.jsonl")
 
 
@@ -35,12 +36,24 @@ class Recording:
     self._films = {side: MediaWriter(self.folder / f"{side}.mp4", media) for side in ("user", "agent")}
     self._log = SessionLog(self.folder / "units.jsonl", media)
     self._done: asyncio.Future[Path] | None = None
+    self._broken: Exception | None = None  # why nothing is written any more
+    self._waiting = 0
 
   def add(self, served: Served) -> None:
-    if self._done is None:
+    if self._done is None and self._waiting < MOST_WAITING:
+      self._waiting += 1
       self._thread.submit(self._add, served)
 
   def _add(self, served: Served) -> None:
+    self._waiting -= 1
+    if self._broken is not None:
+      return
+    try:
+      self._write(served)
+    except (MediaError, OSError) as error:
+      self._broken = error
+
+  def _write(self, served: Served) -> None:
     user, answer, media = served.user, served.answer, self.media
     shape = (media.frames, media.height, media.width, 3)
     video = np.zeros(shape, np.uint8) if user.video is None else user.video
@@ -58,6 +71,8 @@ class Recording:
 
   def _finish(self) -> Path:
     self._log.close()
+    if self._broken is not None:
+      raise MediaError(f"the recording could not be written: {self._broken}")
     if not self._log.rows:
       raise MediaError("nothing was recorded: the conversation ended before its first unit")
     for film in self._films.values():
@@ -75,5 +90,6 @@ class Recording:
 
   def delete(self) -> None:
     """Nothing of it is left."""
-    self._thread.shutdown(wait=False, cancel_futures=True)
-    shutil.rmtree(self.folder, ignore_errors=True)
+    self._done = self._done or asyncio.Future()  # nothing is added any more
+    self._thread.submit(shutil.rmtree, self.folder, ignore_errors=True)  # behind what is being written
+    self._thread.shutdown(wait=False)

@@ -4,11 +4,11 @@ One event loop, one engine thread (`hall.py`). A conversation is one WebSocket t
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import hmac
 import json
 import logging
+import signal
 import socket
 import ssl
 import time
@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import CheckpointError, DataError, UserError
+from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import protocol, restart
 from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.hall import Hall, SlotEngine
@@ -30,6 +30,8 @@ from wanstreamer_jax.serve.metrics import Metrics
 from wanstreamer_jax.serve.recording import KEPT, Recording
 from wanstreamer_jax.serve.visit import Visit
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NOTICE = 3.0  # seconds for a last message
 PAGE = Path(__file__).parent / "page"
 log = logging.getLogger("wanstreamer")
 
@@ -59,7 +61,7 @@ class ServeOptions:
 
   def check(self) -> None:
     """Raises UserError for what must not be served."""
-    if not self.token and self.host not in ("127.0.0.1", "localhost", "::1"):
+    if not self.token and self.host not in LOOPBACK:
       raise UserError(f"--host {self.host} is open to others: give --token, which visitors must know")
     if bool(self.certificate) != bool(self.key):
       raise UserError("--certificate and --key come together: give both files or none")
@@ -71,15 +73,16 @@ class Server:
   def __init__(self, engine: SlotEngine, options: ServeOptions):
     options.check()
     self.options, self.hall, self.world = options, Hall(engine, options.longest), options.world
-    self.sockets: set[web.WebSocketResponse] = set()
+    self.sockets: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
     self.metrics = Metrics(self.hall)
     self.recordings: dict[str, Recording] = {}  # by session
     self.draining = False
+    self.voice, self.reading = options.voice, asyncio.Semaphore(2)
 
   def app(self) -> web.Application:
     app = web.Application(client_max_size=protocol.LARGEST_MESSAGE)
     app.cleanup_ctx.append(self._hall)
-    app.on_shutdown.append(self._drain)
+    app.on_shutdown.append(self._end)
     app.router.add_get("/", self._page)
     app.router.add_get("/about", self._about)
     app.router.add_get("/live", self._live)
@@ -102,7 +105,7 @@ class Server:
     if self.options.state is not None:
       try:
         log.info("restored", extra={"sessions": restart.restore(self.hall, self.options.state, self.source)})
-      except CheckpointError as error:
+      except UserError as error:
         log.warning(str(error))
     sweeping = asyncio.create_task(self._sweep())
     async with self.hall:
@@ -123,29 +126,39 @@ class Server:
           del ended[session]
       await asyncio.sleep(KEPT / 20)
 
-  async def _drain(self, app: web.Application) -> None:
-    """Nobody new; those who are here may end what they say, or come back after a restart that keeps their sessions."""
+  async def drain(self) -> None:
+    """Nobody new; those who are here may end what they say. With `state` their sessions go on after the restart."""
+    self.draining = True
+    if self.options.state is None and self.options.drain:
+      notice = protocol.say("draining", seconds=self.options.drain)
+      await self._tell(notice)
+      deadline = time.monotonic() + self.options.drain
+      while self.hall.free < self.hall.engine.slots and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+
+  async def _end(self, app: web.Application) -> None:
+    """Tells everybody, and closes."""
     self.draining = True
     if self.options.state is not None:
       last = protocol.say("restarting", message="the server restarts; one moment, please")
     else:
       last = protocol.say("ended", message="the server is going down; please come back in a minute")
-      await self._wait_for_goodbyes()
+    await self._tell(last, close=True)
 
-    async def end(socket: web.WebSocketResponse) -> None:
-      with contextlib.suppress(ConnectionError):
-        await socket.send_str(last)
-        await socket.close()
+  async def _tell(self, message: str, close: bool = False) -> None:
+    """Says something to all; who does not read is not waited for."""
 
-    await asyncio.gather(*map(end, list(self.sockets)))
+    async def one(socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
+      try:
+        async with asyncio.timeout(NOTICE):
+          await socket.send_str(message)
+          if close:
+            await socket.close()
+      except (ConnectionError, TimeoutError):
+        if close and transport is not None:
+          transport.abort()
 
-  async def _wait_for_goodbyes(self) -> None:
-    deadline = time.monotonic() + self.options.drain
-    notice = protocol.say("draining", seconds=self.options.drain)
-    if self.options.drain:
-      await asyncio.gather(*(socket.send_str(notice) for socket in self.sockets), return_exceptions=True)
-    while self.hall.free < self.hall.engine.slots and time.monotonic() < deadline:
-      await asyncio.sleep(0.1)
+    await asyncio.gather(*(one(*pair) for pair in list(self.sockets.items())))
 
   async def _page(self, request: web.Request) -> web.StreamResponse:
     return web.FileResponse(PAGE / "index.html")
@@ -160,11 +173,11 @@ class Server:
     self._admit(request)
     socket = web.WebSocketResponse(max_msg_size=protocol.LARGEST_MESSAGE, compress=False, heartbeat=20.0, timeout=2.0)
     await socket.prepare(request)
-    self.sockets.add(socket)
+    self.sockets[socket] = request.transport
     try:
       await Visit(self, socket, request.transport).run()
     finally:
-      self.sockets.discard(socket)
+      self.sockets.pop(socket, None)
       await socket.close()
     return socket
 
@@ -184,6 +197,8 @@ class Server:
 
   def _admit(self, request: web.Request) -> None:
     """Raises 403 for a page of somebody else or without the token, 503 while going down."""
+    if not self.options.token and request.url.host not in LOOPBACK:  # a foreign name that leads here
+      raise web.HTTPForbidden(text=f"{request.url.host} is not this machine's own name: open http://127.0.0.1")
     origin = request.headers.get("Origin")
     own = (f"http://{request.host}", f"https://{request.host}")
     if origin is not None and origin not in (*own, *self.options.origins):
@@ -191,8 +206,6 @@ class Server:
     given = request.query.get("token", "")
     if self.options.token and not hmac.compare_digest(given.encode(), self.options.token.encode()):
       raise web.HTTPForbidden(text="a token is needed: open the address with ?token=... at its end")
-    if self.draining:
-      raise web.HTTPServiceUnavailable(text="going down")
 
   async def _health(self, request: web.Request) -> web.Response:
     status = "broken" if self.hall.broken else "draining" if self.draining else "ok"
@@ -236,7 +249,23 @@ def serve(engine: SlotEngine, options: ServeOptions, listening: socket.socket, c
   host = f"[{options.host}]" if ":" in options.host else options.host
   ending = f"/?token={urllib.parse.quote(options.token, safe='')}" if options.token else "/"
   print(f"open {'https' if context else 'http'}://{host}:{listening.getsockname()[1]}{ending}", flush=True)
-  web.run_app(server.app(), sock=listening, ssl_context=context, print=None, access_log=None)
+  app = server.app()
+
+  async def on_terminate(app: web.Application) -> None:
+    """SIGTERM waits for conversations while the server still answers; then aiohttp goes down as for Ctrl-C."""
+    loop = asyncio.get_running_loop()
+
+    def go() -> None:
+      raise web.GracefulExit
+
+    def terminate() -> None:
+      task = asyncio.ensure_future(server.drain())
+      task.add_done_callback(lambda _: loop.call_soon(go))
+
+    loop.call_soon(lambda: loop.add_signal_handler(signal.SIGTERM, terminate))
+
+  app.on_startup.append(on_terminate)
+  web.run_app(app, sock=listening, ssl_context=context, print=None, access_log=None)
 
 
 def structured_logs() -> None:
@@ -246,6 +275,8 @@ def structured_logs() -> None:
     def format(self, record: logging.LogRecord) -> str:
       value = {"time": round(record.created, 3), "level": record.levelname.lower(), "event": record.getMessage()}
       value |= {name: getattr(record, name) for name in ("slot", "free", "sessions") if hasattr(record, name)}
+      if record.exc_info:
+        value["error"] = self.formatException(record.exc_info)
       return json.dumps(value)
 
   handler = logging.StreamHandler()

@@ -119,8 +119,8 @@ class SlotEngine:
     self.programs = programs(capacity)
     start = functools.partial(rollout.start_session, capacity=capacity)
     empty = jax.eval_shape(start, agent, jax.random.PRNGKey(0), self._world(World()))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), empty)
-    self.states, self.decoders = split(zeros)
+    self._empty = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), empty)
+    self.states, self.decoders = split(self._zeros())
     self.overlaps = placement != "fused" and agent.config.layout.commit_delay == 2
     self._made: list[tuple[jax.Array, Latents]] = []  # units whose latents `states` does not know yet
     self.performer = make_performer(placement, agent, self.states, performers)
@@ -128,11 +128,28 @@ class SlotEngine:
     self.spans: list[Span] | None = None  # a list here is filled with what ran when
     self._committed = Clock()
 
+  def _zeros(self) -> SessionState:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._empty)
+
+  def reset(self) -> None:
+    """After an error in a step, which may have taken the states with it: all sessions are gone."""
+    self.states, self.decoders = split(self._zeros())
+    self.performer.restore(self.states)
+    self._made, self._committed = [], Clock()
+
   def prepare(self) -> None:
-    """Compiles everything, by serving a silent unit to nobody."""
+    """Compiles everything, by serving silent units to nobody who has a portrait and a voice."""
+    media = self.media
+    portrait = np.zeros((media.height, media.width, 3), np.uint8)
+    world = World(portrait=portrait, voice=np.zeros(media.samples, np.float32))
     for slot in range(self.slots):
-      self.join(slot, Request())
-    self.step([None] * self.slots, [[]] * self.slots)
+      self.join(slot, Request(world))
+    for _ in range(2):  # the second one remembers the first
+      self.step([None] * self.slots, [[]] * self.slots)
+
+  def check(self, request: Request) -> None:
+    """Raises DataError when the request's world is more than the model takes."""
+    agent_io.world_text(self.agent.config, self.tokenizer, request.world)
 
   def measure(self, units: int = 30) -> list[dict[str, float]]:
     """Milliseconds of every phase of some units with all slots taken, after `prepare`; sessions are lost."""

@@ -8,7 +8,6 @@ import dataclasses
 import logging
 import secrets
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +18,14 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data import world_file
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import DataError, UserError
+from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.perception.text import is_one_line
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.echo import EchoMeter
 from wanstreamer_jax.serve.hall import Full, Hall, Seat, Served
 from wanstreamer_jax.serve.inbox import Inbox
+from wanstreamer_jax.serve.limit import Bucket
 from wanstreamer_jax.serve.metrics import Metrics
 from wanstreamer_jax.serve.picture import JPEGEncoder, PictureEncoder, VP8Decoder, VP8Encoder, decode_picture
 from wanstreamer_jax.serve.recording import Recording
@@ -32,11 +33,13 @@ from wanstreamer_jax.serve.report import PHASES
 from wanstreamer_jax.serve.request import LARGEST_SEED, Request
 
 HELLO_WITHIN = 10.0  # seconds
-SLOW = 256 * 1024  # bytes that wait for a visitor; above it pictures are dropped
-STUCK = 2 * 1024 * 1024  # above it the visitor is sent away
+SLOW = 3  # units that wait for a visitor; from there on pictures are left out
+STUCK = 16  # from there on the visitor is sent away
 GOODBYE = (1000, 1001)  # how a WebSocket is closed on purpose: by the page, or with its tab
 PART = 0.02  # seconds of sound in one message
-MOST_MESSAGES = 250  # a second
+MESSAGES = (250, 2500)  # a second, and at once; more are dropped
+TEXTS = (1, 5)
+MOST_PIXELS = 4_000_000  # of a visitor's portrait
 LONGEST_TYPED = 500
 log = logging.getLogger("wanstreamer")
 
@@ -49,6 +52,8 @@ class House(Protocol):
   recordings: dict[str, Recording]
   draining: bool
   metrics: Metrics
+  voice: bool
+  reading: asyncio.Semaphore
 
   def source(self, watch: bool, seed: int) -> Inbox | DrawnUser: ...
 
@@ -64,7 +69,9 @@ class Visit:
     self.kind = protocol.JPEG  # of pictures to the visitor
     self.encoders: dict[bool, PictureEncoder] = {}  # of the agent's side, and (True) of the user's who is watched
     self.decoder: VP8Decoder | None = None  # of a visitor who sends VP8
-    self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue(16)
+    self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue()
+    self.messages, self.texts = Bucket(*MESSAGES), Bucket(*TEXTS)
+    self.pictures = Bucket(2 * house.hall.media.fps, 2 * house.hall.media.fps)
     self.speaking = False
     self.echo = EchoMeter(house.hall.media)
     self.peer: Any = None  # a webrtc.Peer: sound and pictures take that way
@@ -77,7 +84,7 @@ class Visit:
     except Full as full:
       await self._say("full", retry_after=full.retry_after, message=str(full))
       return
-    except UserError as error:
+    except (UserError, ValueError, OverflowError) as error:
       await self._say("error", message=str(error))
       return
     assert self.seat is not None
@@ -111,6 +118,8 @@ class Visit:
         f"{protocol.VERSION} only"
       )
     hall, media = self.house.hall, self.house.hall.media
+    if self.house.draining and "session" not in hello:
+      raise DataError("the server is going down; please come back in a minute")
     if "session" in hello:
       seat = hall.come_back(str(hello["session"]), self._deliver, self._failed)
       assert isinstance(seat.source, Inbox | DrawnUser)
@@ -129,32 +138,39 @@ class Visit:
 
   async def _join(self, hello: dict[str, Any]) -> Seat:
     house, media = self.house, self.house.hall.media
+    house.hall.check_room()
+    async with house.reading:  # portraits take memory
+      world = await asyncio.to_thread(world_of, hello, house.world, media, house.voice)
     request = Request(
-      await asyncio.to_thread(world_of, hello, house.world, media),
-      hello.get("seed", secrets.randbelow(LARGEST_SEED)), hello.get("temperature", 0.0), hello.get("pad_bias", 0.0),
-    )  # fmt: skip
+      world,
+      hello.get("seed", secrets.randbelow(LARGEST_SEED)),
+      hello.get("temperature", 0.0),
+      hello.get("pad_bias", 0.0),
+    )
+    await asyncio.to_thread(house.hall.engine.check, request)
     self.source = house.source(bool(hello.get("watch", False)), request.seed)
-    seat = house.hall.join(request, self.source, self._deliver, self._failed)
-    if hello.get("record", False):
-      self.recording = house.recordings[seat.token] = Recording(media)
+    self.recording = Recording(media) if hello.get("record", False) else None
+    try:
+      seat = house.hall.join(request, self.source, self._deliver, self._failed)
+    except UserError:
+      if self.recording is not None:
+        self.recording.delete()
+      raise
+    if self.recording is not None:
+      house.recordings[seat.token] = self.recording
     return seat
 
   async def _receive(self) -> bool:
     """Until it ends. Whether the conversation is over, rather than the connection broken."""
-    window, count = time.monotonic(), 0
     async for message in self.socket:
-      count += 1
-      if time.monotonic() - window > 1.0:
-        window, count = time.monotonic(), 0
-      if count > MOST_MESSAGES:
-        await self._say("error", message=f"more than {MOST_MESSAGES} messages a second")
-        return True
+      if not self.messages.take():
+        continue
       try:
         if message.type is WSMsgType.BINARY:
           self._media(protocol.unpack(message.data))
         elif message.type is WSMsgType.TEXT and not await self._text(protocol.hear(message.data)):
           return True
-      except DataError as error:
+      except (DataError, ValueError, OverflowError) as error:
         await self._say("error", message=str(error))
         return True
     return not self.house.draining and self.socket.close_code in GOODBYE
@@ -164,7 +180,7 @@ class Visit:
       raise DataError("who watches may type, but sends no sound and no picture")
     if media.kind == protocol.SOUND:
       self.source.sound(media.samples, media.time)
-    else:
+    elif self.pictures.take():
       size = self.house.hall.media
       if media.kind == protocol.JPEG:
         picture: np.ndarray | None = decode_picture(media.payload, size.height, size.width)
@@ -180,6 +196,8 @@ class Visit:
       text = value.get("text")
       if not isinstance(text, str) or not 0 < len(text) <= LONGEST_TYPED or not is_one_line(text):
         raise DataError(f"a text of 1 to {LONGEST_TYPED} printable characters was expected")
+      if not self.texts.take():
+        return True
       self.source.text(text)
     elif value["type"] == "ping":
       await self._say("pong", time=value.get("time"))
@@ -209,16 +227,18 @@ class Visit:
   def _deliver(self, served: Served) -> None:
     """Called by the hall; must not wait."""
     answer, media = served.answer, self.house.hall.media
-    waiting = self.transport.get_write_buffer_size() if self.transport is not None else 0
     self.house.metrics.unit(served)
     if self.recording is not None:
       self.recording.add(served)
-    if waiting > STUCK or self.outgoing.full():
+    waiting = self.outgoing.qsize()
+    if waiting >= STUCK:
       self._failed("the connection is too slow for this conversation")
       return
     messages: list[str | bytes] = []
     start = served.unit * media.unit_ms / 1000
-    if self.speaking and not answer.speaking:
+    user = served.user
+    interrupted = user.audio is not None and is_loud(user.audio)
+    if self.speaking and not answer.speaking and interrupted:
       messages.append(protocol.say("quiet", unit=served.unit))
       if self.peer is not None:
         self.peer.playout.hush()
@@ -235,7 +255,6 @@ class Visit:
       self.outgoing.put_nowait(messages)
       return
     sides = [(False, answer.audio, answer.video)]
-    user = served.user
     if isinstance(self.source, DrawnUser) and user.audio is not None and user.video is not None:
       sides.insert(0, (True, user.audio, user.video))  # who is watched comes first
     size = round(PART * media.sample_rate)
@@ -245,7 +264,7 @@ class Visit:
         messages.append(protocol.sound(part, start + first / media.sample_rate, served.unit, users).pack())
     for users, _, video in sides:
       encode = self._encoder(users)
-      if waiting > SLOW:
+      if waiting >= SLOW:
         encode.restart()
         self.house.metrics.pictures_dropped(len(video))
         continue
@@ -265,7 +284,7 @@ class Visit:
     """The hall (or a slow line) ends the conversation."""
     if self.seat is not None:
       self.house.hall.leave(self.seat)
-    while self.outgoing.full():
+    while not self.outgoing.empty():
       self.outgoing.get_nowait()
     self.outgoing.put_nowait([protocol.say("ended", message=reason)])
     self.outgoing.put_nowait(None)
@@ -282,19 +301,22 @@ class Visit:
       await self.socket.send_str(protocol.say(type, **values))
 
 
-def world_of(hello: dict[str, Any], default: World, media: MediaConfig) -> World:
+def world_of(hello: dict[str, Any], default: World, media: MediaConfig, voice: bool = True) -> World:
   """What a visitor asks the agent to be; what it does not say is the server's own. Raises UserError."""
   asked = hello.get("world") or {}
   if not isinstance(asked, dict):
     raise DataError('"world" must be an object')
   with tempfile.TemporaryDirectory(prefix="wanstreamer-") as folder:
-    value: dict[str, Any] = {"fields": asked.get("fields") or default.fields}
+    fields = asked.get("fields") or {}
+    value: dict[str, Any] = {"fields": {**default.fields, **fields} if isinstance(fields, dict) else fields}
+    if asked.get("voice") and not voice:
+      raise DataError("this agent heeds no voice sample: leave it out")
     for name in ("portrait", "voice"):
       if asked.get(name):
         value[name] = f"sent.{name}"
         (Path(folder) / value[name]).write_bytes(from_base64(asked[name], name))
     try:
-      world = world_file.world_of(Path(folder) / "hello", value, media)
+      world = world_file.world_of(Path(folder) / "hello", value, media, MOST_PIXELS)
     except UserError as error:
       raise DataError(str(error).replace(f"{folder}/", "")) from error
   given = {name: getattr(world, name) for name in value}

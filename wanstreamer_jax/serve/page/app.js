@@ -5,6 +5,7 @@ const VERSION = 1, SOUND = 1, JPEG = 2, VP8 = 3, HEADER = 16, KEY = 1, USERS = 2
 const now = () => performance.now() / 1000;
 
 let live = null;  // the running conversation
+let starting = false;
 let knowsVP8 = false;  // else pictures are JPEG
 
 async function askCodecs() {
@@ -17,6 +18,7 @@ class Conversation {
   constructor(welcome, socket, context) {
     Object.assign(this, {welcome, socket, context, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
     this.words = [];
+    this.peers = [];
     this.decoders = [null, null];  // of the agent's and the user's pictures
     this.roundTrip = this.latency = this.offset = this.waiting = this.flush = null;
   }
@@ -25,13 +27,14 @@ class Conversation {
     await this.context.audioWorklet.addModule("/page/worklets.js");
     this.playout = new AudioWorkletNode(this.context, "playout", {numberOfInputs: 0, outputChannelCount: [1]});
     this.playout.port.onmessage = ({data}) => this.played(data);
-    await this.speaker(this.playout);
+    if (stream) await this.speaker(this.playout);
+    else this.playout.connect(this.context.destination);  // nobody listens, so nothing has to be cancelled
     if (stream && new URLSearchParams(location.search).has("webrtc")) await this.connect(stream);
     else {
       if (stream?.getAudioTracks().length) this.listen(stream);
       if (stream?.getVideoTracks().length) this.look(stream);
     }
-    this.pinging = setInterval(() => this.say({type: "ping", time: now()}), 1000);
+    this.pinging = setInterval(() => { this.say({type: "ping", time: now()}); this.measureLoop(); }, 1000);
     this.showing = setInterval(() => showFigures(this), 500);
   }
 
@@ -65,13 +68,16 @@ class Conversation {
     const target = this.context.createMediaStreamDestination();
     node.connect(target);
     const [near, far] = [new RTCPeerConnection(), new RTCPeerConnection()];
-    this.peers = [near, far];
+    this.peers.push(near, far);
     near.onicecandidate = ({candidate}) => candidate && far.addIceCandidate(candidate);
     far.onicecandidate = ({candidate}) => candidate && near.addIceCandidate(candidate);
     const sound = new Audio();
     const connected = new Promise((resolve) => {
       far.ontrack = ({streams}) => { sound.srcObject = streams[0]; };
-      far.onconnectionstatechange = () => far.connectionState === "connected" && resolve(true);
+      far.onconnectionstatechange = () => {
+        if (far.connectionState === "connected") resolve(true);
+        if (far.connectionState === "failed") node.connect(this.context.destination);  // the network changed
+      };
       setTimeout(() => resolve(false), 1500);
     });
     near.addTrack(target.stream.getAudioTracks()[0], target.stream);
@@ -79,9 +85,22 @@ class Conversation {
     await far.setRemoteDescription(near.localDescription);
     await far.setLocalDescription();
     await near.setRemoteDescription(far.localDescription);
-    if (await connected) await sound.play();
-    else node.connect(this.context.destination);  // no loop here: headphones help
+    const played = (await connected) && (await sound.play().then(() => true, () => false));
+    if (!played) node.connect(this.context.destination);  // no loop here: headphones help
     this.sound = sound;
+    if (played) this.far = far;
+  }
+
+  // How long the sound takes behind the worklet: through the loop and out of the machine.
+  async measureLoop() {
+    let loop = this.context.outputLatency || 0;
+    for (const report of this.far ? (await this.far.getStats()).values() : []) {
+      if (report.type !== "inbound-rtp" || report.kind !== "audio") continue;
+      const [delay, count] = [report.jitterBufferDelay, report.jitterBufferEmittedCount];
+      if (this.emitted !== undefined && count > this.emitted) loop += (delay - this.delayed) / (count - this.emitted);
+      [this.delayed, this.emitted] = [delay, count];
+    }
+    this.loop = loop;
   }
 
   listen(stream) {
@@ -91,7 +110,7 @@ class Conversation {
     this.capture.port.onmessage = ({data}) => {
       const length = data.length / this.welcome.sample_rate, arrived = now() - length;
       clock = clock === null || Math.abs(arrived - clock) > 0.05 ? arrived : clock;
-      if (!this.muted) this.send(SOUND, clock, Int16Array.from(data, (x) => 32767 * Math.max(-1, Math.min(1, x))).buffer);
+      if (!this.muted && this.socket.bufferedAmount < 100000) this.send(SOUND, clock, Int16Array.from(data, (x) => 32767 * Math.max(-1, Math.min(1, x))).buffer);
       clock += length;
     };
   }
@@ -172,6 +191,7 @@ class Conversation {
 
   hear(value) {
     if (value.type === "unit") {
+      if (this.units.size > 50) this.units.clear();
       this.units.set(value.unit, value);
       this.last = value;
       this.count++;
@@ -183,7 +203,8 @@ class Conversation {
       if (!this.beside) this.playout.port.postMessage("flush");
     } else if (value.type === "echo") {
       this.echo = value.level_db;
-      if (value.level_db > -30) trouble("The agent hears itself through your microphone: headphones help.");
+      if (value.level_db > -30 && !this.warned) trouble("The agent hears itself through your microphone: headphones help.");
+      this.warned = true;
     } else if (value.type === "answer") {
       this.peer.setRemoteDescription({type: "answer", sdp: value.sdp});
     } else if (value.type === "pong") {
@@ -212,10 +233,12 @@ class Conversation {
   }
 
   // The audio clock leads: pictures are shown when their time is heard.
-  played({time, waiting, underrun, flushed}) {
+  played({time: rendered, waiting, underrun, flushed}) {
+    const time = rendered - (this.loop ?? 0);
     if (flushed) { this.flush = now() - this.quietAt; return; }
     if (underrun) { this.underruns++; return; }
     this.waiting = waiting;
+    while (this.pictures.length > 100) this.pictures.shift().picture.close();
     const due = this.pictures.filter((item) => item.time <= time + 0.005);
     this.pictures = this.pictures.filter((item) => item.time > time + 0.005);
     for (const users of [false, true]) {
@@ -237,6 +260,8 @@ class Conversation {
   }
 
   end() {
+    for (const {picture} of this.pictures) picture.close();
+    this.pictures = [];
     for (const timer of [this.pinging, this.showing, this.looking]) clearInterval(timer);
     for (const peer of this.peers ?? []) peer.close();
     for (const codec of [this.encoder, ...this.decoders]) if (codec?.state === "configured") codec.close();
@@ -278,6 +303,14 @@ async function devices() {
 
 function pictureKinds() { return knowsVP8 ? ["vp8", "jpeg"] : ["jpeg"]; }
 
+// A photo as small as the server wants it.
+async function shrunk(file) {
+  const photo = await createImageBitmap(file), scale = Math.min(1, 512 / Math.max(photo.width, photo.height));
+  const canvas = new OffscreenCanvas(Math.max(1, photo.width * scale), Math.max(1, photo.height * scale));
+  canvas.getContext("2d").drawImage(photo, 0, 0, canvas.width, canvas.height);
+  return canvas.convertToBlob({type: "image/jpeg", quality: 0.9});
+}
+
 async function base64(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   let text = "";
@@ -289,7 +322,9 @@ async function hello(form, watch) {
   const data = new FormData(form), fields = {}, world = {};
   for (const name of ["name", "home", "likes"]) if (data.get(name)) fields[name] = data.get(name);
   if (Object.keys(fields).length) world.fields = fields;
-  for (const name of ["portrait", "voice"]) if (data.get(name)?.size) world[name] = await base64(data.get(name));
+  if (data.get("portrait")?.size) world.portrait = await base64(await shrunk(data.get("portrait")));
+  if (data.get("voice")?.size > 600000) throw new Error("The voice sample is too large: at most 600 kB.");
+  if (data.get("voice")?.size) world.voice = await base64(data.get("voice"));
   return {type: "hello", version: VERSION, world, watch, record: data.has("record"), pictures: pictureKinds()};
 }
 
@@ -311,33 +346,40 @@ function open(first) {
 }
 
 async function start(form, talk) {
+  if (starting) return;
+  starting = true;
   say("connecting …");
-  trouble("");
-  const context = new AudioContext({sampleRate: 24000});
-  let stream = null;
+  trouble(isSecureContext ? "" : "Browsers give sound and camera to https pages and to this machine's own address only.");
+  let stream = null, context = null, conversation = null;
   try {
+    context = new AudioContext({sampleRate: 24000});
     await context.resume();
     if (talk) stream = await devices();
     const first = await hello(form, !talk), {socket, welcome} = await open(first);
-    live = new Conversation(welcome, socket, context);
-    live.stream = stream;
-    live.recorded = first.record;
+    conversation = new Conversation(welcome, socket, context);
+    Object.assign(conversation, {stream, recorded: first.record, muted: false});
+    $("mute").setAttribute("aria-pressed", "false");
     $("download").hidden = true;
     const early = [];
     socket.onmessage = ({data}) => early.push(data);
-    await live.begin(stream);
-    early.slice(-20).forEach(handle);
+    await conversation.begin(stream);
+    if (socket.readyState !== WebSocket.OPEN) throw new Error("The server ended the connection.");
+    live = conversation;
     attach(socket);
+    early.forEach(handle);
+    if (!live) return;
     live.state = talk ? "live" : "live, you watch a drawn person talk with it";
     say(live.state);
     [$("before").hidden, $("during").hidden, $("mute").hidden] = [true, false, !talk];
     $("typed").focus();
   } catch (error) {
     stream?.getTracks().forEach((track) => track.stop());
-    context.close();
-    live = null;
+    if (conversation) conversation.end();
+    else context?.close();
     say("not connected");
-    trouble(TROUBLE[error.name] ?? error.message);
+    trouble((stream || !talk ? null : TROUBLE[error.name]) ?? error.message);
+  } finally {
+    starting = false;
   }
 }
 

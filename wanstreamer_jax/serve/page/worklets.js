@@ -34,7 +34,6 @@ class Playout extends AudioWorkletProcessor {
     this.offset = 0;   // samples of the first part that were played
     this.waiting = 0;  // samples
     this.playing = false;
-    this.gain = 1;
     this.told = 0;
     this.port.onmessage = ({data}) => (data === "flush" ? this.flush() : this.push(data));
   }
@@ -45,7 +44,6 @@ class Playout extends AudioWorkletProcessor {
     this.waiting += part.samples.length;
     // Units arrive whole, 160 ms at a time, onto a rest of MARGIN; what piles up beyond that is late, and dropped.
     if (this.waiting > (UNIT + 2 * MARGIN) * sampleRate) this.drop((UNIT + MARGIN) * sampleRate);
-    this.gain = 1;
   }
 
   drop(target) {
@@ -57,7 +55,7 @@ class Playout extends AudioWorkletProcessor {
   }
 
   flush() {  // what waits is played silently, so that the clock goes on
-    this.gain = 0;
+    for (const part of this.parts) part.samples.fill(0);
     this.port.postMessage({flushed: true});
   }
 
@@ -72,7 +70,7 @@ class Playout extends AudioWorkletProcessor {
         break;
       }
       const part = this.parts[0];
-      out[i] = this.gain * part.samples[this.offset++];
+      out[i] = part.samples[this.offset++];
       this.waiting--;
       if (this.offset === part.samples.length) {
         this.parts.shift();
