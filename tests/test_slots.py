@@ -94,11 +94,17 @@ def test_law_5_no_slot_notices_another_bit_for_bit(engine):
 
 
 def test_joining_and_leaving_compiles_nothing(engine):
-  sizes = lambda: [function._cache_size() for function in engine.programs]
-  before = sizes()
+  compiled = []
+  listener = lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  media = engine.media
+  portrait = np.full((media.height, media.width, 3), 90, np.uint8)
   serve(engine, 2, nobody)
-  engine.join(0, Request(BEN, 3))
-  assert sizes() == before == [1] * len(before)
+  engine.join(0, Request(World(fields={"name": "ben"}, portrait=portrait, voice=np.ones(2000, np.float32)), 3))
+  engine.step([None] * SLOTS, [[]] * SLOTS)
+  assert compiled == []
+  jax.jit(lambda x: x + 1.5)(jnp.ones(3)).block_until_ready()
+  assert compiled  # it does count
 
 
 def test_sessions_go_on_after_a_restart(agent, engine, tmp_path):
