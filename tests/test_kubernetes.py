@@ -8,6 +8,7 @@ import yaml
 from wanstreamer_jax.cli import build_parser
 
 FOLDER = pathlib.Path(__file__).parent.parent / "launch/kubernetes"
+METRICS = FOLDER.parent.parent / "wanstreamer_jax/serve/metrics.py"
 VERSION = "1.33"  # of Kubernetes
 
 
@@ -29,16 +30,22 @@ def test_the_schema_holds(name):
 
 @pytest.mark.parametrize("kind", ["gpu", "tpu"])
 def test_a_deployment_fits_the_service_and_the_program(kind):
-  found, (service, budget, scaler) = deployment(kind), documents("serve.yaml")
+  found, (service, ingress, budget, scaler) = deployment(kind), documents("serve.yaml")
   pod = found["spec"]["template"]
   labels, (container,) = pod["metadata"]["labels"], pod["spec"]["containers"]
   assert service["spec"]["selector"].items() <= labels.items()
   assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
   assert scaler["spec"]["scaleTargetRef"]["name"] == found["metadata"]["name"]
   (port,) = service["spec"]["ports"]
+  (rule,) = ingress["spec"]["rules"]
+  backend = rule["http"]["paths"][0]["backend"]["service"]
+  assert (backend["name"], backend["port"]["name"]) == (service["metadata"]["name"], port["name"])
   assert port["targetPort"] in [p["name"] for p in container["ports"]]
   args = build_parser().parse_args(["serve", "--host", "0.0.0.0", *container["args"]])
   assert container["ports"][0]["containerPort"] == args.port
   assert args.drain < pod["spec"]["terminationGracePeriodSeconds"]
   assert args.token == "$(TOKEN)"
+  assert args.origin == [f"https://{rule['host']}"]
+  scaled = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
+  assert f'"{scaled.removeprefix("wanstreamer_")}"' in METRICS.read_text()
   assert "TOKEN" in [variable["name"] for variable in container["env"]]

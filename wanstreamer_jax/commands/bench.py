@@ -31,9 +31,14 @@ def add_bench(commands: Any) -> None:
     group, "serve", "serve visitors over real sockets on this machine and time what they meet",
     """
     wanstreamer bench serve --slots 2 --visitors 3 --seconds 60
+    wanstreamer bench serve --config configs/qwen2p5_1p5b.py --config.model.dtype=bfloat16 --placement split --trace out
     """, bench_serve,
   )  # fmt: skip
   serve.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  add_config(serve, required=False)
+  serve.add_argument("--placement", choices=("fused", "split", "group"), default="fused", help="as of `serve`")
+  serve.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
+  serve.add_argument("--kv", choices=("plain", "int8"), default="plain", help="how the KV-cache is kept")
   serve.add_argument("--slots", type=number(int, 1), default=1, help="how many are served at once (default: 1)")
   serve.add_argument("--visitors", type=number(int, 1), default=1, help="how many come (default: 1)")
   serve.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
@@ -72,12 +77,19 @@ def bench_loader(args: argparse.Namespace) -> None:
 
 
 def bench_serve(args: argparse.Namespace) -> None:
-  from wanstreamer_jax import agent_io, bench_serve
+  from wanstreamer_jax import agent_io, bench, bench_serve
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
   from wanstreamer_jax.serve.slots import SlotEngine
 
   enable_compilation_cache()
-  engine = SlotEngine(agent_io.load_agent(args.checkpoint), args.slots)
+  if args.config:
+    config = load_config(args).replace()
+    config.model.kv_cache = args.kv
+    agent = bench.random_agent(config.freeze())
+  else:
+    agent = agent_io.load_agent(args.checkpoint, kv_cache=args.kv)
+  units = round(2 * args.seconds * 1000 / agent.config.media.unit_ms) + 100  # for layouts with full history
+  engine = SlotEngine(agent, args.slots, units, args.placement, args.performers)
   engine.prepare()
   trace = pathlib.Path(args.trace) if args.trace else None
   bench_serve.bench_serve_command(engine, args.visitors, args.seconds, args.json, trace)

@@ -35,10 +35,12 @@ def add_group(commands: Any, name: str, summary: str, examples: str) -> Any:
   return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 
-def add_config(parser: Parser) -> None:
+def add_config(parser: Parser, required: bool = True) -> None:
+  """`--config`; where it may be left out, random weights of that config stand in for a checkpoint's."""
+  instead = "" if required else " (random weights instead of a checkpoint's)"
   parser.add_argument(
-    "--config", metavar="FILE", required=True,
-    help="a config file; change any of its fields by --config.SECTION.FIELD=VALUE",
+    "--config", metavar="FILE", required=required,
+    help=f"a config file{instead}; change any of its fields by --config.SECTION.FIELD=VALUE",
   )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ neither compiles anything. Rows never mix: `jax.vmap` over the same functions th
 """
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -215,7 +216,10 @@ class SlotEngine:
 
   def _identity(self) -> str:
     """Which agent this is, as far as its states tell."""
-    return json.dumps(config_to_dict(self.agent.config), sort_keys=True, default=list)
+    digest = hashlib.sha256(json.dumps(config_to_dict(self.agent.config), sort_keys=True).encode())
+    for leaf in jax.tree.leaves(self.agent):
+      digest.update(np.asarray(leaf.reshape(-1)[:64]).tobytes())
+    return digest.hexdigest()
 
   def commit(self) -> None:
     """What can be done before the users' next units are there. `think` does it if nobody did."""
