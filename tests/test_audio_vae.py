@@ -52,7 +52,10 @@ def latents(count, seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=(count, 4)), jnp.float32)
 
 
-@pytest.mark.parametrize("attention", [0, 1])
+ATTENTION = [0, pytest.param(1, marks=pytest.mark.slow)]  # layers; no shipped config has any
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
 def test_encoding_in_chunks_equals_the_whole(attention):
   vae = small(attention_layers=attention, attention_window=3, attention_heads=2)
   samples = voice(9 * vae.cfg.hop)
@@ -60,7 +63,7 @@ def test_encoding_in_chunks_equals_the_whole(attention):
   check_chunking(encode, vae, samples, vae.encoder_state(), splits)
 
 
-@pytest.mark.parametrize("attention", [0, 1])
+@pytest.mark.parametrize("attention", ATTENTION)
 def test_decoding_in_chunks_equals_the_whole(attention):
   vae = small(attention_layers=attention, attention_window=3, attention_heads=2)
   check_chunking(decode_signal, vae, latents(9), vae.decoder_state(), [[1] * 9, [2, 4, 3]])

@@ -142,55 +142,46 @@ def largest(hlo: str, kind: str) -> int:
   return max(map(size, shapes), default=0)
 
 
-def test_the_next_unit_is_thought_while_this_one_is_performed(close):
-  """commit_delay 2 on two devices: any order of thinking and answering gives the numbers of one after the other."""
-  config = small_config(world_text=16, commit_delay=2).replace()
-  config.model.vocab = 1024
-  agent = random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0))))
-  units, typed = session(agent.config)
-  expected = StreamEngine(agent)
-  expected.start(Request(ADA, 7), len(units))
-  whole = [expected.step(user, texts) for user, texts in zip(units, typed)]
-  engine = SlotEngine(agent, 1, placement="split")
-  assert engine.overlaps
+def hold(engine: SlotEngine, ahead: bool) -> tuple:
+  """Two sessions, the second joining later. ahead: a unit is thought before the one before it is answered."""
+  units, typed = session(engine.agent.config)
   engine.join(0, Request(ADA, 7))
-  ahead, answers = None, []
-  for user, texts in zip(units, typed):
-    thought = engine.think([user], [texts])
-    if ahead is not None:
-      answers.append(engine.answer(ahead)[0])  # of the unit before
-    ahead = thought
-  answers.append(engine.answer(ahead)[0])
-  assert [answer.text for answer in answers] == [answer.text for answer in whole]
+  waiting = None
+  for k, (user, texts) in enumerate(zip(units, typed)):
+    if k == 3:
+      waiting = waiting and engine.answer(waiting)  # a slot changes hands between units
+      waiting = None
+      engine.join(1, Request(BEN, 9))
+    thought = engine.think([user, user if k >= 3 else None], [texts, []])
+    if waiting is not None:
+      engine.answer(waiting)
+      waiting = None
+    if ahead:
+      waiting = thought
+    else:
+      engine.answer(thought)
+  if waiting is not None:
+    engine.answer(waiting)
   engine.settle()
-  first = lambda tree: jax.tree.map(lambda x: x[0], tree)
-  close(first(engine.states.past), expected._state.past)
-  close(first(engine.states.cache.kv), expected._state.cache.kv)
+  return jax.tree.map(np.asarray, (engine.states.past, engine.states.cache.kv, engine.decoders))
 
 
-@pytest.mark.parametrize("refeed", [False, True])
-@pytest.mark.parametrize("placement", ["split", "group"])
-def test_all_placements_are_equal(placement, refeed, close):
-  """The performer elsewhere: same sessions, joins in between included."""
-  config = small_config(world_text=16, refeed=refeed).replace()
+def test_all_placements_are_equal(close):
+  """The performer elsewhere, and thinking ahead of it: the same sessions, joins in between and REFEED included."""
+  config = small_config(world_text=16, commit_delay=2).replace()
   config.model.vocab, config.model.heads, config.model.kv_heads = 1024, 4, 4
   agent = random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0))))
-  units, typed = session(agent.config)
-  states = []
-  for place in ("fused", placement):
-    engine = SlotEngine(agent, 2, placement=place, performers=4)
-    engine.join(0, Request(ADA, 7))
-    for k, (user, texts) in enumerate(zip(units, typed)):
-      if k == 3:
-        engine.join(1, Request(BEN, 9))
-      engine.step([user, user if k >= 3 else None], [texts, []])
-    engine.settle()
-    states.append((engine.states.past, engine.states.cache.kv, engine.decoders))
-  close(states[1], states[0])
-  if placement == "group":  # keys stay where they are: tokens travel around attention, nobody gathers the cache
-    performer = engine.performer
-    program = performer.solve.lower(performer._agent, performer._states, performer.brief(engine.states)).compile()
-    found = collectives(program.as_text())
-    layer = engine.states.cache.kv.k[:, 0].nbytes  # of all slots
-    assert found["all-to-all"].count > 0
-    assert largest(program.as_text(), "all-gather") < layer / 4
+  engines = {place: SlotEngine(agent, 2, placement=place, performers=4) for place in ("fused", "split", "group")}
+  expected = hold(engines["fused"], ahead=False)
+  assert not engines["fused"].overlaps
+  for place in ("split", "group"):
+    assert engines[place].overlaps
+    for ahead in (False, True):
+      close(hold(engines[place], ahead), expected)
+  engine = engines["group"]
+  # keys stay where they are: tokens travel around attention, nobody gathers the cache
+  performer = engine.performer
+  program = performer.solve.lower(performer._agent, performer._states, performer.brief(engine.states)).compile()
+  assert collectives(program.as_text())["all-to-all"].count > 0
+  layer = engine.states.cache.kv.k[:, 0].nbytes  # of all slots
+  assert 0 < largest(program.as_text(), "all-gather") < layer / 4

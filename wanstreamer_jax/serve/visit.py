@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import secrets
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +45,15 @@ LONGEST_TYPED = 500
 log = logging.getLogger("wanstreamer")
 
 
+@dataclasses.dataclass(frozen=True)
+class Outgoing:
+  """What one unit sends: words and sound, and then pictures of (whether the user's side) still to be encoded."""
+
+  messages: list[str | bytes]
+  unit: int = 0
+  pictures: Sequence[tuple[bool, np.ndarray]] = ()
+
+
 class House(Protocol):
   """What a visitor meets: the server, as far as visits need to know it."""
 
@@ -69,7 +79,7 @@ class Visit:
     self.kind = protocol.JPEG  # of pictures to the visitor
     self.encoders: dict[bool, PictureEncoder] = {}  # of the agent's side, and (True) of the user's who is watched
     self.decoder: VP8Decoder | None = None  # of a visitor who sends VP8
-    self.outgoing: asyncio.Queue[list[str | bytes] | None] = asyncio.Queue()
+    self.outgoing: asyncio.Queue[Outgoing | None] = asyncio.Queue()
     self.messages, self.texts = Bucket(*MESSAGES), Bucket(*TEXTS)
     self.pictures = Bucket(2 * house.hall.media.fps, 2 * house.hall.media.fps)
     self.speaking = False
@@ -252,7 +262,7 @@ class Visit:
     )  # fmt: skip
     if self.peer is not None:
       self.peer.playout.play(answer.audio, answer.video)
-      self.outgoing.put_nowait(messages)
+      self.outgoing.put_nowait(Outgoing(messages))
       return
     sides = [(False, answer.audio, answer.video)]
     if isinstance(self.source, DrawnUser) and user.audio is not None and user.video is not None:
@@ -262,16 +272,23 @@ class Visit:
       for users, audio, _ in sides:
         part = audio[first : first + size]
         messages.append(protocol.sound(part, start + first / media.sample_rate, served.unit, users).pack())
-    for users, _, video in sides:
+    pictures = [(users, video) for users, _, video in sides]
+    if waiting >= SLOW:
+      self.house.metrics.pictures_dropped(sum(len(video) for _, video in pictures))
+      for users, _ in pictures:
+        self._encoder(users).restart()
+      pictures = []
+    self.outgoing.put_nowait(Outgoing(messages, served.unit, pictures))
+
+  def _encode(self, unit: int, pictures: Sequence[tuple[bool, np.ndarray]]) -> list[bytes]:
+    """Pictures as messages. In a thread, one unit after the other: sound does not wait for them."""
+    media, messages = self.house.hall.media, []
+    for users, video in pictures:
       encode = self._encoder(users)
-      if waiting >= SLOW:
-        encode.restart()
-        self.house.metrics.pictures_dropped(len(video))
-        continue
       for index, picture in enumerate(video):
-        time, (data, key) = start + index / media.fps, encode(picture)
-        messages.append(protocol.Media(self.kind, data, time, served.unit, key, users).pack())
-    self.outgoing.put_nowait(messages)
+        time, (data, key) = unit * media.unit_ms / 1000 + index / media.fps, encode(picture)
+        messages.append(protocol.Media(self.kind, data, time, unit, key, users).pack())
+    return messages
 
   def _encoder(self, users: bool) -> PictureEncoder:
     if users not in self.encoders:
@@ -286,14 +303,16 @@ class Visit:
       self.house.hall.leave(self.seat)
     while not self.outgoing.empty():
       self.outgoing.get_nowait()
-    self.outgoing.put_nowait([protocol.say("ended", message=reason)])
+    self.outgoing.put_nowait(Outgoing([protocol.say("ended", message=reason)]))
     self.outgoing.put_nowait(None)
 
   async def _send(self) -> None:
     with contextlib.suppress(ConnectionError):  # the visitor is gone; `_receive` notices
-      while (messages := await self.outgoing.get()) is not None:
-        for message in messages:
+      while (out := await self.outgoing.get()) is not None:
+        for message in out.messages:
           await (self.socket.send_str(message) if isinstance(message, str) else self.socket.send_bytes(message))
+        for picture in await asyncio.to_thread(self._encode, out.unit, out.pictures) if out.pictures else []:
+          await self.socket.send_bytes(picture)
     await self.socket.close()
 
   async def _say(self, type: str, **values: Any) -> None:
