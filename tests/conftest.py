@@ -4,13 +4,10 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-FLAGS = {
-  "xla_force_host_platform_device_count": 8,
-  "xla_backend_optimization_level": 0,  # most of the time here is compiling; the numbers are those of any level
-}
-for flag, value in FLAGS.items():
-  if flag not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:  # most of the time here is compiling
+  os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
 import pathlib
 
