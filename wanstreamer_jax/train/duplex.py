@@ -27,8 +27,10 @@ from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import Predictions, WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
 from wanstreamer_jax.parallel.mesh import BATCH_AXES
-from wanstreamer_jax.train.stage import Batch, Metrics, Stage
+from wanstreamer_jax.train.flops import duplex_attention_flops
+from wanstreamer_jax.train.stage import Batch, Metrics, Ratio, Stage
 
+FLOW_TIME_BINS = 4  # of equal width, for the losses that are only reported
 FIRST_UNITS, FIRST_WORDS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the words
 
 
@@ -104,7 +106,12 @@ def text_losses(logits: jax.Array, text: jax.Array, train: TrainConfig) -> tuple
     "onset_entropy": jnp.sum(entropy[:, 0] * onset) / jnp.maximum(jnp.sum(onset), 1),
     "word_accuracy": jnp.sum((jnp.argmax(logits, -1) == text) & word) / words,
   }
-  return jnp.sum(entropy * weight) / text.shape[0], metrics
+  loss = jnp.sum(entropy * weight)
+  if train.z_loss:
+    z = jax.nn.logsumexp(logits, axis=-1) ** 2
+    metrics["z_squared"] = jnp.sum(z * valid) / jnp.sum(valid)
+    loss += train.z_loss * jnp.sum(z * valid)
+  return loss / text.shape[0], metrics
 
 
 def crop_loss(streamer: WanStreamer, row: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
@@ -114,25 +121,29 @@ def crop_loss(streamer: WanStreamer, row: Batch, key: jax.Array) -> tuple[jax.Ar
   draws = draw(key, crop_latents(row), config, row["previous_agent_audio_valid"].shape[0])
   predictions, target = predict(streamer, row, draws)
   text, metrics = text_losses(predictions.logits, row["agent_text"], train)
-  audio = _masked_mean((predictions.velocity.audio - target.audio) ** 2, row["agent_audio_valid"])
-  video = _masked_mean((predictions.velocity.video - target.video) ** 2, row["agent_video_valid"])
+  audio, by_time = _flow_loss("audio", predictions.velocity.audio - target.audio, row["agent_audio_valid"], draws.tau)
+  metrics |= by_time
+  video, by_time = _flow_loss("video", predictions.velocity.video - target.video, row["agent_video_valid"], draws.tau)
+  metrics |= by_time
   loss = train.text_weight * text + train.audio_weight * audio + train.video_weight * video
   return loss, metrics | {"audio": audio, "video": video}
 
 
-def _masked_mean(error: jax.Array, valid: jax.Array) -> jax.Array:
-  """Mean over the units [K] that exist; error: [K, ...]."""
-  per_unit = jnp.mean(error.reshape(error.shape[0], -1), axis=1)
-  return jnp.sum(per_unit * valid) / jnp.maximum(jnp.sum(valid), 1)
+def _flow_loss(name: str, error: jax.Array, valid: jax.Array, tau: jax.Array) -> tuple[jax.Array, Metrics]:
+  """Mean squared error [K, ...] over the units [K] that exist, and the same by flow time: bin i is [i/4, (i+1)/4)."""
+  squared = jnp.mean(error.reshape(error.shape[0], -1) ** 2, axis=1)
+  inside = jax.nn.one_hot((tau * FLOW_TIME_BINS).astype(jnp.int32), FLOW_TIME_BINS) * valid[:, None]  # [K, bins]
+  bins = zip(jnp.sum(squared[:, None] * inside, axis=0), jnp.sum(inside, axis=0))
+  loss = jnp.sum(squared * valid) / jnp.maximum(jnp.sum(valid), 1)
+  return loss, {f"{name}_tau_{i}": Ratio(*both) for i, both in enumerate(bins)}
 
 
-def duplex_loss(streamer: WanStreamer, batch: Batch, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
-  """Mean over the rows of a batch [B, ...]."""
+def duplex_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+  """Mean over the rows of a batch [B, ...], which have a key each."""
   del config  # the streamer carries it
-  rows = batch["agent_text"].shape[0]
   # On a mesh, shard_map inside (the splash kernel) must know that rows are split; elsewhere the name says nothing.
   over_rows = jax.vmap(crop_loss, in_axes=(None, 0, 0), spmd_axis_name=BATCH_AXES)
-  loss, metrics = over_rows(streamer, batch, jax.random.split(key, rows))
+  loss, metrics = over_rows(streamer, batch, keys)
   return jnp.mean(loss), jax.tree.map(jnp.mean, metrics)
 
 
@@ -156,4 +167,7 @@ def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: in
 
 def duplex_stage() -> Stage:
   """Teacher-forced duplex training of the WanStreamer; the codecs were trained before and do not appear."""
-  return Stage(name="duplex", init=_init, loss=duplex_loss, make_loader=_loader, evaluate=_evaluate)
+  return Stage(
+    name="duplex", init=_init, loss=duplex_loss, make_loader=_loader, evaluate=_evaluate,
+    attention_flops=duplex_attention_flops,
+  )  # fmt: skip
