@@ -25,14 +25,13 @@ from wanstreamer_jax.errors import CheckpointError, ConfigError, TrainingError
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train import loop
-from wanstreamer_jax.train.metrics import MetricLog, read_metrics
+from wanstreamer_jax.train.metrics import MEASURED, MetricLog, read_metrics
 from wanstreamer_jax.train.optim import MATRICES, decayed, learning_rate, make_optimizer, muon_axes
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import init_state, loss_and_grads, train_step, update_average
 from wanstreamer_jax.weights import checkpoint_steps, read_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
-TIMING = ("units_per_s", "seconds")
 
 
 def losses(run) -> dict[int, float]:
@@ -40,7 +39,7 @@ def losses(run) -> dict[int, float]:
 
 
 def without_timing(run) -> list[dict]:
-  return [{name: line[name] for name in line if name not in TIMING} for line in read_metrics(run)]
+  return [{name: line[name] for name in line if name not in MEASURED} for line in read_metrics(run)]
 
 
 # What a step computes.
@@ -83,7 +82,7 @@ def test_adamw_equals_optax():
   a, b = params, params
   state, peer_state = ours.init(a), peer.init(b)
   for _ in range(3):
-    updates, state = ours.update(grads, state, a)
+    updates, state = ours.update(grads, state, a, step=0)
     a = optax.apply_updates(a, updates)
     updates, peer_state = peer.update(grads, peer_state, b)
     b = optax.apply_updates(b, updates)
@@ -106,7 +105,7 @@ def test_muon_equals_optax_and_moves_only_matrices_of_layers():
   ours = make_optimizer(train)
   state, peer_state = ours.init(params), peer.init(params)
   for _ in range(2):
-    updates, state = ours.update(grads, state, params)
+    updates, state = ours.update(grads, state, params, step=0)
     peer_updates, peer_state = peer.update(grads, peer_state, params)
   assert_close(updates["transformer"], peer_updates["transformer"], 1e-6)
   adam = optax.adam(train.learning_rate, b1=train.beta1, b2=train.beta2)  # that of optax's muon is Nesterov's
@@ -202,7 +201,7 @@ def test_lines_beyond_the_checkpoint_and_torn_ones_are_dropped(tmp_path):
   lines = [json.dumps({"step": step, "loss": 0.5}) for step in range(1, 8)]
   (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "lo')
   with MetricLog(tmp_path, 4, 10, 1) as log:
-    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert list(losses(tmp_path)) == [1, 2, 3, 4]
     assert not log.evaluated
     log.steps(5, [{"loss": 0.25, "other": float("nan")}])
     log.evaluation(5, {"error": 1.0})
@@ -242,8 +241,8 @@ def test_resuming_on_another_mesh_keeps_the_order_and_the_loss(tmp_path):
 
 
 def nan_from(step: int):
-  def loss(model, batch, key, config):
-    value, metrics = toy_loss(model, batch, key, config)
+  def loss(model, batch, keys, config):
+    value, metrics = toy_loss(model, batch, keys, config)
     return jnp.where(batch["step"][0] >= step, jnp.nan, value), metrics
 
   return loss
@@ -402,10 +401,10 @@ def test_sigterm_saves_at_whatever_moment_it_comes(tmp_path, monkeypatch, moment
 
   steps = MetricLog.steps
 
-  def terminated_steps(self, first, records):
+  def terminated_steps(self, first, records, waited):
     if first == 5 and moment == "log":
       os.kill(os.getpid(), signal.SIGTERM)
-    steps(self, first, records)
+    steps(self, first, records, waited)
 
   monkeypatch.setattr(MetricLog, "steps", terminated_steps)
   with pytest.raises(KeyboardInterrupt, match="saved; the same command") as stopped:

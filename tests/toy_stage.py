@@ -62,8 +62,8 @@ class ToyLoader:
     return {"x": x, "y": np.sin(x), "step": np.full(len(x), step, np.int32)}
 
 
-def toy_loss(model, batch, key, config):
-  noise = 0.1 * jax.random.normal(key, batch["x"].shape)
+def toy_loss(model, batch, keys, config):
+  noise = 0.1 * jax.vmap(lambda key: jax.random.normal(key, (WIDTH,)))(keys)
   error = jnp.mean((jax.vmap(model)(batch["x"] + noise) - batch["y"]) ** 2)
   return error, {"batch_step": batch["step"][0].astype(jnp.float32)}
 

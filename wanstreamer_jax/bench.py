@@ -8,9 +8,6 @@ the processor's caches is held to their speed.
 
 import functools
 import json
-import os
-import pathlib
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wanstreamer_jax import rollout
+from wanstreamer_jax import machine, rollout
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.cost import Cost, count
 from wanstreamer_jax.data.records import video_to_float, video_to_uint8
+from wanstreamer_jax.machine import best_seconds, product_rate, timed
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
 from wanstreamer_jax.serve.engine import Phases, compile_phases, decode, encode, fetched
@@ -74,7 +72,7 @@ def bench_step(config: Config, runs: int = 100) -> dict[str, Any]:
   }
   return {
     "config": config.name,
-    "machine": machine(),
+    "machine": machine.describe(),
     "dtype": config.model.dtype,
     "sizes": sizes(agent, state),
     "ceilings": {"gflops": ceilings.flops / 1e9, "gbytes": ceilings.read / 1e9, "buffer_mb": ceilings.buffer / 1e6},
@@ -117,9 +115,6 @@ def phase_costs(agent: Agent, state: SessionState, user: UserUnit) -> dict[str, 
 
 def measure_ceilings(dtype: str, resident: int) -> Ceilings:
   """The best of several runs. resident: how many bytes to read."""
-  side = 1536 if jax.default_backend() == "cpu" else 8192
-  square = jnp.ones((side, side), dtype)
-  product = jax.jit(lambda a: jax.lax.dot(a, a, preferred_element_type=jnp.float32))
   buffer = jnp.ones((max(resident, 1 << 22) // 4 // 1024, 1024))
   # A machine's reading rate is whatever some program reaches; which one does depends on the backend.
   readers = {
@@ -128,21 +123,8 @@ def measure_ceilings(dtype: str, resident: int) -> Ceilings:
     lambda x: jnp.ones(x.shape[0]) @ x: 1,
     lambda x: x + 1: 2,
   }
-  read = max(traffic * buffer.nbytes / _best(jax.jit(reader), buffer) for reader, traffic in readers.items())
-  return Ceilings(2 * side**3 / _best(product, square), read, buffer.nbytes)
-
-
-def _best(function: Callable[..., Any], *args: Any, repeats: int = 7) -> float:
-  """Seconds of the fastest call."""
-  jax.block_until_ready(function(*args))
-  return min(_timed(function, *args)[0] for _ in range(repeats)) / 1000
-
-
-def _timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
-  """(milliseconds, result)."""
-  begin = time.perf_counter()
-  result = jax.block_until_ready(function(*args))
-  return (time.perf_counter() - begin) * 1000, result
+  read = max(traffic * buffer.nbytes / best_seconds(jax.jit(reader), buffer) for reader, traffic in readers.items())
+  return Ceilings(product_rate(dtype), read, buffer.nbytes)
 
 
 def _compile(phases: Phases, agent: Agent, state: SessionState, user: UserUnit) -> tuple[Phases, dict[str, float]]:
@@ -153,7 +135,7 @@ def _compile(phases: Phases, agent: Agent, state: SessionState, user: UserUnit) 
   functions = dict(zip(PHASES, (phases.commit, phases.encode, phases.think, phases.perform, phases.decode)))
   seconds, compiled = {}, []
   for name, function in functions.items():
-    taken, program = _timed(lambda f=function, name=name: f.lower(agent, state, *rest[name]).compile())
+    taken, program = timed(lambda f=function, name=name: f.lower(agent, state, *rest[name]).compile())
     seconds[name] = taken / 1000
     compiled.append(program)
   return Phases(phases.start, *compiled), seconds
@@ -165,11 +147,11 @@ def _time_phases(
   """Milliseconds of every phase in `runs` units of a session, after the warm-up."""
   times: dict[str, list[float]] = {name: [] for name in PHASES}
   for _ in range(WARM_UP + runs):
-    commit, state = _timed(phases.commit, agent, state)
-    perceive, (heard, state) = _timed(phases.encode, agent, state, user)
-    think, (_, state) = _timed(phases.think, agent, state, heard)
-    perform, latents = _timed(phases.perform, agent, state)
-    render, (*_, state) = _timed(lambda: fetched(phases.decode(agent, state, latents)))  # noqa: B023
+    commit, state = timed(phases.commit, agent, state)
+    perceive, (heard, state) = timed(phases.encode, agent, state, user)
+    think, (_, state) = timed(phases.think, agent, state, heard)
+    perform, latents = timed(phases.perform, agent, state)
+    render, (*_, state) = timed(lambda: fetched(phases.decode(agent, state, latents)))  # noqa: B023
     for name, value in zip(PHASES, (commit, perceive, think, perform, render)):
       times[name].append(value)
   return {name: values[WARM_UP:] for name, values in times.items()}
@@ -182,14 +164,14 @@ def _compile_step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Ca
     state, spoken = rollout.step_unit(agent, state, user._replace(video=video_to_float(user.video)))
     return jnp.clip(spoken.audio, -1.0, 1.0), video_to_uint8(spoken.video), state
 
-  milliseconds, compiled = _timed(lambda: jax.jit(step, donate_argnums=1).lower(agent, state, user).compile())
+  milliseconds, compiled = timed(lambda: jax.jit(step, donate_argnums=1).lower(agent, state, user).compile())
   return compiled, milliseconds / 1000
 
 
 def _time_step(step: Callable[..., Any], agent: Agent, state: SessionState, user: UserUnit, runs: int) -> list[float]:
   times = []
   for _ in range(WARM_UP + runs):
-    milliseconds, (*_, state) = _timed(lambda: fetched(step(agent, state, user)))  # noqa: B023
+    milliseconds, (*_, state) = timed(lambda: fetched(step(agent, state, user)))  # noqa: B023
     times.append(milliseconds)
   return times[WARM_UP:]
 
@@ -221,24 +203,6 @@ def sizes(agent: Agent, state: SessionState) -> dict[str, Any]:
     "solver_steps": config.flow.steps,
     "commit_delay": config.layout.commit_delay,
     "unit_ms": config.media.unit_ms,
-  }
-
-
-def machine() -> dict[str, Any]:
-  """Who answered: device, processor, cores that this process may use, load, versions."""
-  device = jax.devices()[0]
-  try:
-    info = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next(line.partition(":")[2].strip() for line in info if line.startswith("model name"))
-  except (OSError, StopIteration):
-    processor = "unknown processor"
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-  return {
-    "platform": device.platform,
-    "device": processor if device.platform == "cpu" else device.device_kind,
-    "cores": cores,
-    "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    "jax": jax.__version__,
   }
 
 

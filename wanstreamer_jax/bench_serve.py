@@ -20,9 +20,10 @@ import numpy as np
 from aiohttp import web
 
 from wanstreamer_jax import rollout
-from wanstreamer_jax.bench import machine, measure_ceilings, phase_costs, random_unit
+from wanstreamer_jax.bench import measure_ceilings, phase_costs, random_unit
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.cost import Cost
+from wanstreamer_jax.machine import describe
 from wanstreamer_jax.model.streamer import World as ModelWorld
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.picture import encode_picture
@@ -59,7 +60,7 @@ def bench_serve(engine: SlotEngine, visitors: int, seconds: float, trace: Path |
   if trace is not None:
     write_trace(trace, engine.spans or [], served[0].heard if served else [], engine.media.unit_ms / 1000)
   return {
-    "machine": machine(),
+    "machine": describe(),
     "config": engine.agent.config.name,
     "slots": engine.slots,
     "visitors": visitors,

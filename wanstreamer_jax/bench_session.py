@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from wanstreamer_jax.bench import machine
 from wanstreamer_jax.config_files import write_json
 from wanstreamer_jax.data.duplex_source import world_config
 from wanstreamer_jax.data.session import World
+from wanstreamer_jax.machine import describe
 from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.request import Request
@@ -59,7 +59,7 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
   clock = int(np.asarray(engine.states.unit)[0])
   after_window = rows[min(1, len(rows) - 1)]
   result = {
-    "machine": machine(), "config": agent.config.name, "kv_cache": agent.config.model.kv_cache, "units": units,
+    "machine": describe(), "config": agent.config.name, "kv_cache": agent.config.model.kv_cache, "units": units,
     "clock_drift_units": clock - units, "compiled_after_start": compiled(engine) - programs,
     "last_over_second_minute": rows[-1]["p50_ms"] / after_window["p50_ms"],
     "memory_growth_mb": rows[-1]["memory_mb"] - after_window["memory_mb"], "minutes": rows,

@@ -9,6 +9,7 @@ never a second field.
 import dataclasses
 import difflib
 import math
+import re
 from typing import Any, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
@@ -274,8 +275,12 @@ class TrainConfig(Section):
   weight_decay: float = 0.01
   beta1: float = 0.9
   beta2: float = 0.98
+  groups: str = ""  # rates relative to learning_rate, e.g. "language=0.1,perception=0" (train/optim.py); 0 is frozen
+  accumulate: int = 1  # parts of a batch that are computed one after the other, for one update
   clip: float = 1.0
-  ema: float = 0.99  # exponential moving average of parameters; 0 turns it off
+  spike: float = 10.0  # skips updates with so many times the usual gradient norm (train/state.py); 0: none
+  ema: float = 0.99  # moving average of parameters, all updates alike at first, then of the last 1/(1-ema); 0: none
+  z_loss: float = 0.0  # weight of log(Z)^2 of the text logits, which keeps them small; PaLM (arXiv 2204.02311): 1e-4
   text_weight: float = 1.0
   pad_weight: float = 1.0
   audio_weight: float = 1.0
@@ -393,7 +398,8 @@ LEAST = (  # section, the least that these fields may be (each item of a tuple; 
   ("data", 0, "seed text_lead"),
   ("data", 1, "units session_units batch"),
   ("train", 0, "warmup log_every eval_every checkpoint_every learning_rate weight_decay ema seed"),
-  ("train", 1, "steps keep"),
+  ("train", 0, "spike z_loss"),
+  ("train", 1, "steps keep accumulate"),
   ("eval", 0, "seed"),
   ("eval", 1, "sessions batch baseline_sessions"),
 )
@@ -426,6 +432,22 @@ def check_numbers(config: Config) -> None:
           raise ConfigError(f"{name} is {value}: expected a number above 0")
 
 
+def group_rates(groups: str) -> list[tuple[str, float]]:
+  """[("language", 0.1), ...] of `train.groups`. Raises ConfigError."""
+  entries = []
+  for entry in filter(None, (piece.strip() for piece in groups.split(","))):
+    name, _, text = (piece.strip() for piece in entry.partition("="))
+    try:
+      re.compile(name)
+      rate = float(text)
+    except (ValueError, re.error):
+      rate = -1.0
+    if not name or not 0 <= rate < math.inf:
+      raise ConfigError(f"train.groups: {entry!r} is not NAME=RATE with a rate of at least 0, as in language=0.1")
+    entries.append((name, rate))
+  return entries
+
+
 def validate(config: Config) -> None:
   """Checks what follows from several fields at once; see `Config.freeze`."""
   check_numbers(config)
@@ -451,6 +473,8 @@ def validate(config: Config) -> None:
       f"audio_vae.strides[0] is {config.audio_vae.strides[0]}: expected 10 ms of samples, "
       f"{config.media.sample_rate // 100} at media.sample_rate {config.media.sample_rate}"
     )
+  whole(config.data.batch, config.train.accumulate, "sessions at a time = data.batch / train.accumulate")
+  group_rates(config.train.groups)
   whole(model.heads, model.kv_heads, "query heads per key head = heads / kv_heads")
   if layout.commit_delay not in (1, 2):
     raise ConfigError(f"layout.commit_delay is {layout.commit_delay}: expected 1 (the paper) or 2")

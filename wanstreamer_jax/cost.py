@@ -33,23 +33,28 @@ class Cost(NamedTuple):
     return Cost(repeats * self.flops, repeats * self.bytes, repeats * self.kernels)
 
 
-def count(function: Callable[..., Any], *args: Any) -> Cost:
-  """The cost of `function(*args)`; args may be ShapeDtypeStructs. Loops without a known length count once."""
+def count(function: Callable[..., Any], *args: Any, without: str = "") -> Cost:
+  """The cost of `function(*args)`; args may be ShapeDtypeStructs. Loops without a known length count once.
+
+  without: a `jax.named_scope` whose operations are not counted.
+  """
   closed = jax.make_jaxpr(function)(*args)
   stored = [_itemsize(var) for var in closed.jaxpr.invars]
-  return _count(closed.jaxpr, stored)
+  return _count(closed.jaxpr, stored, without)
 
 
 def _itemsize(var: Any) -> int:
   return getattr(getattr(var.aval, "dtype", None), "itemsize", 0)
 
 
-def _count(jaxpr: core.Jaxpr, stored: list[int]) -> Cost:
+def _count(jaxpr: core.Jaxpr, stored: list[int], without: str) -> Cost:
   """stored: for each argument, bytes per element if it lies in memory, 0 if it was just computed."""
   sizes: dict[Any, int] = dict(zip(jaxpr.invars, stored))
   get = lambda var: 0 if isinstance(var, core.Literal) else sizes.get(var, 0)
   total = Cost()
   for eqn in jaxpr.eqns:
+    if without and without in str(eqn.source_info.name_stack):
+      continue
     inputs = [get(var) for var in eqn.invars]
     name = eqn.primitive.name
     if name in _VIEWS and inputs[0]:
@@ -59,11 +64,11 @@ def _count(jaxpr: core.Jaxpr, stored: list[int]) -> Cost:
       read = sum(size * math.prod(aval.shape) for size, aval in zip(inputs, shapes))
       total += Cost(_dot_flops(eqn) if name == "dot_general" else _conv_flops(eqn), read)
     else:
-      total += _inner(eqn, inputs)
+      total += _inner(eqn, inputs, without)
   return total
 
 
-def _inner(eqn: Any, inputs: list[int]) -> Cost:
+def _inner(eqn: Any, inputs: list[int], without: str) -> Cost:
   """The cost of an equation that holds programs: loops, branches, calls."""
   name, params = eqn.primitive.name, eqn.params
   if name == "pallas_call":
@@ -71,16 +76,18 @@ def _inner(eqn: Any, inputs: list[int]) -> Cost:
   if name == "scan":
     constants, carried = params["num_consts"], params["num_carry"]
     stored = inputs[:constants] + [0] * carried + inputs[constants + carried :]
-    return _count(params["jaxpr"].jaxpr, stored).times(params["length"])
+    return _count(params["jaxpr"].jaxpr, stored, without).times(params["length"])
   if name == "while":
-    return _count(params["body_jaxpr"].jaxpr, [0] * len(params["body_jaxpr"].jaxpr.invars))
+    return _count(params["body_jaxpr"].jaxpr, [0] * len(params["body_jaxpr"].jaxpr.invars), without)
   if name == "cond":
-    return max((_count(branch.jaxpr, inputs[1:]) for branch in params["branches"]), key=lambda cost: cost.flops)
+    return max(
+      (_count(branch.jaxpr, inputs[1:], without) for branch in params["branches"]), key=lambda cost: cost.flops
+    )
   repeats = params["mesh"].size if name == "shard_map" else 1
   total = Cost()
   for inner in (params.get("jaxpr"), params.get("call_jaxpr")):
     if inner is not None:
-      total += _count(getattr(inner, "jaxpr", inner), inputs)
+      total += _count(getattr(inner, "jaxpr", inner), inputs, without)
   return total.times(repeats)
 
 

@@ -12,6 +12,7 @@ from wanstreamer_jax.nn.attention import Queries
 from wanstreamer_jax.nn.rotary import Angles, rotate
 
 MODULATIONS = 6  # shift, scale and gate, for attention and for the MLP
+MIXING = "mixing"  # the scope of scores and weighted values, by which their cost is told from the projections'
 
 
 class RMSNorm(nnx.Module):
@@ -106,7 +107,9 @@ class DecoderLayer(nnx.Module):
       if self.q_norm is not None and self.k_norm is not None:
         q, k = self.q_norm(q), self.k_norm(k)
       own = KeyValue(rotate(k, turns.now), v)
-      mixed = mixer(Queries(rotate(q, turns.now), rotate(q, turns.pinned)), own)
+      queries = Queries(rotate(q, turns.now), rotate(q, turns.pinned))
+      with jax.named_scope(MIXING):
+        mixed = mixer(queries, own)
       x = x + self.o_proj(mixed) * (1 + mod[2])
     with jax.named_scope("mlp"):
       h = self.mlp_norm(x) * (1 + mod[4]) + mod[3]

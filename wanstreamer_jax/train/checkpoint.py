@@ -1,6 +1,6 @@
 """Training checkpoints: Orbax, asynchronous, atomic, restored onto any mesh.
 
-`RUN/checkpoints/STEP/` holds `state` (arrays, flat by name in four parts: step, params, optimizer, ema) and `meta`
+`RUN/checkpoints/STEP/` holds `state` (arrays, flat by name in parts: step, params, optimizer, ema, spikes) and `meta`
 (format, config, shapes). A checkpoint is written under a temporary name and renamed when it is whole; older ones are
 removed after that. Reading weights alone is in wanstreamer_jax/weights.py.
 """
@@ -33,7 +33,7 @@ FREE_FIELDS = (
 )  # fmt: skip
 FREE_SECTIONS = ("eval.",)
 UNFINISHED = "*.orbax-checkpoint-tmp*"
-PARTS = ("params", "optimizer", "ema")
+PARTS = ("params", "optimizer", "ema", "spikes")
 
 
 def flatten_state(state: TrainState) -> dict[str, dict[str, Any]]:

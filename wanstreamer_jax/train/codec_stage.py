@@ -77,8 +77,8 @@ class ClipLoader:
 def audio_vae_stage() -> Stage:
   """The audio codec."""
 
-  def loss(vae: AudioVAE, batch: Batch, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
-    return _mean_loss(audio_vae_loss, vae, audio_to_float(batch["audio"]), key, config)
+  def loss(vae: AudioVAE, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+    return _mean_loss(audio_vae_loss, vae, audio_to_float(batch["audio"]), keys, config)
 
   init = lambda config, key: AudioVAE(config.audio_vae, rngs=nnx.Rngs(key))
   return _stage("audio_vae", "audio", init, loss, _draw_audio)
@@ -87,15 +87,14 @@ def audio_vae_stage() -> Stage:
 def video_vae_stage() -> Stage:
   """The video codec."""
 
-  def loss(vae: VideoVAE, batch: Batch, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
-    return _mean_loss(video_vae_loss, vae, video_to_float(batch["video"]), key, config)
+  def loss(vae: VideoVAE, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+    return _mean_loss(video_vae_loss, vae, video_to_float(batch["video"]), keys, config)
 
   init = lambda config, key: VideoVAE(config.video_vae, rngs=nnx.Rngs(key))
   return _stage("video_vae", "video", init, loss, _draw_video)
 
 
-def _mean_loss(loss: Any, vae: Any, clips: jax.Array, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
-  keys = jax.random.split(key, clips.shape[0])
+def _mean_loss(loss: Any, vae: Any, clips: jax.Array, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
   values, metrics = jax.vmap(lambda clip, k: loss(vae, clip, k, config.train))(clips, keys)
   metrics.pop("loss")
   return values.mean(), jax.tree.map(lambda x: x.mean(), metrics)
@@ -109,7 +108,8 @@ def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
     """Losses of one batch (of `data.heldout` where it is set), and a picture of originals above reconstructions."""
     held_out = config.data.replace(path=config.data.heldout or config.data.path)
     batch = loader(config.replace(data=held_out).freeze()).batch_at(EVALUATION_STEP)
-    value, metrics = evaluation_loss(vae, batch, jax.random.key(0), config)
+    keys = jax.random.split(jax.random.key(0), config.data.batch)
+    value, metrics = evaluation_loss(vae, batch, keys, config)
     path = run / "pictures" / f"{step:06d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(vae, batch[medium], path)

@@ -1,5 +1,6 @@
 """Batches, fetched and placed on the devices ahead of the step that needs them."""
 
+import time
 from typing import Any
 
 import grain
@@ -23,10 +24,20 @@ class Feed:
   def __init__(self, loader: Loader, mesh: Mesh, start: int, stop: int):
     steps = grain.MapDataset.range(start, stop).map(lambda step: place_batch(loader.batch_at(int(step)), mesh))
     self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)))
+    self._waited = 0.0
 
   def next(self) -> dict[str, jax.Array]:
     """The next batch, on the devices. Raises StopIteration after the last one."""
-    return next(self._batches)
+    begin = time.perf_counter()
+    try:
+      return next(self._batches)
+    finally:
+      self._waited += time.perf_counter() - begin
+
+  def waited(self) -> float:
+    """Seconds that `next` kept its caller since this was last asked: the input stall of a training loop."""
+    waited, self._waited = self._waited, 0.0
+    return waited
 
   def __enter__(self) -> "Feed":
     return self

@@ -30,9 +30,11 @@ from jax.sharding import Mesh
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict, write_json
 from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.machine import peak_flops
 from wanstreamer_jax.parallel.mesh import check_batch, enable_compilation_cache, make_mesh
 from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.feed import Feed
+from wanstreamer_jax.train.flops import model_flops
 from wanstreamer_jax.train.metrics import MetricLog
 from wanstreamer_jax.train.stage import Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
@@ -124,6 +126,8 @@ def _updates(
     batch = feed.next()
     if compiled is None:
       compiled = _compile(stage, config, mesh, state, batch)
+      log.compare_with(model_flops(stage, config, batch) / (mesh.size * peak_flops(config.model.dtype)[0]))
+      feed.waited()
       log.restart_clock()
     with jax.transfer_guard("disallow"):
       state, metrics = compiled(state, batch)
@@ -131,7 +135,7 @@ def _updates(
     stop = interrupt.requested  # read once: a signal that comes later in this round belongs to the next
     save = stop or done == train.steps or _due(done, train.checkpoint_every, train.steps)
     if save or _due(done, train.log_every, train.steps):
-      log.steps(done - len(pending) + 1, _fetch(pending, done, run))
+      log.steps(done - len(pending) + 1, _fetch(pending, done, run), feed.waited())
       pending = []
     if save:
       checkpoints.save(state, done)

@@ -1,4 +1,4 @@
-"""AdamW or Muon with clipping, schedules, and parameters that stand still.
+"""AdamW or Muon with clipping, schedules, and a rate of its own for every group of parameters; 0 means frozen.
 
 Formulas: Loshchilov & Hutter, arXiv 1711.05101; Muon at the size of Adam's updates, Liu et al., arXiv 2502.16982.
 """
@@ -12,8 +12,36 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from wanstreamer_jax.config import TrainConfig
+from wanstreamer_jax.config import TrainConfig, group_rates
+from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.parallel.rules import Rule, path_name
+
+# What `train.groups` may name, and what norms are reported for. Other names are patterns, as in parallel/rules.py.
+GROUPS: dict[str, Rule] = {
+  "language": Rule(
+    r"transformer\.layers\.(?!modulation|latent_mlp).+|transformer\.final_norm\.scale|tokens\.embedding|heads\.text\.w"
+  ),
+  "perception": Rule(r"(hear|see)\..+"),
+  "latents": Rule(r"tokens\.(\w+_in\.w|kinds|state)|transformer\.layers\.latent_mlp\..+"),
+  "flow_time": Rule(r"transformer\.(flow_time|shared_modulation|layers\.modulation)\..+"),
+  "heads": Rule(r"heads\.(audio|video|latent_norm)\..+"),
+  "encoder": Rule(r"encoder\..+"),  # of a codec
+  "decoder": Rule(r"(decoder|head|head_norm|standard)\..+"),
+}
+
+
+def group_of(name: str) -> str:
+  """The group of a parameter; one that the table does not know belongs to the module that it is in."""
+  return next((group for group, rule in GROUPS.items() if rule.matches(name)), name.partition(".")[0])
+
+
+def group_norms(prefix: str, tree: Any) -> dict[str, jax.Array]:
+  """{"prefix/group": L2 norm} of gradients or updates shaped like the parameters."""
+  squares: dict[str, jax.Array] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    group = group_of(path_name(path))
+    squares[group] = squares.get(group, jnp.float32(0)) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+  return {f"{prefix}/{group}": jnp.sqrt(square) for group, square in squares.items()}
 
 
 def learning_rate(train: TrainConfig, step: jax.Array | int) -> jax.Array:
@@ -35,12 +63,34 @@ def learning_rate(train: TrainConfig, step: jax.Array | int) -> jax.Array:
   return train.learning_rate * warmup * (train.final_lr_scale + (1 - train.final_lr_scale) * remaining)
 
 
-def trainable(params: Any, frozen: tuple[str, ...]) -> Any:
-  """A tree of bools: False where a pattern of `frozen` matches the parameter's name (see parallel/rules.py)."""
-  rules = [Rule(pattern) for pattern in frozen]
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: not any(rule.matches(path_name(path)) for rule in rules), params
-  )
+def relative_rates(train: TrainConfig, frozen: tuple[str, ...], params: Any) -> Any:
+  """A tree of floats: every parameter's rate in units of `train.learning_rate`; of several entries the last decides.
+
+  frozen: patterns of the stage, whose parameters stand still whatever the config says.
+  """
+  rules = [(_rule(name), rate) for name, rate in group_rates(train.groups)] + [(Rule(name), 0.0) for name in frozen]
+  rate_of = lambda name: next((rate for rule, rate in reversed(rules) if rule.matches(name)), 1.0)
+  return jax.tree_util.tree_map_with_path(lambda path, _: rate_of(path_name(path)), params)
+
+
+def _rule(name: str) -> Rule:
+  return GROUPS.get(name) or Rule(name)
+
+
+def check_groups(train: TrainConfig, params: Any) -> None:
+  """Raises ConfigError for an entry of `train.groups` that names no parameter."""
+  names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  for entry, _ in group_rates(train.groups):
+    if not any(_rule(entry).matches(name) for name in names):
+      raise ConfigError(
+        f"train.groups names {entry!r}, which is no parameter of this model: expected one of "
+        f"{', '.join(sorted(set(map(group_of, names))))}, or a pattern such as transformer.layers.mlp.*"
+      )
+
+
+def trainable(train: TrainConfig, frozen: tuple[str, ...], params: Any) -> Any:
+  """A tree of bools: which parameters have a rate above 0."""
+  return jax.tree.map(bool, relative_rates(train, frozen, params))
 
 
 def decayed(params: Any) -> Any:
@@ -91,12 +141,25 @@ def direction(train: TrainConfig) -> optax.GradientTransformation:
   )
 
 
-def make_optimizer(train: TrainConfig, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
-  """Clip by global norm, Adam or Muon, decay, rate. Frozen leaves take part in nothing and own no moments."""
+def scale_by_rates(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
+  """Times minus the rate of update `step`, and of each parameter. The step is the loop's: skipped updates count."""
+
+  def update(updates: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any) -> Any:
+    rate = -learning_rate(train, step)
+    return jax.tree.map(lambda x, relative: rate * relative * x, updates, relative_rates(train, (), updates)), state
+
+  return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def make_optimizer(train: TrainConfig, frozen: tuple[str, ...] = ()) -> optax.GradientTransformationExtraArgs:
+  """Clip by global norm, Adam or Muon, decay, rates. Frozen leaves take part in nothing and own no moments.
+
+  `update(gradients, state, parameters, step=updates so far)`.
+  """
   steps = optax.chain(
     optax.clip_by_global_norm(train.clip) if train.clip else optax.identity(),
     direction(train),
     optax.add_decayed_weights(train.weight_decay, mask=decayed),
-    optax.scale_by_learning_rate(lambda step: learning_rate(train, step)),
+    scale_by_rates(train),
   )
-  return optax.masked(steps, lambda params: trainable(params, frozen))
+  return optax.masked(steps, lambda params: trainable(train, frozen, params))

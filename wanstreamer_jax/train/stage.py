@@ -1,14 +1,14 @@
 """What the training loop needs to know about a stage; nothing else distinguishes codecs from the duplex model.
 
 Invariants. A loader's batch and a loss's random draws are pure functions of (seed, step): a run that is killed and
-restarted sees the same numbers. `loss` is the mean over the rows that it is given, so that splitting rows over devices
-never changes it.
+restarted sees the same numbers. `loss` is the mean over the rows that it is given, and every row has a random key of
+its own, so that splitting rows, over devices or in time (`train.accumulate`), never changes it.
 """
 
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -17,7 +17,19 @@ from wanstreamer_jax.config import Config
 
 Params = Any  # an nnx module, or any pytree of arrays
 Batch = dict[str, Any]  # arrays [B, ...]
-Metrics = dict[str, Any]  # name -> scalar
+Metrics = dict[str, Any]  # name -> scalar or Ratio
+
+
+class Ratio(NamedTuple):
+  """A metric over the part of a batch that it speaks of: both are means over rows, divided when all rows are in."""
+
+  total: jax.Array
+  weight: jax.Array
+
+  @property
+  def value(self) -> jax.Array:
+    """NaN where there was nothing to speak of."""
+    return self.total / self.weight
 
 
 class Loader(Protocol):
@@ -39,14 +51,16 @@ class Stage:
 
   name: as in `config.train.stage`.
   init: (config, key) -> parameters; traced under jit, so that every leaf is born on its own device.
-  loss: (parameters, batch, key, config) -> (scalar mean over the batch, metrics); the batch is batched, the modules
-    inside are vmapped by the stage.
+  loss: (parameters, batch, keys, config) -> (scalar mean over the batch, metrics, also means over rows); the batch is
+    batched, with a key for every row [B]; the modules inside are vmapped by the stage.
   make_loader: config -> Loader.
   evaluate: (parameters, config, run folder, step) -> metrics; may write pictures below the run folder. The parameters
     are the averaged ones where `train.ema` is on. Optional.
   finish: (parameters, config, run folder), after the last update; may write what the next stage reads. Optional.
   frozen: patterns of parameter names (as in parallel/rules.py) that the optimiser leaves alone.
   units: how many units a step trains on, for the speed figures.
+  attention_flops: config -> FLOPs of the Transformer's attention in a step (train/flops.py), which `cost.count` cannot
+    tell: some of it is masked, some of it in kernels.
   """
 
   name: str
@@ -57,3 +71,4 @@ class Stage:
   finish: Callable[[Params, Config, pathlib.Path], None] | None = None
   frozen: tuple[str, ...] = ()
   units: Callable[[Config], int] = all_units
+  attention_flops: Callable[[Config], float] = lambda config: 0.0

@@ -1,18 +1,56 @@
 """The training state and the one step that advances it. Pure functions; the loop owns time, files and devices."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.parallel.mesh import batch_sharding, replicated
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from wanstreamer_jax.parallel.rules import param_shardings
-from wanstreamer_jax.train.optim import learning_rate, make_optimizer, trainable
-from wanstreamer_jax.train.stage import Batch, Metrics, Params, Stage
+from wanstreamer_jax.train.optim import check_groups, group_norms, learning_rate, make_optimizer, trainable
+from wanstreamer_jax.train.stage import Batch, Metrics, Params, Ratio, Stage
+
+SPIKE_MEMORY = 0.98  # of the usual gradient norm: about the last 50 updates
+SPIKE_START = 50  # updates before any is skipped: at first, norms fall fast
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Spikes:
+  """What a usual gradient norm is, and how often one was too unusual.
+
+  The rule: from update SPIKE_START on, an update whose gradient norm is more than `train.spike` times the usual norm is
+  skipped: parameters, moments and average stay as they are, the step advances. The usual norm is exp of the moving
+  average of log norms, each counted within `train.spike` of the usual one before it: one outlier hardly moves it, and
+  norms that stay high become usual. Every host computes the same, and all of it is in the checkpoint.
+
+  log_norm: float32, that moving average, bias-corrected. skipped: int32, updates skipped so far.
+  """
+
+  log_norm: jax.Array
+  skipped: jax.Array
+
+  @classmethod
+  def none(cls) -> "Spikes":
+    return cls(jnp.float32(0), jnp.int32(0))
+
+  def see(self, norm: jax.Array, step: jax.Array, factor: float) -> tuple["Spikes", jax.Array]:
+    """After the gradient norm of update `step`: (the new state, bool: whether the update is taken).
+
+    factor: `train.spike`, 0 takes every update. A norm that is not finite is never taken, and the loop stops at it.
+    """
+    finite, usual = jnp.isfinite(norm), jnp.exp(self.log_norm)
+    judged = (step >= SPIKE_START) & (factor > 0)
+    within = jnp.where(judged, jnp.clip(norm, usual / max(factor, 1.0), usual * factor), norm)
+    log_norm = update_average(self.log_norm, jnp.log(jnp.maximum(within, 1e-30)), SPIKE_MEMORY, step + 1)
+    taken = finite & ~(judged & (norm > factor * usual))
+    return Spikes(jnp.where(finite, log_norm, self.log_norm), self.skipped + ~taken), taken
 
 
 @jax.tree_util.register_dataclass
@@ -20,16 +58,18 @@ from wanstreamer_jax.train.stage import Batch, Metrics, Params, Stage
 class TrainState:
   """Everything that a restart needs.
 
-  step: int32, updates done so far; also the number of the next batch and of the next random key.
+  step: int32, updates done or skipped so far; also the number of the next batch and of the next random key.
   params: float32 master weights.
   optimizer: moments, shaped like `params`.
   ema: bias-corrected moving average of `params`; None when `train.ema` is 0.
+  spikes: which gradient norms are usual.
   """
 
   step: jax.Array
   params: Params
   optimizer: Any
   ema: Params | None
+  spikes: Spikes
 
   @property
   def averaged(self) -> Params:
@@ -44,27 +84,62 @@ def init_state(stage: Stage, config: Config) -> TrainState:
 
 
 def fresh_state(stage: Stage, config: Config, params: Params) -> TrainState:
-  """Step 0 from given weights."""
+  """Step 0 from given weights. Raises ConfigError for `train.groups` that name nothing."""
+  check_groups(config.train, params)
   optimizer = make_optimizer(config.train, stage.frozen).init(params)
   ema = jax.tree.map(jnp.copy, params) if config.train.ema else None
-  return TrainState(step=jnp.int32(0), params=params, optimizer=optimizer, ema=ema)
+  return TrainState(jnp.int32(0), params, optimizer, ema, Spikes.none())
 
 
 def loss_and_grads(stage: Stage, config: Config, params: Params, batch: Batch, step: jax.Array):
-  """((loss, metrics), gradients) of update `step`; frozen leaves have gradient zero, which XLA does not compute."""
+  """((loss, metrics), gradients) of update `step`; frozen leaves have gradient zero, which is not computed.
+
+  With `train.accumulate` = A, row i * A + m of the batch is in part m, so that every device splits its own rows; the
+  parts follow each other, and only the gradients of one are in memory beside their sum.
+  """
   _, key = jax.random.split(jax.random.key(config.train.seed))
-  key = jax.random.fold_in(key, step)
-  value_and_grad = jax.value_and_grad(stage.loss, has_aux=True)
-  (loss, metrics), grads = value_and_grad(params, batch, key, config)
-  moves = trainable(params, stage.frozen)
-  return (loss, metrics), jax.tree.map(lambda free, grad: grad if free else jnp.zeros_like(grad), moves, grads)
+  rows = jax.tree.leaves(batch)[0].shape[0]
+  keys = jax.random.split(jax.random.fold_in(key, step), rows)
+  leaves, tree = jax.tree.flatten(params)
+  moves = jax.tree.leaves(trainable(config.train, stage.frozen, params))
+
+  def loss_of(moving: list[jax.Array], part: tuple[Batch, jax.Array]) -> tuple[jax.Array, Metrics]:
+    rest = iter(moving)
+    whole = jax.tree.unflatten(tree, [next(rest) if free else leaf for free, leaf in zip(moves, leaves)])
+    return stage.loss(whole, *part, config)
+
+  moving = [leaf for free, leaf in zip(moves, leaves) if free]
+  compute = lambda part: jax.value_and_grad(loss_of, has_aux=True)(moving, part)
+  (loss, metrics), grads = _mean_over_parts(compute, (batch, keys), config.train.accumulate)
+  metrics = {name: metric.value if isinstance(metric, Ratio) else metric for name, metric in metrics.items()}
+  found = iter(grads)
+  filled = [next(found) if free else jnp.zeros_like(leaf) for free, leaf in zip(moves, leaves)]
+  return (loss, metrics), jax.tree.unflatten(tree, filled)
+
+
+def _mean_over_parts(compute: Any, rows: Any, parts: int) -> Any:
+  """The mean of `compute` over `parts` parts of arrays [B, ...], one after the other."""
+  if parts == 1:
+    return compute(rows)
+
+  def split(x: jax.Array) -> jax.Array:
+    x = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, PartitionSpec(None, BATCH_AXES))
+
+  rows = jax.tree.map(split, rows)
+  shapes = jax.eval_shape(lambda rows: compute(jax.tree.map(lambda x: x[0], rows)), rows)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, compute(part)), None), zeros, rows)
+  return jax.tree.map(lambda x: x / parts, total)
 
 
 def update_average(ema: Params, params: Params, decay: float, updates: jax.Array) -> Params:
   """The moving average after `updates` updates, free of start-up bias at every step.
 
   With the zero-started average m_t = decay m_{t-1} + (1 - decay) p_t, this is m_t / (1 - decay^t) written as a
-  recursion on itself; a parameter that stands still stays exactly what it is.
+  recursion on itself; a parameter that stands still stays exactly what it is. So it warms up by itself: the weight of
+  the newest value is 1/t at first (the mean of all), and 1 - decay in the end.
   """
   kept = jnp.float32(decay)
   rate = (1 - kept) / (1 - kept ** updates.astype(jnp.float32))  # exactly 1 at the first update
@@ -72,20 +147,29 @@ def update_average(ema: Params, params: Params, decay: float, updates: jax.Array
 
 
 def train_step(stage: Stage, config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-  """One update. batch: arrays [B, ...]. The metrics are those of the weights before the update."""
+  """One update. batch: arrays [B, ...]. The metrics (train/metrics.py) are those of the weights before the update."""
   (loss, metrics), grads = loss_and_grads(stage, config, state.params, batch, state.step)
-  updates, optimizer = make_optimizer(config.train, stage.frozen).update(grads, state.optimizer, state.params)
+  norm = optax.global_norm(grads)
+  spikes, taken = state.spikes.see(norm, state.step, config.train.spike)
+  optimizer = make_optimizer(config.train, stage.frozen)
+  updates, moments = optimizer.update(grads, state.optimizer, state.params, step=state.step)
   params = optax.apply_updates(state.params, updates)
   ema = None
   if state.ema is not None:
-    ema = update_average(state.ema, params, config.train.ema, state.step + 1)
+    ema = update_average(state.ema, params, config.train.ema, state.step + 1 - spikes.skipped)
+  if_taken = lambda new, old: jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
   metrics = {
     "loss": loss,
     **metrics,
-    "grad_norm": optax.global_norm(grads),
+    "grad_norm": norm,
+    "grad_norm_usual": jnp.exp(state.spikes.log_norm),
+    "skipped": spikes.skipped,
     "learning_rate": learning_rate(config.train, state.step),
+    **group_norms("grad_norm", grads),
+    **group_norms("update_norm", if_taken(updates, jax.tree.map(jnp.zeros_like, updates))),
   }
-  return TrainState(step=state.step + 1, params=params, optimizer=optimizer, ema=ema), metrics
+  kept = (if_taken(params, state.params), if_taken(moments, state.optimizer), if_taken(ema, state.ema))
+  return TrainState(state.step + 1, *kept, spikes), metrics
 
 
 def state_shardings(stage: Stage, config: Config, mesh: Mesh):
@@ -95,7 +179,16 @@ def state_shardings(stage: Stage, config: Config, mesh: Mesh):
 
 
 def compile_step(stage: Stage, config: Config, mesh: Mesh):
-  """The jitted `(state, batch) -> (state, metrics)`; the given state's buffers are reused."""
+  """The jitted `(state, batch) -> (state, metrics)`; the given state's buffers are reused.
+
+  Raises ConfigError for parts of a batch (`train.accumulate`) that do not divide over the devices.
+  """
+  rows, shards = config.data.batch // config.train.accumulate, math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  if rows % shards:
+    raise ConfigError(
+      f"data.batch {config.data.batch} / train.accumulate {config.train.accumulate} = {rows} rows at a time, which do "
+      f"not divide over data x fsdp = {shards} devices: use a larger batch, or a smaller train.accumulate"
+    )
   _, shardings = state_shardings(stage, config, mesh)
   return jax.jit(
     lambda state, batch: train_step(stage, config, state, batch),

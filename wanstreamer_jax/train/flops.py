@@ -1,0 +1,55 @@
+"""Model FLOPs of a training step: what its mathematics needs: the numerator of MFU (PaLM, arXiv 2204.02311).
+
+The products and convolutions of the loss and its gradient, counted from the traced program, and the Transformer's
+attention by the pairs that `units.visible` shows. Neither what is computed twice (remat) nor what is masked counts, nor
+the optimiser; so no program gains by doing more than it must.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.cost import count
+from wanstreamer_jax.nn.blocks import MIXING
+from wanstreamer_jax.train.stage import Stage
+from wanstreamer_jax.train.state import loss_and_grads
+from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, Layout, Segment, build_layout
+
+
+def model_flops(stage: Stage, config: Config, batch: Any) -> float:
+  """FLOPs of one update, over all devices. batch: arrays or shapes."""
+  once = config.replace()
+  once.model.remat = "none"
+  once = once.freeze()
+  params = jax.eval_shape(lambda: stage.init(once, jax.random.key(0)))  # modules that know that nothing is recomputed
+  step = jax.ShapeDtypeStruct((), np.int32)
+  cost = count(lambda *args: loss_and_grads(stage, once, *args), params, batch, step, without=MIXING)
+  return cost.flops + stage.attention_flops(config)
+
+
+def attention_flops(config: Config, pairs: int) -> float:
+  """Of one row with so many (query, key) pairs: scores and mixing, in the loss and twice in its gradient."""
+  model = config.model
+  return 3 * 2 * 2.0 * pairs * model.layers * model.heads * model.head_dim
+
+
+def duplex_attention_flops(config: Config) -> float:
+  """Of the two-copy pass over a batch of crops."""
+  return config.data.batch * attention_flops(config, visible_pairs(build_layout(config), config.data.units))
+
+
+def visible_pairs(layout: Layout, units: int) -> int:
+  """How many (query, key) pairs `units.visible` shows in [WORLD | clean units | ephemeral units], all of them valid."""
+  world, clean, late = map(_blocks, (layout.world, layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES)))
+  up_to = lambda queries, keys: int(np.sum(keys <= queries[:, None]))
+  window, sinks = layout.config.window or units, layout.config.sinks
+  earlier = sum(min(unit, window - 1) + min(sinks, max(unit - window + 1, 0)) for unit in range(units))
+  queries = len(clean) + len(late)
+  inside = queries * len(world) + up_to(clean, clean) + up_to(late, clean) + up_to(late, late)
+  return up_to(world, world) + units * inside + earlier * queries * len(clean)
+
+
+def _blocks(segments: tuple[Segment, ...]) -> np.ndarray:
+  return np.array([block for segment in segments for block in segment.blocks], np.int64)
