@@ -24,7 +24,7 @@ LAYERS = (
   ("rollout", "data", "convert"),
   ("agent_io", "crops"),
   ("train", "serve", "eval"),
-  ("ablate", "aot", "bench", "inspect_cmd"),
+  ("ablate", "aot", "bench", "bench_transformers", "inspect_cmd"),
   ("bench_serve", "bench_session", "bench_train"),
   ("commands",),
   ("cli",),

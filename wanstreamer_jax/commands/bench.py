@@ -1,6 +1,7 @@
 """`wanstreamer bench`: measurements of this machine."""
 
 import argparse
+import os
 import pathlib
 from typing import Any
 
@@ -10,6 +11,7 @@ from wanstreamer_jax.commands.parsing import add_command, add_config, add_group,
 def add_bench(commands: Any) -> None:
   examples = """
     wanstreamer bench step --config configs/demo.py
+    wanstreamer bench train --config configs/tiny.py
     wanstreamer bench loader data_cache/latents --config configs/tiny.py
     wanstreamer bench serve --slots 2 --visitors 3
     wanstreamer bench session --minutes 60
@@ -26,6 +28,30 @@ def add_bench(commands: Any) -> None:
   add_config(step)
   step.add_argument("--runs", type=number(int, 50), default=100, metavar="N", help="units to time (default: 100)")
   step.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+  train = add_command(
+    group, "train", "time the training step, beside the matrix products that this machine reaches",
+    """
+    wanstreamer bench train --config configs/tiny.py
+    wanstreamer bench train --config configs/tiny.py --records data_cache/latents --trace out/profile
+    wanstreamer bench train --config configs/qwen2p5_1p5b.py --text-only --batch 4
+    wanstreamer bench train --config configs/qwen2p5_1p5b.py --against transformers --batch 4
+    """, bench_train,
+  )  # fmt: skip
+  add_config(train)
+  train.add_argument("--batch", type=number(int, 1), metavar="B", help="rows of a step (default: data.batch)")
+  train.add_argument("--units", type=number(int, 1), metavar="N", help="units of a crop (default: data.units)")
+  train.add_argument("--steps", type=number(int, 4), default=40, metavar="N", help="steps to time (default: 40)")
+  train.add_argument("--text-only", action="store_true", help="dense causal text of this geometry too, in turns")
+  train.add_argument(
+    "--text-tokens", type=number(int, 2), metavar="T", help="tokens of a row of text (default: a crop's, at most 4096)"
+  )
+  train.add_argument(
+    "--against", choices=("transformers",), help="text alone, in turns with Hugging Face's (extra `oracles`)"
+  )
+  train.add_argument("--records", metavar="DIR", help="read batches from this folder (default: one random batch)")
+  train.add_argument("--trace", metavar="DIR", help="write a profile of three steps")
+  train.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
   serve = add_command(
     group, "serve", "serve visitors over real sockets on this machine and time what they meet",
@@ -102,6 +128,21 @@ def bench_session(args: argparse.Namespace) -> None:
   enable_compilation_cache()
   agent = agent_io.load_agent(args.checkpoint, kv_cache=args.kv)
   bench_session.bench_session_command(agent, args.minutes, pathlib.Path(args.out))
+
+
+def bench_train(args: argparse.Namespace) -> None:
+  given = {"data.batch": args.batch, "data.units": args.units, "data.path": args.records}
+  args.overrides += [f"--config.{name}={value}" for name, value in given.items() if value is not None]
+  config = load_config(args)
+  if args.against:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two frameworks share the device's memory
+  from wanstreamer_jax import bench_train
+  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
+
+  enable_compilation_cache()
+  sizes = bench_train.Sizes(args.steps, args.text_tokens, args.text_only, args.against or "", args.records is not None)
+  trace = pathlib.Path(args.trace) if args.trace else None
+  bench_train.bench_train_command(config, sizes, trace, args.json)
 
 
 def bench_step(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from flax import nnx
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
 from wanstreamer_jax.model.heads import Heads
 from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
-from wanstreamer_jax.model.transformer import Transformer, see_cache, training_mixer
+from wanstreamer_jax.model.transformer import Mixer, Transformer, see_cache, training_mixer
 from wanstreamer_jax.perception.audio import AudioEncoder, AudioState
 from wanstreamer_jax.perception.video import VideoEncoder
 from wanstreamer_jax.units import (
@@ -170,10 +170,11 @@ class WanStreamer(nnx.Module):
     return Predictions(logits.reshape(units, -1, logits.shape[-1]), velocity)
 
 
-def text_only_logits(streamer: WanStreamer, ids: jax.Array) -> jax.Array:
+def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: Mixer | None = None) -> jax.Array:
   """The streamer as the language model that it was initialised from: int32 [T] -> float32 [T, V].
 
   Text alone, one block per token, t = h = w = the token's index: ordinary causal attention and ordinary RoPE.
+  mixer: any causal attention, where that of a unit's step is too slow.
   """
   tokens = ids.shape[0]
   index, exists = jnp.arange(tokens), jnp.ones(tokens, bool)
@@ -185,5 +186,6 @@ def text_only_logits(streamer: WanStreamer, ids: jax.Array) -> jax.Array:
     position=jnp.repeat(POSITIONS_PER_UNIT * index[:, None], 3, axis=1),
   )
   x = streamer.tokens.text("text", ids, exists, index).tokens
-  hidden, _ = streamer.transformer(x, coords, see_cache(coords, [], None, 0), [])
+  mixer, groups = (mixer, None) if mixer is not None else (see_cache(coords, [], None, 0), [])
+  hidden, _ = streamer.transformer(x, coords, mixer, groups)
   return streamer.logits(hidden)

@@ -56,7 +56,6 @@ RULES: tuple[Rule, ...] = (
   Rule(r"(encoder|decoder)\.[\w.]+(?<!_proj)\.w", ("fsdp",)),
   Rule(r"head\.w", (None,)),
   Rule(r"standard\.latent_(mean|std)"),
-  Rule(r"ns_coeffs"),  # Muon's polynomial
   # Norms and biases
   Rule(r"\w*norm\w*\.scale"),
   Rule(r"(?<![qkv]_proj\.)b"),

@@ -1,19 +1,19 @@
 """AdamW or Muon with clipping, schedules, and a rate of its own for every group of parameters; 0 means frozen.
 
-Formulas: Loshchilov & Hutter, arXiv 1711.05101; Muon at the size of Adam's updates, Liu et al., arXiv 2502.16982.
+Formulas: Loshchilov & Hutter, arXiv 1711.05101; Muon (Jordan et al., kellerjordan.github.io/posts/muon) at the size of
+Adam's updates, Liu et al., arXiv 2502.16982.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from wanstreamer_jax.config import TrainConfig, group_rates
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.parallel.mesh import BATCH_AXES, constrain
 from wanstreamer_jax.parallel.rules import Rule, path_name
 
 # What `train.groups` may name, and what norms are reported for. Other names are patterns, as in parallel/rules.py.
@@ -106,28 +106,64 @@ def decayed(params: Any) -> Any:
 MATRICES = Rule(r"(transformer\.layers|hear|see)\.([\w.]+_proj|\w+)\.w")  # what Muon moves; Adam moves the rest
 MUON_MOMENTUM = 0.95  # `train.beta1` is Adam's
 MUON_RMS = 0.2  # of an update before the rate: about Adam's, so that one rate serves both
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singular values end between 0.7 and 1.2
 
 
-TO_HEADS, FROM_HEADS = MuonDimensionNumbers(-3, (-2, -1)), MuonDimensionNumbers((-3, -2), -1)  # [D, N, H], [N, H, D]
-AXES = {"q_proj": TO_HEADS, "k_proj": TO_HEADS, "v_proj": TO_HEADS, "o_proj": FROM_HEADS}
+class Matrix(NamedTuple):
+  """How many of a leaf's last axes are inputs and outputs of its matrix; axes before them (layers) are a batch."""
+
+  inputs: int = 1
+  outputs: int = 1
 
 
-def muon_axes(updates: Any) -> Any:
-  """A tree of MuonDimensionNumbers: which of a matrix's last axes are inputs; axes before them (layers) are a batch."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: AXES.get(path_name(path).split(".")[-2], MuonDimensionNumbers(-2, -1)), updates
-  )
+AXES = {"q_proj": Matrix(1, 2), "k_proj": Matrix(1, 2), "v_proj": Matrix(1, 2), "o_proj": Matrix(2, 1)}  # heads: [N, H]
+
+
+def matrix_of(path: tuple[Any, ...]) -> Matrix:
+  return AXES.get(path_name(path).split(".")[-2], Matrix())
+
+
+class MuonState(NamedTuple):
+  """count: int32, updates so far. mu: momentum, shaped like the parameters."""
+
+  count: jax.Array
+  mu: Any
 
 
 def muon() -> optax.GradientTransformation:
-  """Orthogonal updates whose elements have the RMS of Adam's."""
+  """Nesterov momentum, made orthogonal matrix by matrix; its elements have the RMS of Adam's updates."""
 
-  def scale(update: jax.Array, axes: MuonDimensionNumbers) -> jax.Array:
-    sizes = [math.prod(update.shape[axis] for axis in np.atleast_1d(group)) for group in axes]
-    return update * MUON_RMS * math.sqrt(max(sizes))
+  def update(grads: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+    del params
+    count = optax.safe_increment(state.count)
+    mu = optax.tree.update_moment(grads, state.mu, MUON_MOMENTUM, 1)
+    ahead = optax.tree.bias_correction(mu, MUON_MOMENTUM, optax.safe_increment(count))
+    now = optax.tree.bias_correction(grads, MUON_MOMENTUM, count)
+    mixed = jax.tree.map(lambda m, g: MUON_MOMENTUM * m + (1 - MUON_MOMENTUM) * g, ahead, now)
+    return jax.tree_util.tree_map_with_path(lambda path, x: orthogonal(x, matrix_of(path)), mixed), MuonState(count, mu)
 
-  scaled = lambda updates, _: jax.tree.map(scale, updates, muon_axes(updates))
-  return optax.chain(scale_by_muon(beta=MUON_MOMENTUM, weight_dimension_numbers=muon_axes), optax.stateless(scaled))
+  return optax.GradientTransformation(lambda params: MuonState(jnp.int32(0), optax.tree.zeros_like(params)), update)
+
+
+def orthogonal(x: jax.Array, matrix: Matrix) -> jax.Array:
+  """The nearest orthogonal matrices, nearly (Newton-Schulz), times MUON_RMS sqrt(max(inputs, outputs)).
+
+  On a mesh whole matrices are spread over the devices by layer, once before and once after the iteration: on split
+  matrices each of its fifteen products would gather all of them.
+  """
+  inputs = math.prod(x.shape[x.ndim - matrix.inputs - matrix.outputs : x.ndim - matrix.outputs])
+  outputs = math.prod(x.shape[x.ndim - matrix.outputs :])
+  flat = x.reshape(-1, inputs, outputs)
+  spread = BATCH_AXES if flat.shape[0] > 1 else None
+  y = constrain(flat, spread, None, None)
+  y = jnp.swapaxes(y, 1, 2) if inputs > outputs else y
+  y = y / (jnp.linalg.norm(y, axis=(1, 2), keepdims=True) + 1e-8)
+  a, b, c = NEWTON_SCHULZ
+  for _ in range(5):
+    square = jnp.einsum("lio,ljo->lij", y, y)
+    y = a * y + (b * square + c * square @ square) @ y
+  y = jnp.swapaxes(y, 1, 2) if inputs > outputs else y
+  return constrain(y, spread, None, None).reshape(x.shape) * (MUON_RMS * math.sqrt(max(inputs, outputs)))
 
 
 def direction(train: TrainConfig) -> optax.GradientTransformation:
