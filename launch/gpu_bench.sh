@@ -71,7 +71,8 @@ part() {
   if [ "$status" -eq 0 ]; then
     mv "$out/$name.json.tmp" "$out/$name.json"
   else
-    say "$name: failed ($([ "$status" -eq 124 ] && echo "longer than $limit s" || tail -n 1 "$out/$name.log"))"
+    if [ "$status" -eq 124 ]; then echo "longer than $limit s" >>"$out/$name.log"; fi
+    say "$name: failed ($(tail -n 1 "$out/$name.log"))"
     failed+=("$name")
   fi
 }

@@ -1,20 +1,27 @@
 """The bench measures every phase, and the floor counts what must be done."""
 
 import json
+import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
-from wanstreamer_jax import bench
+from tests.conftest import assert_close
+from tests.nano_agent import nano_agent
+from wanstreamer_jax import bench, bench_train, machine
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.cost import Cost, count
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import World, text_only_logits
 from wanstreamer_jax.rollout import Agent, start_session
 
+ROOT = pathlib.Path(__file__).parent.parent
 shape = lambda *axes: jax.ShapeDtypeStruct(axes, jnp.float32)
 
 
@@ -48,6 +55,22 @@ def test_convolutions_and_branches_count():
   assert count(window, shape(1, 10, 10, 4), shape(3, 3, 4, 6)).flops == 2 * 10 * 10 * 6 * 9 * 4
   either = lambda w, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x)
   assert count(either, shape(8, 8), shape(4, 8)).flops == 2 * 4 * 8 * 8
+
+
+def test_a_scope_can_be_left_out():
+  def layers(weights, x):
+    def layer(x, w):
+      with jax.named_scope("mixing"):
+        y = x @ w[0]
+      return jnp.tanh(y) @ w[1], None
+
+    return jnp.sum(jax.lax.scan(jax.checkpoint(layer), x, weights)[0])
+
+  one = 2 * 3 * 8 * 8
+  weights, x = shape(5, 2, 8, 8), shape(3, 8)
+  assert count(layers, weights, x).flops == 5 * 2 * one
+  assert count(layers, weights, x, without="mixing").flops == 5 * one
+  assert count(jax.grad(layers), weights, x, without="mixing").flops == 5 * 3 * one  # a gradient's too
 
 
 def test_the_demo_reads_its_transformer_once_per_pass():
@@ -89,3 +112,91 @@ def test_too_few_runs_are_refused():
   done = subprocess.run(command, capture_output=True, text=True)
   assert done.returncode == 2
   assert "'10' is not a whole number of at least 50" in done.stderr
+
+
+# bench train.
+
+
+def fake(name, milliseconds, tokens, units=0):
+  """A contender whose steps take what they are said to take, on a clock of the test's."""
+  return bench_train.Contender(name, f"{name} of the test", lambda: milliseconds, 2e9, tokens, units, 1000, 0.5, 10**9)
+
+
+def test_bench_train_takes_turns_and_compares(monkeypatch):
+  order = []
+  contenders = [fake("two copies", 40.0, 100, 8), fake("text", 20.0, 100), fake("transformers", 30.0, 100)]
+  monkeypatch.setattr(bench_train, "make_contenders", lambda *_: contenders)
+  monkeypatch.setattr(machine, "timed", lambda step: order.append(step()) or (step(), None))
+  monkeypatch.setattr(machine, "product_rate", lambda dtype: 1e12)
+  result = bench_train.bench_train(load_config("configs/nano.py", ["train.mesh=data=1"]), bench_train.Sizes(steps=8))
+  assert order == [40, 40, 20, 20, 30, 30] * bench_train.TURNS
+  row = json.loads(json.dumps(result))["contenders"]["two copies"]
+  assert [row[name] for name in ("median_ms", "floor_ms", "mfu", "units_per_s")] == [40.0, 2.0, 0.05, 200.0]
+  assert {title: ratio["median"] for title, ratio in result["ratios"].items()} == {
+    "two copies / text, MFU": 0.5,
+    "text / transformers, tokens per second": 1.5,
+  }
+  text = "\n".join(bench_train.report_lines(result))
+  for word in ("TFLOP/s", "warm-up", "turns", "float32", "cores", "MFU", "p95", "spread", "waiting", "floor"):
+    assert word in text
+
+
+def test_the_text_that_is_timed_is_the_language_model():
+  streamer = nano_agent().streamer
+  ids = np.random.default_rng(0).integers(1, 100, (2, 13)).astype(np.int32)
+  loss, _ = jax.jit(lambda streamer, ids: bench_train.text_loss(streamer, {"ids": ids}, None, None))(streamer, ids)
+  logits = jax.jit(jax.vmap(text_only_logits, (None, 0)))(streamer, ids[:, :-1])
+  picked = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, 1:, None], axis=-1)
+  assert_close(loss, -jnp.mean(picked), 1e-5)
+
+
+@pytest.mark.slow
+def test_bench_train_really_trains():
+  config = load_config("configs/nano.py", ["data.units=2", "train.mesh=data=1"])
+  result = json.loads(json.dumps(bench_train.bench_train(config, bench_train.Sizes(steps=4, text=16, text_too=True))))
+  for row in result["contenders"].values():
+    assert 0 < row["floor_ms"] < row["median_ms"] <= row["p95_ms"]
+    assert 0 < row["mfu"] < 1
+
+
+def gpu_bench(folder, *arguments, **environment):
+  command = ["bash", str(ROOT / "launch/gpu_bench.sh"), "--out", str(folder), *arguments]
+  return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_gpu_bench_runs_parts_once_within_its_budget(tmp_path):
+  python = tmp_path / "python"
+  python.write_text('#!/bin/sh\necho "$@"; case "$*" in *patch=4*) echo "it broke" >&2; exit 3;; esac\n')
+  python.chmod(0o755)
+  planned = gpu_bench(tmp_path / "out", "--dry-run", PYTHON=str(python)).stdout.splitlines()
+  assert len(planned) == 10
+  assert not (tmp_path / "out").exists()
+  done = gpu_bench(tmp_path / "out", "--only", "step", "--budget", "310", PYTHON=str(python))
+  assert done.returncode == 2
+  assert "step_640x368_60s_patch4: failed (it broke)" in done.stderr
+  found = sorted(file.name for file in (tmp_path / "out").glob("*.json"))
+  assert found == [f"step_{name}.json" for name in ("192x336_60s", "192x336_60s_patch2", "640x368_20s_patch2")]
+  again = gpu_bench(tmp_path / "out", "--only", "step_192", PYTHON=str(python))
+  assert again.stderr.count("done before") == 2
+  late = gpu_bench(tmp_path / "late", "--only", "step_192x336_60s_patch2", "--budget", "10", PYTHON=str(python))
+  assert "no time left for: step_192x336_60s_patch2" in late.stderr
+  assert "--budget is 'x'" in gpu_bench(tmp_path, "--budget", "x").stderr
+
+
+@pytest.mark.parametrize("line", gpu_bench("out", "--dry-run", PYTHON="python").stdout.splitlines())
+def test_gpu_bench_calls_commands_that_exist(line):
+  from wanstreamer_jax.cli import build_parser
+  from wanstreamer_jax.config_files import split_overrides
+
+  words = line.split(" > ")[0].split()
+  overrides, arguments = split_overrides(words[words.index("bench") :])
+  args = build_parser().parse_args(arguments)
+  load_config(args.config, [text for text in overrides if "attention" not in text])
+
+
+def test_gpu_bench_is_clean_shell():
+  shellcheck = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+  if shellcheck is None:
+    pytest.skip("shellcheck is not installed (extra `dev`)")
+  done = subprocess.run([shellcheck, str(ROOT / "launch/gpu_bench.sh")], capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout
