@@ -71,8 +71,8 @@ def check_devices(heads: int, units: int, late_units: int) -> None:
     return
   if heads % (tensor * context):
     raise ConfigError(
-      f"model.heads is {heads}, which does not divide over tensor={tensor} x context={context}: the devices of these axes "
-      "share the heads of attention; change train.mesh"
+      f"model.heads is {heads}, which does not divide over tensor={tensor} x context={context}: attention splits heads "
+      "over these axes; change train.mesh"
     )
   for name, count in (("data.units", units), ("train.noisy_units", late_units)):
     if count % context:
