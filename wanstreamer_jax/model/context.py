@@ -114,10 +114,10 @@ def training_mixer(config: Config, clean: Coords, late: Coords, shares: Shares, 
   """How the training pass attends: `config.model.attention`. The numbers are the same. evicts: as for splash."""
   layout = build_layout(config)
   if config.model.attention == "xla":
-    return over_heads(lambda *coords: see_two_copies(*coords, layout), clean, late, shares)
+    return over_heads(lambda c, e: see_two_copies(c, e, layout), clean, late, shares)
   from wanstreamer_jax.model.kernels import see_two_copies_splash  # Pallas takes a second to import
 
-  return over_heads(lambda *coords: see_two_copies_splash(*coords, layout, evicts), clean, late, shares)
+  return over_heads(lambda c, e: see_two_copies_splash(c, e, layout, evicts), clean, late, shares)
 
 
 def _exchange(x: jax.Array, split: int, join: int) -> jax.Array:

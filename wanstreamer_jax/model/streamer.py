@@ -184,9 +184,9 @@ class WanStreamer(nnx.Module):
 
 def pick_units(tree: Any, picked: jax.Array | None) -> Any:
   """Rows `picked` (int32 [I]) of arrays [K, ...]: one of each K / I consecutive ones, so that on a mesh none moves."""
-  strides = lambda x: x.reshape(picked.shape[0], -1, *x.shape[1:])
   if picked is None or all(x.shape[0] == picked.shape[0] for x in jax.tree.leaves(tree)):
     return tree
+  strides = lambda x: x.reshape(picked.shape[0], -1, *x.shape[1:])
   return jax.tree.map(lambda x: jax.vmap(lambda rows, i: rows[i % rows.shape[0]])(strides(x), picked), tree)
 
 

@@ -139,7 +139,7 @@ def mask_infos(pattern: Pattern, block: int) -> tuple[MaskInfo, MaskInfo]:
   return _mask_info(visited), jax.tree.map(lambda x: x.swapaxes(1, 2), _mask_info(visited.T))
 
 
-def _kernel(pattern: Pattern, block: int, bounds: jax.Array | np.ndarray, interpret: bool) -> Any:
+def _kernel(pattern: Pattern, block: int, bounds: Any, interpret: bool) -> Any:
   sizes = kernels.BlockSizes(
     block_q=block, block_kv=block, block_kv_compute=block,
     block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
