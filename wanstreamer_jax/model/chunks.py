@@ -33,8 +33,8 @@ def see_two_copies_in_chunks(
   units = (clean.unit.shape[0] - world) // layout.clean_tokens
   if layout.config.sinks or (window is not None and units > window):
     raise ConfigError(
-      f"cudnn attention needs layout.sinks=0 (now {layout.config.sinks}) and the whole crop inside the window: data.units "
-      f"is {units}, layout.window {window}; change them, or set model.attention=xla"
+      f"cudnn attention needs layout.sinks=0 (now {layout.config.sinks}) and the whole crop inside the window: "
+      f"data.units is {units}, layout.window {window}; change them, or set model.attention=xla"
     )
   chunks = _chunks(units, late_units, clean.unit.shape[0] - world + ephemeral.unit.shape[0], size)
 
@@ -53,13 +53,13 @@ def see_two_copies_in_chunks(
     total = clean.unit.shape[0]
     split = lambda x: fold(x[world:total], x[total:])
     k, v = own.k[:world], own.v[:world]
-    past = [x[world:total][first] for x in own]
+    past = KeyValue(*(x[world:total][first] for x in own))
 
     def chunk(inputs):
       now, turned, own_k, own_v, see_world, see_chunk, count = inputs
       pieces = [Piece(now, own_k, own_v, see_chunk)] + [Piece(turned, k, v, see_world)] * (world > 0)
       if count is not None:
-        return merge((*(Dense(),) * len(pieces), history), (*pieces, Piece(now, *past, count)))
+        return merge((*(Dense(),) * len(pieces), history), (*pieces, Piece(now, past.k, past.v, count)))
       return merge((Dense(),) * len(pieces), tuple(pieces))
 
     inputs = (split(queries.now), split(queries.pinned), split(own.k), split(own.v), to_world, to_chunk)
