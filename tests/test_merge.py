@@ -77,7 +77,7 @@ def test_cudnn_is_called_as_jax_defines_it(monkeypatch):
   like = lambda *shape: jax.ShapeDtypeStruct((3, *shape), jnp.bfloat16)
 
   def loss(q, k, v, seen):
-    return jnp.sum(merge((CuDNN(), Dense()), (Piece(q, k, v, seen), Piece(q, k, v, jnp.ones((16, 24), bool)))))
+    return jnp.sum(jnp.sin(merge((CuDNN(), Dense()), (Piece(q, k, v, seen), Piece(q, k, v, jnp.ones((16, 24), bool))))))
 
   grads = jax.eval_shape(
     jax.vmap(jax.grad(loss, (0, 1, 2))), like(16, 4, 64), like(24, 2, 64), like(24, 2, 64),
