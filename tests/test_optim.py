@@ -1,6 +1,7 @@
 """What an update is (groups, accumulation, skipped spikes, Muon on a mesh), its FLOPs, and what a run reports of it."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -233,12 +234,12 @@ def test_muons_moments_are_sharded_as_their_parameters():
 
 
 def test_losses_by_flow_time():
+  """Of four units with a noisy copy out of eight the last does not exist."""
   error = jnp.array([1.0, 2.0, 3.0, 4.0])[:, None] * jnp.ones((4, 5))
-  tau, valid = jnp.array([0.1, 0.6, 0.74, 0.999]), jnp.array([True, True, True, False])
-  loss, bins = duplex._flow_loss("audio", error, valid, tau)
-  assert loss == pytest.approx((1 + 4 + 9) / 3)
-  found = [float(bins[f"audio_tau_{i}"].value) for i in range(4)]
-  np.testing.assert_allclose(found, [1, np.nan, (4 + 9) / 2, np.nan])
+  draws = SimpleNamespace(tau=jnp.array([0.1, 0.6, 0.74, 0.999]), picked=jnp.array([1, 2, 5, 7]))
+  loss, bins = duplex._flow_loss(error, jnp.arange(8) < 7, draws)
+  assert loss == pytest.approx(2 * (1 + 4 + 9) / 7)
+  np.testing.assert_allclose([float(ratio.value) for ratio in bins], [1, np.nan, (4 + 9) / 2, np.nan])
 
 
 def test_z_loss():
@@ -274,7 +275,7 @@ def test_the_pairs_are_those_that_the_rule_shows(changes):
   sinks = config.layout.sinks
   if sinks:
     coords = dataclasses.replace(coords, pinned=coords.pinned | ((coords.unit < sinks) & (coords.scope == 0)))
-  assert flops.visible_pairs(layout, units) == int(visible(coords, coords, config.layout.window).sum())
+  assert flops.visible_pairs(layout, units, units) == int(visible(coords, coords, config.layout.window).sum())
 
 
 def test_model_flops_count_nothing_twice_and_nothing_masked():

@@ -226,7 +226,7 @@ class ModelConfig(Section):
   experts: str = "shared"  # or "latent": agent-latent tokens have their own MLPs
   remat: str = "none"  # "none", "full" or "dots"
   dtype: str = "float32"  # of activations; parameters are float32
-  attention: str = "xla"  # or "splash" (TPU)
+  attention: str = "xla"  # of the training pass; or "splash" (TPU), or "cudnn" (NVIDIA GPU, bfloat16)
   kv_cache: str = "plain"  # as activations; or "int8", with a scale per token and head: a choice of who serves
 
 
@@ -289,6 +289,9 @@ class TrainConfig(Section):
   history_drop: float = 0.15  # probability that a unit's committed audio is dropped
   condition_drop: float = 0.05  # probability that a crop is shown nothing of its user and its world
   stream_drop: float = 0.1  # probability that it is not shown the user's audio, video, or the portrait; each by itself
+  noisy_units: int = 0  # units of a crop that have a noisy copy, evenly spread at random; 0 is all
+  shift_clock: bool = True  # half of the crops start anywhere in the first hour; if not, sessions that fit the window
+  # never evict anything in training, and splash attention needs half as wide queries and keys
   kl_weight: float = 1e-4  # codecs: per latent number
   latent_noise: float = 0.1  # codecs: decoded latents get noise of U(0, this) of their own deviation
   stft_weight: float = 1.0  # audio codec: multi-resolution STFT
@@ -397,7 +400,7 @@ LEAST = (  # section, the least that these fields may be (each item of a tuple; 
   ("flow", 1, "steps"),
   ("data", 0, "seed text_lead"),
   ("data", 1, "units session_units batch"),
-  ("train", 0, "warmup log_every eval_every checkpoint_every learning_rate weight_decay ema seed"),
+  ("train", 0, "noisy_units warmup log_every eval_every checkpoint_every learning_rate weight_decay ema seed"),
   ("train", 0, "spike z_loss"),
   ("train", 1, "steps keep accumulate"),
   ("eval", 0, "seed"),
@@ -499,7 +502,7 @@ def validate(config: Config) -> None:
     ("model.experts", model.experts, ("shared", "latent")),
     ("model.remat", model.remat, ("none", "full", "dots")),
     ("model.dtype", model.dtype, ("float32", "bfloat16")),
-    ("model.attention", model.attention, ("xla", "splash")),
+    ("model.attention", model.attention, ("xla", "splash", "cudnn")),
     ("model.kv_cache", model.kv_cache, ("plain", "int8")),
     ("data.voices", config.data.voices, ("formant", "mixed")),
     ("train.stage", config.train.stage, ("duplex", "audio_vae", "video_vae")),

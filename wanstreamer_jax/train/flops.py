@@ -37,18 +37,24 @@ def attention_flops(config: Config, pairs: int) -> float:
 
 def duplex_attention_flops(config: Config) -> float:
   """Of the two-copy pass over a batch of crops."""
-  return config.data.batch * attention_flops(config, visible_pairs(build_layout(config), config.data.units))
+  units = config.data.units
+  pairs = visible_pairs(build_layout(config), units, config.train.noisy_units or units)
+  return config.data.batch * attention_flops(config, pairs)
 
 
-def visible_pairs(layout: Layout, units: int) -> int:
-  """How many (query, key) pairs `units.visible` shows in [WORLD | clean units | ephemeral units], all of them valid."""
+def visible_pairs(layout: Layout, units: int, noisy: int) -> int:
+  """How many (query, key) pairs `units.visible` shows in [WORLD | clean units | noisy units], all of them valid.
+
+  noisy: how many units have a noisy copy; they are spread evenly, and the mean over which ones is taken.
+  """
   world, clean, late = map(_blocks, (layout.world, layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES)))
   up_to = lambda queries, keys: int(np.sum(keys <= queries[:, None]))
   window, sinks = layout.config.window or units, layout.config.sinks
   earlier = sum(min(unit, window - 1) + min(sinks, max(unit - window + 1, 0)) for unit in range(units))
-  queries = len(clean) + len(late)
-  inside = queries * len(world) + up_to(clean, clean) + up_to(late, clean) + up_to(late, late)
-  return up_to(world, world) + units * inside + earlier * queries * len(clean)
+  past = lambda queries: units * len(queries) * len(world) + earlier * len(queries) * len(clean)
+  of_clean = past(clean) + units * up_to(clean, clean)
+  of_late = past(late) + units * (up_to(late, clean) + up_to(late, late))
+  return up_to(world, world) + of_clean + of_late * noisy // units
 
 
 def _blocks(segments: tuple[Segment, ...]) -> np.ndarray:

@@ -111,7 +111,6 @@ def loss_and_grads(stage: Stage, config: Config, params: Params, batch: Batch, s
   moving = [leaf for free, leaf in zip(moves, leaves) if free]
   compute = lambda part: jax.value_and_grad(loss_of, has_aux=True)(moving, part)
   (loss, metrics), grads = _mean_over_parts(compute, (batch, keys), config.train.accumulate)
-  metrics = {name: metric.value if isinstance(metric, Ratio) else metric for name, metric in metrics.items()}
   found = iter(grads)
   filled = [next(found) if free else jnp.zeros_like(leaf) for free, leaf in zip(moves, leaves)]
   return (loss, metrics), jax.tree.unflatten(tree, filled)
@@ -160,7 +159,7 @@ def train_step(stage: Stage, config: Config, state: TrainState, batch: Batch) ->
   if_taken = lambda new, old: jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
   metrics = {
     "loss": loss,
-    **metrics,
+    **{name: metric.value if isinstance(metric, Ratio) else metric for name, metric in metrics.items()},
     "grad_norm": norm,
     "grad_norm_usual": jnp.exp(state.spikes.log_norm),
     "skipped": spikes.skipped,
