@@ -31,3 +31,7 @@ class LostHostError(UserError):
   """Another process of the same job is gone: nothing is wrong here, and the job can be started again."""
 
   status = 75  # EX_TEMPFAIL: launchers start the job again
+
+
+class Stopped(KeyboardInterrupt):
+  """Training ended because somebody asked for it: in all processes at the same step, with everything saved."""

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -25,11 +26,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from wanstreamer_jax.errors import ConfigError, LostHostError
+from wanstreamer_jax.errors import ConfigError, LostHostError, Stopped, UserError
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import param_shardings
 
 HEARTBEAT = 100  # seconds of silence after which a process counts as lost; jax's own default
+START = 300  # seconds that processes wait for each other at the start; jax's own default
 SIGNS = (  # set by those who start several processes, and understood by jax.distributed.initialize()
   "JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri",
   "JOB_COMPLETION_INDEX",
@@ -41,6 +43,33 @@ BROKEN = re.compile(
 )  # what a collective says when somebody is missing from it
 
 
+@contextlib.contextmanager
+def joined(
+  coordinator: str | None = None, processes: int | None = None, process: int | None = None, heartbeat: int = HEARTBEAT
+) -> Iterator[None]:
+  """A job that this process takes part in; see `join`. When all end as they should, they wait for each other."""
+  join(coordinator, processes, process, heartbeat)
+  try:
+    yield
+  except Stopped:
+    _part()
+    raise
+  _part()
+
+
+def _part() -> None:
+  if jax.distributed.is_initialized():
+    jax.distributed.shutdown()
+
+
+def leave(status: int) -> None:
+  """Ends a process that failed at once if it is one of several: at a usual exit jax would wait for the others."""
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def join(
   coordinator: str | None = None, processes: int | None = None, process: int | None = None, heartbeat: int = HEARTBEAT
 ) -> None:
@@ -49,6 +78,7 @@ def join(
   coordinator: HOST:PORT of process 0, where it will listen. process: 0 ... processes - 1.
   Raises ConfigError for flags that do not fit together, LostHostError when the job does not come together.
   """
+  named = [sign for sign in SIGNS if sign in os.environ]
   given = [value is not None for value in (coordinator, processes, process)]
   if any(given) and not all(given):
     raise ConfigError("--coordinator, --processes and --process belong together: give all three, or none")
@@ -60,7 +90,7 @@ def join(
     if processes == 1:
       return
     method: str | None = "deactivate"
-  elif any(sign in os.environ for sign in SIGNS) or _on_tpu():
+  elif named or _on_tpu():
     method = None
   else:
     return
@@ -68,11 +98,17 @@ def join(
     with warnings.catch_warnings(action="ignore"):  # about packages for surroundings that are not these
       jax.distributed.initialize(
         coordinator, processes, process, local_device_ids=_devices_of_one_task(), cluster_detection_method=method,
-        heartbeat_timeout_seconds=heartbeat,
+        initialization_timeout=START, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat,
       )  # fmt: skip
   except Exception as error:
-    if isinstance(error, ValueError) and "should be defined" in str(error):
-      return  # a host by itself
+    alone = isinstance(error, ValueError) and "should be defined" in str(error)
+    if alone and not named:
+      return  # a TPU host by itself
+    if alone:
+      raise ConfigError(
+        f"{named[0]} says that this is one of several processes, but jax cannot tell which: give --coordinator, "
+        "--processes and --process (in Kubernetes, or install the package `kubernetes`)"
+      ) from error
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     whole = f"process {process} of {processes} at {coordinator}" if method else "the processes that the environment names"
     raise LostHostError(f"the job did not come together ({whole}): {reason}; are all of them started?") from error
@@ -205,15 +241,23 @@ def _said(table: Mapping[str, Any], name: str) -> str:
 
 
 @contextlib.contextmanager
-def peers_watched(what_stays: str) -> Iterator[None]:
-  """Raises LostHostError for what a collective raises when another process is gone. what_stays: for the message."""
+def peers_watched() -> Iterator[None]:
+  """Raises LostHostError for what a collective raises when another process is gone."""
   try:
     yield
   except Exception as error:
-    if not several() or not isinstance(error, jax.errors.JaxRuntimeError | ValueError) or not BROKEN.search(str(error)):
+    loss = lost(error)
+    if loss is None:
       raise
-    reason = re.sub(r"\[external/[^]]*\] *", "", str(error).splitlines()[0])[:160]
-    raise LostHostError(
-      f"process {jax.process_index()} of {jax.process_count()} lost another process, whose own log says why ({reason}); "
-      f"{what_stays}; start the whole job again"
-    ) from error
+    raise loss from error
+
+
+def lost(error: Exception) -> LostHostError | None:
+  """The error to raise if this one says that another process is gone, else None."""
+  if not several() or isinstance(error, UserError) or not BROKEN.search(str(error)):
+    return None
+  reason = re.sub(r"\[external/[^]]*\] *", "", str(error).splitlines()[0])[:160]
+  return LostHostError(
+    f"process {jax.process_index()} of {jax.process_count()} lost another process, whose own log says why ({reason}); "
+    "whole checkpoints stay; start the job again, and it goes on from the last one"
+  )

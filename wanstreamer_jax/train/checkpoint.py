@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from wanstreamer_jax.config import Config, TrainConfig
 from wanstreamer_jax.config_files import config_to_dict, flat_fields
-from wanstreamer_jax.errors import CheckpointError, LostHostError
+from wanstreamer_jax.errors import CheckpointError, LostHostError, UserError
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train import provenance
@@ -119,11 +119,11 @@ class Checkpoints:
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
     if isinstance(error, LostHostError):
       return  # to finish a write takes everybody
-    problem = None
+    problem: UserError | None = None
     for close in (self.wait, self._manager.close):
       try:
         close()
-      except CheckpointError as failure:
+      except UserError as failure:
         problem = failure
       except Exception as failure:  # close() repeats what wait() said
         problem = problem or self._failed(failure)
@@ -167,7 +167,10 @@ class Checkpoints:
     if free < size:
       raise self._failed(OSError(f"No space left on device ({size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"))
 
-  def _failed(self, error: Exception) -> CheckpointError:
+  def _failed(self, error: Exception) -> UserError:
+    loss = hosts.lost(error)
+    if loss is not None:
+      return loss
     step, self._saving = self._saving, None
     steps = checkpoint_steps(self.folder)
     kept = f"the checkpoint of step {steps[-1]} stays whole" if steps else "there is no earlier checkpoint"

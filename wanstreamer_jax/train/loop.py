@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict, write_json
-from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.errors import Stopped, TrainingError
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.mesh import check_batch, enable_compilation_cache, make_mesh
 from wanstreamer_jax.train import provenance
@@ -64,7 +64,7 @@ def train(stage: Stage, config: Config) -> TrainState:
     jax.set_mesh(mesh),
     Interrupt() as interrupt,
     Checkpoints(run.checkpoints, config) as checkpoints,
-    hosts.peers_watched(f"the checkpoints in {run.checkpoints} stay whole"),
+    hosts.peers_watched(),
   ):
     state = start_state(stage, config, mesh, checkpoints)
     start = int(state.step)
@@ -193,10 +193,6 @@ def _broken(record: dict[str, float]) -> list[str]:
   if math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"]):
     return []
   return [name for name, value in record.items() if not math.isfinite(value)]
-
-
-class Stopped(KeyboardInterrupt):
-  """The loop ended because somebody asked for it, in all processes at the same step, with everything saved."""
 
 
 class Interrupt:
