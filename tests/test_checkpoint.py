@@ -18,7 +18,7 @@ from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.state import init_state, state_shardings
-from wanstreamer_jax.weights import export_weights, load_export, load_weights, read_weights
+from wanstreamer_jax.weights import export_weights, load_export, load_weights, meta_digest, read_weights
 
 STAGE = toy_stage()
 
@@ -156,7 +156,8 @@ def test_an_unfinished_checkpoint_is_not_one(run):
 
 def change_meta(folder: pathlib.Path, **changes) -> None:
   file = folder / "checkpoints" / "2" / "meta" / "metadata"
-  file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+  meta = {**json.loads(file.read_text()), **changes}
+  file.write_text(json.dumps({**meta, "digest": meta_digest(meta)}))
 
 
 def test_another_config_is_refused_with_its_first_difference(run):

@@ -1,11 +1,16 @@
-"""The manifests under launch/kubernetes: valid by the API's schema, and in agreement with the program they start."""
+"""The manifests under launch/: valid by the API's schema, and in agreement with the programs that they start."""
 
+import math
 import pathlib
+import subprocess
 
 import pytest
 import yaml
 
 from wanstreamer_jax.cli import build_parser
+from wanstreamer_jax.config_files import load_config, split_overrides
+from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.parallel.mesh import parse_mesh
 
 FOLDER = pathlib.Path(__file__).parent.parent / "launch/kubernetes"
 METRICS = FOLDER.parent.parent / "wanstreamer_jax/serve/metrics.py"
@@ -49,3 +54,82 @@ def test_a_deployment_fits_the_service_and_the_program(kind):
   scaled = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
   assert f'"{scaled.removeprefix("wanstreamer_")}"' in METRICS.read_text()
   assert "TOKEN" in [variable["name"] for variable in container["env"]]
+
+
+# Training: launch/gke. JobSet is no core kind: its own fields are checked here, the job in it by the API's schema.
+
+GKE = FOLDER.parent / "gke"
+JOBSET = {  # the fields of jobset.x-k8s.io/v1alpha2 that are used, and their types
+  "": {"apiVersion": str, "kind": str, "metadata": dict, "spec": dict},
+  "spec": {"failurePolicy": dict, "replicatedJobs": list},
+  "spec.failurePolicy": {"maxRestarts": int, "rules": list},
+  "spec.failurePolicy.rules": {"name": str, "action": str, "onJobFailureReasons": list},
+  "spec.replicatedJobs": {"name": str, "replicas": int, "template": dict},
+  "spec.replicatedJobs.template": {"spec": dict},
+}
+CHIPS_OF_A_HOST = 4
+
+
+def jobset(name: str) -> dict:
+  (found,) = yaml.safe_load_all((GKE / f"{name}.yaml").read_text())
+  return found
+
+
+def check_fields(value: dict, path: str = "") -> None:
+  fields = JOBSET[path]
+  assert set(value) == set(fields), path
+  for name, entry in value.items():
+    inner = f"{path}.{name}".lstrip(".")
+    assert type(entry) is fields[name], inner
+    for item in entry if isinstance(entry, list) else [entry]:
+      if inner in JOBSET:
+        check_fields(item, inner)
+
+
+@pytest.mark.parametrize("name", ["train", "slices"])
+def test_a_job_set_is_one(name):
+  found = jobset(name)
+  check_fields(found)
+  assert (found["apiVersion"], found["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+  assert [rule["action"] for rule in found["spec"]["failurePolicy"]["rules"]] == ["FailJobSet"]
+  (jobs,) = found["spec"]["replicatedJobs"]
+  job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": jobs["name"]}, **jobs["template"]}
+  pytest.importorskip("kubernetes_validate").validate(job, VERSION, strict=True)
+
+
+@pytest.mark.parametrize(("name", "slices"), [("train", 1), ("slices", 2)])
+def test_a_job_set_fits_its_slices_and_the_program(name, slices):
+  found = jobset(name)
+  (jobs,) = found["spec"]["replicatedJobs"]
+  job = jobs["template"]["spec"]
+  pod = job["template"]["spec"]
+  (container,) = pod["containers"]
+  assert jobs["replicas"] == slices
+  rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+  assert job["parallelism"] == job["completions"] == rows * columns // CHIPS_OF_A_HOST
+  assert container["resources"]["limits"]["google.com/tpu"] == str(CHIPS_OF_A_HOST)
+  (rule,) = job["podFailurePolicy"]["rules"]
+  assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [UserError.status]}
+  program, *words = [*container["command"], *container["args"]]
+  assert program == "wanstreamer"
+  overrides, rest = split_overrides(words)
+  args = build_parser().parse_args(rest)
+  path = args.config.removeprefix("/app/")
+  config = load_config(FOLDER.parent.parent / path, overrides)
+  mesh = parse_mesh(config.train.mesh)
+  assert math.prod(mesh.values()) == slices * rows * columns
+  assert mesh["data"] == slices
+  assert config.data.batch % (mesh["data"] * mesh["fsdp"]) == 0
+  assert config.train.run.startswith("gs://BUCKET/")
+  mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+  assert any(config.data.path.startswith(mount + "/") for mount in mounts)
+
+
+@pytest.mark.parametrize("name", ["train", "slices"])
+def test_the_compiler_flags_of_a_job_set_are_those_of_the_pods(name):
+  flags = FOLDER.parent / "tpu_flags.sh"
+  shell = subprocess.run(["bash", "-c", f'. {flags}; echo "$LIBTPU_INIT_ARGS"'], capture_output=True, text=True)
+  (jobs,) = jobset(name)["spec"]["replicatedJobs"]
+  environment = jobs["template"]["spec"]["template"]["spec"]["containers"][0]["env"]
+  (found,) = [entry["value"] for entry in environment if entry["name"] == "LIBTPU_INIT_ARGS"]
+  assert found.split() == shell.stdout.split() != []

@@ -1,8 +1,9 @@
 """A stage small enough to train in a test: a two-layer MLP on a random regression, in the loop's own terms.
 
-Run as a program it trains, so that tests can kill it: `python tests/toy_stage.py RUN STEPS [override ...]`.
+Run as a program it trains, so that tests can kill it: `python tests/toy_stage.py RUN STEPS SECONDS_A_STEP [override ...]`.
 """
 
+import argparse
 import os
 import pathlib
 import sys
@@ -58,7 +59,9 @@ class ToyLoader:
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
     time.sleep(self.slow)
     rng = np.random.default_rng((self.config.data.seed, step))
-    x = rng.standard_normal((self.config.data.batch, WIDTH)).astype(np.float32)
+    rows = self.config.data.batch // jax.process_count()
+    mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+    x = rng.standard_normal((self.config.data.batch, WIDTH)).astype(np.float32)[mine]
     return {"x": x, "y": np.sin(x), "step": np.full(len(x), step, np.int32)}
 
 
@@ -93,18 +96,28 @@ def toy_config(run, steps: int = 8, **train) -> Config:
   return config
 
 
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument("run")
+  parser.add_argument("steps", type=int)
+  parser.add_argument("slow", type=float)
+  parser.add_argument("overrides", nargs="*")
+  parser.add_argument("--coordinator")
+  parser.add_argument("--processes", type=int)
+  parser.add_argument("--process", type=int)
+  parser.add_argument("--heartbeat", type=int, default=20)
+  args = parser.parse_args()
+  config = toy_config(args.run, args.steps)
+  config.train.mesh = ""
+  for override in args.overrides:
+    apply_override(config, override)
+  with hosts.joined(args.coordinator, args.processes, args.process, args.heartbeat):
+    train(toy_stage(slow=args.slow), config.freeze())
+
+
 if __name__ == "__main__":
-  from wanstreamer_jax.errors import UserError
+  from wanstreamer_jax.cli import guarded
+  from wanstreamer_jax.parallel import hosts
   from wanstreamer_jax.train.loop import train
 
-  config = toy_config(sys.argv[1], int(sys.argv[2]))
-  for override in sys.argv[4:]:
-    apply_override(config, override)
-  try:
-    train(toy_stage(slow=float(sys.argv[3])), config.freeze())
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
-  except KeyboardInterrupt as stopped:
-    print(stopped, file=sys.stderr)
-    raise SystemExit(130) from None
+  sys.exit(guarded(main))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
@@ -27,13 +28,13 @@ RUN_PATHS = ("data.path", "data.heldout", "train.run", "train.init", "train.code
 DEMO_FOLDER = pathlib.Path(__file__).parent / "demo_weights"
 
 
-def resolve(checkpoint: Path) -> pathlib.Path:
+def resolve(checkpoint: Path) -> epath.Path:
   """The folder of a checkpoint; "demo" is the weights that this package carries."""
   if str(checkpoint) != DEMO:
-    return pathlib.Path(checkpoint)
+    return epath.Path(checkpoint)
   if not DEMO_FOLDER.is_dir():
     raise CheckpointError(f"this installation has no demo weights in {DEMO_FOLDER}; give --checkpoint a folder")
-  return DEMO_FOLDER
+  return epath.Path(DEMO_FOLDER)
 
 
 def load_agent(checkpoint: Path = DEMO, kv_cache: str = "plain") -> Agent:

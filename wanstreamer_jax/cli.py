@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from wanstreamer_jax import __version__
 from wanstreamer_jax.commands import aot, bench, data, evaluate, inspect, serve, stream, train
@@ -25,15 +25,20 @@ ADDERS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns the exit status: 0, 1 (a defect), 2 (bad input), 130 (Ctrl-C)."""
+  """Runs the command line and returns the exit status: 0, 1 (a defect), 2 (bad input), 75 (a lost host), 130 (Ctrl-C)."""
+  return guarded(lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+def guarded(job: Callable[[], None]) -> int:
+  """Runs the job of a command line; the exit status, with what went wrong said in one line."""
   try:
     if threading.current_thread() is threading.main_thread():
       signal.signal(signal.SIGTERM, _terminated)
-    run(sys.argv[1:] if arguments is None else arguments)
+    job()
     sys.stdout.flush()
     return 0
   except UserError as error:
-    return fail(f"error: {error}", 2)
+    return fail(f"error: {error}", error.status)
   except KeyboardInterrupt as interrupt:
     return fail(str(interrupt) or "interrupted", 130)
   except BrokenPipeError:  # the reader went away: `wanstreamer inspect ... | head`
@@ -59,6 +64,9 @@ def fail(message: str, status: int) -> int:
 
     traceback.print_exc()
   print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+  hosts = sys.modules.get(f"{__package__}.parallel.hosts")
+  if hosts is not None:
+    hosts.leave(status)
   return status
 
 

@@ -304,7 +304,8 @@ class TrainConfig(Section):
   log_every: int = 10
   eval_every: int = 200
   checkpoint_every: int = 200
-  keep: int = 2
+  keep: int = 2  # the last so many checkpoints stay
+  keep_every: int = 0  # and for good those of every so many steps; 0: none
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only)
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
@@ -401,7 +402,7 @@ LEAST = (  # section, the least that these fields may be (each item of a tuple; 
   ("data", 0, "seed text_lead"),
   ("data", 1, "units session_units batch"),
   ("train", 0, "noisy_units warmup log_every eval_every checkpoint_every learning_rate weight_decay ema seed"),
-  ("train", 0, "spike z_loss"),
+  ("train", 0, "spike z_loss keep_every"),
   ("train", 1, "steps keep accumulate"),
   ("eval", 0, "seed"),
   ("eval", 1, "sessions batch baseline_sessions"),

@@ -4,6 +4,8 @@
 class UserError(Exception):
   """Bad input or configuration: the message names the value, what was expected, and what to do."""
 
+  status = 2  # of the process that ends with it
+
 
 class ConfigError(UserError):
   """A configuration that cannot work, with the numbers that do not fit."""
@@ -23,3 +25,13 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
   """A training run that cannot go on: a loss that is not finite, or a run folder that cannot be written."""
+
+
+class LostHostError(UserError):
+  """Another process of the same job is gone: nothing is wrong here, and the job can be started again."""
+
+  status = 75  # EX_TEMPFAIL: launchers start the job again
+
+
+class Stopped(KeyboardInterrupt):
+  """Training ended because somebody asked for it: in all processes at the same step, with everything saved."""

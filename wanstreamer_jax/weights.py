@@ -2,19 +2,20 @@
 
 An export is a folder with `weights.safetensors` and `config.json`; a training checkpoint is a folder
 `RUN/checkpoints/STEP` written by train/checkpoint.py. Both carry their config and a format number. In memory weights
-are float32, named as in parallel/rules.py.
+are float32, named as in parallel/rules.py. Any path may be one of an object store, `gs://bucket/folder`.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import pathlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_from_dict, config_to_dict
@@ -26,6 +27,7 @@ WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
 EXPORTED = "weights"  # folder of a finished codec run that holds the standardised codec, as an export
 META_FILE = "meta/metadata"  # of a training checkpoint
+COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
 SCALE = ":scale"  # suffix of the int8 rows' scales
 MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
 
@@ -44,7 +46,7 @@ def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16")
   tensors: dict[str, np.ndarray] = {}
   for name, leaf in named_leaves(params).items():
     tensors.update(_pack(name, np.asarray(jax.device_get(leaf)), dtype))
-  folder = pathlib.Path(path)
+  folder = epath.Path(path)
   data = save(tensors)
   header = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "config": config_to_dict(config)}
   files = {WEIGHTS_FILE: data, CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode()}
@@ -53,7 +55,7 @@ def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16")
     for name, data in files.items():
       (folder / (name + ".tmp")).write_bytes(data)
     for name in files:
-      os.replace(folder / (name + ".tmp"), folder / name)
+      (folder / (name + ".tmp")).replace(folder / name)
   except OSError as error:
     for name in files:
       with contextlib.suppress(OSError):
@@ -79,11 +81,11 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   from safetensors import SafetensorError
   from safetensors.numpy import load_file
 
-  folder = pathlib.Path(path)
+  folder = epath.Path(path)
   config = read_header(folder, CONFIG_FILE)
   try:
-    tensors = load_file(folder / WEIGHTS_FILE)
-    found = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    with local_copy(folder / WEIGHTS_FILE) as file:
+      tensors, found = load_file(file), hashlib.sha256(file.read_bytes()).hexdigest()
   except (OSError, SafetensorError) as error:
     raise CheckpointError(f"cannot read {folder / WEIGHTS_FILE}: {error}; the file is missing or incomplete") from error
   stated = json.loads((folder / CONFIG_FILE).read_text()).get("sha256")
@@ -99,7 +101,7 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   return config, values
 
 
-def read_header(folder: pathlib.Path, file_name: str) -> Config:
+def read_header(folder: epath.Path, file_name: str) -> Config:
   """The config that was written beside weights. Raises CheckpointError: missing, damaged, or of a newer format."""
   file = folder / file_name
   try:
@@ -119,15 +121,38 @@ def read_header(folder: pathlib.Path, file_name: str) -> Config:
     raise CheckpointError(f"{folder} holds a config that this program cannot use: {error}") from error
 
 
+def is_remote(path: Path) -> bool:
+  """Whether a path is one of an object store: gs://bucket/folder, s3://..."""
+  return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def local_copy(file: epath.Path) -> Iterator[epath.Path]:
+  """A file of an object store as one of this machine, for libraries that read nothing else."""
+  if not is_remote(file):
+    yield file
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    copy = epath.Path(folder) / file.name
+    copy.write_bytes(file.read_bytes())
+    yield copy
+
+
 def checkpoint_steps(folder: Path) -> list[int]:
-  """Steps of the whole checkpoints in RUN/checkpoints, oldest first; unfinished ones have other names."""
-  folder = pathlib.Path(folder)
-  return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+  """Steps of the whole checkpoints in RUN/checkpoints, oldest first.
+
+  Unfinished ones have other names; in object stores, which cannot rename a folder, they lack a file.
+  """
+  folder = epath.Path(folder)
+  steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+  if not is_remote(folder):
+    return steps
+  return [step for step in steps if (folder / str(step) / COMMITTED).exists()]
 
 
-def find_weights(path: Path) -> pathlib.Path:
+def find_weights(path: Path) -> epath.Path:
   """The folder to read: an export, RUN (its export, else its last checkpoint), RUN/checkpoints, or one checkpoint."""
-  folder = pathlib.Path(path)
+  folder = epath.Path(path)
   if (folder / EXPORTED / WEIGHTS_FILE).exists():
     return folder / EXPORTED
   if (folder / WEIGHTS_FILE).exists() or (folder / "state").is_dir():
@@ -150,12 +175,45 @@ def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   return config, read_checkpoint(folder, "ema" if config.train.ema else "params")
 
 
-def read_checkpoint(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
+def checksum(leaf: Any, xp: Any = np) -> Any:
+  """A uint32 of a leaf's bits that changes with any one of them, and when numbers change places.
+
+  leaf: an array of 1-, 2- or 4-byte numbers; xp: numpy or jax.numpy. Sums of integers do not depend on their order,
+  so that the figure is the same on any mesh, and for any number of processes.
+  """
+  words = leaf.astype(np.uint8) if leaf.dtype == bool else leaf.view(f"uint{8 * leaf.dtype.itemsize}")
+  place = xp.uint32(0)
+  for size in leaf.shape:  # the number's place in the whole leaf, as a sum that needs no reshaping
+    place = place[..., None] * xp.uint32(size) + xp.arange(size, dtype=xp.uint32)
+  weight = (place * xp.uint32(0x9E3779B1)) | xp.uint32(1)  # odd: no single bit is lost
+  return xp.sum(words.astype(xp.uint32) * weight, dtype=xp.uint32)
+
+
+def meta_digest(meta: Mapping[str, Any]) -> str:
+  """Of a checkpoint's meta without the digest itself."""
+  rest = {name: value for name, value in meta.items() if name != "digest"}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read_meta(folder: epath.Path) -> dict[str, Any]:
+  """The meta of a training checkpoint. Raises CheckpointError when it is missing or damaged."""
+  try:
+    meta = json.loads((folder / META_FILE).read_text())
+    whole = meta.get("digest") in (None, meta_digest(meta))  # checkpoints of before had none
+  except (OSError, ValueError, AttributeError) as error:
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+  if not whole:
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({META_FILE} is not what was written)")
+  return meta
+
+
+def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
   """One part ("params" or "ema") of a training checkpoint as host arrays. Raises CheckpointError."""
   import orbax.checkpoint as ocp
 
+  meta = read_meta(folder)
   try:
-    shapes = dict(json.loads((folder / META_FILE).read_text())["leaves"][part])
+    shapes, sums = dict(meta["leaves"][part]), meta.get("checksums", {}).get(part, {})
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise CheckpointError(f"checkpoint {folder} is damaged: {META_FILE} does not list its {part}") from error
   target = {part: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}}
@@ -163,9 +221,13 @@ def read_checkpoint(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
   try:
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     restore = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
-    return dict(handler.restore((folder / "state").absolute(), args=restore)[part])
+    values = dict(handler.restore(folder.absolute() / "state", args=restore)[part])
   except Exception as error:  # Orbax and TensorStore raise many kinds
     raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {first_line(error)}") from error
+  for name, value in values.items():
+    if name in sums and int(checksum(value)) != sums[name]:
+      raise CheckpointError(f"checkpoint {folder} is damaged: {part} {name} has not the numbers that were saved")
+  return values
 
 
 def load_weights(path: Path, abstract: Any) -> Any:

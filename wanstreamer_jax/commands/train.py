@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, add_config, folder, load_config
+from wanstreamer_jax.commands.parsing import add_command, add_config, folder, load_config, number
 
 
 def add_train(commands: Any) -> None:
@@ -11,18 +11,34 @@ def add_train(commands: Any) -> None:
     wanstreamer train --config=configs/tiny.py
     wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.train.run=runs/short
     wanstreamer train --config=configs/tiny.py --config.train.mesh=data=2,fsdp=4
+    wanstreamer train --config=configs/tiny.py --config.train.run=gs://bucket/runs/tiny
+    wanstreamer train --config=configs/tiny.py --coordinator 10.0.0.2:8476 --processes 4 --process 1
 
     The same command continues a run that was stopped.
   """
-  add_config(add_command(commands, "train", "train a stage from a config file, or continue its run", examples, train))
+  parser = add_command(commands, "train", "train a stage from a config file, or continue its run", examples, train)
+  add_config(parser)
+  job = parser.add_argument_group(
+    "several hosts", "Cloud TPU, GKE, Slurm and Open MPI need none of these: the same command on every host is enough."
+  )
+  job.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens for the others")
+  job.add_argument("--processes", metavar="N", type=number(int, 1), help="how many processes there are")
+  job.add_argument("--process", metavar="I", type=number(int, 0), help="which of them this is, from 0")
+  job.add_argument(
+    "--heartbeat", metavar="S", type=number(int, 5), default=100,
+    help="end when a process was silent for so many seconds (default: 100)",
+  )  # fmt: skip
 
 
 def train(args: argparse.Namespace) -> None:
   config = load_config(args)
-  from wanstreamer_jax.train.loop import train as train_stage
-  from wanstreamer_jax.train.stages import get_stage
+  from wanstreamer_jax.parallel import hosts
 
-  train_stage(get_stage(config.train.stage), config)
+  with hosts.joined(args.coordinator, args.processes, args.process, args.heartbeat):
+    from wanstreamer_jax.train.loop import train as train_stage
+    from wanstreamer_jax.train.stages import get_stage
+
+    train_stage(get_stage(config.train.stage), config)
 
 
 def add_export(commands: Any) -> None:

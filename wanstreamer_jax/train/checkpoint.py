@@ -1,35 +1,51 @@
-"""Training checkpoints: Orbax, asynchronous, atomic, restored onto any mesh.
+"""Training checkpoints: Orbax, asynchronous, atomic, restored onto any mesh and any number of processes.
 
-`RUN/checkpoints/STEP/` holds `state` (arrays, flat by name in parts: step, params, optimizer, ema, spikes) and `meta`
-(format, config, shapes). A checkpoint is written under a temporary name and renamed when it is whole; older ones are
-removed after that. Reading weights alone is in wanstreamer_jax/weights.py.
+`RUN/checkpoints/STEP/` holds `state` (arrays, flat by name: step, params, optimizer, ema, spikes) and `meta`
+(format, config, code, shapes, and a checksum of every array). A checkpoint is written under a temporary name and
+renamed when it is whole (object stores: gets its last file); older ones are removed after that. All processes write
+their own parts of one checkpoint, and all take the same one back. Reading weights alone is in wanstreamer_jax/weights.py.
 """
 
 import json
 import logging
-import os
-import pathlib
 import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
 
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import Config, TrainConfig
 from wanstreamer_jax.config_files import config_to_dict, flat_fields
-from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.errors import CheckpointError, LostHostError, UserError
+from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
+from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.state import TrainState
-from wanstreamer_jax.weights import FORMAT, META_FILE, checkpoint_steps, first_difference, first_line, read_header
+from wanstreamer_jax.weights import (
+  FORMAT,
+  META_FILE,
+  Path,
+  checkpoint_steps,
+  checksum,
+  first_difference,
+  first_line,
+  is_remote,
+  meta_digest,
+  read_header,
+  read_meta,
+)
 
 # Fields that may differ between a run and its continuation: they change no number of the steps to come, or only how
 # many there are. (train.steps moves the end of a decaying schedule, which is what whoever sets it asks for.)
 FREE_FIELDS = (
   "name", "data.path", "train.steps", "train.mesh", "train.log_every", "train.eval_every", "train.checkpoint_every",
-  "train.keep", "train.run", "train.init", "train.codecs",
+  "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
 )  # fmt: skip
 FREE_SECTIONS = ("eval.",)
 UNFINISHED = "*.orbax-checkpoint-tmp*"
@@ -57,19 +73,39 @@ def changed_fields(saved: Config, current: Config) -> list[str]:
   ]
 
 
+@jax.jit
+def _checksums(leaves: list[jax.Array]) -> jax.Array:
+  return jnp.stack([checksum(leaf, jnp) for leaf in leaves])
+
+
+def checksums(parts: dict[str, dict[str, jax.Array]]) -> dict[str, dict[str, int]]:
+  """A checksum of every leaf (weights.checksum), the same on any mesh; in a job of several processes, all call it."""
+  found = iter(np.asarray(_checksums(jax.tree.leaves(parts))).tolist())
+  return jax.tree.map(lambda _: next(found), parts)
+
+
+def kept(train: TrainConfig) -> Any:
+  """Orbax's policy: the last `train.keep`, and those of every `train.keep_every`-th step for good."""
+  latest = checkpoint_managers.LatestN(train.keep)
+  if not train.keep_every:
+    return latest
+  return checkpoint_managers.AnyPreservationPolicy([latest, checkpoint_managers.EveryNSteps(train.keep_every)])
+
+
 class Checkpoints:
   """The checkpoints of one run. A context manager: leaving it waits for the last write.
 
-  A failed write raises CheckpointError at the next call; the earlier checkpoints stay as they were.
+  A failed write raises CheckpointError at the next call; the earlier checkpoints stay as they were. In a job of several
+  processes, all of them make the same calls.
   """
 
-  def __init__(self, folder: str | os.PathLike[str], config: Config):
-    self.folder = pathlib.Path(folder).absolute()
+  def __init__(self, folder: Path, config: Config):
+    self.folder = epath.Path(folder).absolute()
     self.config = config
     self._saving: int | None = None
     _quiet_orbax()
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=config.train.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+      preservation_policy=kept(config.train), enable_async_checkpointing=True, cleanup_tmp_directories=True
     )
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -81,16 +117,19 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-    problem = None
+    if isinstance(error, LostHostError):
+      return  # to finish a write takes everybody
+    problem: UserError | None = None
     for close in (self.wait, self._manager.close):
       try:
         close()
-      except CheckpointError as failure:
+      except UserError as failure:
         problem = failure
       except Exception as failure:  # close() repeats what wait() said
         problem = problem or self._failed(failure)
-    for unfinished in self.folder.glob(UNFINISHED):
-      shutil.rmtree(unfinished, ignore_errors=True)  # its space may be what is missing; the next start tries again
+    if not is_remote(self.folder):
+      for unfinished in self.folder.glob(UNFINISHED):
+        shutil.rmtree(unfinished, ignore_errors=True)  # its space may be what is missing; the next start tries again
     if problem and error is None:
       raise problem
 
@@ -98,7 +137,11 @@ class Checkpoints:
     """Starts writing; the arrays are copied before this returns, so the state may be donated to the next step."""
     parts = flatten_state(state)
     shapes = {part: {name: list(leaf.shape) for name, leaf in leaves.items()} for part, leaves in parts.items()}
-    meta = {"format": FORMAT, "config": config_to_dict(self.config), "leaves": shapes}
+    meta = {
+      "format": FORMAT, "config": config_to_dict(self.config), "code": provenance.code(), "leaves": shapes,
+      "checksums": checksums(parts),
+    }  # fmt: skip
+    meta["digest"] = meta_digest(meta)
     self.wait()
     self._saving = step
     self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(parts)))
@@ -118,11 +161,16 @@ class Checkpoints:
 
   def _check_space(self, size: int) -> None:
     """A full disk is best noticed before anything is written to it."""
+    if is_remote(self.folder):
+      return
     free = shutil.disk_usage(self.folder).free
     if free < size:
       raise self._failed(OSError(f"No space left on device ({size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)"))
 
-  def _failed(self, error: Exception) -> CheckpointError:
+  def _failed(self, error: Exception) -> UserError:
+    loss = hosts.lost(error)
+    if loss is not None:
+      return loss
     step, self._saving = self._saving, None
     steps = checkpoint_steps(self.folder)
     kept = f"the checkpoint of step {steps[-1]} stays whole" if steps else "there is no earlier checkpoint"
@@ -134,26 +182,49 @@ class Checkpoints:
     A damaged last checkpoint is said, moved aside (`damaged-STEP`), and the one before it is taken. Raises
     CheckpointError for a newer format, another config or another model, and when all checkpoints are damaged.
     """
-    steps = checkpoint_steps(self.folder)
-    problem: CheckpointError | None = None
+    steps = json.loads(hosts.gather_texts(json.dumps(checkpoint_steps(self.folder)))[0])
+    problem = ""
     for step in reversed(steps):
-      try:
-        state = self._restore_step(step, abstract, shardings)
-      except _Damaged as error:
-        problem = CheckpointError(str(error))
-        aside = self.folder / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        os.rename(self.folder / str(step), aside)
-        print(f"warning: {error}; moved to {aside.name}, trying the one before", flush=True)
-        continue
-      if problem:
-        self._manager.reload()
-      return state
+      state, damage = self._restore_step(step, abstract, shardings)
+      if not damage:
+        if problem:
+          self._manager.reload()
+        return state
+      problem = damage
+      self._move_aside(step)
+      print(f"warning: {problem}; moved to damaged-{step}, trying the one before", flush=True)
     if problem:
       raise CheckpointError(f"no whole checkpoint is left in {self.folder}; the last problem: {problem}")
     return None
 
-  def _restore_step(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
+  def _move_aside(self, step: int) -> None:
+    aside = self.folder / f"damaged-{step}"
+    if hosts.is_first():
+      if aside.exists():
+        aside.rmtree()
+      (self.folder / str(step)).rename(aside)
+    hosts.wait_for_all(f"moved checkpoint {step}")
+
+  def _restore_step(self, step: int, abstract: TrainState, shardings: TrainState) -> tuple[TrainState | None, str]:
+    """(state, "") or (None, what is damaged), the same in every process."""
+    parts, sums, damage = None, {}, ""
+    try:
+      parts, sums = self._read(step, abstract, shardings)
+    except _Damaged as error:
+      damage = str(error)
+    damage = next(filter(None, hosts.gather_texts(damage)), "")  # each reads its own part: the first that met damage
+    if damage or parts is None:
+      return None, damage
+    wrong = [
+      f"{part} {name}" for part, found in checksums(parts).items() for name, value in found.items()
+      if value != sums.get(part, {}).get(name, value)  # checkpoints of before have none
+    ]  # fmt: skip
+    if wrong:
+      return None, f"checkpoint {self.folder / str(step)} is damaged: {wrong[0]} has not the numbers that were saved"
+    return unflatten_state(abstract, parts), ""
+
+  def _read(self, step: int, abstract: TrainState, shardings: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(parts, their checksums) of a checkpoint. Raises _Damaged, and CheckpointError for what does not belong here."""
     folder = self.folder / str(step)
     meta = self._read_meta(folder)
     wanted = flatten_state(abstract)
@@ -169,18 +240,20 @@ class Checkpoints:
     arguments = ocp.checkpoint_utils.construct_restore_args(target)
     try:
       restore = ocp.args.PyTreeRestore(target, restore_args=arguments)
-      parts = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(folder / "state", args=restore)
+      # The handler by itself: a Checkpointer waits for all processes, also for one that found damage.
+      parts = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=restore)
+      jax.block_until_ready(parts)
     except Exception as error:
       raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
     if int(np.asarray(parts["step"]["step"])) != step:
       raise _Damaged(f"checkpoint {folder} holds step {int(np.asarray(parts['step']['step']))}")
-    return unflatten_state(abstract, parts)
+    return parts, meta.get("checksums", {})
 
-  def _read_meta(self, folder: pathlib.Path) -> dict[str, Any]:
+  def _read_meta(self, folder: epath.Path) -> dict[str, Any]:
     try:
-      meta = json.loads((folder / META_FILE).read_text())
-    except (OSError, ValueError) as error:
-      raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+      meta = read_meta(folder)
+    except CheckpointError as error:
+      raise _Damaged(str(error)) from error
     changes = changed_fields(read_header(folder, META_FILE), self.config)
     if changes:
       more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""

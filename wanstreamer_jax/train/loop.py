@@ -1,7 +1,8 @@
 """One training loop for all stages: `train(stage, config)`.
 
-A run is a folder (`config.train.run`):
+A run is a folder (`config.train.run`), here or in an object store (train/run_folder.py):
   config.json     the exact config of the last start
+  code.json       the code of that start: git revision, whether it was changed, versions
   metrics.jsonl   one line per step and per evaluation (train/metrics.py)
   tensorboard/    the same for TensorBoard
   checkpoints/    whole states (train/checkpoint.py)
@@ -11,32 +12,38 @@ A run is a folder (`config.train.run`):
 Starting a run that has checkpoints continues it. Update number `step` takes batch `step` and random key
 `fold_in(seed, step)`, and nothing else changes the state, so a continued run repeats the undisturbed one bit for bit on
 the same devices (on GPUs with XLA_FLAGS=--xla_gpu_deterministic_ops=true).
+
+In a job of several processes (parallel/hosts.py) all run this same loop. The first one writes the files and does the
+evaluations; all of them write checkpoints, and stop at the same step.
 """
 
-import contextlib
-import fcntl
+import dataclasses
 import functools
 import math
-import pathlib
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict, write_json
-from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.errors import Stopped, TrainingError
 from wanstreamer_jax.machine import peak_flops
+from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.mesh import check_batch, enable_compilation_cache, make_mesh
+from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.checkpoint import Checkpoints
+from wanstreamer_jax.train.diagnosis import first_bad
 from wanstreamer_jax.train.feed import Feed
 from wanstreamer_jax.train.flops import model_flops
 from wanstreamer_jax.train.metrics import MetricLog
-from wanstreamer_jax.train.stage import Stage
+from wanstreamer_jax.train.run_folder import RunFolder
+from wanstreamer_jax.train.stage import Loader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights import load_weights
 
@@ -44,52 +51,35 @@ from wanstreamer_jax.weights import load_weights
 def train(stage: Stage, config: Config) -> TrainState:
   """Trains to `config.train.steps` updates, from the run's last checkpoint if it has one. Returns the last state.
 
-  Raises ConfigError (mesh, batch), CheckpointError, TrainingError (a loss that is not finite, a folder that cannot be
-  written), and KeyboardInterrupt after Ctrl-C, with the work saved and the message to show.
+  Raises ConfigError (mesh, batch, processes that disagree), CheckpointError, TrainingError (a loss that is not finite,
+  a folder that cannot be written), LostHostError (another process is gone), and KeyboardInterrupt after Ctrl-C, with
+  the work saved and the message to show.
   """
   enable_compilation_cache()
+  hosts.check_same(provenance.facts(config))
   mesh = make_mesh(config.train.mesh)
   check_batch(config.data.batch, mesh)
   loader = stage.make_loader(config)
-  run = make_run_folder(config)
   with (
-    only_trainer(run),
+    hosts.only_first_speaks(),
+    RunFolder(config.train.run) as run,
     jax.set_mesh(mesh),
     Interrupt() as interrupt,
-    Checkpoints(run / "checkpoints", config) as checkpoints,
+    Checkpoints(run.checkpoints, config) as checkpoints,
+    hosts.peers_watched(),
   ):
     state = start_state(stage, config, mesh, checkpoints)
     start = int(state.step)
-    write_json(run / "config.json", config_to_dict(config))
+    write_json(run.local / "config.json", config_to_dict(config))
+    write_json(run.local / "code.json", provenance.code())
     with (
-      MetricLog(run, start, config.train.steps, stage.units(config)) as log,
+      MetricLog(run.local, start, config.train.steps, stage.units(config)) as log,
       Feed(loader, mesh, start, config.train.steps) as feed,
     ):
-      state = _updates(stage, config, mesh, state, checkpoints, log, feed, interrupt)
+      state = _Updates(stage, config, mesh, loader, run, checkpoints, log, feed, interrupt).run_from(state)
     if stage.finish is not None:
-      stage.finish(state.averaged, config, run)
+      hosts.on_first(state.averaged, lambda weights: stage.finish(weights, config, run.local))
     return state
-
-
-def make_run_folder(config: Config) -> pathlib.Path:
-  run = pathlib.Path(config.train.run)
-  try:
-    run.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise TrainingError(f"cannot make the run folder {run}: {error.strerror}; set train.run") from error
-  return run
-
-
-@contextlib.contextmanager
-def only_trainer(run: pathlib.Path) -> Iterator[None]:
-  """Holds the run's folder for this process: two that train into one folder would destroy each other's files."""
-  with (run / "lock").open("w") as file:
-    try:
-      # A record lock: gone with this process however it ends, and not inherited by its workers.
-      fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-      raise TrainingError(f"{run} is being trained by another process; wait for it, or set train.run") from None
-    yield
 
 
 def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
@@ -105,47 +95,92 @@ def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoin
   return jax.jit(functools.partial(init_state, stage, config), out_shardings=shardings)()
 
 
-def _updates(
-  stage: Stage,
-  config: Config,
-  mesh: Mesh,
-  state: TrainState,
-  checkpoints: Checkpoints,
-  log: MetricLog,
-  feed: Feed,
-  interrupt: "Interrupt",
-) -> TrainState:
-  """The steps from state.step to train.steps, with their logs, checkpoints and evaluations."""
-  train, start = config.train, int(state.step)
-  run = pathlib.Path(train.run)
-  evaluate = functools.partial(_evaluate, stage, config, run, log)
-  if start > 0 and _due(start, train.eval_every, train.steps) and not log.evaluated:
-    evaluate(state, start)  # killed between the checkpoint and its evaluation
-  compiled, pending = None, []
-  for done in range(start + 1, train.steps + 1):
-    batch = feed.next()
-    if compiled is None:
-      compiled = _compile(stage, config, mesh, state, batch)
-      log.compare_with(model_flops(stage, config, batch) / (mesh.size * peak_flops(config.model.dtype)[0]))
-      feed.waited()
-      log.restart_clock()
-    with jax.transfer_guard("disallow"):
-      state, metrics = compiled(state, batch)
-    pending.append(metrics)
-    stop = interrupt.requested  # read once: a signal that comes later in this round belongs to the next
-    save = stop or done == train.steps or _due(done, train.checkpoint_every, train.steps)
-    if save or _due(done, train.log_every, train.steps):
-      log.steps(done - len(pending) + 1, _fetch(pending, done, run), feed.waited())
-      pending = []
-    if save:
-      checkpoints.save(state, done)
-    if stop:
-      checkpoints.wait()
-      raise KeyboardInterrupt(f"stopped at step {done} of {train.steps}, saved; the same command goes on from there")
-    if _due(done, train.eval_every, train.steps):
-      evaluate(state, done)
-  checkpoints.wait()
-  return state
+@dataclasses.dataclass(frozen=True)
+class _Updates:
+  """The steps of one start, with their logs, checkpoints and evaluations."""
+
+  stage: Stage
+  config: Config
+  mesh: Mesh
+  loader: Loader
+  run: RunFolder
+  checkpoints: Checkpoints
+  log: MetricLog
+  feed: Feed
+  interrupt: "Interrupt"
+
+  def run_from(self, state: TrainState) -> TrainState:
+    """From state.step to train.steps."""
+    train, start = self.config.train, int(state.step)
+    evaluated = hosts.from_first(self.log.evaluated)
+    if start > 0 and _due(start, train.eval_every, train.steps) and not evaluated:
+      self._evaluate(state, start)  # killed between the checkpoint and its evaluation
+    compiled, pending = None, []
+    for done in range(start + 1, train.steps + 1):
+      batch = self.feed.next()
+      if compiled is None:
+        compiled = self._compile(state, batch)
+        self.feed.waited()
+        self.log.restart_clock()
+      with jax.transfer_guard("disallow"):
+        state, metrics = compiled(state, batch)
+      pending.append(metrics)
+      stop = self.interrupt.asked(done)  # once: a signal that comes later in this round belongs to the next
+      save = stop or done == train.steps or _due(done, train.checkpoint_every, train.steps)
+      if save or _due(done, train.log_every, train.steps):
+        records = _to_host(pending)
+        broken = next((index for index, record in enumerate(records) if _broken(record)), None)
+        if broken is not None:
+          del state, metrics  # their memory may be needed to find the cause
+          raise self._not_finite(done - len(records) + 1 + broken, records[broken], compiled)
+        self.log.steps(done - len(pending) + 1, records, self.feed.waited())
+        self.run.copy()
+        pending = []
+      if save:
+        self.checkpoints.save(state, done)
+      if stop:
+        self.checkpoints.wait()
+        raise Stopped(f"stopped at step {done} of {train.steps}, saved; the same command goes on from there")
+      if _due(done, train.eval_every, train.steps):
+        self._evaluate(state, done)
+    self.checkpoints.wait()
+    return state
+
+  def _compile(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+    begin = time.perf_counter()
+    compiled = compile_step(self.stage, self.config, self.mesh).lower(state, batch).compile()
+    print(f"compiled the {self.stage.name} step in {time.perf_counter() - begin:.1f} s", flush=True)
+    peak, _ = peak_flops(self.config.model.dtype)
+    self.log.compare_with(model_flops(self.stage, self.config, batch) / (self.mesh.size * peak))
+    return compiled
+
+  def _evaluate(self, state: TrainState, step: int) -> None:
+    evaluate = self.stage.evaluate
+    if evaluate is None:
+      return
+    try:
+      metrics = hosts.on_first(state.averaged, lambda weights: evaluate(weights, self.config, self.run.local, step))
+    except OSError as error:
+      raise TrainingError(
+        f"cannot write the evaluation of step {step} to {self.run.path}: {error.strerror or error}"
+      ) from error
+    self.log.evaluation(step, metrics or {})
+    self.run.copy()
+    self.log.restart_clock()
+
+  def _not_finite(self, step: int, record: dict[str, float], compiled: Any) -> TrainingError:
+    """The error of an update whose loss or gradient is not finite, with the first bad tensor and the batch."""
+    broken = ", ".join(f"{name} = {record[name]}" for name in _broken(record))
+    print(f"step {step} is not finite ({broken}); repeating the steps since the last checkpoint to see why", flush=True)
+    state = start_state(self.stage, self.config, self.mesh, self.checkpoints)
+    with Feed(self.loader, self.mesh, int(state.step), step) as feed:
+      for _ in range(int(state.step), step - 1):
+        state, _ = compiled(state, feed.next())
+      cause = first_bad(self.stage, self.config, state, feed.next())
+    return TrainingError(
+      f"step {step} is not finite: {broken}; {cause}; {self.run.checkpoints} is as it was before. "
+      "Lower train.learning_rate or train.clip, or look at that batch"
+    )
 
 
 def _due(done: int, every: int, steps: int) -> bool:
@@ -153,41 +188,24 @@ def _due(done: int, every: int, steps: int) -> bool:
   return every > 0 and (done % every == 0 or done == steps)
 
 
-def _compile(stage: Stage, config: Config, mesh: Mesh, state: TrainState, batch: dict[str, jax.Array]) -> Any:
-  begin = time.perf_counter()
-  compiled = compile_step(stage, config, mesh).lower(state, batch).compile()
-  print(f"compiled the {stage.name} step in {time.perf_counter() - begin:.1f} s", flush=True)
-  return compiled
+def _to_host(pending: list[dict[str, jax.Array]]) -> list[dict[str, float]]:
+  """Host copies of the last updates' metrics."""
+  return [{name: float(value) for name, value in metrics.items()} for metrics in jax.device_get(pending)]
 
 
-def _fetch(pending: list[dict[str, jax.Array]], done: int, run: pathlib.Path) -> list[dict[str, float]]:
-  """Host copies of the last updates' metrics. Raises TrainingError at the first that is not finite."""
-  records = [{name: float(value) for name, value in metrics.items()} for metrics in jax.device_get(pending)]
-  for step, record in zip(range(done - len(records) + 1, done + 1), records):
-    if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
-      broken = ", ".join(f"{name} = {value}" for name, value in record.items() if not math.isfinite(value))
-      raise TrainingError(
-        f"step {step} is not finite: {broken}; {run / 'checkpoints'} is as it was before. "
-        "Lower train.learning_rate or train.clip, or look at that step's batch"
-      )
-  return records
-
-
-def _evaluate(stage: Stage, config: Config, run: pathlib.Path, log: MetricLog, state: TrainState, step: int) -> None:
-  if stage.evaluate is None:
-    return
-  try:
-    metrics = stage.evaluate(state.averaged, config, run, step)
-  except OSError as error:
-    raise TrainingError(f"cannot write the evaluation of step {step} to {run}: {error.strerror or error}") from error
-  log.evaluation(step, metrics)
-  log.restart_clock()
+def _broken(record: dict[str, float]) -> list[str]:
+  """The metrics that are not finite, if the loss or the gradient is among them."""
+  if math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"]):
+    return []
+  return [name for name, value in record.items() if not math.isfinite(value)]
 
 
 class Interrupt:
   """Ctrl-C (SIGINT) and SIGTERM ask the loop to save and stop after its step; a second one stops at once.
 
-  A context manager. Outside the main thread, where Python takes no signals, it never asks.
+  A context manager. Outside the main thread, where Python takes no signals, it never asks. In a job of several
+  processes SIGTERM is jax's: its coordination service tells all of them, and lets them agree on a step to come. Whoever
+  gets Ctrl-C sends itself that signal.
   """
 
   def __init__(self) -> None:
@@ -196,15 +214,23 @@ class Interrupt:
 
   def __enter__(self) -> "Interrupt":
     if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGINT, signal.SIGTERM):
+      for number in (signal.SIGINT,) if hosts.several() else (signal.SIGINT, signal.SIGTERM):
         self._before[number] = signal.signal(number, self._ask)
     return self
+
+  def asked(self, step: int) -> bool:
+    """Whether to save and stop after this step; called once after every step, by all processes."""
+    if hosts.several():
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self.requested
 
   def _ask(self, number: int, frame: object) -> None:
     if self.requested:
       raise KeyboardInterrupt("stopped at once; the last checkpoint stays whole")
     self.requested = True
     print("\nstopping after this step and its checkpoint; again to stop at once", flush=True)
+    if hosts.several():
+      os.kill(os.getpid(), signal.SIGTERM)
 
   def __exit__(self, *_: Any) -> None:
     for number, handler in self._before.items():

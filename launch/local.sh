@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Sets up and trains with several processes on this machine, as on several hosts; starts the job again when one dies.
+#
+#   bash launch/local.sh 2 --config=configs/nano.py --config.train.run=runs/two      any arguments of `wanstreamer train`
+#   bash launch/local.sh --dry-run 2 --config=...                                    prints the commands and runs nothing
+#
+# For trying on a CPU what a pod does. RESTARTS=3 says how often the job may be started again.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+python="${WANSTREAMER_VENV:-$(dirname "$here")/.venv}/bin/python"
+options=(--restarts "${RESTARTS:-3}")
+if [ "${1:-}" = --dry-run ]; then options+=(--dry-run); shift; fi
+case "${1:-}" in
+  "" | -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  *[!0-9]*) echo "[local] error: '$1' is not a number of processes, as in: bash launch/local.sh 2 --config=..." >&2; exit 2 ;;
+esac
+
+bash "$here/setup.sh"
+processes="$1"
+shift
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+exec "$python" -m wanstreamer_jax.parallel.launcher "$processes" "${options[@]}" -- "$python" -m wanstreamer_jax train "$@"

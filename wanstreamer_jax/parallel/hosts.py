@@ -1,0 +1,265 @@
+"""Several processes that are one job: joining it, agreeing in it, and leaving it when one of them is lost.
+
+One process per host, all with the same command. Where jax knows the surroundings (Cloud TPU, GKE, Slurm, Open MPI,
+Kubernetes with the `kubernetes` package) nothing need be said; elsewhere `--coordinator HOST:PORT --processes N
+--process I` does. Everything here is the identity in a job of one process.
+
+A process that is lost is noticed in one of two ways. Its connections break, and a collective fails in the others:
+`peers_watched` turns that into one line. Or it is only silent (a host without power): after `heartbeat` seconds jax
+ends the others itself (SIGABRT, "another task died"). Either way the job ends, and whoever started it starts it again.
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from wanstreamer_jax.errors import ConfigError, LostHostError, Stopped, UserError
+from wanstreamer_jax.parallel.mesh import make_mesh
+from wanstreamer_jax.parallel.rules import param_shardings
+
+HEARTBEAT = 100  # seconds of silence after which a process counts as lost; jax's own default
+START = 300  # seconds that processes wait for each other at the start; jax's own default
+SIGNS = (  # set by those who start several processes, and understood by jax.distributed.initialize()
+  "JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri",
+  "JOB_COMPLETION_INDEX",
+)  # fmt: skip
+BROKEN = re.compile(
+  r"gloo|nccl|connection (reset|closed|refused)|broken pipe|socket closed|coordination service|heartbeat|"
+  r"peer|UNAVAILABLE|DEADLINE_EXCEEDED|barrier",
+  re.IGNORECASE,
+)  # what a collective says when somebody is missing from it
+
+
+@contextlib.contextmanager
+def joined(
+  coordinator: str | None = None, processes: int | None = None, process: int | None = None, heartbeat: int = HEARTBEAT
+) -> Iterator[None]:
+  """A job that this process takes part in; see `join`. When all end as they should, they wait for each other."""
+  join(coordinator, processes, process, heartbeat)
+  try:
+    yield
+  except Stopped:
+    _part()
+    raise
+  _part()
+
+
+def _part() -> None:
+  if jax.distributed.is_initialized():
+    jax.distributed.shutdown()
+
+
+def leave(status: int) -> None:
+  """Ends a process that failed at once if it is one of several: at a usual exit jax would wait for the others."""
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def join(
+  coordinator: str | None = None, processes: int | None = None, process: int | None = None, heartbeat: int = HEARTBEAT
+) -> None:
+  """Joins the job of the flags or of the surroundings; call it before anything else of jax's.
+
+  coordinator: HOST:PORT of process 0, where it will listen. process: 0 ... processes - 1.
+  Raises ConfigError for flags that do not fit together, LostHostError when the job does not come together.
+  """
+  named = [sign for sign in SIGNS if sign in os.environ]
+  given = [value is not None for value in (coordinator, processes, process)]
+  if any(given) and not all(given):
+    raise ConfigError("--coordinator, --processes and --process belong together: give all three, or none")
+  if coordinator is not None and processes is not None and process is not None:
+    if not 0 <= process < processes:
+      raise ConfigError(f"--process is {process}: expected 0 to {processes - 1} with --processes {processes}")
+    if not re.fullmatch(r"\S+:\d+", coordinator):
+      raise ConfigError(f"--coordinator is {coordinator!r}: expected HOST:PORT of process 0, as in 10.0.0.2:8476")
+    if processes == 1:
+      return
+    method: str | None = "deactivate"
+  elif named or _on_tpu():
+    method = None
+  else:
+    return
+  try:
+    with warnings.catch_warnings(action="ignore"):  # about packages for surroundings that are not these
+      jax.distributed.initialize(
+        coordinator, processes, process, local_device_ids=_devices_of_one_task(), cluster_detection_method=method,
+        initialization_timeout=START, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat,
+      )  # fmt: skip
+  except Exception as error:
+    alone = isinstance(error, ValueError) and "should be defined" in str(error)
+    if alone and not named:
+      return  # a TPU host by itself
+    if alone:
+      raise ConfigError(
+        f"{named[0]} says that this is one of several processes, but jax cannot tell which: give --coordinator, "
+        "--processes and --process (in Kubernetes, or install the package `kubernetes`)"
+      ) from error
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    whole = (
+      f"process {process} of {processes} at {coordinator}" if method else "the processes that the environment names"
+    )
+    raise LostHostError(f"the job did not come together ({whole}): {reason}; are all of them started?") from error
+
+
+def _on_tpu() -> bool:
+  """Whether this is a host of a Cloud TPU, which knows from its metadata whether there are others."""
+  return bool(find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")))
+
+
+def _devices_of_one_task() -> list[int] | None:
+  """All GPUs of the node where Slurm runs one task on it: jax by itself would take one GPU for every task."""
+  tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+  if "JAX_LOCAL_DEVICE_IDS" in os.environ or not re.fullmatch(r"1(\(x\d+\))?", tasks):
+    return None
+  visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join("x" * int(os.environ.get("SLURM_GPUS_ON_NODE", 0)))
+  return list(range(len(visible.split(",")))) if visible else None
+
+
+def several() -> bool:
+  """Whether this job has more than one process."""
+  return jax.process_count() > 1
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes what is written once."""
+  return jax.process_index() == 0
+
+
+def from_first(value: int) -> int:
+  """The first process's value, for all of them."""
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
+
+
+def all_agree(truth: bool) -> bool:
+  """Whether it is true in every process."""
+  return bool(np.all(multihost_utils.process_allgather(np.bool_(truth)))) if several() else truth
+
+
+def wait_for_all(where: str) -> None:
+  """Returns when every process has come here."""
+  if several():
+    multihost_utils.sync_global_devices(where)
+
+
+def gather_texts(text: str) -> list[str]:
+  """Every process's text, in the order of processes."""
+  if not several():
+    return [text]
+  data = np.frombuffer(text.encode(), np.uint8)
+  sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(data))))
+  padded = np.zeros(int(sizes.max()), np.uint8)
+  padded[: len(data)] = data
+  rows = np.asarray(multihost_utils.process_allgather(padded))
+  return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+
+
+def whole(leaf: jax.Array) -> np.ndarray:
+  """All of an array that may lie on several hosts, in every process."""
+  return np.asarray(multihost_utils.process_allgather(leaf, tiled=True) if several() else leaf)
+
+
+def on_first(tree: Any, function: Callable[[Any], Any]) -> Any:
+  """function(tree) in the first process alone, which evaluates and exports; None in the others.
+
+  There the tree lies on that process's own devices, which are the mesh meanwhile: it may be used in any way, without
+  the others taking part. All processes call this. A job of one process just calls the function.
+  """
+  if not several():
+    return function(tree)
+  mesh = make_mesh(f"fsdp={jax.local_device_count()}", jax.local_devices())
+
+  def place(leaf: jax.Array, sharding: Any) -> Any:
+    values = whole(leaf)  # leaf by leaf: the whole tree may not fit on one device
+    return jax.device_put(values, sharding) if is_first() else None
+
+  local = jax.tree.map(place, tree, param_shardings(tree, mesh))
+  if not is_first():
+    return None
+  with jax.set_mesh(mesh):
+    return function(local)
+
+
+@contextlib.contextmanager
+def only_first_speaks() -> Iterator[None]:
+  """Nobody but the first process prints to standard output; errors go to standard error from everywhere."""
+  if is_first():
+    yield
+    return
+  with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    yield
+
+
+def check_same(facts: Mapping[str, Any]) -> None:
+  """Raises ConfigError, in every process, unless all of them state the same facts; whole tables travel only then."""
+  if not several():
+    return
+  text = json.dumps(facts, sort_keys=True, default=str)
+  digests = gather_texts(hashlib.sha256(text.encode()).hexdigest())
+  if len(set(digests)) == 1:
+    return
+  tables = [json.loads(found) for found in gather_texts(json.dumps({"host": socket.gethostname(), "facts": text}))]
+  message = difference([json.loads(table["facts"]) for table in tables], [table["host"] for table in tables])
+  raise ConfigError(message)
+
+
+def difference(tables: Sequence[Mapping[str, Any]], hosts: Sequence[str]) -> str:
+  """In words, the first fact in which processes differ: what the odd ones say, and what the others do."""
+  names = [name for table in tables for name in table]
+  differing = [name for name in dict.fromkeys(names) if len({_said(table, name) for table in tables}) > 1]
+  by_value: dict[str, list[int]] = {}
+  for process, table in enumerate(tables):
+    by_value.setdefault(_said(table, differing[0]), []).append(process)
+  common = max(by_value, key=lambda value: len(by_value[value]))  # of equally many, process 0's
+  odd = "; ".join(
+    f"{value} in {', '.join(f'process {process} ({hosts[process]})' for process in found[:4])}"
+    + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+    for value, found in by_value.items()
+    if value != common
+  )
+  more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+  return (
+    f"the processes disagree on {differing[0]}{more}: {odd}; {common} in the {len(by_value[common])} others, as in "
+    f"process {by_value[common][0]} ({hosts[by_value[common][0]]}); start all with the same command, config and code"
+  )
+
+
+def _said(table: Mapping[str, Any], name: str) -> str:
+  return repr(table[name]) if name in table else "absent"
+
+
+@contextlib.contextmanager
+def peers_watched() -> Iterator[None]:
+  """Raises LostHostError for what a collective raises when another process is gone."""
+  try:
+    yield
+  except Exception as error:
+    loss = lost(error)
+    if loss is None:
+      raise
+    raise loss from error
+
+
+def lost(error: Exception) -> LostHostError | None:
+  """The error to raise if this one says that another process is gone, else None."""
+  if not several() or isinstance(error, UserError) or not BROKEN.search(str(error)):
+    return None
+  reason = re.sub(r"\[external/[^]]*\] *", "", str(error).splitlines()[0])[:160]
+  return LostHostError(
+    f"process {jax.process_index()} of {jax.process_count()} lost another process, whose own log says why ({reason}); "
+    "whole checkpoints stay; start the job again, and it goes on from the last one"
+  )

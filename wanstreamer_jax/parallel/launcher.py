@@ -1,0 +1,138 @@
+"""Starts the processes of a job on this machine, and the whole job again when one of them dies.
+
+  python -m wanstreamer_jax.parallel.launcher 4 --restarts 3 -- wanstreamer train --config=configs/tiny.py
+
+Every process gets `--coordinator HOST:PORT --processes N --process I` behind its command. A job of one gets nothing
+added: on the hosts of a pod, where the surroundings say who is who, the same command starts it and keeps it going.
+
+A job ends with status 0; is not started again after bad input (2) or a stop that was asked for (130); and is started
+again, from its last checkpoint, after anything else: a process that was killed, a host that was lost. Standard library
+only.
+"""
+
+import argparse
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+FINAL = (0, 2, 130)  # finished, bad input, stopped on request: nothing would change
+GRACE = 20.0  # seconds that the others have to say what they miss, and to end
+PAUSE = 2.0  # seconds before a new start
+
+
+class Job:
+  """One start of all processes."""
+
+  def __init__(self, commands: Sequence[Sequence[str]]):
+    self.processes = []
+    for number, command in enumerate(commands):
+      # A session of its own: Ctrl-C at the terminal reaches the launcher alone, which passes it on once.
+      pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if number else {}
+      process = subprocess.Popen(command, start_new_session=True, **pipes)
+      self.processes.append(process)
+      if number:
+        threading.Thread(target=_relay, args=(process, number), daemon=True).start()
+
+  def send(self, number: int) -> None:
+    for process in self.processes:
+      if process.poll() is None:
+        process.send_signal(number)
+
+  def wait(self) -> list[int]:
+    """The statuses of all, when all have ended; negative ones are signals. After a failure the rest has GRACE."""
+    deadline = float("inf")
+    while True:
+      found = [process.poll() for process in self.processes]
+      if None not in found:
+        return [process.returncode for process in self.processes]
+      if any(found) and deadline == float("inf"):
+        deadline = time.monotonic() + GRACE
+      if time.monotonic() > deadline:
+        self.send(signal.SIGKILL)
+      time.sleep(0.05)
+
+
+def _relay(process: subprocess.Popen[bytes], number: int) -> None:
+  """Lines of a process that is not the first, with its number before them."""
+  for line in process.stdout or ():
+    sys.stderr.write(f"[{number}] {line.decode(errors='replace')}")
+    sys.stderr.flush()
+
+
+def commands_of(command: Sequence[str], processes: int) -> list[list[str]]:
+  """The command line of every process; the coordinator listens on a port that is free now."""
+  if processes == 1:
+    return [list(command)]
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    where = f"localhost:{probe.getsockname()[1]}"
+  flags = lambda process: ["--coordinator", where, "--processes", str(processes), "--process", str(process)]
+  return [[*command, *flags(process)] for process in range(processes)]
+
+
+def verdict(statuses: Sequence[int]) -> int | None:
+  """The status that the job ends with, or None if it may be started again. The gravest that is final decides."""
+  if not any(statuses):
+    return 0
+  return next((final for final in (2, 130) if final in statuses), None)
+
+
+def in_words(statuses: Sequence[int]) -> str:
+  name = lambda status: f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+  return ", ".join(f"process {number} ended {name(status)}" for number, status in enumerate(statuses) if status)
+
+
+def launch(command: Sequence[str], processes: int, restarts: int) -> int:
+  """Runs the job until it ends for good. Returns its status; 1 when `restarts` new starts did not help."""
+  running: list[Job] = []
+  asked: list[int] = []
+
+  def pass_on(number: int, frame: object) -> None:
+    asked.append(number)
+    for job in running[-1:]:
+      job.send(number)
+
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, pass_on)
+  for start in range(restarts + 1):
+    running.append(Job(commands_of(command, processes)))
+    statuses = running[-1].wait()
+    final = verdict(statuses)
+    if final is not None or asked:
+      return 130 if final is None else final
+    again = (
+      f"; starting again ({start + 1} of {restarts})" if start < restarts else f"; {restarts} new starts were allowed"
+    )
+    print(f"launcher: {in_words(statuses)}{again}", file=sys.stderr, flush=True)
+    if start < restarts:
+      time.sleep(PAUSE)
+  return 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """The command line; see the module."""
+  parser = argparse.ArgumentParser(
+    prog="launcher", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+  )
+  parser.add_argument("processes", type=int, help="how many processes to start here")
+  parser.add_argument("--restarts", type=int, default=3, help="how often the job may be started again (default: 3)")
+  parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+  parser.add_argument("command", nargs="+", help="what to start, after --")
+  args = parser.parse_args(arguments)
+  if args.processes < 1 or args.restarts < 0:
+    parser.error("there must be at least 1 process and 0 restarts")
+  if args.dry_run:
+    for command in commands_of(args.command, args.processes):
+      print(shlex.join(command))
+    return 0
+  return launch(args.command, args.processes, args.restarts)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

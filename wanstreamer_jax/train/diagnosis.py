@@ -1,0 +1,56 @@
+"""Where the first number that is not finite comes from, found after the fact so that training pays nothing for it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.parallel import hosts
+from wanstreamer_jax.parallel.rules import named_leaves
+from wanstreamer_jax.train.stage import Batch, Stage
+from wanstreamer_jax.train.state import TrainState, loss_and_grads
+
+SHOWN = 16  # sessions of a batch that are named
+
+
+def first_bad(stage: Stage, config: Config, state: TrainState, batch: Batch) -> str:
+  """In words: the first tensor of update state.step + 1 that is not finite, and which sessions were in its batch.
+
+  The order is that of computation: the batch, the weights, the parts of the loss, the loss, its gradients by
+  parameter. state: before the update. All processes of a job call it, and get the same words.
+  """
+
+  @jax.jit
+  def all_finite(state: TrainState, batch: Batch) -> dict[str, dict[str, jax.Array]]:
+    (loss, metrics), grads = loss_and_grads(stage, config, state.params, batch, state.step)
+    groups = {
+      "input": batch,
+      "weight": state.params,
+      "part of the loss": metrics,
+      "loss": {"": loss},
+      "gradient": grads,
+    }
+    return {kind: {name: _finite(leaf) for name, leaf in named_leaves(tree).items()} for kind, tree in groups.items()}
+
+  found = jax.device_get(all_finite(state, batch))
+  # A dict's leaves come out sorted: the order is put back here.
+  order = ("input", "weight", "part of the loss", "loss", "gradient")
+  bad = [f"{kind} {name}".strip() for kind in order for name, finite in found[kind].items() if not finite]
+  where = f"in batch {int(state.step)}{_sessions(batch)}"
+  if not bad:
+    return f"repeated from the last checkpoint it was finite {where}: not the numbers, but the machine"
+  more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+  return f"the first bad tensor is the {bad[0]}{more}, {where}"
+
+
+def _finite(leaf: Any) -> jax.Array:
+  return jnp.all(jnp.isfinite(leaf)) if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.bool_(True)
+
+
+def _sessions(batch: Batch) -> str:
+  if "session" not in batch:
+    return ""
+  sessions = hosts.whole(batch["session"]).tolist()
+  more = f" and {len(sessions) - SHOWN} more" if len(sessions) > SHOWN else ""
+  return f" of sessions {', '.join(map(str, sessions[:SHOWN]))}{more}"

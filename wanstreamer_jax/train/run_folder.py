@@ -1,0 +1,119 @@
+"""Where a run is kept: a folder of this machine, or one of an object store (`gs://bucket/run`).
+
+Object stores have no appending and no locks, and most of what draws or logs wants a real file. So the small files of a
+remote run are written to a temporary folder, as those of a local one are, and copied out whole in the background, at
+most every half minute and when the run ends. Checkpoints go to the store directly.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.parallel import hosts
+from wanstreamer_jax.weights import first_line, is_remote
+
+CONTINUED = ("metrics.jsonl",)  # what a continued run appends to
+EVERY = 30.0  # seconds between two copies
+
+
+class RunFolder:
+  """The folder of one run. A context manager: entering makes it and keeps other runs out, leaving copies the rest.
+
+  path: as the user gave it. checkpoints: where Orbax writes. local: where everybody else writes; in all processes but
+  the first a temporary folder that is thrown away, so that exactly one process writes.
+  """
+
+  def __init__(self, path: str):
+    self.path = path
+    self.checkpoints = epath.Path(path) / "checkpoints"
+    self.local = pathlib.Path(path)
+    self._open = contextlib.ExitStack()
+    self._copied: dict[pathlib.Path, tuple[int, float]] = {}
+    self._copying: concurrent.futures.Future[None] | None = None
+    self._next = 0.0
+
+  def __enter__(self) -> "RunFolder":
+    remote = is_remote(self.path)
+    if remote or not hosts.is_first():
+      self.local = pathlib.Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="wanstreamer-run-")))
+    if remote:
+      with self._reaching():
+        epath.Path(self.path).mkdir(parents=True, exist_ok=True)
+        for name in CONTINUED if hosts.is_first() else ():
+          if (epath.Path(self.path) / name).exists():
+            (self.local / name).write_bytes((epath.Path(self.path) / name).read_bytes())
+    elif hosts.is_first():
+      try:
+        self.local.mkdir(parents=True, exist_ok=True)
+      except OSError as error:
+        raise TrainingError(f"cannot make the run folder {self.path}: {error.strerror}; set train.run") from error
+      self._open.enter_context(_only_trainer(self.local))
+    if remote and hosts.is_first():
+      self._worker = self._open.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    with self._open:
+      try:
+        self.copy(now=True)
+      except TrainingError:
+        if error is None:
+          raise
+
+  def copy(self, now: bool = False) -> None:
+    """Copies what changed to the store, in the background or `now`; nothing for a local run. Raises TrainingError."""
+    if not (is_remote(self.path) and hosts.is_first()):
+      return
+    if not now and (time.monotonic() < self._next or (self._copying and not self._copying.done())):
+      return
+    self._next = time.monotonic() + EVERY
+    with self._reaching():
+      if self._copying:
+        self._copying.result()  # what failed the last time
+      self._copying = self._worker.submit(self._copy)
+      if now:
+        self._copying.result()
+
+  def _copy(self) -> None:
+    for file in sorted(self.local.rglob("*")):
+      status = file.stat()
+      state = (status.st_size, status.st_mtime)
+      if not file.is_file() or file.suffix == ".tmp" or self._copied.get(file) == state:
+        continue
+      target = epath.Path(self.path) / file.relative_to(self.local).as_posix()
+      target.parent.mkdir(parents=True, exist_ok=True)
+      target.write_bytes(file.read_bytes())
+      self._copied[file] = state
+
+  @contextlib.contextmanager
+  def _reaching(self) -> Iterator[None]:
+    """Whatever a store's client raises (many kinds), as one line."""
+    try:
+      yield
+    except ImportError as error:
+      raise TrainingError(f"{self.path} needs a package: {error}; pip install gcsfs (s3fs for s3://)") from error
+    except Exception as error:
+      raise TrainingError(
+        f"cannot reach {self.path}: {first_line(error)}; check the bucket's name, the network and the credentials "
+        "(gcloud auth application-default login), or set train.run"
+      ) from error
+
+
+@contextlib.contextmanager
+def _only_trainer(run: pathlib.Path) -> Iterator[Any]:
+  """Holds the run's folder for this process: two that train into one folder would destroy each other's files."""
+  with (run / "lock").open("w") as file:
+    try:
+      # A record lock: gone with this process however it ends, and not inherited by its workers.
+      fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+      raise TrainingError(f"{run} is being trained by another process; wait for it, or set train.run") from None
+    yield file
