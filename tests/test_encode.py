@@ -111,7 +111,7 @@ def test_crops_carry_the_latents_before_them(folders):
   starts = set()
   for step in range(8):
     batch = loader.batch_at(step)
-    for row, (session, start) in enumerate(loader.places(step)):
+    for row, (_, session, start) in enumerate(loader.places(step)):
       units, before = latents.read_units(session), min(start, 2)
       starts.add(start)
       for name in ("agent_video_valid", "agent_audio_valid"):

@@ -221,7 +221,7 @@ def edit_manifest(path, change):
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
-    (lambda path: (path / MANIFEST).unlink(), "No such file"),
+    (lambda path: (path / MANIFEST).unlink(), "holds no records: no manifest.json"),
     (lambda path: (path / MANIFEST).write_text("{"), "not JSON"),
     (lambda path: (path / MANIFEST).write_text("[]"), "format None, expected 1"),
     (lambda path: edit_manifest(path, lambda manifest: manifest.update(format=2)), "format 2, expected 1"),

@@ -9,6 +9,7 @@ Two kinds share the format: "media" (from `data make`) and "latents" (from `data
 interrupted run continues behind its last whole shard.
 """
 
+import difflib
 import functools
 import hashlib
 import itertools
@@ -75,7 +76,7 @@ class FolderWriter:
 
   def __init__(self, path: str | pathlib.Path, manifest_head: dict[str, Any]):
     self.path = pathlib.Path(path)
-    self.partial = self.path.with_name(self.path.name + ".partial")
+    self.partial = partial_path(self.path)
     self.head = json.loads(json.dumps(manifest_head))
     if self.path.exists():
       raise DataError(f"{self.path} exists already: remove it or choose another --out")
@@ -108,6 +109,11 @@ class FolderWriter:
 
   def _note(self, shard: int) -> pathlib.Path:
     return note_path(self.partial, shard)
+
+
+def partial_path(path: pathlib.Path) -> pathlib.Path:
+  """Where a folder is while it is being written."""
+  return path.with_name(path.name + ".partial")
 
 
 def note_path(folder: pathlib.Path, shard: int) -> pathlib.Path:
@@ -166,6 +172,26 @@ def _read_json(path: pathlib.Path) -> Any:
     raise DataError(f"{path}: not JSON ({one_line(error)})") from error
 
 
+def _shapes(config: Config, kind: str) -> dict[str, list[int]]:
+  """Of the fields that do not follow from the media alone."""
+  shapes = {"voice": [config.layout.voice_units * config.media.samples]}
+  if kind == "latents":
+    shapes["agent_video_latent"] = [config.latent_height, config.latent_width, config.video_vae.latent_dim]
+    shapes["agent_audio_latent"] = [config.audio_latents, config.audio_vae.latent_dim]
+  return shapes
+
+
+def _no_records(path: pathlib.Path) -> str:
+  """What to say where a folder of records should be and is not."""
+  if path.is_dir():
+    return f"{path} holds no records: no {MANIFEST}; give a folder that `wanstreamer data make` or `encode` wrote"
+  if partial_path(path).is_dir():
+    return f"{partial_path(path)} is not finished: repeat the command that makes it"
+  known = [str(manifest.parent) for manifest in path.parent.glob(f"*/{MANIFEST}")]
+  near = difflib.get_close_matches(str(path), known, n=1)
+  return f"no folder {path}; " + (f"did you mean {near[0]}?" if near else "make it with `wanstreamer data make`")
+
+
 class RecordFolder:
   """Random access to a folder of records. Opening checks the manifest and every shard's presence and size.
 
@@ -176,6 +202,8 @@ class RecordFolder:
 
   def __init__(self, path: str | pathlib.Path):
     self.path = pathlib.Path(path)
+    if not (self.path / MANIFEST).is_file():
+      raise DataError(_no_records(self.path))
     self.manifest = _read_json(self.path / MANIFEST)
     found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
     if found != FORMAT:
@@ -242,6 +270,9 @@ class RecordFolder:
     if text["pad"] != PAD:
       raise DataError(f"{self.path} is padded with token {text['pad']}, the model with {PAD}: use another tokenizer")
     self.check_media(config)
+    dtypes = (self.unit_dtype, self.session_dtype)
+    shapes = {name: list(dtype[name].shape) for dtype in dtypes for name in dtype.names or ()}
+    self._same(shapes, _shapes(config, self.kind))
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
     lead = {} if text["lead"] is None else {"lead": config.data.text_lead}
     self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256})

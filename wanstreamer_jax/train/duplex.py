@@ -26,7 +26,7 @@ from wanstreamer_jax.crops import (
 from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import Predictions, WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
-from wanstreamer_jax.parallel.mesh import BATCH_AXES
+from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 
 FIRST_UNITS, FIRST_WORDS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the words
@@ -143,9 +143,11 @@ def _init(config: Config, key: jax.Array) -> WanStreamer:
 def _loader(config: Config) -> Any:
   from wanstreamer_jax.data.loader import Loader
   from wanstreamer_jax.train import duplex_watch
+  from wanstreamer_jax.train.feed import host_rows
 
   duplex_watch.check(config)
-  return Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=FIELDS)
+  rows = host_rows(config.data.batch, make_mesh(config.train.mesh))
+  return Loader(config.data.path, config, rows, FIELDS)
 
 
 def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:

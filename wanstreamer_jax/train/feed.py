@@ -1,15 +1,30 @@
 """Batches, fetched and placed on the devices ahead of the step that needs them."""
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import grain
 import jax
 from jax.sharding import Mesh
 
-from wanstreamer_jax.parallel.mesh import place_batch
+from wanstreamer_jax.parallel.mesh import batch_sharding, check_batch, place_batch
 from wanstreamer_jax.train.stage import Loader
 
 AHEAD = 2  # batches that wait for their step
+
+
+def host_rows(batch: int, mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> list[int]:
+  """The rows of a global batch that one host reads: those that its devices hold, in ascending order.
+
+  Hosts that `tensor` or `context` spans share rows and read the same ones, and a mesh may order devices otherwise than
+  hosts are numbered. devices: of that host; by default of this process. Raises ConfigError for a batch that does not
+  divide.
+  """
+  check_batch(batch, mesh)
+  own = set(jax.local_devices() if devices is None else devices)
+  places = batch_sharding(mesh).devices_indices_map((batch,))
+  return sorted({row for device, index in places.items() if device in own for row in range(batch)[index[0]]})
 
 
 class Feed:
@@ -23,10 +38,20 @@ class Feed:
   def __init__(self, loader: Loader, mesh: Mesh, start: int, stop: int):
     steps = grain.MapDataset.range(start, stop).map(lambda step: place_batch(loader.batch_at(int(step)), mesh))
     self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)))
+    self._waited = 0.0
 
   def next(self) -> dict[str, jax.Array]:
     """The next batch, on the devices. Raises StopIteration after the last one."""
-    return next(self._batches)
+    begin = time.perf_counter()
+    try:
+      return next(self._batches)
+    finally:
+      self._waited += time.perf_counter() - begin
+
+  def waited(self) -> float:
+    """Seconds that `next` kept its caller since this was last asked: the input stall of a training loop."""
+    waited, self._waited = self._waited, 0.0
+    return waited
 
   def __enter__(self) -> "Feed":
     return self
