@@ -1,6 +1,7 @@
-"""`wanstreamer data make | preview | stats | encode`: sessions as records."""
+"""`wanstreamer data make | preview | stats | encode | tfds`: sessions as records."""
 
 import argparse
+import shlex
 from typing import Any
 
 from wanstreamer_jax.commands.parsing import add_command, add_config, add_group, folder, load_config, number
@@ -83,6 +84,23 @@ def add_data(commands: Any) -> None:
   encode.add_argument("--batch", type=number(int, 1), default=8, help="sessions at a time (default: 8)")
   _add_share(encode)
 
+  tfds = add_command(
+    group, "tfds", "export records as a TensorFlow Datasets dataset, here or by Apache Beam on a cluster",
+    """
+    wanstreamer data tfds data_cache/train --out data_cache/tfds
+    wanstreamer data tfds data_cache/train --out data_cache/tfds --runner DirectRunner \\
+      --options="--direct_num_workers=8 --direct_running_mode=multi_processing"
+    wanstreamer data tfds /shared/train --out gs://B/tfds --runner DataflowRunner \\
+      --options="--project=P --region=R --temp_location=gs://B/tmp"
+
+    The dataset is the same for any runner and number of workers. A runner needs the extra `beam`.
+    """, data_tfds,
+  )  # fmt: skip
+  tfds.add_argument("path", metavar="DIR", help="a folder of records")
+  tfds.add_argument("--out", metavar="DIR", required=True, help="folder to write: DIR/duplex/1.0.0")
+  tfds.add_argument("--runner", default="", help="of Apache Beam, such as DirectRunner (default: this process)")
+  tfds.add_argument("--options", default="", help="pipeline options of the runner, in one text")
+
 
 def _add_share(parser: Any) -> None:
   parser.add_argument(
@@ -136,3 +154,9 @@ def data_encode(args: argparse.Namespace) -> None:
     config, args.path, args.out, audio_vae=args.audio_vae, video_vae=args.video_vae, batch=args.batch,
     share=args.share, skip_bad=args.skip_bad,
   )  # fmt: skip
+
+
+def data_tfds(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.data.commands import export_tfds
+
+  export_tfds(args.path, args.out, runner=args.runner, options=shlex.split(args.options))

@@ -1,6 +1,7 @@
 """What `wanstreamer data make|stats|encode` do, behind the command line. `preview` is in preview.py."""
 
 import shlex
+from collections.abc import Sequence
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.make import Source, make
@@ -99,12 +100,33 @@ def encode_records(
   print(_left_out(out))
 
 
-def bench_loader(config: Config, path: str, *, seconds: float = 5.0) -> None:
-  """Prints how fast this machine reads training batches from a folder."""
+def export_tfds(path: str, out: str, *, runner: str = "", options: Sequence[str] = ()) -> None:
+  """`wanstreamer data tfds`: a folder of records as a TFDS dataset; with a runner, by Apache Beam."""
+  from wanstreamer_jax.data.tfds_builder import export
+
+  builder = export(path, out, runner, options)
+  for name, split in builder.info.splits.items():
+    print(f"{builder.data_path}: {split.num_examples} units in {split.num_shards} shards, split {name}")
+  print(f'read it: tensorflow_datasets.builder_from_directory("{builder.data_path}").as_data_source("{name}")')
+
+
+def bench_loader(
+  config: Config, path: str, *, seconds: float = 5.0, step_seconds: float | None = None, hosts: int = 1
+) -> None:
+  """Prints how fast this machine reads training batches from a `data.path`, beside what one of `hosts` hosts must read
+  when a step takes `step_seconds`."""
   from wanstreamer_jax.data.loader import Loader, bench
 
-  rates = bench(Loader(path, config), seconds)
+  rates, batch, units = bench(Loader(path, config), seconds), config.data.batch, config.data.units
   print(
     f"{path}: {rates['units_per_second']:.0f} units/s, {rates['mb_per_second']:.0f} MB/s, "
-    f"{rates['times_real_time']:.0f} x real time (batch {config.data.batch} x {config.data.units} units)"
+    f"{rates['times_real_time']:.0f} x real time (batch {batch} x {units} units)"
   )
+  if step_seconds is not None:
+    needed = batch * units / step_seconds / hosts
+    margin = rates["units_per_second"] / needed
+    verdict = (
+      f"{margin:.1f} times that is read" if margin >= 1 else f"only {margin:.2f} of that is read: chips will wait"
+    )
+    each = f" on each of {hosts} hosts" if hosts > 1 else ""
+    print(f"steps of {step_seconds:.3g} s need {needed:.0f} units/s{each}: {verdict}")
