@@ -1,7 +1,7 @@
 """Small sessions without a world: noise, tones and known words, for tests of everything behind `Session`."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,12 @@ class FakeSource:
   units: int = 8
   tracks: tuple[str, ...] = ("mouth",)
 
-  def sessions(self, item: int) -> Iterator[Session]:
+  def sessions(self, item: int) -> Generator[Session, None, int]:
     yield fake_session(item, self.config, self.units)
+    return 0
+
+  def where(self, item: int) -> str:
+    return f"fake {item}"
 
   def describe(self) -> dict[str, Any]:
     return {"name": "fake", "items": self.items}

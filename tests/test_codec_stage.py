@@ -10,7 +10,7 @@ from tests.fake_sessions import FakeSource
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.encode import load_codecs
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.train.codec import calibration_statistics
@@ -59,7 +59,7 @@ def test_a_finished_run_is_read_standardised(runs, media):
   config = config_of("duplex")
   codecs = load_codecs(config, runs / "audio_vae", runs / "video_vae")
   for codec, medium, to_float in zip(codecs, ("audio", "video"), (audio_to_float, video_to_float)):
-    loader = ClipLoader(RecordFolder(media / "both"), config_of(f"{medium}_vae", data=media / "both"), medium)
+    loader = ClipLoader(Mixture(str(media / "both")), config_of(f"{medium}_vae", data=media / "both"), medium)
     clips = np.concatenate([to_float(loader.batch_at(10**9 + i)[medium]) for i in range(16)])
     means = np.asarray(jax.jit(calibration_statistics)(codec, clips)).reshape(-1, codec.cfg.latent_dim)
     np.testing.assert_allclose(means.mean(0), 0, atol=1e-3)
@@ -68,7 +68,7 @@ def test_a_finished_run_is_read_standardised(runs, media):
 
 
 def test_clips_are_a_pure_function_of_the_step(media):
-  loader = ClipLoader(RecordFolder(media / "both"), config_of("video_vae"), "video")
+  loader = ClipLoader(Mixture(str(media / "both")), config_of("video_vae"), "video")
   first = loader.batch_at(5)["video"]
   assert first.shape == (2, 1 + 3 * 4, 32, 32, 3)
   np.testing.assert_array_equal(first[:, 0], first[:, 1])  # a still first
@@ -77,9 +77,10 @@ def test_clips_are_a_pure_function_of_the_step(media):
 
 
 def test_a_side_without_sound_is_left_out(media):
-  folder = RecordFolder(media / "no_agent")
+  mixture = Mixture(str(media / "no_agent"))
+  folder = mixture.folders[0]
   sound = np.concatenate([folder.read_units(i)["user_audio"].reshape(-1) for i in range(folder.sessions)])
-  loader = ClipLoader(folder, config_of("audio_vae"), "audio")
+  loader = ClipLoader(mixture, config_of("audio_vae"), "audio")
   for step in range(4):
     for clip in loader.batch_at(step)["audio"]:
       assert clip[:50].tobytes() in sound.tobytes()
@@ -87,11 +88,11 @@ def test_a_side_without_sound_is_left_out(media):
 
 def test_nobody_sounds(media):
   with pytest.raises(DataError, match="no audio on either side"):
-    ClipLoader(RecordFolder(media / "nobody"), config_of("audio_vae"), "audio").batch_at(0)
+    ClipLoader(Mixture(str(media / "nobody")), config_of("audio_vae"), "audio").batch_at(0)
 
 
 def test_clips_longer_than_sessions_and_too_short_for_the_kernel(media):
   with pytest.raises(DataError, match=r"sessions of 6 units, but data\.units is 7"):
-    ClipLoader(RecordFolder(media / "both"), config_of("audio_vae", **{"data.units": 7}), "audio")
+    ClipLoader(Mixture(str(media / "both")), config_of("audio_vae", **{"data.units": 7}), "audio")
   with pytest.raises(ConfigError, match="never train it as it is used; set data.units to at least 9"):
     config_of("video_vae", **{"video_vae.time_kernel": 4})

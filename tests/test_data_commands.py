@@ -1,5 +1,8 @@
 """Stats, the TFDS export, and the functions behind `wanstreamer data`."""
 
+import importlib.util
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -58,10 +61,14 @@ def test_duplex_world_becomes_records(tmp_path, capsys):
 def test_stats_and_bench_are_printed(folder, capsys):
   commands.print_stats(str(folder), verify=True)
   commands.bench_loader(small_config(), str(folder), seconds=0.01)
+  for seconds in (1000, 1e-6):
+    commands.bench_loader(small_config(), str(folder), seconds=0.01, step_seconds=seconds, hosts=2)
   printed = capsys.readouterr().out
   assert "sessions" in printed
   assert "files: as the manifest says" in printed
   assert "units/s" in printed
+  assert "steps of 1e+03 s need 0 units/s on each of 2 hosts" in printed  # 4 x 4 units
+  assert "steps of 1e-06 s need 8000000 units/s on each of 2 hosts: only 0.0" in printed
 
 
 @pytest.mark.parametrize(
@@ -98,3 +105,39 @@ def test_tfds_export_holds_the_records_without_tensorflow(folder, tmp_path):
   record, exported = RecordFolder(folder).read_units(1, 5, 1)[0], np.load(unit)
   assert (exported["session"], exported["unit"]) == (1, 5)
   assert all(np.array_equal(exported[name], record[name]) for name in record.dtype.names)
+
+
+BEAM = """
+import sys
+import numpy as np
+from wanstreamer_jax.data.tfds_builder import export
+if __name__ == "__main__":
+  records, out = sys.argv[1:]
+  runs = ("", ()), ("DirectRunner", ["--direct_num_workers=1"]), (
+    "DirectRunner", ["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
+  first, *others = [export(records, f"{out}/{i}", *run).as_data_source(split="train") for i, run in enumerate(runs)]
+  for other in others:
+    assert len(first) == len(other) == 40
+    for i in range(40):
+      assert all(np.array_equal(first[i][name], other[i][name]) for name in first[i])
+"""
+
+
+def test_beam_gives_the_same_dataset_for_any_number_of_workers(folder, tmp_path):
+  pytest.importorskip("apache_beam")
+  script = tmp_path / "export.py"
+  script.write_text(BEAM)
+  run = subprocess.run([sys.executable, script, folder, tmp_path], capture_output=True, text=True, env=at_root())
+  assert run.returncode == 0, run.stderr
+
+
+def at_root():
+  root = str(pathlib.Path(__file__).parent.parent)
+  return {**os.environ, "PYTHONPATH": root}
+
+
+def test_a_runner_that_is_not_there(folder, tmp_path):
+  message = "is not a runner" if importlib.util.find_spec("apache_beam") else "needs Apache Beam: pip install"
+  code = "import sys; from wanstreamer_jax.data.commands import export_tfds; export_tfds(*sys.argv[1:], runner='Snail')"
+  run = subprocess.run([sys.executable, "-c", code, folder, tmp_path], capture_output=True, text=True, env=at_root())
+  assert message in run.stderr.splitlines()[-1]

@@ -1,6 +1,8 @@
 """Latent records: the codecs' own values, continuous over units and behind the portrait, and what they replace."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +113,7 @@ def test_crops_carry_the_latents_before_them(folders):
   starts = set()
   for step in range(8):
     batch = loader.batch_at(step)
-    for row, (session, start) in enumerate(loader.places(step)):
+    for row, (_, session, start) in enumerate(loader.places(step)):
       units, before = latents.read_units(session), min(start, 2)
       starts.add(start)
       for name in ("agent_video_valid", "agent_audio_valid"):
@@ -126,20 +128,42 @@ def test_crops_carry_the_latents_before_them(folders):
 
 def test_encoding_continues_behind_the_last_shard(folders, codecs, tmp_path, monkeypatch):
   config, out = tiny_config(), tmp_path / "latents"
-  original = encode_module._records
+  original = encode_module._encoded
 
-  def interrupted(source, numbers, *rest):
+  def interrupted(job, numbers, skipped):
     if numbers.start:
       raise KeyboardInterrupt
-    return original(source, numbers, *rest)
+    return original(job, numbers, skipped)
 
-  monkeypatch.setattr(encode_module, "_records", interrupted)
+  monkeypatch.setattr(encode_module, "_encoded", interrupted)
   with pytest.raises(KeyboardInterrupt):
     encode(folders[0], *codecs, config, out, progress=False)
   assert not out.exists()
-  monkeypatch.setattr(encode_module, "_records", original)
-  encode(folders[0], *codecs, config, out, progress=False)
+  monkeypatch.setattr(encode_module, "_encoded", original)
+  assert encode(folders[0], *codecs, config, out, share=(1, 2), progress=False) is None  # the first is there
+  assert encode(folders[0], *codecs, config, out, share=(0, 2), progress=False) == RecordFolder(out).manifest
   assert RecordFolder(out).manifest == RecordFolder(folders[1]).manifest
+
+
+def test_sessions_that_cannot_be_encoded_stop_or_are_skipped_and_reported(folders, codecs, tmp_path, monkeypatch):
+  config, media, out = tiny_config(), shutil.copytree(folders[0], tmp_path / "media"), tmp_path / "latents"
+  damaged = media / "units-00003.array_record"  # sessions 9, 10 and 11
+  damaged.write_bytes(bytes(len(damaged.read_bytes())))
+  original = encode_module._finite
+  calls = iter(range(100_000))
+  monkeypatch.setattr(encode_module, "_finite", lambda x: original(x * (np.inf if next(calls) == 4 * 5 else 1)))
+  with pytest.raises(DataError, match=r"session 5 of \S*media: the codecs gave .* not finite .*--skip-bad"):
+    encode(media, *codecs, config, out, progress=False)
+  calls = iter(range(100_000))
+  monkeypatch.setattr(encode_module, "_finite", lambda x: original(x * (np.inf if next(calls) == 4 * 2 else 1)))
+  manifest = encode(media, *codecs, config, out, skip_bad=True, progress=False)
+  skipped = json.loads((out / "report.json").read_text())["skipped"]
+  assert [entry["where"].split()[1] for entry in skipped] == ["5", "9", "10", "11"]
+  assert "not finite" in skipped[0]["reason"]
+  assert "units-00003.array_record: damaged" in skipped[1]["reason"]
+  assert (manifest["sessions"], manifest["skipped"]) == (SESSIONS - 4, 4)
+  latents, whole = RecordFolder(out), RecordFolder(folders[1])
+  assert np.array_equal(latents.read_units(5)["agent_audio_latent"], whole.read_units(6)["agent_audio_latent"])
 
 
 def test_other_codecs_other_kinds_and_broken_weights_are_refused(folders, codecs, tmp_path):

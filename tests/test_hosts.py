@@ -232,10 +232,7 @@ def test_differences_in_words():
   [
     ({"coordinator": "localhost:1"}, "belong together: give all three, or none"),
     ({"coordinator": "localhost:1", "processes": 2, "process": 2}, "--process is 2: expected 0 to 1"),
-    (
-      {"coordinator": "localhost", "processes": 2, "process": 0},
-      "expected HOST:PORT of process 0, as in 10.0.0.2:8476",
-    ),
+    ({"coordinator": "localhost", "processes": 2, "process": 0}, "expected HOST:PORT of process 0, as in 10.0.0.2:8476"),
   ],
 )
 def test_flags_that_do_not_fit(flags, message):

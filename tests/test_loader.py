@@ -1,7 +1,8 @@
-"""Loader: the order is a pure function of (seed, step), whatever the hosts; crops are whole and in range."""
+"""Loader: the order is a pure function of (seed, step), whatever the hosts; crops are whole and cover their session."""
 
 import pickle
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -10,13 +11,19 @@ import pytest
 from tests.fake_sessions import FakeSource, small_config
 from wanstreamer_jax.data.loader import Loader, bench
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.data.mixture import Order
+from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
+from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.parallel.mesh import make_mesh
-from wanstreamer_jax.train.feed import Feed
+from wanstreamer_jax.train.feed import Feed, host_rows
 
 SESSIONS, UNITS = 10, 8
-RECORDED = [(6, 3), (3, 3), (4, 1), (8, 0)]  # places(3) of ten sessions of eight units, crops of four, seed 0
+RECORDED = [
+  (0, 6, 4),
+  (0, 3, 1),
+  (0, 4, 4),
+  (0, 8, 4),
+]  # step 3: ten sessions of eight units, crops of four
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +34,20 @@ def folder(tmp_path_factory):
   return path
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+  """Four longer sessions, with other tracks."""
+  config = small_config()
+  path = tmp_path_factory.mktemp("loader") / "other"
+  make(config, FakeSource(config, 4, UNITS + 3, tracks=()), path, progress=False)
+  return path
+
+
+@pytest.fixture(scope="module")
+def mixed(folder, other):
+  return f"{folder}:3,{other}:2"
+
+
 def equal(a, b):
   return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
@@ -35,7 +56,7 @@ def test_batches_hold_what_the_folder_holds(folder):
   config = small_config(units=3, batch=4)
   loader, opened = Loader(folder, config), RecordFolder(folder)
   batch = loader.batch_at(7)
-  for row, (session, start) in enumerate(loader.places(7)):
+  for row, (_, session, start) in enumerate(loader.places(7)):
     units = opened.read_units(session, start, 3)
     assert (batch["session"][row], batch["start"][row]) == (session, start)
     assert all(np.array_equal(batch[name][row], units[name]) for name in units.dtype.names)
@@ -45,13 +66,27 @@ def test_batches_hold_what_the_folder_holds(folder):
   assert batch["world_text"].shape == (4, 32)
 
 
-def test_every_epoch_is_another_permutation_and_every_start_occurs(folder):
+def test_every_epoch_is_another_permutation(folder):
   loader = Loader(folder, small_config(units=6, batch=2))
   epochs = [[place for step in range(5) for place in loader.places(5 * epoch + step)] for epoch in range(8)]
-  orders = [tuple(session for session, _ in epoch) for epoch in epochs]
+  orders = [tuple(place.session for place in epoch) for epoch in epochs]
   assert all(sorted(order) == list(range(SESSIONS)) for order in orders)
   assert len(set(orders)) == len(orders)
-  assert {start for epoch in epochs for _, start in epoch} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("length", "crop"), [(8, 8), (8, 7), (8, 5), (8, 4), (8, 3), (8, 1), (125, 40), (125, 63)])
+def test_every_cycle_of_epochs_shows_all_of_every_session(length, crop):
+  order = Order([3], [length], [1], crop, seed=0)
+  cycle, starts = order.cycle(0), set()
+  for session in range(3):
+    for first in range(0, 30 * cycle, cycle):
+      drawn = [order.start(0, session, epoch) for epoch in range(first, first + cycle)]
+      seen = {unit for start in drawn for unit in range(start, start + crop)}
+      assert seen == set(range(length))
+      starts.update(drawn)
+  assert cycle * crop <= length + 1.5 * crop
+  if length < 20:
+    assert starts == set(range(length - crop + 1))
 
 
 def test_order_depends_on_seed_and_step_only(folder):
@@ -69,29 +104,76 @@ def test_the_order_is_this_one_for_ever(folder):
   assert Loader(folder, small_config()).places(3) == RECORDED
 
 
+def rows_of(host, hosts, batch=4):
+  """The rows of one of several hosts, each with its share of the eight devices here."""
+  return host_rows(batch, make_mesh(f"data={hosts}"), jax.devices()[host : host + 1])
+
+
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_read_their_rows_of_the_same_global_batch(folder, hosts):
   config = small_config()
   whole = Loader(folder, config).batch_at(9)
-  parts = [Loader(folder, config, host, hosts).batch_at(9) for host in range(hosts)]
+  parts = [Loader(folder, config, rows_of(host, hosts)).batch_at(9) for host in range(hosts)]
   assert equal(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
 
 
-def test_a_feed_resumes_exactly_anywhere_and_ends(folder):
-  loader, mesh = Loader(folder, small_config()), make_mesh("data=1")
+def test_another_number_of_hosts_goes_on_without_repeating_or_losing_an_example(mixed):
+  """Law 7's data half: three runs of 30 steps, on one host, on four, and on two and then four."""
+
+  def run(hosts_at):
+    examples = []
+    for step in range(30):
+      hosts = hosts_at(step)
+      loaders = [Loader(mixed, small_config(), rows_of(host, hosts)) for host in range(hosts)]
+      examples.append([place for loader in loaders for place in loader.places(step)])
+    return examples
+
+  alone = run(lambda step: 1)
+  assert run(lambda step: 4) == alone
+  assert run(lambda step: 2 if step < 13 else 4) == alone
+
+
+def test_hosts_that_share_a_session_read_the_same_rows():
+  mesh = make_mesh("data=2,context=4")
+  hosts = [list(mesh.devices.reshape(-1)[2 * host : 2 * host + 2]) for host in range(4)]
+  assert [host_rows(4, mesh, devices) for devices in hosts] == [[0, 1], [0, 1], [2, 3], [2, 3]]
+  apart = [mesh.devices[0, 0, 0, 0], mesh.devices[1, 0, 0, 3]]  # a mesh may order devices in any way
+  assert host_rows(4, mesh, apart) == [0, 1, 2, 3]
+  assert host_rows(4, mesh) == [0, 1, 2, 3]
+
+
+def test_a_feed_resumes_exactly_anywhere_and_ends(mixed):
+  loader, mesh = Loader(mixed, small_config()), make_mesh("data=2,fsdp=2")
   for start in (0, 3):
     with Feed(loader, mesh, start, start + 4) as feed:
       for step in range(start, start + 4):
-        assert equal(jax.device_get(feed.next()), loader.batch_at(step))
+        batch = feed.next()
+        assert equal(jax.device_get(batch), loader.batch_at(step))
+        assert all(array.sharding.shard_shape(array.shape)[0] == 1 for array in batch.values())
       with pytest.raises(StopIteration):
         feed.next()
+
+
+def test_a_feed_says_how_long_it_kept_the_training_waiting():
+  class Slow:
+    def batch_at(self, step):
+      time.sleep(0.2)
+      return {"x": np.zeros(1)}
+
+  with Feed(Slow(), make_mesh("data=1"), 0, 9) as feed:
+    feed.next()
+    assert 0.1 < feed.waited() < 2
+    assert feed.waited() == 0
+    time.sleep(0.7)  # as a step would take: the next two are ready
+    feed.next()
+    assert feed.waited() < 0.1
 
 
 def test_without_shuffling_sessions_come_in_order_from_their_start(folder):
   config = small_config(batch=5)
   config.data.shuffle = False
   loader = Loader(folder, config)
-  assert loader.places(0) + loader.places(1) == [(session, 0) for session in range(SESSIONS)]
+  assert loader.places(0) + loader.places(1) == [(0, session, 0) for session in range(SESSIONS)]
   assert loader.places(2) == loader.places(0)
 
 
@@ -129,18 +211,41 @@ def test_records_of_another_config_are_refused(folder, section, name, value, mes
     Loader(folder, change(small_config(), section, name, value))
 
 
-def test_batches_that_do_not_split_over_hosts_are_refused(folder):
-  with pytest.raises(DataError, match="must split evenly"):
-    Loader(folder, small_config(batch=4), 0, 3)
-  with pytest.raises(DataError, match="host 2 of 2"):
-    Loader(folder, small_config(batch=4), 2, 2)
+def test_batches_that_do_not_split_over_hosts_are_refused():
+  with pytest.raises(ConfigError, match=r"data\.batch is 6, which does not divide over data=4"):
+    rows_of(0, 4, batch=6)
 
 
-def test_missing_shards_are_found_at_the_start(folder, tmp_path):
+def test_latents_of_another_codec_size_are_refused(folder):
+  config = small_config()
+  config.layout.voice_units = 2
+  with pytest.raises(DataError, match=r"voice = \[0\], but the config has \[384\]"):
+    Loader(folder, config)
+
+
+def truncate(path):
+  blob = path.read_bytes()
+  path.write_bytes(blob[: len(blob) // 2])
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    (lambda path: (path / "units-00000.array_record").unlink(), "units-00000.array_record: missing; copy"),
+    (lambda path: truncate(path / "sessions-00001.array_record"), "sessions-00001.array_record: .* bytes, but the man"),
+    (lambda path: truncate(path / MANIFEST), "manifest.json: not JSON"),
+    (lambda path: (path / MANIFEST).write_text('{"format": 7}'), "format 7, expected 1; make the records again"),
+    (lambda path: (path / MANIFEST).unlink(), "copy holds no records: no manifest.json"),
+    (lambda path: path.rename(path.with_name("copy.partial")), "copy.partial is not finished: repeat the command"),
+    (lambda path: path.rename(path.with_name("copies")), r"no folder \S*copy; did you mean \S*copies"),
+  ],
+)
+def test_damaged_folders_are_found_at_the_start(folder, tmp_path, damage, message):
   copy = shutil.copytree(folder, tmp_path / "copy")
-  (copy / "units-00000.array_record").unlink()
-  with pytest.raises(DataError, match="missing"):
+  damage(copy)
+  with pytest.raises(DataError, match=message) as caught:
     Loader(copy, small_config())
+  assert "\n" not in str(caught.value)
 
 
 def test_bench_reports_rates(folder):

@@ -9,6 +9,7 @@ import pytest
 from tests.fake_sessions import small_config
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.record_writer import read_report
 from wanstreamer_jax.data.recordings import LEADS, RecordingsSource, read_manifest
 from wanstreamer_jax.errors import DataError, MediaError
 from wanstreamer_jax.perception.text import TextTokenizer
@@ -166,6 +167,33 @@ def test_a_bad_line_is_named_by_its_number(folder, line, message):
     read_manifest(path)
   assert "manifest.jsonl:3: " in str(caught.value)
   assert "\n" not in str(caught.value)
+
+
+def test_bad_lines_and_files_are_skipped_and_reported(folder, config, tmp_path):
+  whole = (folder / "user.wav").read_bytes()
+  (folder / "cut.wav").write_bytes(whole[: len(whole) // 3])
+  write_wav(folder / "short.wav", [0.25], seconds=0.3)
+  cut, short = ({**GOOD, "id": name, "user": {"audio": f"{name}.wav"}} for name in ("cut", "short"))
+  path = manifest(folder, GOOD, "{", cut, short, changed(user={"audio": "no.wav"}), {**GOOD, "id": "last"})
+  with pytest.raises(DataError, match=r"manifest.jsonl:2: not JSON"):
+    RecordingsSource.open(path, config)
+  source = RecordingsSource.open(path, config, skip_bad=True)
+  made = make(config, source, tmp_path / "records", skip_bad=True, progress=False)
+  report = read_report(tmp_path / "records")
+  assert made["sessions"] == report["sessions"] == 4
+  assert [entry["where"].rpartition(":")[2] for entry in report["skipped"]] == ["2", "3", "4", "5"]
+  reasons = [entry["reason"] for entry in report["skipped"]]
+  for reason, expected in zip(reasons, ("not JSON", "is truncated", "2 units, shorter", "'no.wav' is not a file")):
+    assert expected in reason
+  assert report["unused_units"] == 1 + 2 + 1  # a second is seven units, the last one begun
+  assert RecordFolder(tmp_path / "records").read_session(3).truth["source"] == "last/1"
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_line(folder, config, tmp_path):
+  (folder / "cut.wav").write_bytes((folder / "user.wav").read_bytes()[:9000])
+  path = manifest(folder, GOOD, changed(user={"audio": "cut.wav"}))
+  with pytest.raises(MediaError, match=r"manifest.jsonl:2: \S*cut.wav is truncated.*; or leave out .*--skip-bad"):
+    make(config, RecordingsSource.open(path, config), tmp_path / "records", progress=False)
 
 
 def test_missing_empty_and_binary_manifests(tmp_path):

@@ -15,7 +15,7 @@ from wanstreamer_jax.data import records
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
 from wanstreamer_jax.data.session import Side, Word
-from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.errors import DataError, MediaError
 from wanstreamer_jax.perception.text import CUT, TextTokenizer
 
 UNITS = 8
@@ -175,8 +175,56 @@ def test_an_interrupted_run_continues_behind_its_last_shard(folder, tmp_path, mo
   assert made == [11, 12, 13]  # three sessions each; the eleven before were finished
   assert RecordFolder(out).manifest == RecordFolder(folder).manifest
   assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in folder.iterdir())
-  with pytest.raises(DataError, match="exists already"):
-    make(config, FakeSource(config, 40, UNITS), out, progress=False)
+  assert make(config, FakeSource(config, 40, UNITS), out, progress=False) == RecordFolder(out).manifest
+  assert made == [11, 12, 13]  # a finished folder is left as it is
+  with pytest.raises(DataError, match="exists already, made with other settings"):
+    make(config, FakeSource(config, 41, UNITS), out, progress=False)
+
+
+def test_hosts_make_their_shards_and_the_last_one_finishes(folder, tmp_path):
+  config, out = small_config(), tmp_path / "shared"
+  one = lambda share: make(config, FakeSource(config, 40, UNITS), out, share=share, progress=False)
+  assert one((2, 3)) is None
+  assert one((0, 3)) is None
+  assert len(list(out.with_name("shared.partial").glob("shard-*.json"))) == 9  # of fourteen
+  assert not out.exists()
+  manifest = one((1, 3))
+  assert manifest == RecordFolder(out).manifest == RecordFolder(folder).manifest
+  assert one((0, 3)) == manifest  # a host that is started again finds it finished
+  assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in folder.iterdir())
+
+
+def make_share(out, share):
+  config = small_config()
+  made = make(config, FakeSource(config, 40, UNITS), out, share=share, progress=False)
+  print("finished" if made else "others go on")
+
+
+def test_hosts_at_the_same_time(folder, tmp_path):
+  """Two processes with a share each, and one that makes everything beside them, as by mistake."""
+  out = tmp_path / "shared"
+  context = multiprocessing.get_context("spawn")
+  hosts = [context.Process(target=make_share, args=(out, share)) for share in ((0, 2), (1, 2), (0, 1))]
+  for host in hosts:
+    host.start()
+  for host in hosts:
+    host.join()
+  assert RecordFolder(out).manifest == RecordFolder(folder).manifest
+  RecordFolder(out).verify()
+  assert [host.exitcode for host in hosts] == [0, 0, 0]
+
+
+def test_half_a_shard_is_never_taken_for_a_whole_one(folder, tmp_path):
+  config, out = small_config(), tmp_path / "cut"
+  make(config, FakeSource(config, 40, UNITS), out, share=(1, 2), progress=False)
+  partial = out.with_name("cut.partial")
+  file = partial / "units-00003.array_record"
+  file.write_bytes(file.read_bytes()[:-100])  # as a machine that loses power may leave it
+  (partial / "units-00000.array_record.host-1.tmp").write_bytes(b"half")
+  manifest = make(config, FakeSource(config, 40, UNITS), out, progress=False)
+  assert manifest == RecordFolder(folder).manifest
+  RecordFolder(out).verify()
+  assert not list(out.glob("*.tmp"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +252,54 @@ def test_a_dead_worker_or_an_interrupt_ends_all_workers(tmp_path, source, error,
   RecordFolder(out).verify()
 
 
+@dataclasses.dataclass(frozen=True)
+class Damaged(FakeSource):
+  """Item 4 cannot be read, item 7 breaks after its first session, item 9 is too short."""
+
+  def sessions(self, item):
+    if item == 4:
+      raise MediaError("clip.mp4 is truncated; copy it again")
+    if item != 9:
+      yield from super().sessions(item)
+    if item == 7:
+      raise DataError("the rest of seven\nis damaged")
+    return 3 if item == 9 else 1
+
+
+def test_what_cannot_be_read_stops_or_is_skipped_and_reported(tmp_path):
+  config, out = small_config(), tmp_path / "some"
+  with pytest.raises(MediaError, match="^fake 4: clip.mp4 is truncated; copy it again; or leave out .*--skip-bad"):
+    make(config, Damaged(config, 40, UNITS), out, progress=False)
+  manifest = make(config, Damaged(config, 40, UNITS), out, workers=2, skip_bad=True, progress=False)
+  report = json.loads((out / "report.json").read_text())
+  assert report == {
+    "sessions": 38,
+    "unused_units": 38 - 1 + 3,
+    "skipped": [
+      {"where": "fake 4", "reason": "clip.mp4 is truncated; copy it again"},
+      {"where": "fake 7", "reason": "the rest of seven is damaged"},
+      {"where": "fake 9", "reason": "3 units, shorter than a session"},
+    ],
+  }
+  assert (manifest["sessions"], manifest["skipped"]) == (38, 3)
+  opened = RecordFolder(out)
+  assert [opened.read_session(i).truth["seed"] for i in range(9)] == [0, 1, 2, 3, 5, 6, 7, 8, 10]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hopeless(FakeSource):
+  def sessions(self, item):
+    raise MediaError(f"clip {item} is empty")
+    yield
+
+
+def test_a_folder_in_which_everything_is_skipped_is_an_error(tmp_path):
+  config = small_config()
+  with pytest.raises(DataError, match="no session of 8 units; skipped 40, the first: fake 0: clip 0 is empty"):
+    make(config, Hopeless(config, 40, UNITS), tmp_path / "none", skip_bad=True, progress=False)
+  assert not any(tmp_path.iterdir())
+
+
 def test_a_run_with_other_settings_does_not_mix(tmp_path):
   config, out = small_config(), tmp_path / "mixed"
   with pytest.raises(KeyboardInterrupt):
@@ -221,7 +317,7 @@ def edit_manifest(path, change):
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
-    (lambda path: (path / MANIFEST).unlink(), "No such file"),
+    (lambda path: (path / MANIFEST).unlink(), "holds no records: no manifest.json"),
     (lambda path: (path / MANIFEST).write_text("{"), "not JSON"),
     (lambda path: (path / MANIFEST).write_text("[]"), "format None, expected 1"),
     (lambda path: edit_manifest(path, lambda manifest: manifest.update(format=2)), "format 2, expected 1"),

@@ -245,7 +245,8 @@ class FlowConfig(Section):
 
 @section
 class DataConfig(Section):
-  """Where records come from. `path` holds a records folder made by `wanstreamer data make` (or `encode`)."""
+  """Where records come from. `path` holds a records folder made by `wanstreamer data make` (or `encode`), or several
+  that are mixed by weights: "world-latents:3,calls-latents:1" (data/mixture.py)."""
 
   path: str = "data_cache/world"
   units: int = 40  # length of a training crop

@@ -88,18 +88,32 @@ def add_bench(commands: Any) -> None:
     group, "loader", "measure how fast training batches are read from a folder of records",
     """
     wanstreamer bench loader data_cache/latents --config configs/tiny.py --seconds 10
+    wanstreamer bench loader world:3,calls:1 --config configs/demo.py --step-seconds 0.2 --hosts 4
+    wanstreamer bench loader data_cache/latents --config configs/qwen2p5_1p5b.py --topology v6e:16x16 --mfu 0.5
     """, bench_loader,
   )  # fmt: skip
-  loader.add_argument("path", metavar="DIR", help="a folder of records")
+  loader.add_argument("path", metavar="DIR", help="a folder of records, or a mixture as data.path may be")
   add_config(loader)
   loader.add_argument("--seconds", type=number(float, 0.1), default=5.0, help="how long (default: 5)")
+  loader.add_argument("--step-seconds", type=number(float, 1e-6), metavar="S", help="compare with steps of this length")
+  loader.add_argument("--hosts", type=number(int, 1), default=1, help="that share a step's reading (default: 1)")
+  loader.add_argument("--topology", metavar="T", help="compare with steps on these TPUs, such as v5e:2x2 (extra `aot`)")
+  loader.add_argument("--mfu", type=number(float, 0.01, 1), default=0.5, help="of steps on --topology (default: 0.5)")
 
 
 def bench_loader(args: argparse.Namespace) -> None:
   config = load_config(args)
   from wanstreamer_jax.data import commands
 
-  commands.bench_loader(config, args.path, seconds=args.seconds)
+  seconds, hosts = args.step_seconds, args.hosts
+  if args.topology:
+    from wanstreamer_jax import aot
+
+    devices = aot.topology_devices(args.topology)
+    flops = sum(aot.train_program(config, devices).flops.values())
+    seconds = flops / (args.mfu * len(devices) * aot.CHIPS[devices[0].device_kind].flops)
+    hosts = len({device.process_index for device in devices})
+  commands.bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
 
 
 def bench_serve(args: argparse.Namespace) -> None:

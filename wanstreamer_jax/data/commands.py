@@ -1,10 +1,11 @@
 """What `wanstreamer data make|stats|encode` do, behind the command line. `preview` is in preview.py."""
 
-import pathlib
 import shlex
+from collections.abc import Sequence
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.make import Source, make
+from wanstreamer_jax.data.record_writer import REPORT, WHOLE, read_report
 from wanstreamer_jax.errors import DataError
 
 SOURCES = ("duplex_world", "recordings")
@@ -12,31 +13,50 @@ SOURCES = ("duplex_world", "recordings")
 
 def make_records(
   config: Config, out: str, *, source: str = "duplex_world", manifest: str = "", sessions: int = 1000,
-  split: str = "train", first_seed: int = 0, workers: int = 1,
+  split: str = "train", first_seed: int = 0, workers: int = 1, share: tuple[int, int] = WHOLE, skip_bad: bool = False,
 ) -> None:  # fmt: skip
   """`wanstreamer data make`: a folder of media records from duplex_world or from a recordings manifest.
 
   duplex_world: `sessions` sessions of `config.data.session_units`, seeds `first_seed`... of `split` ("train" or
-  "heldout"). recordings: all whole sessions of `manifest`. Raises DataError.
+  "heldout"). recordings: all whole sessions of `manifest`. Raises DataError and MediaError.
   """
-  chosen = _source(config, source, manifest, sessions, split, first_seed)
-  made = make(config, chosen, out, workers)
+  if source != "recordings" and skip_bad:
+    raise DataError("--skip-bad goes with --source recordings: nothing of duplex_world is bad")
+  chosen = _source(config, source, manifest, sessions, split, first_seed, skip_bad)
+  made = make(config, chosen, out, workers, share, skip_bad)
+  if made is None:
+    print(_unfinished(out, share))
+    return
   count = made["sessions"] * made["units"]
   text = made["stats"]["text"]["agent"]
   print(f"{out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
   print(
     f"agent words {text['words']}: {text['spilled']} in a later unit than written, {text['dropped']} without a slot"
   )
+  print(_left_out(out))
   print(f"next: wanstreamer data stats {shlex.quote(out)}, or wanstreamer data encode {shlex.quote(out)}")
 
 
-def _source(config: Config, source: str, manifest: str, sessions: int, split: str, first_seed: int) -> Source:
+def _unfinished(out: str, share: tuple[int, int]) -> str:
+  return f"{out}: share {share[0]}/{share[1]} is done; the folder is finished by the last call of the others"
+
+
+def _left_out(out: str) -> str:
+  """One line on the report of a folder."""
+  report = read_report(out)
+  first = "".join(f": {entry['where']}: {entry['reason']}" for entry in report["skipped"][:1])
+  return f"skipped {len(report['skipped'])}{first} ({REPORT}); {report['unused_units']} units at ends fill no session"
+
+
+def _source(
+  config: Config, source: str, manifest: str, sessions: int, split: str, first_seed: int, skip_bad: bool
+) -> Source:
   if source == "recordings":
     from wanstreamer_jax.data.recordings import RecordingsSource
 
     if not manifest:
       raise DataError("--source recordings needs --manifest M.jsonl, one line per recording")
-    return RecordingsSource.open(manifest, config)
+    return RecordingsSource.open(manifest, config, skip_bad)
   if source != "duplex_world":
     raise DataError(f"source is {source!r}: expected one of {', '.join(SOURCES)}")
   if manifest:
@@ -60,7 +80,10 @@ def print_stats(path: str, *, tokenizer: str = "default", sample: int = 200, ver
     print("files: as the manifest says")
 
 
-def encode_records(config: Config, media: str, out: str, *, audio_vae: str, video_vae: str, batch: int = 8) -> None:
+def encode_records(
+  config: Config, media: str, out: str, *, audio_vae: str, video_vae: str, batch: int = 8,
+  share: tuple[int, int] = WHOLE, skip_bad: bool = False,
+) -> None:  # fmt: skip
   """`wanstreamer data encode`: a folder of latent records from one of media records.
 
   audio_vae, video_vae: a training run of each codec, or twice the folder of an exported agent. The codecs' own
@@ -69,16 +92,41 @@ def encode_records(config: Config, media: str, out: str, *, audio_vae: str, vide
   from wanstreamer_jax.data.encode import encode, load_codecs
 
   codecs = load_codecs(config, audio_vae, video_vae)
-  made = encode(media, *codecs, config, out, batch)
-  print(f"{pathlib.Path(out)}: {made['sessions']} sessions, {made['sessions'] * made['units']} units of latents")
+  made = encode(media, *codecs, config, out, batch, share, skip_bad)
+  if made is None:
+    print(_unfinished(out, share))
+    return
+  print(f"{out}: {made['sessions']} sessions, {made['sessions'] * made['units']} units of latents")
+  print(_left_out(out))
 
 
-def bench_loader(config: Config, path: str, *, seconds: float = 5.0) -> None:
-  """Prints how fast this machine reads training batches from a folder."""
+def export_tfds(path: str, out: str, *, runner: str = "", options: Sequence[str] = ()) -> None:
+  """`wanstreamer data tfds`: a folder of records as a TFDS dataset; with a runner, by Apache Beam."""
+  from wanstreamer_jax.data.tfds_builder import export
+
+  builder = export(path, out, runner, options)
+  for name, split in builder.info.splits.items():
+    print(f"{builder.data_path}: {split.num_examples} units in {split.num_shards} shards, split {name}")
+  print(f'read it: tensorflow_datasets.builder_from_directory("{builder.data_path}").as_data_source("{name}")')
+
+
+def bench_loader(
+  config: Config, path: str, *, seconds: float = 5.0, step_seconds: float | None = None, hosts: int = 1
+) -> None:
+  """Prints how fast this machine reads training batches from a `data.path`, beside what one of `hosts` hosts must read
+  when a step takes `step_seconds`."""
   from wanstreamer_jax.data.loader import Loader, bench
 
-  rates = bench(Loader(path, config), seconds)
+  rates, batch, units = bench(Loader(path, config), seconds), config.data.batch, config.data.units
   print(
     f"{path}: {rates['units_per_second']:.0f} units/s, {rates['mb_per_second']:.0f} MB/s, "
-    f"{rates['times_real_time']:.0f} x real time (batch {config.data.batch} x {config.data.units} units)"
+    f"{rates['times_real_time']:.0f} x real time (batch {batch} x {units} units)"
   )
+  if step_seconds is not None:
+    needed = batch * units / step_seconds / hosts
+    margin = rates["units_per_second"] / needed
+    verdict = (
+      f"{margin:.1f} times that is read" if margin >= 1 else f"only {margin:.2f} of that is read: chips will wait"
+    )
+    each = f" on each of {hosts} hosts" if hosts > 1 else ""
+    print(f"steps of {step_seconds:.3g} s need {needed:.0f} units/s{each}: {verdict}")

@@ -1,7 +1,7 @@
 """duplex_world as a source of records."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from wanstreamer_jax.config import Config
@@ -37,8 +37,12 @@ class DuplexSource:
   def tracks(self) -> tuple[str, ...]:
     return Body.TRACKS
 
-  def sessions(self, item: int) -> Iterator[Session]:
+  def sessions(self, item: int) -> Generator[Session, None, int]:
     yield make_session(self.first_seed + item, self.world, self.split)
+    return 0
+
+  def where(self, item: int) -> str:
+    return f"seed {self.first_seed + item}"
 
   def describe(self) -> dict[str, Any]:
     library = {"espeak": espeak.version()} if self.world.voices == "mixed" else {}

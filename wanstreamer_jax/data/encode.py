@@ -7,9 +7,12 @@ first frame, so the session's first unit is encoded from the state behind it; wi
 grey. Sessions are encoded side by side and unit after unit, so memory does not grow with their length.
 """
 
+import contextlib
+import dataclasses
 import hashlib
+import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,8 +24,9 @@ from flax import nnx
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data import record_folder, records
-from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data import record_writer, records
+from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dtype_to_json
+from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.weights import Path, fit_weights, read_weights
@@ -33,12 +37,16 @@ STORED = "<f2"  # float16: latents are standardised, so 11 bits are a thousandth
 
 def encode(
   media: str | pathlib.Path, audio_vae: AudioVAE, video_vae: VideoVAE, config: Config, out: str | pathlib.Path,
-  batch: int = 8, progress: bool = True,
-) -> dict[str, Any]:  # fmt: skip
+  batch: int = 8, share: tuple[int, int] = WHOLE, skip_bad: bool = False, progress: bool = True,
+) -> dict[str, Any] | None:  # fmt: skip
   """Writes the latent folder `out` from the media folder `media` and returns its manifest.
 
-  `batch` sessions are encoded side by side. An interrupted call is repeated to continue. Raises DataError when the
-  folder is not one of media, was made for another config, or `out` exists.
+  batch: sessions that are encoded side by side. share: (i, n) encodes every n-th shard from the i-th on, as in
+  `make`; None is returned while other calls have not made theirs. skip_bad: leave out sessions that cannot be read or
+  encoded; report.json tells which (the manifest's statistics still count them).
+
+  An interrupted call is repeated to continue; a finished one does nothing. Raises DataError when the folder is not one
+  of media or was made for another config, or when `out` is another folder.
   """
   source = RecordFolder(media)
   if source.kind != "media":
@@ -47,33 +55,52 @@ def encode(
   source.check(config, tokenizer)
   unit_dtype, session_dtype = latent_dtypes(source, config)
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_vae, video_vae)}
-  head = record_folder.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
+  head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
   head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
-  writer, begin = record_folder.FolderWriter(out, head), 0
-  batch = min(batch, max(source.shard_sessions))
+  writer = record_writer.FolderWriter(out, head)
+  if writer.finished:
+    return writer.finished
   program = jax.jit(jax.vmap(encode_session, in_axes=(None, None, 0)))
-  encoder = lambda inputs: program(audio_vae, video_vae, inputs)
-  with tqdm.tqdm(total=source.sessions, unit="session", disable=not progress) as bar:
-    for shard, count in enumerate(source.shard_sessions):
-      numbers = range(begin, begin + count)
-      begin += count
-      if not writer.has(shard):
-        latents = _encoded(source, numbers, batch, config.layout.portrait, encoder)
-        writer.write(shard, _records(source, numbers, latents, unit_dtype, session_dtype), {})
-      bar.update(count)
-  return writer.finish(len(source.shard_sessions), lambda notes: {"stats": source.manifest["stats"]})
+  job = _Job(
+    source, min(batch, max(source.shard_sessions)), config.layout.portrait, unit_dtype, session_dtype,
+    lambda inputs: program(audio_vae, video_vae, inputs), skip_bad,
+  )  # fmt: skip
+  counts = source.shard_sessions
+  begins = [0, *itertools.accumulate(counts)]
+  todo = writer.missing(len(counts), share)
+  bar = tqdm.tqdm(total=sum(counts[shard] for shard in todo), unit="session", disable=not progress)
+  with bar, writer.beside_others():
+    for shard in todo:
+      skipped: list[dict[str, Any]] = []
+      numbers = range(begins[shard], begins[shard + 1])
+      writer.write(shard, _encoded(job, numbers, skipped), {"skipped": skipped})
+      bar.update(counts[shard])
+  return writer.finish(len(counts), lambda notes: {"stats": source.manifest["stats"]})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """What every shard needs."""
+
+  source: RecordFolder
+  batch: int
+  portrait: bool  # whether the layout has one
+  unit_dtype: np.dtype
+  session_dtype: np.dtype
+  encoder: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]  # arrays [batch, ...]
+  skip_bad: bool
 
 
 def latent_dtypes(source: RecordFolder, config: Config) -> tuple[np.dtype, np.dtype]:
   """Layouts of latent units and sessions."""
   video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
   audio = (config.audio_latents, config.audio_vae.latent_dim)
-  kept = [field for field in record_folder.dtype_to_json(source.unit_dtype) if field[0] not in REPLACED]
+  kept = [field for field in dtype_to_json(source.unit_dtype) if field[0] not in REPLACED]
   units = [*kept, ["agent_video_latent", STORED, video], ["agent_audio_latent", STORED, audio]]
   voice = (config.layout.voice_units * audio[0], audio[1])
-  sessions = record_folder.dtype_to_json(source.session_dtype)
+  sessions = dtype_to_json(source.session_dtype)
   sessions += [["portrait_latent", STORED, video], ["voice_latent", STORED, voice]]
-  return record_folder.dtype_from_json(units), record_folder.dtype_from_json(sessions)
+  return dtype_from_json(units), dtype_from_json(sessions)
 
 
 def fingerprint(*codecs: Any) -> str:
@@ -109,44 +136,65 @@ def encode_session(audio_vae: AudioVAE, video_vae: VideoVAE, inputs: dict[str, j
 
 
 def _encoded(
-  source: RecordFolder, numbers: range, batch: int, portrait: bool, encoder: Any
-) -> Iterator[dict[str, np.ndarray]]:
-  """Latents of sessions, one after another; batches are filled up so that one program does them all."""
-  for begin in range(numbers.start, numbers.stop, batch):
-    chosen = [min(number, numbers.stop - 1) for number in range(begin, begin + batch)]
-    units = np.stack([source.read_units(number) for number in chosen])
-    fixed = np.stack([source.read_session(number).fixed for number in chosen])
+  job: _Job, numbers: range, skipped: list[dict[str, Any]]
+) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
+  """Latent sessions of media sessions; batches are filled up so that one program does them all."""
+  readable = _readable(job, numbers, skipped)
+  while chosen := list(itertools.islice(readable, job.batch)):
+    full = [*chosen, *[chosen[-1]] * (job.batch - len(chosen))]
+    units, fixed = np.stack([units for _, units, _ in full]), np.stack([session.fixed for _, _, session in full])
     inputs = {"video": units["agent_video"], "audio": units["agent_audio"]}
     inputs |= {"portrait": fixed["portrait"], "voice": fixed["voice"]}
-    inputs["portrait_valid"] = fixed["portrait_valid"] & portrait  # primes the codec as a session of this layout does
-    latents = jax.device_get(encoder(inputs))
-    for row in range(min(batch, numbers.stop - begin)):
-      yield {name: values[row] for name, values in latents.items()}
+    inputs["portrait_valid"] = (
+      fixed["portrait_valid"] & job.portrait
+    )  # primes the codec as a session of this layout does
+    latents = jax.device_get(job.encoder(inputs))
+    for row, (number, media, session) in enumerate(chosen):
+      with _skipping(job, number, skipped):
+        yield _record(job, media, session, {name: values[row] for name, values in latents.items()})
 
 
-def _records(
-  source: RecordFolder, numbers: range, latents: Iterator[dict[str, np.ndarray]], unit_dtype: np.dtype,
-  session_dtype: np.dtype,
-) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:  # fmt: skip
-  for number, values in zip(numbers, latents, strict=True):
-    units, fixed = np.zeros(source.units, unit_dtype), np.zeros((), session_dtype)
-    media, session = source.read_units(number), source.read_session(number)
-    for name in media.dtype.names or ():
-      if name not in REPLACED:
-        units[name] = media[name]
-    for name in session.fixed.dtype.names or ():
-      fixed[name] = session.fixed[name]
-    for name in ("video", "audio"):
-      units[f"agent_{name}_latent"] = _finite(values[name], number)
-    for name in ("portrait", "voice"):
-      fixed[f"{name}_latent"] = _finite(values[name], number)
-    yield units, records.SessionRecord(fixed, session.truth)
+def _readable(
+  job: _Job, numbers: range, skipped: list[dict[str, Any]]
+) -> Iterator[tuple[int, np.ndarray, records.SessionRecord]]:
+  for number in numbers:
+    with _skipping(job, number, skipped):
+      yield number, job.source.read_units(number), job.source.read_session(number)
 
 
-def _finite(values: np.ndarray, number: int) -> np.ndarray:
+@contextlib.contextmanager
+def _skipping(job: _Job, number: int, skipped: list[dict[str, Any]]) -> Iterator[None]:
+  """What goes wrong with one session is reported, or raised."""
+  where = f"session {number} of {job.source.path}"
+  try:
+    yield
+  except DataError as error:
+    if not job.skip_bad:
+      raise DataError(f"{where}: {error}; or leave out what cannot be encoded: --skip-bad") from error
+    skipped.append(record_writer.skip(where, error))
+
+
+def _record(
+  job: _Job, media: np.ndarray, session: records.SessionRecord, latents: dict[str, np.ndarray]
+) -> tuple[np.ndarray, records.SessionRecord]:
+  """One session with latents in place of what the agent shows and sounds."""
+  units, fixed = np.zeros(job.source.units, job.unit_dtype), np.zeros((), job.session_dtype)
+  for name in media.dtype.names or ():
+    if name not in REPLACED:
+      units[name] = media[name]
+  for name in session.fixed.dtype.names or ():
+    fixed[name] = session.fixed[name]
+  for name in ("video", "audio"):
+    units[f"agent_{name}_latent"] = _finite(latents[name])
+  for name in ("portrait", "voice"):
+    fixed[f"{name}_latent"] = _finite(latents[name])
+  return units, records.SessionRecord(fixed, session.truth)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
   stored = values.astype(STORED)
   if not np.isfinite(stored).all():
-    raise DataError(f"session {number}: the codecs gave latents that are not finite in float16; train them again")
+    raise DataError("the codecs gave latents that are not finite in float16; train them again")
   return stored
 
 

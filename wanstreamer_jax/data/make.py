@@ -1,4 +1,4 @@
-"""Sessions into a folder of media records: any `Source`, many processes, resumable, the same bytes every time."""
+"""Sessions into a folder of media records: any `Source`, many processes and hosts, resumable, always the same bytes."""
 
 import concurrent.futures
 import concurrent.futures.process
@@ -7,16 +7,17 @@ import functools
 import multiprocessing
 import pathlib
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import tqdm
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data import record_folder, records
+from wanstreamer_jax.data import record_writer, records
+from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.session import AGENT, USER, Session
-from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.errors import DataError, MediaError
 from wanstreamer_jax.perception.text import TextTokenizer
 
 SHARDS, LARGEST = 16, 32  # at least so many shards, for many processes; at most so many items in one, to lose little
@@ -38,8 +39,14 @@ class Source(Protocol):
     """Names of the per-frame tracks to store, for both sides."""
     ...
 
-  def sessions(self, item: int) -> Iterator[Session]:
-    """The sessions of one item, always the same ones."""
+  def sessions(self, item: int) -> Generator[Session, None, int]:
+    """The sessions of one item, always the same ones; returns how many units at its end fill no session.
+
+    Raises DataError or MediaError for an item that cannot be read."""
+    ...
+
+  def where(self, item: int) -> str:
+    """What to call an item in messages: its line, or its seed."""
     ...
 
   def describe(self) -> dict[str, Any]:
@@ -56,6 +63,7 @@ class _Job:
   unit_dtype: np.dtype
   session_dtype: np.dtype
   folder: pathlib.Path
+  skip_bad: bool
 
   @property
   def shard_items(self) -> int:
@@ -67,21 +75,30 @@ class _Job:
 
 
 def make(
-  config: Config, source: Source, out: str | pathlib.Path, workers: int = 1, progress: bool = True
-) -> dict[str, Any]:
+  config: Config, source: Source, out: str | pathlib.Path, workers: int = 1, share: tuple[int, int] = WHOLE,
+  skip_bad: bool = False, progress: bool = True,
+) -> dict[str, Any] | None:  # fmt: skip
   """Writes every session of `source` to the folder `out` and returns its manifest.
 
-  `workers` > 1 makes shards in that many processes; the files are the same for any number. An interrupted call is
-  repeated to continue. Raises DataError when `out` exists, or was begun with other settings.
+  workers: processes of this call that make shards; the files are the same for any number.
+  share: (i, n) makes every n-th shard from the i-th on, beside other calls, perhaps on other hosts, that make the
+    others; the call that finds all of them there finishes the folder, and the others return None.
+  skip_bad: leave out what cannot be read; report.json tells what that was. Otherwise it is a DataError or MediaError.
+
+  An interrupted call is repeated to continue; a finished one does nothing. Raises DataError when `out` is another
+  folder, or was begun with other settings.
   """
   tokenizer = TextTokenizer(config.data.tokenizer)
   unit_dtype, session_dtype = records.unit_dtype(config, source.tracks), records.session_dtype(config)
-  head = record_folder.head("media", config, tokenizer, unit_dtype, session_dtype, source.units, source.describe())
+  head = record_writer.head("media", config, tokenizer, unit_dtype, session_dtype, source.units, source.describe())
   head["tracks"] = list(source.tracks)
-  writer = record_folder.FolderWriter(out, head)
-  job = _Job(source, config, unit_dtype, session_dtype, writer.partial)
-  todo = [shard for shard in range(job.shards()) if not writer.has(shard)]
-  with tqdm.tqdm(total=job.shards(), initial=job.shards() - len(todo), unit="shard", disable=not progress) as bar:
+  writer = record_writer.FolderWriter(out, head)
+  if writer.finished:
+    return writer.finished
+  job = _Job(source, config, unit_dtype, session_dtype, writer.partial, skip_bad)
+  todo, own = writer.missing(job.shards(), share), len(range(share[0], job.shards(), share[1]))
+  bar = tqdm.tqdm(total=own, initial=own - len(todo), unit="shard", disable=not progress)
+  with bar, writer.beside_others():
     for _ in _run(job, todo, workers):
       bar.update()
   return writer.finish(job.shards(), summarise)
@@ -115,11 +132,32 @@ def _leave_interrupts_to_parent() -> None:
 
 def _make_shard(job: _Job, shard: int) -> int:
   tokenizer = TextTokenizer(job.config.data.tokenizer)
-  notes: dict[str, Any] = {}
+  notes: dict[str, Any] = {"skipped": [], "unused_units": 0}
   items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
-  sessions = (session for item in items for session in job.source.sessions(item))
-  record_folder.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes)
+  sessions = (session for item in items for session in _sessions(job, item, notes))
+  record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes)
   return shard
+
+
+def _sessions(job: _Job, item: int, notes: dict[str, Any]) -> Iterator[Session]:
+  """The sessions of one item; tells `notes` what gave none. The sessions before a damage are kept."""
+  where, given, sessions = job.source.where(item), 0, job.source.sessions(item)
+  while True:
+    try:
+      session = next(sessions)
+    except StopIteration as end:
+      unused = end.value or 0
+      notes["unused_units"] += unused
+      if not given:
+        notes["skipped"].append(record_writer.skip(where, f"{unused} units, shorter than a session"))
+      return
+    except (DataError, MediaError) as error:
+      if not job.skip_bad:
+        raise type(error)(f"{where}: {error}; or leave out what cannot be read: --skip-bad") from error
+      notes["skipped"].append(record_writer.skip(where, error))
+      return
+    given += 1
+    yield session
 
 
 def _to_records(

@@ -1,22 +1,22 @@
 """A folder of unit and session records: `manifest.json` and sharded ArrayRecord files.
 
     manifest.json                    format, layouts, media and text settings, source, statistics, shards with hashes
+    report.json                      what was skipped when it was made, and why
     units-00000.array_record         session after session, `units` records each
     sessions-00000.array_record      one record per session
 
-Two kinds share the format: "media" (from `data make`) and "latents" (from `data encode`). Writing happens in
-`<folder>.partial`, shard by shard, and ends with one rename: a folder under its final name is complete, and an
-interrupted run continues behind its last whole shard.
+Two kinds share the format: "media" (from `data make`) and "latents" (from `data encode`). `record_writer.py` writes
+them in `<folder>.partial`: a folder under its final name is complete.
 """
 
+import difflib
 import functools
 import hashlib
 import itertools
 import json
 import pathlib
-import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,6 @@ from wanstreamer_jax.perception.text import TextTokenizer, one_line
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-WRITER_OPTIONS = "group_size:1,zstd:3"  # group_size:1 makes random access fast; zstd reads 19 000 units/s, brotli 9 000
 READER_OPTIONS = "readahead_buffer_size:0"
 FILES = ("units", "sessions")
 
@@ -44,104 +43,9 @@ def dtype_from_json(fields: list[list[Any]]) -> np.dtype:
   return np.dtype([(name, code, tuple(shape)) for name, code, shape in fields])
 
 
-def head(
-  kind: str, config: Config, tokenizer: TextTokenizer, unit_dtype: np.dtype, session_dtype: np.dtype, units: int,
-  source: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-  """The part of a manifest that is known before the first session, and that a resumed run must find unchanged."""
-  return {
-    "format": FORMAT,
-    "kind": kind,
-    "units": units,
-    "media": config_to_dict(config.media),
-    "text": {
-      "tokenizer": tokenizer.sha256,
-      "vocab": tokenizer.vocab_size,
-      "pad": tokenizer.pad_id,
-      "cut": tokenizer.cut_id,
-      "slots": config.layout.text_slots,
-      "user_slots": config.layout.user_text_slots,
-      "world": config.layout.world_text,
-      "lead": source.get("text_lead", config.data.text_lead),  # None: it differs from session to session
-    },
-    "source": source,
-    "unit_dtype": dtype_to_json(unit_dtype),
-    "session_dtype": dtype_to_json(session_dtype),
-  }
-
-
-class FolderWriter:
-  """Writes a folder of records, shard by shard, in `<path>.partial`. Raises DataError when the folder is there."""
-
-  def __init__(self, path: str | pathlib.Path, manifest_head: dict[str, Any]):
-    self.path = pathlib.Path(path)
-    self.partial = self.path.with_name(self.path.name + ".partial")
-    self.head = json.loads(json.dumps(manifest_head))
-    if self.path.exists():
-      raise DataError(f"{self.path} exists already: remove it or choose another --out")
-    self.partial.mkdir(parents=True, exist_ok=True)
-    plan = self.partial / "plan.json"
-    if plan.exists() and _read_json(plan) != self.head:
-      raise DataError(f"{self.partial} was begun with other settings: remove it, or repeat them to continue")
-    write_json(plan, self.head)
-
-  def has(self, shard: int) -> bool:
-    """Whether an earlier run finished this shard."""
-    return self._note(shard).exists()
-
-  def finish(self, shards: int, summary: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> dict[str, Any]:
-    """Writes the manifest from the shards' notes, renames the folder, returns the manifest."""
-    notes = [_read_json(self._note(shard)) for shard in range(shards)]
-    if sum(note["sessions"] for note in notes) == 0:
-      shutil.rmtree(self.partial)
-      raise DataError(f"{self.path}: the source gave no session of {self.head['units']} units")
-    manifest = {**self.head, "sessions": sum(note["sessions"] for note in notes), **summary(notes), "shards": notes}
-    write_json(self.partial / MANIFEST, manifest)
-    for leftover in [self.partial / "plan.json", *(self._note(shard) for shard in range(shards))]:
-      leftover.unlink()
-    self.partial.rename(self.path)
-    return manifest
-
-  def write(self, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]) -> None:
-    """Writes one shard; `notes` (JSON values, may be filled while `sessions` runs) go into the manifest."""
-    write_shard(self.partial, shard, sessions, notes)
-
-  def _note(self, shard: int) -> pathlib.Path:
-    return note_path(self.partial, shard)
-
-
-def note_path(folder: pathlib.Path, shard: int) -> pathlib.Path:
-  """The file whose presence says that a shard is complete."""
-  return folder / f"shard-{shard:05d}.json"
-
-
-def write_shard(
-  folder: pathlib.Path, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]
-) -> None:
-  """Writes a shard's two files under temporary names, then renames them and leaves a note. Used by worker processes."""
-  from array_record.python import array_record_module
-
-  names = {kind: f"{kind}-{shard:05d}.array_record" for kind in FILES}
-  temporary = {kind: folder / f"{name}.tmp" for kind, name in names.items()}
-  count = 0
-  try:
-    writers = {kind: array_record_module.ArrayRecordWriter(str(temporary[kind]), WRITER_OPTIONS) for kind in FILES}
-    for units, session in sessions:
-      for unit in units:
-        writers["units"].write(unit.tobytes())
-      writers["sessions"].write(session.to_bytes())
-      count += 1
-    for writer in writers.values():
-      writer.close()
-  except (RuntimeError, OSError) as error:  # the library's writer errors, such as a full disk
-    raise DataError(f"cannot write {folder / names['units']}: {one_line(error)}") from error
-  note = {"sessions": count, "files": {}, **notes}
-  for kind, name in names.items():
-    note["files"][kind] = {
-      "name": name, "bytes": temporary[kind].stat().st_size, "sha256": sha256_of(temporary[kind]),
-    }  # fmt: skip
-    temporary[kind].rename(folder / name)
-  write_json(note_path(folder, shard), note)
+def partial_path(path: pathlib.Path) -> pathlib.Path:
+  """Where a folder is while it is being written."""
+  return path.with_name(path.name + ".partial")
 
 
 def sha256_of(path: pathlib.Path) -> str:
@@ -150,20 +54,34 @@ def sha256_of(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON under a temporary name, then renames it."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-  temporary.rename(path)
-
-
-def _read_json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path) -> Any:
+  """Raises DataError for a file that is not there or not JSON."""
   try:
     return json.loads(path.read_text())
   except OSError as error:
     raise DataError(f"{path}: {error.strerror}; make it with `wanstreamer data make`") from error
   except ValueError as error:
     raise DataError(f"{path}: not JSON ({one_line(error)})") from error
+
+
+def _shapes(config: Config, kind: str) -> dict[str, list[int]]:
+  """Of the fields that do not follow from the media alone."""
+  shapes = {"voice": [config.layout.voice_units * config.media.samples]}
+  if kind == "latents":
+    shapes["agent_video_latent"] = [config.latent_height, config.latent_width, config.video_vae.latent_dim]
+    shapes["agent_audio_latent"] = [config.audio_latents, config.audio_vae.latent_dim]
+  return shapes
+
+
+def _no_records(path: pathlib.Path) -> str:
+  """What to say where a folder of records should be and is not."""
+  if path.is_dir():
+    return f"{path} holds no records: no {MANIFEST}; give a folder that `wanstreamer data make` or `encode` wrote"
+  if partial_path(path).is_dir():
+    return f"{partial_path(path)} is not finished: repeat the command that makes it"
+  known = [str(manifest.parent) for manifest in path.parent.glob(f"*/{MANIFEST}")]
+  near = difflib.get_close_matches(str(path), known, n=1)
+  return f"no folder {path}; " + (f"did you mean {near[0]}?" if near else "make it with `wanstreamer data make`")
 
 
 class RecordFolder:
@@ -176,7 +94,9 @@ class RecordFolder:
 
   def __init__(self, path: str | pathlib.Path):
     self.path = pathlib.Path(path)
-    self.manifest = _read_json(self.path / MANIFEST)
+    if not (self.path / MANIFEST).is_file():
+      raise DataError(_no_records(self.path))
+    self.manifest = read_json(self.path / MANIFEST)
     found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
     if found != FORMAT:
       raise DataError(f"{self.path / MANIFEST}: format {found!r}, expected {FORMAT}; make the records again")
@@ -242,6 +162,9 @@ class RecordFolder:
     if text["pad"] != PAD:
       raise DataError(f"{self.path} is padded with token {text['pad']}, the model with {PAD}: use another tokenizer")
     self.check_media(config)
+    dtypes = (self.unit_dtype, self.session_dtype)
+    shapes = {name: list(dtype[name].shape) for dtype in dtypes for name in dtype.names or ()}
+    self._same(shapes, _shapes(config, self.kind))
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
     lead = {} if text["lead"] is None else {"lead": config.data.text_lead}
     self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256})

@@ -20,7 +20,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,19 @@ class Recording:
   events: tuple[Event, ...]
 
 
-def read_manifest(path: str | pathlib.Path) -> list[Recording]:
-  """All lines of a manifest, checked. Raises DataError with the file's name and line number for the first bad one."""
+@dataclasses.dataclass(frozen=True)
+class BadLine:
+  """A line of a manifest that could not be used, and why."""
+
+  where: str
+  reason: str
+
+
+def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[Recording | BadLine]:
+  """All lines of a manifest, checked.
+
+  Raises DataError with the file's name and line number for the first bad one; with `skip_bad` it is a BadLine.
+  """
   path = pathlib.Path(path)
   try:
     lines = path.read_text().split("\n")
@@ -59,20 +70,24 @@ def read_manifest(path: str | pathlib.Path) -> list[Recording]:
     raise DataError(f"recordings manifest {path}: {error.strerror}") from error
   except UnicodeDecodeError as error:
     raise DataError(f"recordings manifest {path}: not a text file ({one_line(error)})") from error
-  found: list[Recording] = []
-  first_line: dict[str, str] = {}
+  found: list[Recording | BadLine] = []
+  used: dict[str, str] = {}  # id -> where
   for number, line in enumerate(lines, 1):
-    if line.strip():
-      found.append(_recording(line, path.parent, f"{path}:{number}"))
-      seen = first_line.setdefault(found[-1].id, found[-1].where)
-      if seen != found[-1].where:
-        raise DataError(f"{found[-1].where}: id {found[-1].id!r} was used at {seen}; ids must be unique")
+    where = f"{path}:{number}"
+    try:
+      if line.strip():
+        found.append(_recording(line, path.parent, where, used))
+    except DataError as error:
+      if not skip_bad:
+        raise
+      found.append(BadLine(where, str(error).removeprefix(f"{where}: ")))
   if not found:
     raise DataError(f"recordings manifest {path} has no line; write one JSON object per recording")
   return found
 
 
-def _recording(line: str, folder: pathlib.Path, where: str) -> Recording:
+def _recording(line: str, folder: pathlib.Path, where: str, used: dict[str, str]) -> Recording:
+  """Adds its id to `used`."""
   try:
     value = json.loads(line)
   except (ValueError, RecursionError) as error:
@@ -100,6 +115,8 @@ def _recording(line: str, folder: pathlib.Path, where: str) -> Recording:
   if not isinstance(identity, str) or not identity:
     raise DataError(f"{where}: id {identity!r} is not a text")
   events = tuple(_events(value.get("events", []), f"{where}: events"))
+  if used.setdefault(identity, where) != where:
+    raise DataError(f"{where}: id {identity!r} was used at {used[identity]}; ids must be unique")
   return Recording(identity, where, media, stereo, words, value.get("world", {}), events)
 
 
@@ -168,14 +185,14 @@ class RecordingsSource:
   manifest: pathlib.Path
   media: MediaConfig
   units: int
-  recordings: tuple[Recording, ...]
+  recordings: tuple[Recording | BadLine, ...]
   tracks: tuple[str, ...] = ()
 
   @classmethod
-  def open(cls, manifest: str | pathlib.Path, config: Config) -> "RecordingsSource":
-    """Reads and checks the manifest. Raises DataError with line numbers."""
+  def open(cls, manifest: str | pathlib.Path, config: Config, skip_bad: bool = False) -> "RecordingsSource":
+    """Reads and checks the manifest. Raises DataError for its first bad line; with `skip_bad`, that item does."""
     units = config.data.session_units
-    return cls(pathlib.Path(manifest), config.media, units, tuple(read_manifest(manifest)))
+    return cls(pathlib.Path(manifest), config.media, units, tuple(read_manifest(manifest, skip_bad)))
 
   @property
   def items(self) -> int:
@@ -186,18 +203,23 @@ class RecordingsSource:
     known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items}
     return {"name": "recordings", **known, "text_lead": None}  # drawn per recording, and told in its world
 
-  def sessions(self, item: int) -> Iterator[Session]:
-    """Consecutive sessions of one recording. Raises MediaError for files that cannot be read."""
+  def where(self, item: int) -> str:
+    return self.recordings[item].where
+
+  def sessions(self, item: int) -> Generator[Session, None, int]:
+    """Consecutive sessions of one recording. Raises DataError and MediaError for what cannot be read."""
     recording, folder = self.recordings[item], self.manifest.parent
+    if isinstance(recording, BadLine):
+      raise DataError(recording.reason)
     world = world_of(_at(folder, recording.where), recording.world, self.media)
     lead = LEADS[int(hashlib.sha256(recording.id.encode()).hexdigest(), 16) % len(LEADS)]
     world = dataclasses.replace(world, fields={**world.fields, "lead": str(lead)})
     both = zip(*(_units(recording, name, folder, self.media) for name in (USER, AGENT)))
-    for number in itertools.count():
-      piece = list(itertools.islice(both, self.units))
-      if len(piece) < self.units:
-        return
+    number, piece = 0, list(itertools.islice(both, self.units))
+    while len(piece) == self.units:
       yield _session(recording, number, piece, world, lead * self.media.unit_ms / 1000, self.media)
+      number, piece = number + 1, list(itertools.islice(both, self.units))
+    return len(piece)
 
 
 Pair = tuple[np.ndarray | None, np.ndarray | None]  # video, audio of one unit

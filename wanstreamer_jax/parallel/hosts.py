@@ -110,9 +110,7 @@ def join(
         "--processes and --process (in Kubernetes, or install the package `kubernetes`)"
       ) from error
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    whole = (
-      f"process {process} of {processes} at {coordinator}" if method else "the processes that the environment names"
-    )
+    whole = f"process {process} of {processes} at {coordinator}" if method else "the processes that the environment names"
     raise LostHostError(f"the job did not come together ({whole}): {reason}; are all of them started?") from error
 
 

@@ -5,7 +5,9 @@ what `data encode` and `export` read.
 """
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,10 +19,12 @@ from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.posterior import calibrate
 from wanstreamer_jax.codecs.video_vae import VideoVAE, still_first
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.mixture import Mixture, Order
 from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.codec import audio_vae_loss, calibration_statistics, video_vae_loss
+from wanstreamer_jax.train.feed import host_rows
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 from wanstreamer_jax.weights import EXPORTED, export_weights
 
@@ -33,45 +37,44 @@ AGENT_SHARE = 0.7  # of the clips: the codec speaks for the agent, but must know
 
 @dataclasses.dataclass(frozen=True)
 class ClipLoader:
-  """Random clips of one medium: `batch_at(step)` -> {name: [rows, ...]}, a pure function of (seed, step)."""
+  """Clips of one medium: `batch_at(step)` -> {name: [rows, ...]}, in the order of `data/mixture.py`."""
 
-  folder: RecordFolder
+  mixture: Mixture
   config: Config
   name: str  # "audio" or "video"
+  rows: Sequence[int] | None = None  # of every global batch; all by default
 
   def __post_init__(self) -> None:
     """Raises DataError for records of another kind, size or rate, and for clips longer than a session."""
-    folder, data = self.folder, self.config.data
-    if folder.kind != "media":
-      raise DataError(f"{folder.path} holds {folder.kind}: codecs are trained on media records (`data make`)")
-    folder.check_media(self.config)
-    if data.units > folder.units:
-      raise DataError(
-        f"{folder.path}: sessions of {folder.units} units, but data.units is {data.units}; make longer ones"
-      )
-    if data.batch % jax.process_count():
-      raise DataError(f"data.batch {data.batch} does not divide over {jax.process_count()} hosts")
+    for folder in self.mixture.folders:
+      if folder.kind != "media":
+        raise DataError(f"{folder.path} holds {folder.kind}: codecs are trained on media records (`data make`)")
+      folder.check_media(self.config)
+    _ = self._order
+
+  @functools.cached_property
+  def _order(self) -> Order:
+    return self.mixture.order(self.config)
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
-    data = self.config.data
-    rows = data.batch // jax.process_count()
-    first = jax.process_index() * rows
-    return {self.name: np.stack([self.clip(step, row) for row in range(first, first + rows)])}
+    rows = range(self.config.data.batch) if self.rows is None else self.rows
+    return {self.name: np.stack([self.clip(step, row) for row in rows])}
 
   def clip(self, step: int, row: int) -> np.ndarray:
     """Audio int16 [units * samples], or video uint8 [1 + units * frames, H, W, 3] (a still, then the clip)."""
     data = self.config.data
-    rng = np.random.default_rng([data.seed, step, row])
+    number, session, start = self._order.place(step * data.batch + row)
+    folder, rng = self.mixture.folders[number], np.random.default_rng([data.seed, step, row])
     for _ in range(TRIES):
-      session, start = rng.integers(self.folder.sessions), rng.integers(self.folder.units - data.units + 1)
-      units = self.folder.read_units(int(session), int(start), data.units)
+      units = folder.read_units(session, start, data.units)
       first = int(rng.random() >= AGENT_SHARE)
       for side in (SIDES[first], SIDES[1 - first]):  # the other side may have this stream
         if units[f"{side}_{self.name}_valid"].all():
           media = units[f"{side}_{self.name}"]
           media = media.reshape(-1, *media.shape[2:])
           return media if self.name == "audio" else np.concatenate([media[:1], media])
-    raise DataError(f"{self.folder.path}: {TRIES} random clips of {data.units} units had no {self.name} on either side")
+      session, start = int(rng.integers(folder.sessions)), int(rng.integers(folder.units - data.units + 1))
+    raise DataError(f"{folder.path}: {TRIES} random clips of {data.units} units had no {self.name} on either side")
 
 
 def audio_vae_stage() -> Stage:
@@ -101,7 +104,8 @@ def _mean_loss(loss: Any, vae: Any, clips: jax.Array, keys: jax.Array, config: C
 
 
 def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
-  loader = lambda config: ClipLoader(RecordFolder(config.data.path), config, medium)
+  loader = lambda config, rows=None: ClipLoader(Mixture(config.data.path), config, medium, rows)
+  own_rows = lambda config: host_rows(config.data.batch, make_mesh(config.train.mesh))
   evaluation_loss = jax.jit(loss, static_argnums=3)
 
   def evaluate(vae: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
@@ -119,8 +123,9 @@ def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
     export_weights(standardised(vae, loader(config), medium), config, run / EXPORTED, "f32")
 
   return Stage(
-    name=name, init=init, loss=loss, make_loader=loader, evaluate=evaluate, finish=finish, frozen=("standard.*",)
-  )
+    name=name, init=init, loss=loss, make_loader=lambda config: loader(config, own_rows(config)), evaluate=evaluate,
+    finish=finish, frozen=("standard.*",),
+  )  # fmt: skip
 
 
 _measure = jax.jit(calibration_statistics)

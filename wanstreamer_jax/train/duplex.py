@@ -27,7 +27,7 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import Predictions, WanStreamer, pick_units
 from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
-from wanstreamer_jax.parallel.mesh import BATCH_AXES
+from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
 from wanstreamer_jax.train.flops import duplex_attention_flops
 from wanstreamer_jax.train.stage import Batch, Metrics, Ratio, Stage
 
@@ -197,14 +197,16 @@ def _init(config: Config, key: jax.Array) -> WanStreamer:
 def _loader(config: Config) -> Any:
   from wanstreamer_jax.data.loader import Loader
   from wanstreamer_jax.train import duplex_watch
+  from wanstreamer_jax.train.feed import host_rows
 
   duplex_watch.check(config)
   noisy_units(config, config.data.units)
-  loader = Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=FIELDS)
-  if keeps_all(config) and loader.folder.units > config.data.session_units:
+  loader = Loader(config.data.path, config, host_rows(config.data.batch, make_mesh(config.train.mesh)), FIELDS)
+  longest = max(folder.units for folder in loader.folders)
+  if keeps_all(config) and longest > config.data.session_units:
     raise ConfigError(
-      f"{config.data.path}: sessions of {loader.folder.units} units, but data.session_units is "
-      f"{config.data.session_units}, and with train.shift_clock off nothing may be evicted: set data.session_units"
+      f"{config.data.path}: sessions of {longest} units, but data.session_units is {config.data.session_units}, and "
+      "with train.shift_clock off nothing may be evicted: set data.session_units"
     )
   return loader
 

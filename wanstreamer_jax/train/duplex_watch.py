@@ -20,6 +20,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.crops import crop_world
 from wanstreamer_jax.data.encode import fingerprint, load_codecs
 from wanstreamer_jax.data.loader import Loader
+from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.errors import ConfigError, DataError
@@ -62,11 +63,11 @@ def check(config: Config) -> None:
   if config.data.heldout and config.train.codecs:
     _held_out(config)
     made_by = fingerprint(*_codecs(config))
-    for path in (config.data.path, config.data.heldout):
-      if RecordFolder(path).manifest["source"].get("codecs") != made_by:
+    for folder in (*Mixture(config.data.path).folders, RecordFolder(config.data.heldout)):
+      if folder.manifest["source"].get("codecs") != made_by:
         raise DataError(
-          f"the latents in {path} were made by other codecs than {config.train.codecs}: encode them again, or set "
-          "train.codecs to those that made them"
+          f"the latents in {folder.path} were made by other codecs than {config.train.codecs}: encode them again, or "
+          "set train.codecs to those that made them"
         )
 
 

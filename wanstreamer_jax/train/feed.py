@@ -1,16 +1,30 @@
 """Batches, fetched and placed on the devices ahead of the step that needs them."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import grain
 import jax
 from jax.sharding import Mesh
 
-from wanstreamer_jax.parallel.mesh import place_batch
+from wanstreamer_jax.parallel.mesh import batch_sharding, check_batch, place_batch
 from wanstreamer_jax.train.stage import Loader
 
 AHEAD = 2  # batches that wait for their step
+
+
+def host_rows(batch: int, mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> list[int]:
+  """The rows of a global batch that one host reads: those that its devices hold, in ascending order.
+
+  Hosts that `tensor` or `context` spans share rows and read the same ones, and a mesh may order devices otherwise than
+  hosts are numbered. devices: of that host; by default of this process. Raises ConfigError for a batch that does not
+  divide.
+  """
+  check_batch(batch, mesh)
+  own = set(jax.local_devices() if devices is None else devices)
+  places = batch_sharding(mesh).devices_indices_map((batch,))
+  return sorted({row for device, index in places.items() if device in own for row in range(batch)[index[0]]})
 
 
 class Feed:

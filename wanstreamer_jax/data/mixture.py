@@ -1,0 +1,198 @@
+"""What training reads and in which order: folders of records mixed by weights, and the crop at every place of a batch.
+
+`data.path` names one folder, or several with their weights: "runs/world-latents:3,runs/calls-latents:1" takes three
+crops of the first for every one of the second. A weight is any number, as in a:0.7 or a:2/3, and 1 where none is given.
+
+Row r of global batch b is element b * batch + r of one endless sequence, a pure function of (seed, element):
+  1. The sequence is cut into blocks of as many elements as the weights have parts (3:1 has four). Every block holds
+     every folder exactly as often as its weight says, in a shuffled order: proportions are exact, block for block.
+  2. The n-th element of a folder is the n-th of its sessions, every epoch a fresh permutation of all of them.
+  3. Its crop is one of the few that together cover the session (`Order.start`), so that a few epochs show every unit.
+Nothing else is remembered: the state of a loader is the step, and hosts only choose which rows they read.
+
+Nothing is packed: the sessions of a folder have one length and so have crops. What does not fill a session is left
+out when records are built, and counted there.
+"""
+
+import fractions
+import functools
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.perception.text import TextTokenizer
+
+LONGEST_BLOCK = 100_000  # elements
+WEIGHT = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}|\d{1,9}/0*[1-9]\d{0,8}")
+SESSIONS, STARTS, FOLDERS = 0, 1, 2  # what a random stream decides
+
+
+class Place(NamedTuple):
+  """One crop."""
+
+  folder: int  # of the mixture, from 0
+  session: int
+  start: int  # unit
+
+
+def parse_mixture(text: str) -> dict[str, fractions.Fraction]:
+  """{folder: weight} of a `data.path`, folders of weight 0 left out. Raises DataError."""
+  weights: dict[str, fractions.Fraction] = {}
+  for part in text.split(","):
+    path, weight = _parse_part(part.strip(), text)
+    if path in weights:
+      raise DataError(f"data.path {text!r} names {path} twice: give it one weight")
+    weights[path] = weight
+  if not any(weights.values()):
+    raise DataError(f"the weights of data.path {text!r} sum to 0: give at least one folder a weight above 0")
+  return {path: weight for path, weight in weights.items() if weight}
+
+
+def _parse_part(part: str, text: str) -> tuple[str, fractions.Fraction]:
+  """FOLDER:WEIGHT or FOLDER; the colon of gs:// belongs to the folder."""
+  path, colon, number = part.rpartition(":")
+  if not colon or number.startswith("/"):
+    path, number = part, "1"
+  if not path:
+    raise DataError(f"data.path {text!r}: {part!r} names no folder; write FOLDER:WEIGHT,FOLDER:WEIGHT")
+  if not WEIGHT.fullmatch(number):
+    raise DataError(f"data.path {text!r}: the weight of {path} is {number!r}; expected a number of 0 or more")
+  return path.rstrip("/") or path, fractions.Fraction(number)
+
+
+class Order:
+  """Element -> crop, for folders of `sessions` sessions of `lengths` units, and crops of `crop` units.
+
+  Without `shuffle`, folders take turns, sessions come in order, and every crop starts at 0. Raises DataError for
+  weights whose smallest common unit is too fine for blocks.
+  """
+
+  def __init__(
+    self, sessions: Sequence[int], lengths: Sequence[int], weights: Sequence[fractions.Fraction], crop: int, seed: int,
+    shuffle: bool = True,
+  ):  # fmt: skip
+    self.sessions, self.lengths, self.crop = tuple(sessions), tuple(lengths), crop
+    scale = math.lcm(*(weight.denominator for weight in weights))
+    whole = [int(weight * scale) for weight in weights]
+    self.shares = [count // math.gcd(*whole) for count in whole]  # of each folder in a block
+    self.block = sum(self.shares)
+    if self.block > LONGEST_BLOCK:
+      raise DataError(
+        f"the weights {', '.join(map(str, weights))} of data.path repeat after {self.block} crops: expected at most "
+        f"{LONGEST_BLOCK}; use rounder weights"
+      )
+    self._seed, self._shuffle = seed, shuffle
+    self._mixed = functools.lru_cache(maxsize=4)(self._mix)
+    self._permutation = functools.lru_cache(maxsize=2 * len(self.sessions))(self._permute)
+
+  def place(self, element: int) -> Place:
+    """The crop at element `element` of the endless sequence."""
+    block, position = divmod(element, self.block)
+    folders, ranks = self._mixed(block)
+    folder = int(folders[position])
+    epoch, turn = divmod(block * self.shares[folder] + int(ranks[position]), self.sessions[folder])
+    session = int(self._permutation(folder, epoch)[turn])
+    return Place(folder, session, self.start(folder, session, epoch))
+
+  def cycle(self, folder: int) -> int:
+    """How many epochs show all of every session."""
+    return -(-(2 * self.lengths[folder] + self.crop) // (2 * self.crop))
+
+  def start(self, folder: int, session: int, epoch: int) -> int:
+    """Where the crop of a session starts in an epoch.
+
+    In every cycle of epochs the starts are 0, the last possible one, and between them drawn ones at most a crop apart,
+    in a drawn order: a cycle shows every unit of the session, and over cycles crops start everywhere. (Starts that are
+    drawn each by itself hardly ever show the first and the last units: one crop in 86 of 40 units of 125.)
+    """
+    length, cycle = self.lengths[folder], self.cycle(folder)
+    if not self._shuffle or length == self.crop:
+      return 0
+    rng = self._rng(STARTS, folder, session, epoch // cycle)
+    overlap = cycle * self.crop - length  # units that a cycle shows again, at drawn places; half a crop at least
+    earlier = np.sort(rng.integers(overlap + 1, size=cycle))
+    earlier[0], earlier[-1] = 0, overlap
+    starts = np.clip(np.arange(cycle) * self.crop - earlier, 0, length - self.crop)
+    return int(rng.permutation(starts)[epoch % cycle])
+
+  def _mix(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """For every position of a block: its folder, and how many of that folder are before it in the block."""
+    folders = np.repeat(np.arange(len(self.shares)), self.shares)
+    if self._shuffle:
+      folders = self._rng(FOLDERS, block).permutation(folders)
+    ranks = np.empty_like(folders)
+    for folder, share in enumerate(self.shares):
+      ranks[folders == folder] = np.arange(share)
+    return folders, ranks
+
+  def _permute(self, folder: int, epoch: int) -> np.ndarray:
+    numbers = np.arange(self.sessions[folder])
+    return self._rng(SESSIONS, epoch, folder).permutation(numbers) if self._shuffle else numbers
+
+  def _rng(self, *stream: int) -> np.random.Generator:
+    return np.random.default_rng([self._seed, *stream])
+
+
+class Mixture:
+  """The folders of a `data.path`, opened, with their weights.
+
+  Attributes: folders, weights (aligned). Raises DataError for a path that cannot be read as a mixture, for folders
+  that are missing or damaged, and for folders that cannot be mixed: of another kind, with other fields, or with
+  latents that other codecs made.
+  """
+
+  def __init__(self, path: str):
+    weights = parse_mixture(path)
+    self.folders = [RecordFolder(name) for name in weights]
+    self.weights = list(weights.values())
+    for other in self.folders[1:]:
+      _check_alike(self.folders[0], other)
+
+  @property
+  def kind(self) -> str:
+    """Of the records: "media" or "latents"."""
+    return self.folders[0].kind
+
+  def check(self, config: Config) -> None:
+    """Raises DataError when the records were made for another config than this one."""
+    tokenizer = TextTokenizer(config.data.tokenizer)
+    for folder in self.folders:
+      folder.check(config, tokenizer)
+
+  def order(self, config: Config) -> Order:
+    """The order of the crops that a config asks for. Raises DataError for sessions shorter than a crop."""
+    data = config.data
+    for folder in self.folders:
+      if folder.units < data.units:
+        raise DataError(
+          f"{folder.path}: sessions of {folder.units} units, but data.units is {data.units}; make longer ones"
+        )
+    sessions, lengths = ([getattr(folder, name) for folder in self.folders] for name in ("sessions", "units"))
+    return Order(sessions, lengths, self.weights, data.units, data.seed, data.shuffle)
+
+  def fields(self) -> tuple[str, ...]:
+    """The unit fields that every folder has, in the order of the first."""
+    others = [folder.unit_dtype.names or () for folder in self.folders[1:]]
+    return tuple(name for name in self.folders[0].unit_dtype.names or () if all(name in names for names in others))
+
+
+def _check_alike(first: RecordFolder, other: RecordFolder) -> None:
+  """Raises DataError unless rows of both can stand in one batch."""
+  if first.kind != other.kind:
+    raise DataError(f"{first.path} holds {first.kind}, {other.path} holds {other.kind}: mix one kind")
+  made_by = [folder.manifest["source"].get("codecs") for folder in (first, other)]
+  if made_by[0] != made_by[1]:
+    raise DataError(f"the latents of {first.path} and {other.path} were made by different codecs: encode one again")
+  for a, b in ((first.unit_dtype, other.unit_dtype), (first.session_dtype, other.session_dtype)):
+    for name in sorted(set(a.names or ()) & set(b.names or ())):
+      if a[name] != b[name]:
+        raise DataError(
+          f"{name} is {a[name].base} {a[name].shape} in {first.path}, but {b[name].base} {b[name].shape} in "
+          f"{other.path}: make one of them again with the other's config"
+        )

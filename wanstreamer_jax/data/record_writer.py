@@ -1,0 +1,201 @@
+"""Writes folders of records: shard by shard, by many processes on many hosts, restartable.
+
+All of them write into `<folder>.partial` on a file system that they share. A shard's files are written under names of
+their own process and renamed when they are whole; a note with their sizes and hashes says so. Whoever finds every
+shard there writes the manifest and renames the folder. An interrupted run is repeated, and makes what is missing.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import config_to_dict
+from wanstreamer_jax.data.record_folder import (
+  FILES,
+  FORMAT,
+  MANIFEST,
+  dtype_to_json,
+  partial_path,
+  read_json,
+  sha256_of,
+)
+from wanstreamer_jax.data.records import SessionRecord
+from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.perception.text import TextTokenizer, one_line
+
+PLAN, REPORT = "plan.json", "report.json"
+WRITER_OPTIONS = "group_size:1,zstd:3"  # group_size:1 makes random access fast; zstd reads 19 000 units/s, brotli 9 000
+WHOLE = (0, 1)  # a share (i, n) is the shards i, i + n, i + 2n, ...
+
+
+def head(
+  kind: str, config: Config, tokenizer: TextTokenizer, unit_dtype: np.dtype, session_dtype: np.dtype, units: int,
+  source: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+  """The part of a manifest that is known before the first session, and that a resumed run must find unchanged."""
+  return {
+    "format": FORMAT,
+    "kind": kind,
+    "units": units,
+    "media": config_to_dict(config.media),
+    "text": {
+      "tokenizer": tokenizer.sha256,
+      "vocab": tokenizer.vocab_size,
+      "pad": tokenizer.pad_id,
+      "cut": tokenizer.cut_id,
+      "slots": config.layout.text_slots,
+      "user_slots": config.layout.user_text_slots,
+      "world": config.layout.world_text,
+      "lead": source.get("text_lead", config.data.text_lead),  # None: it differs from session to session
+    },
+    "source": source,
+    "unit_dtype": dtype_to_json(unit_dtype),
+    "session_dtype": dtype_to_json(session_dtype),
+  }
+
+
+class FolderWriter:
+  """Writes a folder of records in `<path>.partial`. Raises DataError when another folder is there, or was begun.
+
+  finished: the manifest, where the folder is whole already.
+  """
+
+  def __init__(self, path: str | pathlib.Path, manifest_head: dict[str, Any]):
+    self.path = pathlib.Path(path)
+    self.partial = partial_path(self.path)
+    self.head = json.loads(json.dumps(manifest_head))
+    self.finished: dict[str, Any] | None = None
+    if (self.path / MANIFEST).is_file():
+      self.finished = read_json(self.path / MANIFEST)
+      if self.finished.items() >= self.head.items():
+        return
+    if self.path.exists():
+      raise DataError(f"{self.path} exists already, made with other settings: remove it or choose another --out")
+    self.partial.mkdir(parents=True, exist_ok=True)
+    plan = self.partial / PLAN
+    if plan.exists() and read_json(plan) != self.head:
+      raise DataError(f"{self.partial} was begun with other settings: remove it, or repeat them to continue")
+    if not plan.exists():
+      write_json(plan, self.head)
+
+  def missing(self, shards: int, share: tuple[int, int] = WHOLE) -> list[int]:
+    """Shards of a share that no run has finished."""
+    return [shard for shard in range(share[0], shards, share[1]) if not self._has(shard)]
+
+  @contextlib.contextmanager
+  def beside_others(self) -> Iterator[None]:
+    """For whatever works in the folder: that it fails means nothing where another process has finished the folder."""
+    try:
+      yield
+    except (OSError, DataError):
+      if not (self.path / MANIFEST).is_file():
+        raise
+
+  def finish(self, shards: int, summary: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> dict[str, Any] | None:
+    """Writes report and manifest from the shards' notes, renames the folder, returns the manifest.
+
+    None while shards are missing, which other hosts are making. Raises DataError when the source gave no session.
+    """
+    with self.beside_others():
+      if not self.path.exists() and not self.missing(shards):
+        self._finish([read_json(note_path(self.partial, shard)) for shard in range(shards)], summary)
+    return read_json(self.path / MANIFEST) if self.path.exists() else None
+
+  def _finish(
+    self, notes: list[dict[str, Any]], summary: Callable[[list[dict[str, Any]]], dict[str, Any]]
+  ) -> None:  # fmt: skip
+    report = {"sessions": sum(note["sessions"] for note in notes), **_report(notes)}
+    if not report["sessions"]:
+      raise DataError(self._nothing(report["skipped"]))
+    head = {**self.head, "sessions": report["sessions"], "skipped": len(report["skipped"])}
+    write_json(self.partial / REPORT, report)
+    write_json(self.partial / MANIFEST, {**head, **summary(notes), "shards": notes})
+    self.partial.rename(self.path)
+    for leftover in (self.path / PLAN, *self.path.glob("shard-*.json"), *self.path.glob("*.tmp")):
+      leftover.unlink(missing_ok=True)
+
+  def write(self, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]) -> None:
+    """Writes one shard; `notes` (JSON values, may be filled while `sessions` runs) go into the manifest, except those
+    of `_report`."""
+    write_shard(self.partial, shard, sessions, notes)
+
+  def _has(self, shard: int) -> bool:
+    note = note_path(self.partial, shard)
+    files = read_json(note)["files"].values() if note.exists() else ()
+    sizes = [(self.partial / file["name"], file["bytes"]) for file in files]
+    return bool(sizes) and all(path.is_file() and path.stat().st_size == size for path, size in sizes)
+
+  def _nothing(self, skipped: list[dict[str, Any]]) -> str:
+    shutil.rmtree(self.partial)
+    reason = f"; skipped {len(skipped)}, the first: {skipped[0]['where']}: {skipped[0]['reason']}" if skipped else ""
+    return f"{self.path}: the source gave no session of {self.head['units']} units{reason}"
+
+
+def _report(notes: list[dict[str, Any]]) -> dict[str, Any]:
+  """Takes what was left out from the notes: {"unused_units": the ends that filled no session, "skipped": [...]}."""
+  skipped = [entry for note in notes for entry in note.pop("skipped", [])]
+  return {"unused_units": sum(note.pop("unused_units", 0) for note in notes), "skipped": skipped}
+
+
+def read_report(path: str | pathlib.Path) -> dict[str, Any]:
+  """What was left out of a finished folder: {"sessions", "unused_units", "skipped": [{"where", "reason"}, ...]}."""
+  return read_json(pathlib.Path(path) / REPORT)
+
+
+def skip(where: str, reason: object) -> dict[str, Any]:
+  """An entry of the report: what was skipped (a line of a manifest, a session), and why."""
+  return {"where": where, "reason": one_line(Exception(reason), 500)}
+
+
+def note_path(folder: pathlib.Path, shard: int) -> pathlib.Path:
+  """The file whose presence says that a shard is complete."""
+  return folder / f"shard-{shard:05d}.json"
+
+
+def write_shard(
+  folder: pathlib.Path, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]
+) -> None:
+  """Writes a shard's two files under temporary names, then renames them and leaves a note. Used by worker processes."""
+  from array_record.python import array_record_module
+
+  names = {kind: f"{kind}-{shard:05d}.array_record" for kind in FILES}
+  temporary = {kind: _temporary(folder / name) for kind, name in names.items()}
+  count = 0
+  try:
+    writers = {kind: array_record_module.ArrayRecordWriter(str(temporary[kind]), WRITER_OPTIONS) for kind in FILES}
+    for units, session in sessions:
+      for unit in units:
+        writers["units"].write(unit.tobytes())
+      writers["sessions"].write(session.to_bytes())
+      count += 1
+    for writer in writers.values():
+      writer.close()
+    note = {"sessions": count, "files": {}, **notes}
+    for kind, name in names.items():
+      size, digest = temporary[kind].stat().st_size, sha256_of(temporary[kind])
+      note["files"][kind] = {"name": name, "bytes": size, "sha256": digest}
+      temporary[kind].rename(folder / name)
+    write_json(note_path(folder, shard), note)
+  except (RuntimeError, OSError) as error:  # the library's writer errors, such as a full disk
+    gone = "" if folder.is_dir() else "the folder is gone, perhaps finished by another process: "
+    raise DataError(f"cannot write {folder / names['units']}: {gone}{one_line(error)}") from error
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON under a temporary name, then renames it."""
+  temporary = _temporary(path)
+  temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+  temporary.rename(path)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+  """A name that no other process writes to."""
+  return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
