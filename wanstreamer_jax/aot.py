@@ -68,8 +68,9 @@ class Program(NamedTuple):
   mesh: Mesh
 
 
-def topology_devices(name: str) -> list[jax.Device]:
-  """The devices of a topology such as v5e:2x2. Raises UserError without libtpu, ConfigError for an unknown name."""
+def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
+  """The devices of `slices` times a topology such as v5e:2x2. Raises UserError without libtpu, ConfigError for an
+  unknown name."""
   chips = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
   if not re.fullmatch(r"[a-z0-9]+:\d+x\d+(x\d+)?", name) or not 0 < math.prod(chips) <= MOST_CHIPS:
     raise ConfigError(
@@ -88,7 +89,7 @@ def topology_devices(name: str) -> list[jax.Device]:
   from jax.experimental import topologies
 
   try:
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices)
   except jax.errors.JaxRuntimeError as error:
     reason = " ".join(str(error).split())[:200]
     raise ConfigError(

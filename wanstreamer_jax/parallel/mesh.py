@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wanstreamer_jax.errors import ConfigError
@@ -47,7 +48,7 @@ def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Me
 
   spec: e.g. "data=2,fsdp=4". Empty puts every device on `data`. A smaller mesh than there are devices takes the first
     ones, except across hosts, where every device must take part.
-  devices: those to use; default all.
+  devices: those to use; default all. TPU slices, which only the data centre's network joins, divide `data`.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = parse_mesh(spec) if spec.strip() else {**dict.fromkeys(AXES, 1), "data": len(devices)}
@@ -60,6 +61,16 @@ def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Me
     )
   # Automatic axes: XLA propagates shardings from parameters, the batch and the few constrained activations.
   automatic = (AxisType.Auto,) * len(AXES)
+  slices = len({device.slice_index for device in devices if device.platform == "tpu"})
+  if slices > 1:
+    if sizes["data"] % slices:
+      raise ConfigError(
+        f"mesh {spec!r}: data={sizes['data']} does not divide over {slices} slices, which only `data` may join; set it "
+        f"to a multiple of {slices} in train.mesh"
+      )
+    inside = (sizes["data"] // slices, *(sizes[axis] for axis in AXES[1:]))
+    order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices)
+    return Mesh(order, AXES, axis_types=automatic)
   return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices[:total], axis_types=automatic)
 
 
