@@ -1,7 +1,7 @@
 """The splash kernel, interpreted on the CPU: the same numbers and gradients as the dense mask of `units.visible`."""
 
 import functools
-import time
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,7 @@ from wanstreamer_jax.model.transformer import see_two_copies
 from wanstreamer_jax.nn.attention import Queries
 from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.nn.rotary import angles, rotate
-from wanstreamer_jax.nn.splash import ALL, LANES, NONE, Pattern, PatternMask
-from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
+from wanstreamer_jax.nn.splash import LANES, Pattern, mask_infos, visited_blocks
 from wanstreamer_jax.units import (
   CLEAN_PHASES,
   EPHEMERAL_PHASES,
@@ -50,21 +49,26 @@ def nano(*overrides: str) -> Config:
   return load_config("configs/nano.py", overrides)
 
 
-def coordinates(config: Config, first: int, drop: bool) -> tuple[Coords, Coords]:
-  """[WORLD | clean units] and the ephemeral units from unit `first` on; drop: some keys do not exist."""
+def coordinates(
+  config: Config, first: int, drop: bool, picked: tuple[int, ...] = tuple(range(UNITS))
+) -> tuple[Coords, Coords]:
+  """[WORLD | clean units] and the ephemeral ones of some units, from unit `first` on; drop: some keys do not exist."""
   layout = build_layout(config)
   gone = {"user_video", "world_text", "refeed_audio"}
   dynamic = {name: Dynamic(valid=jnp.zeros((), bool)) for name in gone} if drop else {}
-  join = lambda phases: Coords.concatenate(
-    *(unit_coords(layout, layout.phase(*phases), jnp.int32(first + k), dynamic) for k in range(UNITS))
+  join = lambda phases, units: Coords.concatenate(
+    *(unit_coords(layout, layout.phase(*phases), jnp.int32(first + k), dynamic) for k in units)
   )
   world = {"world_text": Dynamic(jnp.arange(config.layout.world_text) >= 2)} if drop else {}
-  return Coords.concatenate(world_coords(layout, world), join(CLEAN_PHASES)), join(EPHEMERAL_PHASES)
+  return Coords.concatenate(world_coords(layout, world), join(CLEAN_PHASES, range(UNITS))), join(
+    EPHEMERAL_PHASES, picked
+  )
 
 
-def dense(pattern: Pattern) -> np.ndarray:
-  padded = pattern.tokens
-  return np.asarray(pattern(pattern.bounds(padded)[:, None], np.arange(padded, dtype=np.int32)[None]))
+def dense(pattern: Pattern, padded: int = 0, place: tuple[int, ...] = ()) -> np.ndarray:
+  padded = padded or pattern.tokens
+  bounds = pattern.bounds_at(jnp.array(place), padded) if place else pattern.bounds(padded)
+  return np.asarray(pattern(np.asarray(bounds)[:, None], np.arange(padded, dtype=np.int32)[None]))
 
 
 def test_the_drawn_mask():
@@ -90,21 +94,43 @@ def test_the_static_bounds_are_the_visibility_rule(overrides, first):
   np.testing.assert_array_equal(dense(two_copy_pattern(build_layout(config), UNITS)), expected)
 
 
+@pytest.mark.parametrize("picked", [(0, 2), (1, 2), (1, 3), (0,), (2,), (3,)])
+def test_a_subset_of_late_groups_is_the_visibility_rule(picked):
+  config = nano("layout.commit_delay=2")
+  coords = Coords.concatenate(*coordinates(config, 5, False, picked))
+  pattern = two_copy_pattern(build_layout(config), UNITS, len(picked))
+  place = tuple(unit % pattern.stride for unit in picked)
+  np.testing.assert_array_equal(dense(pattern, place=place), visible(coords, coords, config.layout.window))
+
+
+@pytest.mark.parametrize("late_units", [40, 10, 8])
 @pytest.mark.parametrize("overrides", [(), ("layout.commit_delay=2",)])
-def test_blocks_are_summed_up_without_the_elements(overrides):
-  config = nano(*overrides, "layout.world_text=150", "layout.window=None")
-  pattern = two_copy_pattern(build_layout(config), 40)
-  mask = PatternMask(pattern, LANES)
-  whole = mask.mask_function(mask.q_sequence[:, None], np.arange(len(mask.q_sequence))[None])
-  blocks = whole.reshape(len(mask.kinds), LANES, -1, LANES)
-  np.testing.assert_array_equal(mask.kinds == NONE, ~blocks.any((1, 3)))
-  np.testing.assert_array_equal(mask.kinds == ALL, blocks.all((1, 3)))
+def test_blocks_are_visited_where_somebody_may_see_something(overrides, late_units):
+  pattern = two_copy_pattern(
+    build_layout(nano(*overrides, "layout.world_text=150", "layout.window=None")), 40, late_units
+  )
+  padded = -(-pattern.tokens // LANES) * LANES
+  places = [(place,) * late_units for place in range(pattern.stride)]
+  blocks = sum(dense(pattern, padded, place).reshape(padded // LANES, LANES, -1, LANES).any((1, 3)) for place in places)
+  np.testing.assert_array_equal(visited_blocks(pattern, LANES), blocks > 0)
 
 
-def random_attention(config: Config, first: int):
+def test_the_kernels_grid_visits_exactly_those_blocks():
+  """Row by row in forward, column by column backward, as the library's own preparation would say, but for idle turns."""
+  pattern = two_copy_pattern(build_layout(nano("layout.world_text=150", "layout.window=None")), 40)
+  visited = visited_blocks(pattern, LANES)
+  forward, backward = (jax.tree.map(lambda x: x[0], info) for info in mask_infos(pattern, LANES))
+  turned = lambda info, axis: np.moveaxis(np.stack([info.data_next, info.block_mask]), axis + 1, -1)
+  for grid, expected in ((turned(forward, 1), visited), (turned(backward, 0), visited.T)):
+    for (blocks, runs), seen in zip(grid.swapaxes(0, 1), expected):
+      np.testing.assert_array_equal(blocks[runs > 0], np.flatnonzero(seen))
+      assert seen[blocks].all()  # an idle turn fetches nothing new
+
+
+def random_attention(config: Config, first: int, picked: tuple[int, ...] = tuple(range(UNITS))):
   """Queries, keys and values of all tokens, turned to their times as the model does; and both mixers."""
   layout, model = build_layout(config), config.model
-  clean, late = coordinates(config, first, drop=True)
+  clean, late = coordinates(config, first, True, picked)
   coords = Coords.concatenate(clean, late)
   gap = evicted(coords.unit, config.layout)[:, None] * jnp.array(layout.ids_per_unit)
   turn = lambda position: angles(position, model.head_dim, model.rope_theta)
@@ -122,12 +148,15 @@ def random_attention(config: Config, first: int):
 
 
 @pytest.mark.parametrize(
-  ("overrides", "first"),
-  [((), 0), ((), 50), (("layout.window=None",), 50), (("layout.sinks=2",), 1), (LAYOUTS["split"], 7)],
-)
-def test_values_and_gradients_equal_the_dense_mask(overrides, first):
+  ("overrides", "first", "picked"),
+  [
+    ((), 0, range(UNITS)), ((), 50, (0, 3)), (("layout.window=None",), 50, (2,)),
+    (("layout.sinks=2",), 1, range(UNITS)), (LAYOUTS["split"], 7, (1, 2)),
+  ],
+)  # fmt: skip
+def test_values_and_gradients_equal_the_dense_mask(overrides, first, picked):
   config = nano(*overrides, "model.heads=4", "model.kv_heads=2")
-  attention, inputs, out, valid = random_attention(config, first)
+  attention, inputs, out, valid = random_attention(config, first, tuple(picked))
 
   def value(mixer, *inputs):
     mixed = attention(mixer, *inputs)
@@ -194,33 +223,19 @@ def test_the_model_trains_the_same_with_either_attention():
   assert_close(kernel, gradients(nano(), batch), 2e-5)
 
 
-def test_heads_and_sessions_are_split_over_a_mesh():
-  config = nano("model.heads=4", "model.kv_heads=2")
-  attention, inputs, out, _ = random_attention(config, 50)
-  batch = [jnp.stack([x, 2 * x, -x, x + 1]) for x in inputs]
-
-  def value(*inputs):
-    one = functools.partial(attention, see_two_copies_splash)
-    return jnp.sum(jax.vmap(one, spmd_axis_name=BATCH_AXES)(*inputs) * out)
-
-  single = jax.jit(jax.grad(value, (0, 1, 2)))(*batch)
-  mesh = make_mesh("data=2,fsdp=2,tensor=2")
-  with jax.set_mesh(mesh):
-    placed = jax.device_put(batch, jax.NamedSharding(mesh, jax.P(BATCH_AXES)))
-    compiled = jax.jit(jax.grad(value, (0, 1, 2))).lower(*placed).compile()
-    assert_close(compiled(*placed), single, 1e-5)
-  assert "all-gather" not in compiled.as_text()
-
-
 def test_a_crop_longer_than_the_window_is_refused():
   with pytest.raises(ConfigError, match=r"data.units is 7, layout.window 6"):
     two_copy_pattern(build_layout(nano()), 7)
 
 
-def test_the_mask_of_a_large_model_is_made_in_seconds():
-  config = load_config("configs/qwen2p5_1p5b.py")
-  start = time.process_time()
-  mask = PatternMask(two_copy_pattern(build_layout(config), config.data.units), 512)
-  assert mask.shape[0] > 35_000
-  assert (mask.kinds != NONE).sum() > 1000
-  assert time.process_time() - start < 5
+def test_the_mask_of_a_minute_is_made_by_counting_blocks():
+  """219k tokens, 430 x 430 blocks: arrays of tokens and of blocks are all that it ever holds."""
+  pattern = two_copy_pattern(build_layout(load_config("configs/qwen2p5_1p5b.py")), 375)
+  assert pattern.tokens > 219_000
+  tracemalloc.start()
+  visited = visited_blocks(pattern, 512)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 16 * 8 * pattern.tokens + 16 * visited.size
+  forward, _ = mask_infos(pattern, 512)
+  assert forward.block_mask.shape[2] < 0.6 * visited.shape[1]  # late rows see no other unit's late keys

@@ -1,16 +1,18 @@
 """WanStreamer: perception, tokens, Transformer and heads, composed; and the teacher-forced pass that trains them."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
+from wanstreamer_jax.model.context import CONTEXT, Shares, check_devices, training_mixer
 from wanstreamer_jax.model.heads import Heads
 from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
-from wanstreamer_jax.model.transformer import Transformer, see_cache, training_mixer
+from wanstreamer_jax.model.transformer import Transformer, see_cache
+from wanstreamer_jax.parallel.mesh import axis_size, constrain
 from wanstreamer_jax.perception.audio import AudioEncoder, AudioState
 from wanstreamer_jax.perception.video import VideoEncoder
 from wanstreamer_jax.units import (
@@ -66,7 +68,7 @@ class History(NamedTuple):
 
 
 class Predictions(NamedTuple):
-  """Teacher-forced outputs of K units. logits: [K, n, V] of the n text slots; velocity: Latents with leading K."""
+  """Teacher-forced outputs. logits: [K, n, V] of the n text slots; velocity: Latents of the units with a noisy copy."""
 
   logits: jax.Array
   velocity: Latents
@@ -87,7 +89,7 @@ class WanStreamer(nnx.Module):
     """audio [K * samples], video [K, frames, H, W, 3] -> tokens [K, Ta, D], [K, Tv, D], and the state after them."""
     with jax.named_scope("perceive"):
       heard, state = self.hear(audio, state)
-      return heard, jax.vmap(self.see)(video), state
+      return heard, jax.vmap(self.see)(constrain(video, CONTEXT)), state
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Hidden states [T, D] of STATE and TEXT tokens -> float32 [T, V]."""
@@ -127,47 +129,65 @@ class WanStreamer(nnx.Module):
 
   def teacher_forced(
     self, world: World, heard: Heard, history: History, text: jax.Array, noisy: Latents, tau: jax.Array,
-    first_unit: jax.Array, first_word: jax.Array,
+    first_unit: jax.Array, first_word: jax.Array, picked: jax.Array | None = None, evicts: bool = True,
   ) -> Predictions:  # fmt: skip
     """One pass over [WORLD | clean units | ephemeral units] (the training path).
 
-    heard, history, noisy have a leading K axis; text: int32 [K, n]; tau: [K], flow time of `noisy`; first_unit: the
-    unit that the crop starts with (its past is unseen); first_word: the ordinal to start from.
+    heard, history have a leading K axis; text: int32 [K, n]; noisy, tau: of the units with a noisy copy; first_unit: the
+    unit that the crop starts with (its past is unseen); first_word: the ordinal to start from; picked: int32, which
+    units have a noisy copy, one of each K / len(picked) consecutive ones in their order, default all; evicts: False if
+    the caller knows that no unit is so late that its session's past would have been evicted.
     """
     layout = build_layout(self.config)
+    units, late_units = text.shape[0], tau.shape[0]
+    check_devices(self.config.model.heads, units, late_units)
     clean, ephemeral = layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES)
 
-    def unit(words, inputs):
-      k, heard, history, text, noisy, tau = inputs
+    def listening(words, inputs):
+      k, heard, history, text = inputs
       content, words = self.hearing(heard, words)
       content |= self.committing(history)
       content["text"], words = self.speaking(text, text_valid(text), words)
-      content |= self.tokens.history("refeed", history.previous, history.previous_flow_time, history.previous_valid)
-      content |= self.tokens.noisy(noisy, tau)
-      return words, (pack(layout, clean, k, content), pack(layout, ephemeral, k, content))
+      return pack(layout, clean, k, content)
 
-    units = first_unit + jnp.arange(text.shape[0])
+    def performing(inputs):
+      k, history, noisy, tau = inputs
+      content = self.tokens.history("refeed", history.previous, history.previous_flow_time, history.previous_valid)
+      return pack(layout, ephemeral, k, content | self.tokens.noisy(noisy, tau))
+
+    numbers = first_unit + jnp.arange(units)
     counts = jnp.sum(heard.text != PAD, axis=1) + jnp.sum(text_valid(text) & (text != PAD), axis=1)
     before = first_word + jnp.cumsum(counts) - counts
-    _, (clean_tokens, late_tokens) = jax.vmap(unit)(before, (units, heard, history, text, noisy, tau))
-    (x, coords), (late, late_coords) = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (clean_tokens, late_tokens))
+    split = lambda tree: jax.tree.map(lambda x: constrain(x, CONTEXT), tree)
+    x, coords = jax.vmap(listening)(before, split((numbers, heard, history, text)))
+    late, late_coords = jax.vmap(performing)(split((*_pick((numbers, history), picked), noisy, tau)))
     world_x, world_coords = self.world(world)
-    coords = Coords.concatenate(world_coords, coords)
-    mixer = training_mixer(self.config.model.attention)(coords, late_coords, layout)
-    hidden, _ = self.transformer(jnp.concatenate([world_x, x, late]), Coords.concatenate(coords, late_coords), mixer)
-    return self._predictions(hidden, text.shape[0], noisy, tau)
+    flat = lambda tree: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
+    parts, all_coords = (world_x, flat(x), flat(late)), (world_coords, flat(coords), flat(late_coords))
+    shares = Shares(axis_size(CONTEXT), tuple(part.shape[0] for part in parts))
+    clean_coords = Coords.concatenate(*all_coords[:2])
+    mixer = training_mixer(self.config, clean_coords, all_coords[2], shares, evicts)
+    hidden, _ = self.transformer(shares.deal(*parts), shares.deal(*all_coords), mixer)
+    _, hidden, late_hidden = shares.collect(hidden)
+    by_unit, late_by_unit = hidden.reshape(units, layout.clean_tokens, -1), late_hidden.reshape(*late.shape)
+    return self._predictions(by_unit, late_by_unit, noisy, tau)
 
-  def _predictions(self, hidden: jax.Array, units: int, noisy: Latents, tau: jax.Array) -> Predictions:
-    """Hidden states of [WORLD | clean | ephemeral] -> logits of the text slots and velocities."""
+  def _predictions(self, clean: jax.Array, late: jax.Array, noisy: Latents, tau: jax.Array) -> Predictions:
+    """Hidden states of clean [K, T, D] and of ephemeral units -> logits of the text slots and velocities."""
     layout = build_layout(self.config)
-    split = layout.world_tokens + units * layout.clean_tokens
-    by_unit = hidden[layout.world_tokens : split].reshape(units, layout.clean_tokens, -1)
-    speaking = by_unit[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot predicts nothing
-    logits = self.logits(speaking.reshape(-1, hidden.shape[-1]))
-    late = hidden[split:].reshape(units, layout.tokens(*EPHEMERAL_PHASES), -1)
+    speaking = clean[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot predicts nothing
+    logits = self.logits(speaking.reshape(-1, clean.shape[-1]))
     performing = late[:, layout.tokens(*EPHEMERAL_PHASES) - layout.tokens(PERFORM) :]
     velocity = jax.vmap(self.heads.velocity)(performing, noisy, tau)
-    return Predictions(logits.reshape(units, -1, logits.shape[-1]), velocity)
+    return Predictions(logits.reshape(*speaking.shape[:2], -1), velocity)
+
+
+def _pick(tree: Any, picked: jax.Array | None) -> Any:
+  """Rows of arrays [K, ...]: one of each K / len(picked) consecutive ones, so that none leaves its part of the axis."""
+  if picked is None:
+    return tree
+  strides = lambda x: x.reshape(picked.shape[0], -1, *x.shape[1:])
+  return jax.tree.map(lambda x: jax.vmap(lambda rows, i: rows[i % rows.shape[0]])(strides(x), picked), tree)
 
 
 def text_only_logits(streamer: WanStreamer, ids: jax.Array) -> jax.Array:

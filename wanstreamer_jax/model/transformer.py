@@ -74,7 +74,7 @@ class Transformer(nnx.Module):
     `per_layer` has a leading L axis and is handed to the mixer slice by slice (the cache, mostly).
     """
     model = self.config.model
-    x = constrain(x.astype(model.dtype), None, None)  # on a mesh rows are split, and weights come to them
+    x = constrain(x.astype(model.dtype), "context", None)  # on a mesh tokens are split, and weights come to them
     turns, latent = self._turns(coords), coords.flow_time >= 0.0
     embedding = self.flow_time(jnp.maximum(coords.flow_time, 0.0)).astype(model.dtype)
 
@@ -82,7 +82,7 @@ class Transformer(nnx.Module):
       layer, extra = scanned
       condition = Condition(self._shared(embedding), embedding, latent)  # made here: [6, T, D] is never kept
       x, kv = layer(x, condition, turns, lambda queries, own: mixer(queries, own, extra))
-      return constrain(x, None, None), kv
+      return constrain(x, "context", None), kv
 
     with jax.named_scope("transformer"):
       return jax.lax.scan(_remat(body, model.remat), x, (self.layers, per_layer))
@@ -91,7 +91,7 @@ class Transformer(nnx.Module):
     """The modulation [6, T, D] that all layers share, if they share one."""
     if self.shared_modulation is None:
       return None
-    return constrain(jnp.moveaxis(self.shared_modulation(embedding), 0, 1), None, None, None)
+    return constrain(jnp.moveaxis(self.shared_modulation(embedding), 0, 1), None, "context", None)
 
   def _turns(self, coords: Coords) -> Turns:
     """Rotary angles at the tokens' time, and at that time minus the evicted gap."""
@@ -139,7 +139,7 @@ def alone(
 
 
 def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:
-  """The training pass: tokens are [clean | ephemeral], ephemeral = K units of E tokens.
+  """The training pass: tokens are [clean | ephemeral], ephemeral = E tokens for each of some units.
 
   Clean tokens see clean ones. An ephemeral token sees clean ones and its own unit's ephemeral ones; all other
   ephemeral keys are invisible to it by their scope, so they are not even scored.
@@ -165,12 +165,3 @@ def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:
     return jnp.concatenate([first, second.reshape(-1, *second.shape[2:])])
 
   return mixer
-
-
-def training_mixer(attention: str) -> Callable[[Coords, Coords, Layout], Mixer]:
-  """How the training pass attends: `config.model.attention`. The numbers are the same."""
-  if attention == "xla":
-    return see_two_copies
-  from wanstreamer_jax.model.kernels import see_two_copies_splash  # Pallas takes a second to import
-
-  return see_two_copies_splash

@@ -102,16 +102,25 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
   return {name: jax.make_array_from_process_local_data(sharding, np.asarray(rows)) for name, rows in batch.items()}
 
 
-def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
   """Names the mesh axes of an activation's dimensions, for XLA; the identity outside a mesh, on one device, and inside
-  `jax.shard_map`, where the program itself says what is where.
+  `jax.shard_map`, where the program itself says what is where. An axis that the mesh lacks, or that does not divide its
+  dimension, is left out.
 
   Under `jax.vmap` the batched dimension stays free, so that unbatched modules may call this.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
     return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+  spec = [
+    axis if axis and size % axis_size(axis) == 0 and axis in mesh.shape else None for axis, size in zip(axes, x.shape)
+  ]
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def axis_size(name: str) -> int:
+  """Devices along an axis of the current mesh; 1 outside a mesh, or where it has no such axis."""
+  return dict(jax.sharding.get_abstract_mesh().shape).get(name, 1)
 
 
 def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> pathlib.Path | None:

@@ -30,30 +30,32 @@ class Rule:
     return re.fullmatch(rf"(.*\.)?({self.pattern})", name) is not None
 
 
+FSDP = ("fsdp", "context")  # devices along `context` work on the same rows, so they share weights as well
+
 # Letters: V vocabulary, D model, N query heads, K key heads, H head dim, F MLP, C condition, I and O the rest.
-# `fsdp` splits the larger of a matrix's outer dimensions, `tensor` heads and MLP columns; vectors and small tables are
+# FSDP splits the larger of a matrix's outer dimensions, `tensor` heads and MLP columns; vectors and small tables are
 # whole everywhere. A new kind of parameter needs a line here: there is no catch-all on purpose.
 RULES: tuple[Rule, ...] = (
   # Attention and MLPs, wherever they are
-  Rule(r"[qkv]_proj\.w", ("fsdp", "tensor", None)),  # [D, N or K, H]
+  Rule(r"[qkv]_proj\.w", (FSDP, "tensor", None)),  # [D, N or K, H]
   Rule(r"[qkv]_proj\.b", ("tensor", None)),  # [N or K, H]
-  Rule(r"o_proj\.w", ("tensor", None, "fsdp")),  # [N, H, D]
-  Rule(r"(gate|up)_proj\.w", ("fsdp", "tensor")),  # [D, F]
-  Rule(r"down_proj\.w", ("tensor", "fsdp")),  # [F, D]
+  Rule(r"o_proj\.w", ("tensor", None, FSDP)),  # [N, H, D]
+  Rule(r"(gate|up)_proj\.w", (FSDP, "tensor")),  # [D, F]
+  Rule(r"down_proj\.w", ("tensor", FSDP)),  # [F, D]
   # Into and out of the Transformer
-  Rule(r"tokens\.embedding", ("tensor", "fsdp")),  # [V, D]
-  Rule(r"tokens\.\w+_in\.w", (None, "fsdp")),  # [I, D]
+  Rule(r"tokens\.embedding", ("tensor", FSDP)),  # [V, D]
+  Rule(r"tokens\.\w+_in\.w", (None, FSDP)),  # [I, D]
   Rule(r"tokens\.(kinds|state)"),  # [a few, D]
-  Rule(r"heads\.text\.w", ("fsdp", "tensor")),  # [D, V]
-  Rule(r"heads\.(audio|video)\.w", ("fsdp", None)),  # [D, O]
+  Rule(r"heads\.text\.w", (FSDP, "tensor")),  # [D, V]
+  Rule(r"heads\.(audio|video)\.w", (FSDP, None)),  # [D, O]
   Rule(r"flow_time\.proj\.w"),  # [C, C]
-  Rule(r"(shared_modulation|modulation\.proj)\.w", (None, None, "fsdp")),  # [C, 6, D]
+  Rule(r"(shared_modulation|modulation\.proj)\.w", (None, None, FSDP)),  # [C, 6, D]
   Rule(r"modulation\.bias"),  # [6, D]
   # Perception
-  Rule(r"(hear|see)\.\w+\.w", (None, "fsdp")),  # [I, O]
+  Rule(r"(hear|see)\.\w+\.w", (None, FSDP)),  # [I, O]
   Rule(r"see\.conv"),  # [3, 3, I, I]
   # Codecs: kernels [..., I, O]
-  Rule(r"(encoder|decoder)\.[\w.]+(?<!_proj)\.w", ("fsdp",)),
+  Rule(r"(encoder|decoder)\.[\w.]+(?<!_proj)\.w", (FSDP,)),
   Rule(r"head\.w", (None,)),
   Rule(r"standard\.latent_(mean|std)"),
   Rule(r"ns_coeffs"),  # Muon's polynomial
@@ -108,9 +110,12 @@ def partition(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[Rule, 
 
 
 def _divisible(axis: Axis, size: int, mesh: Mesh) -> Axis:
-  names = (axis,) if isinstance(axis, str) else axis or ()
-  shards = math.prod(mesh.shape[name] for name in names)
-  return axis if shards > 1 and size % shards == 0 else None
+  """The axes that are longer than one device, as many of the first ones as divide the dimension."""
+  names: tuple[str, ...] = ()
+  for name in (axis,) if isinstance(axis, str) else axis or ():
+    if mesh.shape[name] > 1 and size % (mesh.shape[name] * math.prod(mesh.shape[n] for n in names)) == 0:
+      names += (name,)
+  return names[0] if len(names) == 1 else names or None
 
 
 def param_shardings(tree: Any, mesh: Mesh, rules: tuple[Rule, ...] = RULES) -> Any:
