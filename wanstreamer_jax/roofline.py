@@ -74,8 +74,8 @@ def _coordinates(device: Any) -> dict[str, int]:
   return {**at, "core": device.core_on_chip, "slice": getattr(device, "slice_index", None) or 0}
 
 
-def seconds_on_links(kind: str, traffic: Traffic, span: list[Side], chip: Chip) -> float:
-  """Of a collective over the given dimensions. Rings pass on in both directions of every link.
+def seconds_on_links(kind: str, traffic: Traffic, size: int, span: list[Side], chip: Chip) -> float:
+  """Of a collective of `size` devices over the given dimensions. Rings pass on in both directions of every link.
 
   Gathers and reductions use all dimensions at once. All to all is bound by the cut through the middle of the longest
   one: of n members, with B bytes for each, half of all bytes cross it. A permutation is taken to neighbours.
@@ -85,7 +85,6 @@ def seconds_on_links(kind: str, traffic: Traffic, span: list[Side], chip: Chip) 
   if not span:
     return 0.0
   if kind == "all-to-all":
-    size = math.prod(side.members for side in span)
     whole = traffic.bytes * size / (size - 1)
     return max(whole * side.members / 4 / rate(side) for side in span)
   if kind == "collective-permute":
@@ -135,7 +134,7 @@ def roofline(
       seconds = moved.bytes / chip.dcn if chip.dcn else 0.0
       busy["DCN"] = busy.get("DCN", 0.0) + seconds
     else:
-      seconds = seconds_on_links(kind, moved, span, chip)
+      seconds = seconds_on_links(kind, moved, math.prod(mesh.shape[axis] for axis in axes), span, chip)
       for side in span:
         busy[f"ICI {side.name}"] = busy.get(f"ICI {side.name}", 0.0) + seconds
     over = "DCN" if axes == SLICES else " ".join(f"{s.name}{s.members}{'o' if s.closed else ''}" for s in span)

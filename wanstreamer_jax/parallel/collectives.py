@@ -42,8 +42,8 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> dict[tuple[str, Ax
       kind = instruction.operation.removesuffix("-start")
       between = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
       if kind == "recv" and between:  # the hosts exchange it for their chips
-        key = (between[1].lower().replace("_", "-"), SLICES)
-        total[key] = total.get(key, Traffic()) + Traffic(times, times * instruction.shapes[0].bytes)
+        across = (between[1].lower().replace("_", "-"), SLICES)
+        total[across] = total.get(across, Traffic()) + Traffic(times, times * instruction.shapes[0].bytes)
       if kind not in KINDS:
         continue
       axes, size = _axes(instruction, mesh)

@@ -61,7 +61,7 @@ def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Me
     )
   # Automatic axes: XLA propagates shardings from parameters, the batch and the few constrained activations.
   automatic = (AxisType.Auto,) * len(AXES)
-  slices = len({device.slice_index for device in devices if device.platform == "tpu"})
+  slices = count_slices(devices)
   if slices > 1:
     if sizes["data"] % slices:
       raise ConfigError(
@@ -72,6 +72,11 @@ def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Me
     order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices)
     return Mesh(order, AXES, axis_types=automatic)
   return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices[:total], axis_types=automatic)
+
+
+def count_slices(devices: Sequence[jax.Device]) -> int:
+  """How many TPU slices the devices are of; those of a single one do not know an index."""
+  return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
