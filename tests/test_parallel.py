@@ -3,6 +3,7 @@
 import functools
 import math
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from wanstreamer_jax.parallel import mesh as meshes
 from wanstreamer_jax.parallel.rules import Rule, fill_leaves, matching_rules, named_leaves, param_shardings, partition
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, loss_and_grads, state_shardings
+from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
 
 SIZES = (
   "tiny.py", "demo.py", "qwen2p5_1p5b.py:192x336", "qwen3_0p6b.py:192x336", "qwen3_1p7b.py:640x368",
@@ -213,31 +215,89 @@ def duplex_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def duplex_loss_and_grads(spec: str):
-  """(loss, metrics, gradients) of the real duplex stage, small, on a mesh; noise on, every leaf random."""
-  config = load_config(CONFIGS / "nano.py", ["data.batch=8", "data.units=3"])
+def duplex_program(spec: str, *overrides: str):
+  """Loss and gradients of the real duplex stage, small, compiled for a mesh, and its arguments: noise on, every leaf
+  random."""
+  small = ["data.batch=8", "data.units=4", "model.heads=4", "model.kv_heads=2", *overrides]
+  config = load_config(CONFIGS / "nano.py", small)
   mesh, stage = meshes.make_mesh(spec), get_stage("duplex")
   abstract, shardings = state_shardings(stage, config, mesh)
-  batch = meshes.place_batch(duplex_batch(config, 8), mesh)
+  batch = meshes.place_batch(duplex_batch(config, config.data.batch), mesh)
   r = np.random.default_rng(1)
   params = jax.tree.map(lambda leaf: np.asarray(0.1 * r.standard_normal(leaf.shape), np.float32), abstract.params)
   params = jax.device_put(params, shardings.params)
   with jax.set_mesh(mesh):
-    result = jax.jit(
+    program = jax.jit(
       lambda params, batch: loss_and_grads(stage, config, params, batch, jnp.int32(3)),
       in_shardings=(shardings.params, meshes.batch_sharding(mesh)),
-    )(params, batch)
-  return jax.device_get(result)
+    )
+    return program.lower(params, batch).compile(), params, batch
+
+
+@functools.cache
+def duplex_loss_and_grads(spec: str, *overrides: str):
+  """((loss, metrics), gradients), on the host."""
+  program, *arguments = duplex_program(spec, *overrides)
+  return jax.device_get(program(*arguments))
+
+
+def check_mesh(spec: str, *overrides: str) -> None:
+  (loss, metrics), grads = duplex_loss_and_grads(spec, *overrides)
+  plain = [override for override in overrides if not override.startswith("model.attention")]
+  (expected, expected_metrics), expected_grads = duplex_loss_and_grads("data=1", *plain)
+  assert_close((loss, metrics), (expected, expected_metrics), 1e-5)
+  assert_close(named_leaves(grads), named_leaves(expected_grads), 1e-5)
+
+
+DUPLEX_MESHES = ("data=2,context=2,tensor=2", "fsdp=2,context=4")
+MORE_MESHES = (
+  "data=8", "fsdp=8", "data=2,fsdp=4", "fsdp=4,tensor=2", "data=4,context=2", "context=4", "context=2,tensor=2",
+  "fsdp=2,context=2,tensor=2",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-  "spec", ["data=2,fsdp=4", *(pytest.param(spec, marks=pytest.mark.slow) for spec in ("data=8", "fsdp=8"))]
+  "spec", [*DUPLEX_MESHES, *(pytest.param(spec, marks=pytest.mark.slow) for spec in MORE_MESHES)]
 )
 def test_law_4_loss_and_gradients_of_the_duplex_stage(spec):
-  (loss, metrics), grads = duplex_loss_and_grads(spec)
-  (expected, expected_metrics), expected_grads = duplex_loss_and_grads("data=1")
-  assert_close((loss, metrics), (expected, expected_metrics), 1e-5)
-  assert_close(named_leaves(grads), named_leaves(expected_grads), 1e-5)
+  check_mesh(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    ("train.noisy_units=2",),  # of 4
+    ("layout.commit_delay=2", "layout.sinks=1"),
+    ("model.attention=splash", "data.batch=2"),
+    ("model.attention=splash", "data.batch=2", "train.noisy_units=2", "model.remat=full"),
+  ],
+)
+def test_law_4_with_a_part_of_the_tokens_on_each_device(overrides):
+  check_mesh("data=2,context=2,tensor=2", *overrides)
+
+
+def test_tokens_are_exchanged_for_heads_and_never_gathered():
+  """What goes over `context` are weights and small things: no all-gather is as large as one session's activations."""
+  program, *_ = duplex_program("fsdp=2,context=4")
+  config = load_config(CONFIGS / "nano.py", ["data.units=4"])
+  layout = build_layout(config)
+  tokens = layout.world_tokens + 4 * layout.tokens(*CLEAN_PHASES, *EPHEMERAL_PHASES)
+  text = program.as_text()
+  assert "all-to-all" in text
+  gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather", text)
+  largest = max(math.prod(int(side) for side in shape.split(",")) for shape in gathered)
+  assert largest < tokens * config.model.width, gathered
+
+
+def test_what_does_not_divide_over_context_is_refused():
+  for overrides, message in (
+    (("model.heads=2", "model.kv_heads=2"), r"model.heads is 2, which does not divide over tensor=1 x context=4"),
+    (("data.units=6",), r"data.units is 6, which does not divide over context=4: use 8"),
+    (("train.noisy_units=2",), r"train.noisy_units is 2, which does not divide over context=4"),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      duplex_program("fsdp=2,context=4", *overrides)
 
 
 def test_param_shardings_follow_parameters_into_the_optimiser_state():

@@ -116,7 +116,7 @@ def test_blocks_are_visited_where_somebody_may_see_something(overrides, late_uni
 
 
 def test_the_kernels_grid_visits_exactly_those_blocks():
-  """Row by row in forward, column by column backward, as the library's own preparation would say, but for idle turns."""
+  """Row by row in forward, column by column backward; an idle turn fetches nothing new."""
   pattern = two_copy_pattern(build_layout(nano("layout.world_text=150", "layout.window=None")), 40)
   visited = visited_blocks(pattern, LANES)
   forward, backward = (jax.tree.map(lambda x: x[0], info) for info in mask_infos(pattern, LANES))
@@ -124,7 +124,7 @@ def test_the_kernels_grid_visits_exactly_those_blocks():
   for grid, expected in ((turned(forward, 1), visited), (turned(backward, 0), visited.T)):
     for (blocks, runs), seen in zip(grid.swapaxes(0, 1), expected):
       np.testing.assert_array_equal(blocks[runs > 0], np.flatnonzero(seen))
-      assert seen[blocks].all()  # an idle turn fetches nothing new
+      assert seen[blocks].all()
 
 
 def random_attention(config: Config, first: int, picked: tuple[int, ...] = tuple(range(UNITS))):

@@ -284,6 +284,9 @@ class TrainConfig(Section):
   history_drop: float = 0.15  # probability that a unit's committed audio is dropped
   condition_drop: float = 0.05  # probability that a crop is shown nothing of its user and its world
   stream_drop: float = 0.1  # probability that it is not shown the user's audio, video, or the portrait; each by itself
+  noisy_units: int = 0  # units of a crop that have a noisy copy, evenly spread at random; 0 is all
+  shift_clock: bool = True  # half of the crops start anywhere in the first hour; if not, sessions that fit the window
+  # never evict anything in training, and splash attention needs half as wide queries and keys
   kl_weight: float = 1e-4  # codecs: per latent number
   latent_noise: float = 0.1  # codecs: decoded latents get noise of U(0, this) of their own deviation
   stft_weight: float = 1.0  # audio codec: multi-resolution STFT
@@ -392,7 +395,7 @@ LEAST = (  # section, the least that these fields may be (each item of a tuple; 
   ("flow", 1, "steps"),
   ("data", 0, "seed text_lead"),
   ("data", 1, "units session_units batch"),
-  ("train", 0, "warmup log_every eval_every checkpoint_every learning_rate weight_decay ema seed"),
+  ("train", 0, "noisy_units warmup log_every eval_every checkpoint_every learning_rate weight_decay ema seed"),
   ("train", 1, "steps keep"),
   ("eval", 0, "seed"),
   ("eval", 1, "sessions batch baseline_sessions"),

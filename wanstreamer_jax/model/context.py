@@ -71,8 +71,8 @@ def check_devices(heads: int, units: int, late_units: int) -> None:
     return
   if heads % (tensor * context):
     raise ConfigError(
-      f"model.heads is {heads}, which does not divide over tensor={tensor} x context={context}: the devices of these axes "
-      "share the heads of attention; change train.mesh"
+      f"model.heads is {heads}, which does not divide over tensor={tensor} x context={context}: attention splits heads "
+      "over these axes; change train.mesh"
     )
   for name, count in (("data.units", units), ("train.noisy_units", late_units)):
     if count % context:
@@ -114,10 +114,10 @@ def training_mixer(config: Config, clean: Coords, late: Coords, shares: Shares, 
   """How the training pass attends: `config.model.attention`. The numbers are the same. evicts: as for splash."""
   layout = build_layout(config)
   if config.model.attention == "xla":
-    return over_heads(lambda *coords: see_two_copies(*coords, layout), clean, late, shares)
+    return over_heads(lambda c, e: see_two_copies(c, e, layout), clean, late, shares)
   from wanstreamer_jax.model.kernels import see_two_copies_splash  # Pallas takes a second to import
 
-  return over_heads(lambda *coords: see_two_copies_splash(*coords, layout, evicts), clean, late, shares)
+  return over_heads(lambda c, e: see_two_copies_splash(c, e, layout, evicts), clean, late, shares)
 
 
 def _exchange(x: jax.Array, split: int, join: int) -> jax.Array:

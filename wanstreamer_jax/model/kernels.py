@@ -44,8 +44,8 @@ def _bounds(segments: tuple[Segment, ...]) -> tuple[int, ...]:
 
 
 def see_two_copies_splash(clean: Coords, ephemeral: Coords, layout: Layout, evicts: bool = True) -> Mixer:
-  """`see_two_copies` in one call; arguments and numbers are the same. evicts: whether any unit of the crop may have lost
-  a part of its session's past.
+  """`see_two_copies` in one call; arguments and numbers are the same. evicts: whether any unit of the crop may have
+  lost a part of its session's past.
 
   Pinned keys are met by queries that are turned by another angle (design section 3). Where a session's past can be
   evicted, queries and keys therefore get twice the width: [now | pinned] against [key | 0], or [0 | key] for a pinned

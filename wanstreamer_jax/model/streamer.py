@@ -133,10 +133,10 @@ class WanStreamer(nnx.Module):
   ) -> Predictions:  # fmt: skip
     """One pass over [WORLD | clean units | ephemeral units] (the training path).
 
-    heard, history have a leading K axis; text: int32 [K, n]; noisy, tau: of the units with a noisy copy; first_unit: the
-    unit that the crop starts with (its past is unseen); first_word: the ordinal to start from; picked: int32, which
-    units have a noisy copy, one of each K / len(picked) consecutive ones in their order, default all; evicts: False if
-    the caller knows that no unit is so late that its session's past would have been evicted.
+    heard, history have a leading K axis; text: int32 [K, n]; noisy, tau: [I, ...] of the units with a noisy copy;
+    first_unit: the unit that the crop starts with (its past is unseen); first_word: the ordinal to start from; picked:
+    int32 [I], ascending, which units have a noisy copy, one of each K / I consecutive ones, default all; evicts: False
+    if the caller knows that no unit is so late that its session's past would have been evicted.
     """
     layout = build_layout(self.config)
     units, late_units = text.shape[0], tau.shape[0]
@@ -160,7 +160,7 @@ class WanStreamer(nnx.Module):
     before = first_word + jnp.cumsum(counts) - counts
     split = lambda tree: jax.tree.map(lambda x: constrain(x, CONTEXT), tree)
     x, coords = jax.vmap(listening)(before, split((numbers, heard, history, text)))
-    late, late_coords = jax.vmap(performing)(split((*_pick((numbers, history), picked), noisy, tau)))
+    late, late_coords = jax.vmap(performing)(split((*pick_units((numbers, history), picked), noisy, tau)))
     world_x, world_coords = self.world(world)
     flat = lambda tree: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
     parts, all_coords = (world_x, flat(x), flat(late)), (world_coords, flat(coords), flat(late_coords))
@@ -182,9 +182,9 @@ class WanStreamer(nnx.Module):
     return Predictions(logits.reshape(*speaking.shape[:2], -1), velocity)
 
 
-def _pick(tree: Any, picked: jax.Array | None) -> Any:
-  """Rows of arrays [K, ...]: one of each K / len(picked) consecutive ones, so that none leaves its part of the axis."""
-  if picked is None:
+def pick_units(tree: Any, picked: jax.Array | None) -> Any:
+  """Rows `picked` (int32 [I]) of arrays [K, ...]: one of each K / I consecutive ones, so that on a mesh none moves."""
+  if picked is None or all(x.shape[0] == picked.shape[0] for x in jax.tree.leaves(tree)):
     return tree
   strides = lambda x: x.reshape(picked.shape[0], -1, *x.shape[1:])
   return jax.tree.map(lambda x: jax.vmap(lambda rows, i: rows[i % rows.shape[0]])(strides(x), picked), tree)

@@ -13,10 +13,10 @@ among the late keys, a first part of its own group's. Two groups (c clean, l lat
 Only one group of every `stride` consecutive ones may have late tokens; which one is then data, not part of the program.
 With stride = 2 the row of the only late group is that of l0 or that of l1, without the key of the other.
 
-The kernel skips blocks nobody can see and computes the others' masks from one number a query: a clean query carries its
-last visible key, b >= 0; a late one carries three fields, b = -1 - (late group, group's place in its stride, keys seen of
+The kernel skips blocks nobody can see and computes the others' masks from one number a query: a clean query carries
+its last visible key, b >= 0; a late one carries three fields, b = -1 - (late group, place in its stride, keys seen of
 its own group). No division: the TPU lowering of integer division asks for a live device, so shifts unpack them. What
-else is data (keys that do not exist in this session) is a segment id: queries and existing keys have 0, missing keys 1.
+else is data (keys that do not exist in this session) is a segment id: queries and existing keys have 0, missing ones 1.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ class Pattern:
     return np.concatenate([*parts, np.zeros(padded - self.tokens, np.int64)]).astype(np.int32)
 
   def bounds_at(self, place: jax.Array, padded: int) -> jax.Array:
-    """`bounds` where late groups are those at `place` of their strides: int32 [groups / stride], 0 <= place < stride."""
+    """`bounds` where late groups are those at `place` of their strides: int32 [groups / stride], below `stride`."""
     moved = jnp.repeat(place << _FIELD, len(self.late_bounds), total_repeat_length=self.tokens - self.clean)
     return jnp.asarray(self.bounds(padded)).at[self.clean : self.tokens].add(-moved)
 
@@ -139,7 +139,7 @@ def mask_infos(pattern: Pattern, block: int) -> tuple[MaskInfo, MaskInfo]:
   return _mask_info(visited), jax.tree.map(lambda x: x.swapaxes(1, 2), _mask_info(visited.T))
 
 
-def _kernel(pattern: Pattern, block: int, bounds: jax.Array | np.ndarray, interpret: bool) -> Any:
+def _kernel(pattern: Pattern, block: int, bounds: Any, interpret: bool) -> Any:
   sizes = kernels.BlockSizes(
     block_q=block, block_kv=block, block_kv_compute=block,
     block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,

@@ -23,8 +23,9 @@ from wanstreamer_jax.crops import (
   onsets,
   text_entropy,
 )
+from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
-from wanstreamer_jax.model.streamer import Predictions, WanStreamer
+from wanstreamer_jax.model.streamer import Predictions, WanStreamer, pick_units
 from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
 from wanstreamer_jax.parallel.mesh import BATCH_AXES
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
@@ -33,10 +34,11 @@ FIRST_UNITS, FIRST_WORDS = 22_500, 8_192  # crops start anywhere in the first ho
 
 
 class Draws(NamedTuple):
-  """Everything random in the loss of one crop."""
+  """Everything random in the loss of one crop. I units have a noisy copy (train.noisy_units)."""
 
-  tau: jax.Array  # [K] flow time of the noisy copy
-  noise: Latents  # [K, ...]
+  picked: jax.Array  # int32 [I], ascending: which ones
+  tau: jax.Array  # [I] flow time of the noisy copy
+  noise: Latents  # [I, ...]
   history_level: jax.Array  # [K + previous] flow time of the committed copy
   history_noise: Latents  # [K + previous, ...]
   keep_audio: jax.Array  # bool [K + previous]: whether the committed audio of a unit is shown
@@ -47,20 +49,23 @@ class Draws(NamedTuple):
 
 def draw(key: jax.Array, latents: Latents, config: Config, previous: int) -> Draws:
   """latents: [K + previous, ...] of one crop with the units before it."""
-  keys = jax.random.split(key, 8)
+  keys = jax.random.split(key, 9)
   train, flow = config.train, config.flow
   total = latents.audio.shape[0]
+  noisy = noisy_units(config, total - previous)
   normal = lambda key, units: Latents(
     *(jax.random.normal(k, (units, *x.shape[1:])) for k, x in zip(jax.random.split(key), latents))
   )
   moved = jax.random.bernoulli(keys[6])
+  most = jnp.array([FIRST_UNITS if train.shift_clock else 1, FIRST_WORDS])
   all_shown, *each = jax.random.uniform(keys[5], (4,)) >= jnp.array([train.condition_drop] + 3 * [train.stream_drop])
   portrait, audio, video = (all_shown & one for one in each)
   shown = Shown(world=all_shown, portrait=portrait, user_text=all_shown, user_audio=audio, user_video=video)
-  place = jax.random.randint(keys[7], (2,), 0, jnp.array([FIRST_UNITS, FIRST_WORDS])) * moved
+  place = jax.random.randint(keys[7], (2,), 0, most) * moved
   return Draws(
-    tau=sample_time(keys[0], (total - previous,), mean=flow.train_mean, std=flow.train_std, shift=flow.train_shift),
-    noise=normal(keys[1], total - previous),
+    picked=one_of_each(keys[8], total - previous, noisy),
+    tau=sample_time(keys[0], (noisy,), mean=flow.train_mean, std=flow.train_std, shift=flow.train_shift),
+    noise=normal(keys[1], noisy),
     history_level=train.history_noise * jax.random.uniform(keys[2], (total,)),
     history_noise=normal(keys[3], total),
     keep_audio=jax.random.uniform(keys[4], (total,)) >= train.history_drop,
@@ -70,12 +75,37 @@ def draw(key: jax.Array, latents: Latents, config: Config, previous: int) -> Dra
   )
 
 
+def noisy_units(config: Config, units: int) -> int:
+  """How many of a crop's units have a noisy copy: `train.noisy_units`, or all. Raises ConfigError unless it divides."""
+  noisy = config.train.noisy_units or units
+  if units % noisy:
+    raise ConfigError(
+      f"train.noisy_units is {noisy}, which does not divide data.units {units}: one unit of every data.units / "
+      "train.noisy_units consecutive ones gets a noisy copy"
+    )
+  return noisy
+
+
+def one_of_each(key: jax.Array, units: int, picked: int) -> jax.Array:
+  """One random unit of every units / picked consecutive ones: int32 [picked]. Each is as likely as the others, so
+  units / picked times the sum over them is an unbiased sum over all; spread out, it varies less than subsets do."""
+  stride = units // picked
+  return stride * jnp.arange(picked) + jax.random.randint(key, (picked,), 0, stride)
+
+
+def keeps_all(config: Config) -> bool:
+  """Whether no unit of a training crop is so late that its session's past would have been evicted."""
+  layout = config.layout
+  fits = layout.window is None or config.data.session_units <= layout.window + layout.sinks
+  return fits and not config.train.shift_clock
+
+
 def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Predictions, Latents]:
-  """The teacher-forced pass of one crop. -> (predictions, target velocities [K, ...])."""
+  """The teacher-forced pass of one crop. -> (predictions, target velocities [I, ...])."""
   config = streamer.config
   row, latents = mask_inputs(row, draws.shown), crop_latents(row)
-  previous = draws.history_level.shape[0] - draws.tau.shape[0]
-  clean = jax.tree.map(lambda x: x[previous:], latents)
+  units = row["agent_text"].shape[0]
+  clean = pick_units(jax.tree.map(lambda x: x[-units:], latents), draws.picked)
   noisy = jax.tree.map(lambda x, e: interpolate(x, e, draws.tau), clean, draws.noise)
   shown = jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), latents, draws.history_noise)
   predictions = streamer.teacher_forced(
@@ -87,6 +117,8 @@ def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Prediction
     draws.tau,
     row["start"] + draws.first_unit,
     draws.first_word,
+    draws.picked,
+    evicts=not keeps_all(config),
   )
   return predictions, jax.tree.map(velocity, clean, draws.noise)
 
@@ -109,21 +141,28 @@ def text_losses(logits: jax.Array, text: jax.Array, train: TrainConfig) -> tuple
 
 def crop_loss(streamer: WanStreamer, row: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
   """The loss of one crop: text cross-entropy per unit, mean squared velocity errors of audio and video."""
-  config = streamer.config
-  train = config.train
-  draws = draw(key, crop_latents(row), config, row["previous_agent_audio_valid"].shape[0])
+  previous = row["previous_agent_audio_valid"].shape[0]
+  return drawn_loss(streamer, row, draw(key, crop_latents(row), streamer.config, previous))
+
+
+def drawn_loss(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[jax.Array, Metrics]:
+  """`crop_loss` of given draws."""
+  train = streamer.config.train
   predictions, target = predict(streamer, row, draws)
   text, metrics = text_losses(predictions.logits, row["agent_text"], train)
-  audio = _masked_mean((predictions.velocity.audio - target.audio) ** 2, row["agent_audio_valid"])
-  video = _masked_mean((predictions.velocity.video - target.video) ** 2, row["agent_video_valid"])
+  error = jax.tree.map(lambda v, t: (v - t) ** 2, predictions.velocity, target)
+  audio = _masked_mean(error.audio, row["agent_audio_valid"], draws.picked)
+  video = _masked_mean(error.video, row["agent_video_valid"], draws.picked)
   loss = train.text_weight * text + train.audio_weight * audio + train.video_weight * video
   return loss, metrics | {"audio": audio, "video": video}
 
 
-def _masked_mean(error: jax.Array, valid: jax.Array) -> jax.Array:
-  """Mean over the units [K] that exist; error: [K, ...]."""
+def _masked_mean(error: jax.Array, valid: jax.Array, picked: jax.Array) -> jax.Array:
+  """Mean over the units that exist, of which only the picked ones were tried: an unbiased estimate, as the divisor does
+  not depend on the draw. error: [I, ...]; valid: bool [K]; picked: int32 [I]."""
   per_unit = jnp.mean(error.reshape(error.shape[0], -1), axis=1)
-  return jnp.sum(per_unit * valid) / jnp.maximum(jnp.sum(valid), 1)
+  tried = pick_units(valid, picked)
+  return valid.shape[0] / picked.shape[0] * jnp.sum(per_unit * tried) / jnp.maximum(jnp.sum(valid), 1)
 
 
 def duplex_loss(streamer: WanStreamer, batch: Batch, key: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
@@ -145,7 +184,14 @@ def _loader(config: Config) -> Any:
   from wanstreamer_jax.train import duplex_watch
 
   duplex_watch.check(config)
-  return Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=FIELDS)
+  noisy_units(config, config.data.units)
+  loader = Loader(config.data.path, config, jax.process_index(), jax.process_count(), fields=FIELDS)
+  if keeps_all(config) and loader.folder.units > config.data.session_units:
+    raise ConfigError(
+      f"{config.data.path}: sessions of {loader.folder.units} units, but data.session_units is "
+      f"{config.data.session_units}, and with train.shift_clock off nothing may be evicted: set data.session_units"
+    )
+  return loader
 
 
 def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:
