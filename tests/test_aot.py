@@ -1,6 +1,7 @@
 """What `wanstreamer aot` reports. Reading a program's text needs no TPU compiler; compiling one does (libtpu)."""
 
 import importlib.util
+import math
 import subprocess
 import sys
 import types
@@ -19,11 +20,12 @@ from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.model.kernels import two_copy_pattern
 from wanstreamer_jax.nn.splash import LANES, kernel_flops
 from wanstreamer_jax.parallel.collectives import Traffic, collectives, replica_groups
-from wanstreamer_jax.parallel.mesh import make_mesh
+from wanstreamer_jax.parallel.mesh import make_mesh, parse_mesh
 from wanstreamer_jax.units import build_layout
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
+# ruff: noqa: E501 (a compiler wrote these lines)
 MESH = {"data": 1, "fsdp": 2, "tensor": 2, "context": 1}
 PROGRAM = """
 HloModule jit_f
@@ -120,7 +122,7 @@ def test_products_and_memory_count_for_every_turn():
   program = hlo.Program(PROGRAM)
   assert program.product_flops() == 7 * 2 * 8 * 8 * 4
   layer = 8 * 4 * 4  # one of seven is read, by the fusion that slices it; the loop's other values lie in other memory
-  entry = 2 * (3 * 4 + 4) + 2 * 4 * 4 + 2 * 4 * 4 + (6 * 8 * 128 * 2 + 0)
+  entry = 2 * (3 * 4 + 4) + 2 * 4 * 4 + 2 * 4 * 4 + 6 * 8 * 128 * 2 + (2 * 4 + 1)  # the last: the loop's condition
   assert program.memory_bytes() == 7 * layer + entry
 
 
@@ -233,9 +235,9 @@ def test_other_stages_meshes_and_batches_that_do_not_fit_are_refused():
     ("train.mesh=fsdp=2,context=2", "model.heads is 3, which does not divide over tensor=1 x context=2"),
     ("data.batch=3", "does not divide"),
   ):
+    config = load_config("configs/nano.py", ["model.heads=3", "model.kv_heads=3", "model.attention=splash", override])
     with pytest.raises(ConfigError, match=message):
-      overrides = ["model.heads=3", "model.kv_heads=3", "model.attention=splash", override]
-      aot.train_program(load_config("configs/nano.py", overrides), devices)
+      aot.train_program(config, devices)
 
 
 @needs_libtpu
@@ -292,12 +294,12 @@ def test_the_training_step_compiles_for_several_chips():
     assert word in text
 
 
-def test_the_cells_of_the_document_are_whole_and_distinct():
+def test_the_cells_of_the_document_are_distinct_and_their_meshes_fill_their_pods():
   assert len({cell.name for cell in scale.CELLS}) == len(scale.CELLS)
   for cell in scale.CELLS:
-    config = cell.load()
-    if cell.what == "train":
-      assert config.data.units * config.media.unit_ms >= cell.seconds * 1000
+    mesh = parse_mesh(cell.load().train.mesh)
+    chips = math.prod(int(side) for side in cell.topology.partition(":")[2].split("x")) * cell.slices
+    assert cell.what == "step" or not cell.load().train.mesh or math.prod(mesh.values()) == chips
 
 
 def test_the_document_is_resumed_and_says_what_is_missing(tmp_path, monkeypatch):
@@ -314,7 +316,7 @@ def test_the_document_is_resumed_and_says_what_is_missing(tmp_path, monkeypatch)
   assert len(compiled) == 2
   text = (tmp_path / "scale.md").read_text()
   assert "needs 99G of a chip's 16G: use more chips" in text
-  assert "Not compiled yet: qwen2p5_1p5b:192x336, 60 s, v5e:16x16, train;" in text
+  assert "Not compiled yet: train: pods.py:qwen2p5_1p5b,v5e:16x16,192x336, v5e:16x16;" in text
 
 
 @needs_libtpu

@@ -33,6 +33,7 @@ from wanstreamer_jax.parallel.collectives import collectives
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, check_batch, count_slices, make_mesh
 from wanstreamer_jax.rollout import Agent, UserUnit
 from wanstreamer_jax.roofline import CHIPS, roofline
+from wanstreamer_jax.train.duplex import keeps_all, noisy_units
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, state_shardings, train_step
 from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
@@ -148,9 +149,9 @@ def attention_flops(config: Config, cost: Cost, mesh: Mesh) -> float:
   rows = config.data.batch // rows_over(mesh)
   ways = mesh.shape["tensor"] * mesh.shape["context"]
   heads = model.heads // ways if model.heads % ways == 0 else model.heads
-  layout = build_layout(config)
-  twice = 2 if widened(layout, evicts=True) else 1
-  pattern = two_copy_pattern(layout, config.data.units)
+  units, layout = config.data.units, build_layout(config)
+  twice = 2 if widened(layout, evicts=not keeps_all(config)) else 1
+  pattern = two_copy_pattern(layout, units, noisy_units(config, units))
   of_one = lambda name: kernel_flops(name, pattern, heads, (twice * model.head_dim, model.head_dim))
   return sum(rows * cost.kernels.count(name) * of_one(name) for name in set(cost.kernels))
 
@@ -159,7 +160,7 @@ def useful_flops(config: Config, batch: dict[str, jax.ShapeDtypeStruct]) -> floa
   """Model FLOPs of one update of the whole batch: thrice the forward pass (PaLM, arXiv 2204.02311, appendix B), with
   attention only between tokens that see each other, and without recomputation."""
   stage, kernels = get_stage("duplex"), config.replace()
-  kernels.model.attention, kernels.layout.window = "splash", None  # kernels of any crop, whose FLOPs are not counted
+  kernels.model.attention, kernels.layout.window = "splash", None  # kernels for any crop, which `count` leaves out
   kernels.freeze()
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(functools.partial(stage.init, kernels), key)
@@ -181,7 +182,8 @@ def visible_pairs(config: Config) -> int:
   before = np.minimum(np.arange(units), window - 1)  # whole units that a unit still sees
   of_clean = len(clean) * (len(world) + before * len(clean)) + inside(clean)
   of_late = len(late) * (len(world) + (before + 1) * len(clean)) + inside(late)
-  return inside(world) + int(of_clean.sum() + of_late.sum())
+  share = noisy_units(config, units) / units  # of the units that have a noisy copy, drawn evenly
+  return inside(world) + int(of_clean.sum() + share * of_late.sum())
 
 
 def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
@@ -190,8 +192,9 @@ def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
 
 def crop_tokens(config: Config) -> int:
   """Tokens of one crop in the training pass."""
-  layout = build_layout(config)
-  return layout.world_tokens + config.data.units * layout.tokens(*CLEAN_PHASES, *EPHEMERAL_PHASES)
+  layout, units = build_layout(config), config.data.units
+  late = noisy_units(config, units) * layout.tokens(*EPHEMERAL_PHASES)
+  return layout.world_tokens + units * layout.tokens(*CLEAN_PHASES) + late
 
 
 def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:

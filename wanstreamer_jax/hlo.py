@@ -1,6 +1,6 @@
 """A compiled program's text (HLO), read: its instructions, how often each runs, and what that costs.
 
-The compiler's own figures count the body of a loop once, and layers are scanned; here a loop counts as often as it turns.
+The compiler's own figures count the body of a loop once, and layers are scanned; here loops count for every turn.
 Written for the text that the TPU compiler dumps after its optimisations, which jax cannot read back.
 """
 

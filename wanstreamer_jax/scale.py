@@ -1,7 +1,7 @@
 """Every shipped size on the pods that suit it, compiled ahead: `docs/scale.md`, for whoever plans a booking.
 
-One cell is one program on one pod. Cells are kept in a JSON file beside the document as they are done, so that a command
-that was stopped goes on where it was; a cell whose config changed is compiled anew.
+One cell is one program on one pod. Cells are kept in a JSON file beside the document as they are done, so that a
+command that was stopped goes on where it was; a cell whose config changed is compiled anew.
 """
 
 import dataclasses
@@ -25,50 +25,50 @@ HOURS = 10_000  # of conversation, the stated amount of training
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One row of the document. config: a file of configs/; seconds: of a training session, or of a session's history."""
+  """One row of the document. config: a file of configs/ and its argument; window: of the unit step, in seconds."""
 
   config: str
   topology: str
   what: str
-  seconds: int
-  mesh: str = ""
-  batch: int = 1
   slices: int = 1
+  window: int = 0
 
   @property
   def name(self) -> str:
     slices = f"{self.slices} x " if self.slices > 1 else ""
-    return f"{self.config.replace('.py', '').rstrip(':')}, {self.seconds} s, {slices}{self.topology}, {self.what}"
+    window = f", {self.window} s" if self.window else ""
+    return f"{self.what}: {self.config}{window}, {slices}{self.topology}"
 
   def load(self) -> Config:
-    """Its frozen config. Sessions are rounded up to units that the mesh divides: eight devices at most share one."""
+    """Its frozen config. Slices share a larger batch."""
     config = load_config(REPOSITORY / "configs" / self.config).replace()
-    units = round(self.seconds * 1000 / config.media.unit_ms)
-    config.layout.window = units if self.what == "step" else -(-units // 8) * 8
-    if self.what == "train":
-      config.data.units, config.data.batch, config.train.mesh = config.layout.window, self.batch, self.mesh
+    if self.slices > 1:
+      config.train.mesh = f"data={self.slices},{config.train.mesh}"
+      config.data.batch *= self.slices
+    if self.window:
+      config.layout.window = round(self.window * 1000 / config.media.unit_ms)
     return config.freeze()
 
 
-def _on_pods(size: str, topology: str, mesh: str, batch: int, slices: int = 1) -> tuple[Cell, ...]:
-  """Both published picture sizes, with the session lengths that a history of 60 s and of 20 s asks for."""
-  pictures = (("192x336", 60), ("640x368", 20))
-  return tuple(Cell(f"{size}.py:{p}", topology, "train", s, mesh, batch, slices) for p, s in pictures)
+def _on(size: str, topology: str, slices: int = 1) -> tuple[Cell, ...]:
+  """Training with both published picture sizes: 60 s of the small one, 20 s of the large one."""
+  of = f"pods.py:{size},{topology}"
+  return tuple(Cell(f"{of},{pictures}", topology, "train", slices) for pictures in ("192x336", "640x368"))
 
 
 CELLS = (
-  Cell("demo.py", "v5e:2x2", "train", 10, "fsdp=4", 8),
-  Cell("demo.py", "v5e:2x2", "step", 10),
-  *_on_pods("qwen2p5_1p5b", "v5e:16x16", "fsdp=64,context=4", 64),
-  *_on_pods("qwen2p5_1p5b", "v6e:16x16", "fsdp=64,context=4", 64),
-  *_on_pods("qwen3_1p7b", "v5p:4x4x4", "fsdp=16,context=4", 16),
-  *_on_pods("qwen3_8b", "v5p:4x4x8", "fsdp=32,context=4", 32),
-  *_on_pods("qwen3_8b", "v6e:16x16", "fsdp=32,context=8", 32),
-  *_on_pods("qwen3_8b", "v5p:4x4x8", "data=2,fsdp=32,context=4", 64, slices=2),
+  Cell("demo.py", "v5e:2x2", "train"),
+  *_on("qwen2p5_1p5b", "v5e:16x16"),
+  *_on("qwen2p5_1p5b", "v6e:16x16"),
+  *_on("qwen3_1p7b", "v5p:4x4x4"),
+  *_on("qwen3_8b", "v5p:4x4x8"),
+  *_on("qwen3_8b", "v6e:16x16"),
+  *_on("qwen3_8b", "v5p:4x4x8", slices=2),
+  Cell("demo.py", "v5e:2x2", "step", window=10),
   *(
-    Cell(f"qwen2p5_1p5b.py:{picture}", topology, "step", seconds)
+    Cell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
     for topology in ("v6e:1x1", "v5p:2x2x1")
-    for picture, seconds in (("192x336", 60), ("640x368", 20))
+    for pictures, seconds in (("192x336", 60), ("640x368", 20))
   ),
 )
 
@@ -110,8 +110,8 @@ def document(results: dict[str, dict[str, Any]]) -> str:
 
 HEAD = """# Which pod for which size
 
-Written by `wanstreamer aot --all --out docs/scale.md`; do not edit. Each row is the real program of one config, compiled
-by the TPU compiler for that pod on a machine without TPUs.
+Written by `wanstreamer aot --all --out docs/scale.md`; do not edit. Each row is the real program of one config,
+compiled by the TPU compiler for that pod on a machine without TPUs.
 
 **How far this goes:** the program compiles and its memory is the compiler's own plan, but nothing was run: times are
 lower bounds, computed from published rates (`wanstreamer_jax/roofline.py`), not measurements."""
@@ -139,7 +139,16 @@ def _pod(cell: Cell) -> str:
 
 
 def _size(cell: Cell) -> str:
-  return cell.config.replace(".py:", ", ").replace(".py", "")
+  """What the config's name says without the pod: "qwen3_8b, 640x368"."""
+  name = cell.config.removeprefix("pods.py:").replace(f",{cell.topology}", "").replace(".py", "")
+  return name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
+
+
+def _seconds(cell: Cell) -> str:
+  config = cell.load()
+  return (
+    f"{(config.data.units if cell.what == 'train' else config.layout.window or 0) * config.media.unit_ms / 1000:.0f} s"
+  )
 
 
 def _memory(result: dict[str, Any]) -> str:
@@ -149,13 +158,14 @@ def _memory(result: dict[str, Any]) -> str:
 
 def _train_row(cell: Cell, result: dict[str, Any]) -> str:
   if "error" in result:
-    return f"| {_size(cell)} | {cell.seconds} s | {_pod(cell)} | {cell.mesh} | {cell.batch} | {result['error']} |"
+    return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
+  train, batch = cell.load().train, cell.load().data.batch
   roofline, amount = result["roofline"], result["amount"]
   times = (roofline["seconds"], roofline["serial"])
   steps = HOURS * 3_600_000 / result["unit_ms"] / amount["units"]
   hours = [steps * seconds / 3600 for seconds in times]
   return (
-    f"| {_size(cell)} | {cell.seconds} s | {_pod(cell)}, {result['used']} chips | {cell.mesh} | {cell.batch}, "
+    f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)}, {result['used']} chips | {train.mesh or 'fsdp'} | {batch}, "
     f"{amount['tokens'] / 1e6:.1f} M | {_memory(result)} | {times[0]:.2f} s, {times[1]:.2f} s | {roofline['bound']} | "
     f"{roofline['mfu']:.0%} | {amount['tokens'] / times[0] / 1e6:.2f} M | {hours[0]:,.0f} to {hours[1]:,.0f} | "
     f"{hours[0] * result['used']:,.0f} to {hours[1] * result['used']:,.0f} |"
@@ -164,11 +174,11 @@ def _train_row(cell: Cell, result: dict[str, Any]) -> str:
 
 def _step_row(cell: Cell, result: dict[str, Any]) -> str:
   if "error" in result:
-    return f"| {_size(cell)} | {cell.seconds} s | {_pod(cell)} | {result['error']} |"
+    return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
   roofline = result["roofline"]
   return (
-    f"| {_size(cell)} | {cell.seconds} s | one of {_pod(cell)} | {_memory(result)} | {roofline['seconds'] * 1e3:.1f} ms, "
-    f"{roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} |"
+    f"| {_size(cell)} | {_seconds(cell)} | one of {_pod(cell)} | {_memory(result)} | "
+    f"{roofline['seconds'] * 1e3:.1f} ms, {roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} |"
   )
 
 
