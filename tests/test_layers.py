@@ -27,6 +27,7 @@ LAYERS = (
   ("ablate", "aot", "bench", "inspect_cmd"),
   ("aot_report", "bench_serve", "bench_session"),
   ("scale",),
+  ("growth",),
   ("commands",),
   ("cli",),
   ("__main__",),

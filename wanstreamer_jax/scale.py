@@ -9,6 +9,7 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,23 +26,24 @@ HOURS = 10_000  # of conversation, the stated amount of training
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One row of the document. config: a file of configs/ and its argument; window: of the unit step, in seconds."""
+  """One program. config: a file of configs/ and its argument; window: of the unit step, in seconds."""
 
   config: str
   topology: str
   what: str
   slices: int = 1
   window: int = 0
+  overrides: tuple[str, ...] = ()
 
   @property
   def name(self) -> str:
     slices = f"{self.slices} x " if self.slices > 1 else ""
     window = f", {self.window} s" if self.window else ""
-    return f"{self.what}: {self.config}{window}, {slices}{self.topology}"
+    return " ".join([f"{self.what}: {self.config}{window}, {slices}{self.topology}", *self.overrides])
 
   def load(self) -> Config:
     """Its frozen config. Slices share a larger batch."""
-    config = load_config(REPOSITORY / "configs" / self.config).replace()
+    config = load_config(REPOSITORY / "configs" / self.config, self.overrides).replace()
     if self.slices > 1:
       config.train.mesh = f"data={self.slices},{config.train.mesh}"
       config.data.batch *= self.slices
@@ -73,15 +75,15 @@ CELLS = (
 )
 
 
-def compile_cells(store: pathlib.Path, only: str = "") -> dict[str, dict[str, Any]]:
+def compile_cells(store: pathlib.Path, cells: Sequence[Cell], only: str = "") -> dict[str, dict[str, Any]]:
   """Results by cell name, those of `store` and what was missing there; `only` compiles names that contain it."""
   done = json.loads(store.read_text()) if store.exists() else {}
-  for number, cell in enumerate(CELLS):
+  for number, cell in enumerate(cells):
     config = cell.load()
     key = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
     if done.get(cell.name, {}).get("key") == key or only not in cell.name:
       continue
-    print(f"{time.strftime('%H:%M:%S')} {number + 1} of {len(CELLS)}: {cell.name}", flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {number + 1} of {len(cells)}: {cell.name}", flush=True)
     try:
       result = compile_for(config, cell.topology, cell.what, cell.slices)
     except ConfigError as error:  # it does not fit: that is a result
@@ -90,7 +92,7 @@ def compile_cells(store: pathlib.Path, only: str = "") -> dict[str, dict[str, An
     store.parent.mkdir(parents=True, exist_ok=True)
     store.write_text(json.dumps(done, indent=1) + "\n")
     jax.clear_caches()
-  return {cell.name: done[cell.name] for cell in CELLS if cell.name in done}
+  return {cell.name: done[cell.name] for cell in cells if cell.name in done}
 
 
 def document(results: dict[str, dict[str, Any]]) -> str:
@@ -188,6 +190,6 @@ def _table(result: dict[str, Any]) -> str:
 
 def scale_command(out: pathlib.Path, only: str = "") -> None:
   """Compiles what is missing and writes the document; the cells are kept beside it."""
-  results = compile_cells(out.with_suffix(".json"), only)
+  results = compile_cells(out.with_suffix(".json"), CELLS, only)
   out.write_text(document(results))
   print(f"wrote {out}: {len(results)} of {len(CELLS)} cells")

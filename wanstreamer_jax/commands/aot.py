@@ -16,6 +16,7 @@ def add_aot(commands: Any) -> None:
     wanstreamer aot --config configs/qwen2p5_1p5b.py --topology v6e:2x4 --what train --config.data.batch=16
     wanstreamer aot --config configs/qwen2p5_1p5b.py --topology v6e:1x1 --what step --json
     wanstreamer aot --all --out docs/scale.md
+    wanstreamer aot --growth --out docs/scale.png
 
     Needs libtpu: pip install 'wanstreamer-jax[aot]'. Nothing runs; minutes for large models. Training takes
     train.mesh, or fsdp over all chips of a slice; data.batch must be a multiple of data x fsdp.
@@ -31,17 +32,25 @@ def add_aot(commands: Any) -> None:
 
   parser.add_argument("--all", action="store_true", help="every shipped size on its pods, as a document; resumable")
   parser.add_argument("--only", metavar="TEXT", default="", help="with --all: only cells whose name contains it")
-  parser.add_argument("--out", metavar="FILE", default="docs/scale.md", help="of --all (default: docs/scale.md)")
+  parser.add_argument(
+    "--growth", action="store_true", help="how the step's time grows: compiled, and timed on this CPU; a picture"
+  )
+  parser.add_argument("--out", metavar="FILE", help="of --all and --growth (default: docs/scale.md, docs/scale.png)")
 
 
 def aot(args: argparse.Namespace) -> None:
   if args.all:
     from wanstreamer_jax import scale
 
-    scale.scale_command(pathlib.Path(args.out), args.only)
+    scale.scale_command(pathlib.Path(args.out or "docs/scale.md"), args.only)
+    return
+  if args.growth:
+    from wanstreamer_jax import growth
+
+    growth.growth_command(pathlib.Path(args.out or "docs/scale.png"))
     return
   if not (args.config and args.topology):
-    raise UserError("aot needs --config and --topology, or --all; see wanstreamer aot --help")
+    raise UserError("aot needs --config and --topology, --all or --growth; see wanstreamer aot --help")
   config = load_config(args)
   from wanstreamer_jax import aot_report
 
