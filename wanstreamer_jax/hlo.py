@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import graphlib
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -114,8 +115,8 @@ class Program:
   def _calls(self, name: str) -> Iterator[tuple[str, int, bool]]:
     """(callee, runs of it per run of `name`, whether it is the inside of one operation) for every call."""
     for instruction in self.computations[name].instructions.values():
-      conditions = instruction.called("condition")
-      turns = self._turns(conditions[0]) if conditions else 1
+      conditions, bodies = instruction.called("condition"), instruction.called("body")
+      turns = self._turns(conditions[0], bodies[0]) if conditions and bodies else 1
       for role in ("body", "condition", "branch_computations", "to_apply", "calls"):
         inside = role in ("to_apply", "calls") and instruction.operation not in ("call", "async-start")
         for callee in instruction.called(role):
@@ -135,16 +136,19 @@ class Program:
           self.inner.add(callee)
     return dict(times)
 
-  def _turns(self, condition: str) -> int:
-    """Of a loop whose condition is `counter < constant`, from 0 in steps of 1, as scans are; other loops turn once."""
+  def _turns(self, condition: str, body: str) -> int:
+    """Of a loop whose condition is `counter < constant`, from 0, as scans are; other loops turn once."""
     found = self.computations.get(condition)
-    if found is None:
+    if found is None or body not in self.computations:
       return 1
     inside = [self.computations[name] for i in found.instructions.values() for name in i.called("calls")]
     everything = [i for computation in (found, *inside) for i in computation.instructions.values()]
     below = any(i.operation == "compare" and "direction=LT" in i.attributes for i in everything)
     constants = [int(i.literal) for i in everything if i.operation == "constant" and re.fullmatch(r"\d+", i.literal)]
-    return max(constants) if below and constants else 1
+    if not below or not constants:
+      return 1
+    places = [int(i.attributes.split("index=")[1].split(",")[0]) for i in everything if _element(i)]
+    return -(-max(constants) // _counter_step(self.computations[body], places[0] if places else 0))
 
   def runs(self) -> Iterator[tuple[Computation, Instruction, int]]:
     """Every instruction that runs, with its computation and how often; those inside operations included."""
@@ -171,18 +175,60 @@ class Program:
     operation = instruction.operation
     if operation in _FREE or operation.endswith(("-done", "-update")):
       return 0
-    fused = instruction.called("calls")
-    inside = self.computations.get(fused[0]) if fused else None
+    if operation == "custom-call" and not instruction.operands:  # memory set aside
+      return 0
+    inside = self._inside(instruction)
     read = 0
     for index, name in enumerate(instruction.operands):
       source = computation.instructions.get(name)
-      if source is None or len(source.shapes) != 1 or not source.shapes[0].large:
-        continue
-      read += _read(inside, index, source.bytes) if inside else _part(instruction, index, source.bytes)
+      if source is not None and len(source.shapes) == 1 and source.shapes[0].large:
+        whole = source.shapes[0].bytes
+        read += self._read(inside, index, whole) if inside else _part(instruction, index, whole)
     results = instruction.shapes[:1] if operation.endswith("-start") else instruction.shapes  # then come its operands
-    written = sum(shape.bytes for shape in results if shape.large)
-    updated = _updated(inside) if inside else _update(computation, instruction)
-    return read + min(written, updated or written)
+    roots = _roots(inside) if inside else [instruction]
+    within = inside or computation
+    written = sum(
+      _update(within, root) or shape.bytes
+      for shape, root in itertools.zip_longest(results, roots)
+      if shape and shape.large
+    )
+    return read + written
+
+  def _inside(self, instruction: Instruction) -> Computation | None:
+    called = instruction.called("calls") if instruction.operation == "fusion" else []
+    return self.computations.get(called[0]) if called else None
+
+  def _read(self, inside: Computation, index: int, whole: int) -> int:
+    """What a fusion reads of its operand `index`, of `whole` bytes: all, unless everybody in it takes a part."""
+    pending, total = [inside.parameter(index)], 0
+    while pending:
+      source = pending.pop()
+      if source is None:
+        continue
+      for user in inside.users[source.name]:
+        nested = self._inside(user)
+        if user.operation == "bitcast":
+          pending.append(user)
+        else:
+          for place in (place for place, name in enumerate(user.operands) if name == source.name):
+            total += self._read(nested, place, whole) if nested else _part(user, place, whole)
+    return min(total, whole)
+
+
+def _element(instruction: Instruction) -> bool:
+  return instruction.operation == "get-tuple-element"
+
+
+def _counter_step(body: Computation, place: int) -> int:
+  """By how much a loop's body raises the element `place` of its state: more than 1 where turns were unrolled."""
+  state = body.instructions[body.root].operands
+  value, total = body.instructions.get(state[place]) if place < len(state) else None, 0
+  while value is not None and value.operation == "add":
+    operands = [body.instructions[name] for name in value.operands if name in body.instructions]
+    constants = [int(i.literal) for i in operands if i.operation == "constant" and re.fullmatch(r"\d+", i.literal)]
+    total += sum(constants)
+    value = next((i for i in operands if i.operation != "constant"), None)
+  return total or 1
 
 
 def _part(instruction: Instruction, index: int, whole: int) -> int:
@@ -194,37 +240,25 @@ def _part(instruction: Instruction, index: int, whole: int) -> int:
   return whole
 
 
-def _read(inside: Computation, index: int, whole: int) -> int:
-  """What a fusion reads of its operand `index`: all, unless everybody in it takes a part."""
-  pending, total = [inside.parameter(index)], 0
-  while pending:
-    source = pending.pop()
-    if source is None:
-      continue
-    for user in inside.users[source.name]:
-      if user.operation == "bitcast":
-        pending.append(user)
-      elif source.name in user.operands[1:]:
-        return whole
-      else:
-        total += _part(user, 0, whole)
-  return min(total, whole)
-
-
-def _update(computation: Computation, instruction: Instruction) -> int:
+def _update(computation: Computation, instruction: Instruction | None) -> int:
   """Bytes that an update in place writes; 0 for everything else."""
-  if instruction.operation != "dynamic-update-slice":
+  if instruction is None or instruction.operation != "dynamic-update-slice":
     return 0
   update = computation.instructions.get(instruction.operands[1])
   return update.bytes if update else 0
 
 
-def _updated(inside: Computation) -> int:
-  """Bytes that a fusion writes if all of its results are updates in place; 0 otherwise."""
-  root = inside.instructions.get(inside.root)
-  while root is not None and root.operation == "bitcast":
-    root = inside.instructions.get(root.operands[0])
-  return _update(inside, root) if root is not None else 0
+def _roots(inside: Computation) -> list[Instruction | None]:
+  """What makes each result of a fusion, names aside."""
+  root = inside.instructions[inside.root]
+  made = [inside.instructions.get(name) for name in root.operands] if root.operation == "tuple" else [root]
+  return [_behind(inside, value) for value in made]
+
+
+def _behind(inside: Computation, value: Instruction | None) -> Instruction | None:
+  while value is not None and value.operation == "bitcast":
+    value = inside.instructions.get(value.operands[0])
+  return value
 
 
 def _product_flops(computation: Computation, instruction: Instruction) -> float:
