@@ -1,5 +1,6 @@
 """What `wanstreamer aot` reports. Reading a program's text needs no TPU compiler; compiling one does (libtpu)."""
 
+import argparse
 import importlib.util
 import math
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from wanstreamer_jax import aot, aot_report, hlo, roofline, scale
+from wanstreamer_jax.commands.aot import aot as aot_command
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.crops import FIELDS
 from wanstreamer_jax.data.encode import latent_dtypes
@@ -126,6 +128,33 @@ def test_products_and_memory_count_for_every_turn():
   assert program.memory_bytes() == 7 * layer + entry
 
 
+def test_loops_that_were_unrolled_turn_less_often():
+  """7 turns, two in each body: 4 of them; the counter's own addition tells."""
+  unrolled = PROGRAM.replace(
+    "  ROOT %next = (s32[], f32[8,4]) tuple(%index, %y)",
+    """  %one = s32[] constant(1)
+  %once = s32[] add(%index, %one)
+  %twice = s32[] add(%one, %once)
+  ROOT %next = (s32[], f32[8,4]) tuple(%twice, %y)""",
+  )
+  assert hlo.Program(unrolled).product_flops() == 4 * 2 * 8 * 8 * 4
+
+
+def test_a_slice_inside_a_fusion_inside_a_fusion_reads_its_part():
+  inner = PROGRAM.replace(
+    "%body (",
+    """%around (stack: f32[7,8,4], at: s32[]) -> f32[8,4] {
+  %stack = f32[7,8,4] parameter(0)
+  %at = s32[] parameter(1)
+  ROOT %layer = f32[8,4] fusion(%stack, %at), kind=kLoop, calls=%one_layer
+}
+
+%body (""",
+  ).replace("fusion(%stack, %index), kind=kLoop, calls=%one_layer", "fusion(%stack, %index), kind=kLoop, calls=%around")
+  assert inner.count("calls=%around") == 1
+  assert hlo.Program(inner).memory_bytes() == hlo.Program(PROGRAM).memory_bytes()
+
+
 def test_batch_dimensions_as_window_positions_are_counted_once():
   """A product of 6 pairs of matrices, as the TPU compiler writes it: padded windows that meet one element each."""
   text = """
@@ -214,6 +243,14 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match=r"pip install 'wanstreamer-jax\[aot\]'"):
     aot.topology_devices("v5e:2x2")
+
+
+def test_without_a_config_one_line_says_what_is_needed():
+  arguments = argparse.Namespace(all=False, growth=False, config=None, topology="v5e:2x2")
+  with pytest.raises(
+    UserError, match="aot needs --config and --topology, --all or --growth; see wanstreamer aot --help"
+  ):
+    aot_command(arguments)
 
 
 @needs_libtpu
