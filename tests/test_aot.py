@@ -278,6 +278,13 @@ def test_other_stages_meshes_and_batches_that_do_not_fit_are_refused():
 
 
 @needs_libtpu
+def test_an_axis_may_take_a_part_of_a_torus_side():
+  mesh = make_mesh("fsdp=32,context=8", aot.topology_devices("v6e:16x16"))
+  (side,) = roofline.sides(mesh, ("context",))
+  assert tuple(side)[1:] == (8, 1, False)  # eight neighbours in a line
+
+
+@needs_libtpu
 def test_slices_are_joined_by_data_alone():
   devices = aot.topology_devices("v5e:2x2", slices=2)
   mesh = make_mesh("data=4,fsdp=2", devices)

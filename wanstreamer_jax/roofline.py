@@ -62,9 +62,9 @@ def sides(mesh: Mesh, axes: Axes) -> list[Side]:
   for name in ("x", "y", "z", "core"):
     at = sorted({position[name] for position in group})
     if len(at) > 1:
-      stride, size = min(np.diff(at)), 1 + max(position[name] for position in everywhere)
+      stride, size = int(min(np.diff(at))), 1 + max(position[name] for position in everywhere)
       closes = size == 16 if chip.sides == 2 else size % 4 == 0
-      found.append(Side(name, len(at), int(stride), name != "core" and closes and len(at) * stride == size))
+      found.append(Side(name, len(at), stride, name != "core" and closes and len(at) * stride == size))
   return found
 
 

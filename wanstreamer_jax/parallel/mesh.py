@@ -69,9 +69,11 @@ def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Me
         f"to a multiple of {slices} in train.mesh"
       )
     inside = (sizes["data"] // slices, *(sizes[axis] for axis in AXES[1:]))
-    order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices)
-    return Mesh(order, AXES, axis_types=automatic)
-  return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices[:total], axis_types=automatic)
+    order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
+  else:  # an axis may take a part of a torus dimension: 8 of the 16 chips along a side
+    shape = tuple(sizes.values())
+    order = mesh_utils.create_device_mesh(shape, devices[:total], allow_split_physical_axes=True)
+  return Mesh(order, AXES, axis_types=automatic)
 
 
 def count_slices(devices: Sequence[jax.Device]) -> int:
