@@ -1,12 +1,11 @@
 """Compiles the real programs for TPUs on a machine without any, and tells what they would need.
 
 libtpu (the extra `aot`) holds the TPU compiler; jax hands it a topology such as v5e:2x2 instead of devices. It says
-"compiles and fits", not "fast" or "right": for those, `bench` on the machine itself.
+"compiles and fits", and how fast it could be at best, not "fast" or "right": for those, `bench` on the machine itself.
 """
 
 import functools
 import importlib.util
-import json
 import math
 import os
 import pathlib
@@ -20,56 +19,50 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from wanstreamer_jax import rollout
+from wanstreamer_jax import hlo, rollout
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.cost import Cost, count
 from wanstreamer_jax.crops import FIELDS
 from wanstreamer_jax.data.loader import CARRIED, LATENTS, PREVIOUS
 from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.errors import ConfigError, UserError
-from wanstreamer_jax.model.kernels import two_copy_pattern
+from wanstreamer_jax.model.kernels import two_copy_pattern, widened
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.nn.splash import kernel_flops
 from wanstreamer_jax.parallel.collectives import collectives
-from wanstreamer_jax.parallel.mesh import BATCH_AXES, check_batch, make_mesh
+from wanstreamer_jax.parallel.mesh import BATCH_AXES, check_batch, count_slices, make_mesh
 from wanstreamer_jax.rollout import Agent, UserUnit
+from wanstreamer_jax.roofline import CHIPS, roofline
+from wanstreamer_jax.train.duplex import keeps_all, noisy_units
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, state_shardings, train_step
 from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
 
-GIB = 1 << 30
-
-
-class Chip(NamedTuple):
-  """One device as jax counts them (half a chip on v4 and v7x)."""
-
-  hbm: float  # bytes that the compiler may use: what it says when a program does not fit
-  flops: float  # per second in bfloat16, from cloud.google.com/tpu/docs
-
-
 MOST_CHIPS = 16_384
-CHIPS = {  # by jax's device_kind
-  "TPU v4": Chip(15.25 * GIB, 137.5e12),
-  "TPU v5 lite": Chip(15.75 * GIB, 197e12),
-  "TPU v5": Chip(95.73 * GIB, 459e12),
-  "TPU v6 lite": Chip(31.24 * GIB, 918e12),
-  "TPU7x": Chip(94.74 * GIB, 1153e12),
-}
 
 
 class Program(NamedTuple):
-  """A jitted function and what it is compiled for. parts: bytes per chip of arguments; flops: by hand, all chips."""
+  """A jitted function and what it is compiled for.
+
+  parts: bytes per chip of arguments. flops: what it computes, counted by hand, and `useful`, what the model asks for:
+  no recomputation, no masked keys; of all chips. amount: what one run gets through, e.g. tokens. advice: what to change
+  if it does not fit.
+  """
 
   title: str
   function: Any
   arguments: tuple[Any, ...]
   parts: dict[str, int]
   flops: dict[str, float]
+  useful: float
+  amount: dict[str, int]
   mesh: Mesh
+  advice: str
 
 
-def topology_devices(name: str) -> list[jax.Device]:
-  """The devices of a topology such as v5e:2x2. Raises UserError without libtpu, ConfigError for an unknown name."""
+def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
+  """The devices of `slices` times a topology such as v5e:2x2. Raises UserError without libtpu, ConfigError for an
+  unknown name."""
   chips = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
   if not re.fullmatch(r"[a-z0-9]+:\d+x\d+(x\d+)?", name) or not 0 < math.prod(chips) <= MOST_CHIPS:
     raise ConfigError(
@@ -88,7 +81,7 @@ def topology_devices(name: str) -> list[jax.Device]:
   from jax.experimental import topologies
 
   try:
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices)
   except jax.errors.JaxRuntimeError as error:
     reason = " ".join(str(error).split())[:200]
     raise ConfigError(
@@ -97,10 +90,11 @@ def topology_devices(name: str) -> list[jax.Device]:
 
 
 def train_program(config: Config, devices: list[jax.Device]) -> Program:
-  """The duplex training step on a mesh over all chips: `train.mesh`, or everything on `fsdp` where that is empty."""
+  """The duplex training step on a mesh over all chips: `train.mesh`, or `fsdp` inside slices where that is empty."""
   if config.train.stage != "duplex":
     raise ConfigError(f"train.stage is {config.train.stage!r}: aot compiles the duplex stage only")
-  mesh = make_mesh(config.train.mesh or f"fsdp={len(devices)}", devices)
+  slices = count_slices(devices)
+  mesh = make_mesh(config.train.mesh or f"data={slices},fsdp={len(devices) // slices}", devices)
   if mesh.size != len(devices):
     raise ConfigError(
       f"train.mesh {config.train.mesh!r} uses {mesh.size} of the topology's {len(devices)} chips: use all of them"
@@ -112,29 +106,84 @@ def train_program(config: Config, devices: list[jax.Device]) -> Program:
     batch = duplex_batch(config)
     cost = count(functools.partial(train_step, stage, config), state, batch)
     function = compile_step(stage, config, mesh)
+    useful = useful_flops(config, batch)
   axes = ",".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1) or "one chip"
+  rows, tokens = config.data.batch, crop_tokens(config)
   title = (
-    f"training step, mesh {axes}, batch {config.data.batch} x {config.data.units} units "
-    f"({crop_tokens(config)} tokens a row), {config.model.attention} attention, remat {config.model.remat}"
+    f"training step, mesh {axes}, batch {rows} x {config.data.units} units ({tokens} tokens a row), "
+    f"{config.model.attention} attention, remat {config.model.remat}"
   )
-  rows = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
   local = jax.tree.map(lambda leaf, place: _nbytes(leaf, place.shard_shape(leaf.shape)), state, shardings)
-  parts = {"state": sum(jax.tree.leaves(local)), "batch": sum(map(_nbytes, batch.values())) // rows}
+  of = lambda tree: sum(jax.tree.leaves(tree))
+  shards = rows_over(mesh)
+  parts = {
+    "weights": of(local.params),
+    "optimiser": of(local.optimizer),
+    "average of weights": of(local.ema),
+    "batch": sum(map(_nbytes, batch.values())) // shards,
+  }
   flops = {"products": cost.flops, "attention kernels": attention_flops(config, cost, mesh)}
-  return Program(title, function, (state, batch), parts, flops, mesh)
+  amount = {"tokens": rows * tokens, "units": rows * config.data.units}
+  return Program(title, function, (state, batch), parts, flops, useful, amount, mesh, _train_advice(config, shards))
+
+
+def rows_over(mesh: Mesh) -> int:
+  """How many devices share the rows of a batch."""
+  return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+def _train_advice(config: Config, shards: int) -> str:
+  changes = ["more chips", "a larger context in train.mesh", "shorter data.units"]
+  if config.model.remat != "full":
+    changes.insert(0, "model.remat=full")
+  if config.data.batch > shards:
+    changes.insert(0, f"data.batch={shards}")
+  return ", ".join(changes[:-1]) + " or " + changes[-1]
 
 
 def attention_flops(config: Config, cost: Cost, mesh: Mesh) -> float:
   """FLOPs of the splash kernels that a training step calls, over all chips; `cost` counts every chip's calls."""
   if not cost.kernels:
     return 0.0
-  model, tensor = config.model, mesh.shape["tensor"]
-  rows = config.data.batch // int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-  heads = model.heads // tensor if model.kv_heads % tensor == 0 else model.heads
-  twice = 1 if config.layout.window is None else 2  # see_two_copies_splash
-  pattern = two_copy_pattern(build_layout(config), config.data.units)
+  model = config.model
+  rows = config.data.batch // rows_over(mesh)
+  ways = mesh.shape["tensor"] * mesh.shape["context"]
+  heads = model.heads // ways if model.heads % ways == 0 else model.heads
+  units, layout = config.data.units, build_layout(config)
+  twice = 2 if widened(layout, evicts=not keeps_all(config)) else 1
+  pattern = two_copy_pattern(layout, units, noisy_units(config, units))
   of_one = lambda name: kernel_flops(name, pattern, heads, (twice * model.head_dim, model.head_dim))
   return sum(rows * cost.kernels.count(name) * of_one(name) for name in set(cost.kernels))
+
+
+def useful_flops(config: Config, batch: dict[str, jax.ShapeDtypeStruct]) -> float:
+  """Model FLOPs of one update of the whole batch: thrice the forward pass (PaLM, arXiv 2204.02311, appendix B), with
+  attention only between tokens that see each other, and without recomputation."""
+  stage, kernels = get_stage("duplex"), config.replace()
+  kernels.model.attention, kernels.layout.window = "splash", None  # kernels for any crop, which `count` leaves out
+  kernels.freeze()
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  params = jax.eval_shape(functools.partial(stage.init, kernels), key)
+  forward = count(lambda params, batch, key: stage.loss(params, batch, key, kernels), params, batch, key).flops
+  model = config.model
+  attention = 4.0 * visible_pairs(config) * model.heads * model.head_dim * model.layers * config.data.batch
+  return 3 * (forward + attention)
+
+
+def visible_pairs(config: Config) -> int:
+  """How many (query, key) pairs of one crop see each other in the training pass, if all tokens exist."""
+  layout, units = build_layout(config), config.data.units
+  window = units if config.layout.window is None else config.layout.window + config.layout.sinks
+  world, clean, late = (
+    np.array([block for segment in segments for block in segment.blocks])
+    for segments in (layout.world, layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES))
+  )
+  inside = lambda blocks: int(np.searchsorted(np.sort(blocks), blocks, side="right").sum())
+  before = np.minimum(np.arange(units), window - 1)  # whole units that a unit still sees
+  of_clean = len(clean) * (len(world) + before * len(clean)) + inside(clean)
+  of_late = len(late) * (len(world) + (before + 1) * len(clean)) + inside(late)
+  share = noisy_units(config, units) / units  # of the units that have a noisy copy, drawn evenly
+  return inside(world) + int(of_clean.sum() + share * of_late.sum())
 
 
 def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
@@ -143,8 +192,9 @@ def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
 
 def crop_tokens(config: Config) -> int:
   """Tokens of one crop in the training pass."""
-  layout = build_layout(config)
-  return layout.world_tokens + config.data.units * layout.tokens(*CLEAN_PHASES, *EPHEMERAL_PHASES)
+  layout, units = build_layout(config), config.data.units
+  late = noisy_units(config, units) * layout.tokens(*EPHEMERAL_PHASES)
+  return layout.world_tokens + units * layout.tokens(*CLEAN_PHASES) + late
 
 
 def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -192,9 +242,11 @@ def step_program(config: Config, devices: list[jax.Device]) -> Program:
     f"cache of {state.cache.coords.unit.shape[0]} tokens"
   )
   parts = {"weights": size(agent), "cache": size(state.cache)}
-  arguments = (agent, state, user)
-  flops = {"products": count(step, *arguments).flops}
-  return Program(title, jax.jit(step, donate_argnums=1), arguments, parts, flops, make_mesh("data=1", devices[:1]))
+  flops = {"products": count(step, agent, state, user).flops}
+  advice = "model.kv_cache=int8, a narrower layout.window or a larger chip"
+  amount, mesh = {"units": 1}, make_mesh("data=1", devices[:1])
+  function = jax.jit(step, donate_argnums=1)
+  return Program(title, function, (agent, state, user), parts, flops, flops["products"], amount, mesh, advice)
 
 
 def unit_of_user(config: Config) -> UserUnit:
@@ -209,44 +261,52 @@ def unit_of_user(config: Config) -> UserUnit:
 PROGRAMS = {"train": train_program, "step": step_program}
 
 
-def compile_for(config: Config, topology: str, what: str) -> dict[str, Any]:
-  """Compiles one of PROGRAMS. Returns plain values, ready for JSON: bytes and FLOPs.
+def compile_for(config: Config, topology: str, what: str, slices: int = 1) -> dict[str, Any]:
+  """Compiles one of PROGRAMS for so many slices. Returns plain values, ready for JSON: bytes, FLOPs and seconds.
 
   Raises UserError without libtpu; ConfigError for an unknown topology, a mesh or batch that does not fit it, and for a
   program that needs more memory than a chip has.
   """
-  devices = topology_devices(topology)
+  devices = topology_devices(topology, slices)
   program = PROGRAMS[what](config, devices)
-  kind = devices[0].device_kind
+  kind, chips = devices[0].device_kind, program.mesh.size
   begin = time.perf_counter()
   try:
     compiled, text = compile_and_dump(program)
   except jax.errors.JaxRuntimeError as error:
-    raise _explained(error, f"{config.name}: {program.title} for {topology}") from error
-  memory, chip = compiled.memory_analysis(), CHIPS.get(kind)
-  counted = compiled.cost_analysis() or {}
+    raise _explained(error, f"{config.name}: {program.title} for {topology}", program.advice) from error
+  seconds = time.perf_counter() - begin
+  memory, chip, counted = compiled.memory_analysis(), CHIPS.get(kind), hlo.Program(text)
+  compiled_flops, moved = counted.product_flops(), counted.memory_bytes()
+  computed = compiled_flops + program.flops.get("attention kernels", 0.0) / chips
+  bound = roofline(program.mesh, computed, program.useful, moved, collectives(counted, dict(program.mesh.shape)))
   return {
     "config": config.name,
+    "what": what,
     "topology": topology,
+    "slices": slices,
     "device": kind,
     "devices": len(devices),
-    "used": program.mesh.size,
+    "used": chips,
     "program": program.title,
     "dtype": config.model.dtype,
-    "compile_s": time.perf_counter() - begin,
+    "unit_ms": config.media.unit_ms,
+    "amount": program.amount,
+    "compile_s": seconds,
     "memory": {
-      "arguments": memory.argument_size_in_bytes,
-      **{f"arguments: {name}": size for name, size in program.parts.items()},
+      **program.parts,
+      "other arguments": memory.argument_size_in_bytes - sum(program.parts.values()),
       "results not in the arguments' place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-      "temporary": memory.temp_size_in_bytes,
+      "activations and temporary": memory.temp_size_in_bytes,
       "program": memory.generated_code_size_in_bytes,
       "peak": memory.peak_memory_in_bytes,
     },
     "hbm": chip.hbm if chip else None,
-    "flops": program.flops,
-    "flops_compiler": counted.get("flops"),
-    "chip_flops": chip.flops if chip else None,
-    "collectives": {kind: vars(traffic) for kind, traffic in collectives(text).items()},
+    "flops": {name: value / chips for name, value in program.flops.items()},
+    "flops_compiled": compiled_flops,
+    "flops_useful": program.useful / chips,
+    "hbm_bytes": moved,
+    "roofline": bound and {**bound._asdict(), "bound": bound.bound, "seconds": bound.seconds, "serial": bound.serial},
   }
 
 
@@ -259,46 +319,11 @@ def compile_and_dump(program: Program) -> tuple[Any, str]:
   return compiled, max(texts, key=len, default="")
 
 
-def _explained(error: Exception, what: str) -> Exception:
+def _explained(error: Exception, what: str, advice: str) -> Exception:
   """A program that is too large is the user's business; everything else is a defect and stays what it is."""
   found = re.search(r"required for [^(]*\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", str(error))
   if not found:
     found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
   if not found:
     return error
-  return ConfigError(
-    f"{what} needs {found[1]} of a chip's {found[2]}: use more chips, model.remat=full, shorter data.units, "
-    "a smaller data.batch or a narrower layout.window"
-  )
-
-
-def report_lines(result: dict[str, Any]) -> list[str]:
-  """The result as one table."""
-  memory, flops, hbm = result["memory"], sum(result["flops"].values()), result["hbm"]
-  lines = [
-    f"{result['config']}: {result['program']}, {result['dtype']}",
-    f"for {result['topology']}: {result['used']} of {result['devices']} x {result['device']}, "
-    f"compiled in {result['compile_s']:.0f} s",
-    "",
-    "memory per chip, GiB",
-    *(f"  {name:36}{size / GIB:10.3f}" for name, size in memory.items()),
-  ]
-  if hbm:
-    verdict = "fits" if memory["peak"] <= hbm else "DOES NOT FIT"
-    lines.append(f"  {'of HBM':36}{hbm / GIB:10.3f}   {memory['peak'] / hbm:.0%}: {verdict}")
-  lines += ["", "TFLOP of one run, all chips"]
-  lines += [f"  {'by hand: ' + name:36}{value / 1e12:10.3f}" for name, value in result["flops"].items() if value]
-  if result["flops_compiler"] is not None:
-    lines.append(f"  {'by the compiler, one chip':36}{result['flops_compiler'] / 1e12:10.3f}   (each loop once)")
-  if result["chip_flops"]:
-    seconds = flops / result["used"] / result["chip_flops"]
-    lines.append(f"  {'seconds at the chips' + chr(39) + ' full bf16 rate':36}{seconds:10.4f}   (the products' floor)")
-  lines += ["", f"{'collectives of one run, per chip':38}{'count':>10}{'GB':>10}"]
-  rows = [f"  {kind:36}{row['count']:10d}{row['bytes'] / 1e9:10.3f}" for kind, row in result["collectives"].items()]
-  return lines + (rows or ["  none"])
-
-
-def aot_command(config: Config, topology: str, what: str, as_json: bool) -> None:
-  """Compiles and prints."""
-  result = compile_for(config, topology, what)
-  print(json.dumps(result, indent=2) if as_json else "\n".join(report_lines(result)))
+  return ConfigError(f"{what} needs {found[1]} of a chip's {found[2]}: use {advice}")

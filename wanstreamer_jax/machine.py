@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wanstreamer_jax.roofline import CHIPS
+
 # FLOP/s of dense bfloat16 products by jax's device_kind (a kind that starts so), from the makers' data sheets.
-PEAKS = {
+PEAKS = {kind: chip.flops for kind, chip in CHIPS.items()} | {
   "NVIDIA A100": 312e12,
   "NVIDIA H100 PCIe": 756e12,
   "NVIDIA H100": 989e12,
@@ -20,11 +22,6 @@ PEAKS = {
   "NVIDIA B200": 2250e12,
   "NVIDIA L4": 121e12,
   "NVIDIA L40S": 362e12,
-  "TPU v4": 137.5e12,  # of half a chip, which is what jax counts
-  "TPU v5 lite": 197e12,
-  "TPU v5": 459e12,
-  "TPU v6 lite": 918e12,
-  "TPU7x": 1153e12,
 }
 
 

@@ -1,112 +1,135 @@
-"""Which collectives a compiled program runs, how often, and over how many bytes: read from its HLO text."""
+"""Which collectives a compiled program runs, over which axes of its mesh, how often, and over how many bytes."""
 
-import collections
 import dataclasses
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
+
+import numpy as np
+
+from wanstreamer_jax.hlo import Instruction, Program
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BITS = {"pred": 8, "s4": 4, "u4": 4}
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
-_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
-_CALLED = re.compile(r"(body|condition|calls|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """count: collectives run. bytes: their results on one chip."""
+  """count: collectives run. bytes: what one chip receives for them, by the best known algorithm."""
 
   count: int = 0
-  bytes: int = 0
+  bytes: float = 0.0
+
+  def __add__(self, other: "Traffic") -> "Traffic":
+    return Traffic(self.count + other.count, self.bytes + other.bytes)
 
 
-@dataclasses.dataclass
-class _Computation:
-  """One computation of the text: its collectives, whom it calls how often, and its loop bound if it is a condition."""
-
-  collectives: list[tuple[str, str, int]] = dataclasses.field(default_factory=list)  # kind, channel, bytes
-  calls: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # callee, condition of the loop or ""
-  constants: list[int] = dataclasses.field(default_factory=list)
-  less_than: bool = False
+Axes = tuple[str, ...]
+SLICES: Axes = ("slices",)  # between slices, over the data centre's network: a part of the mesh axis `data`
 
 
-def collectives(hlo: str) -> dict[str, Traffic]:
-  """Traffic by kind, for one run of the program.
+def collectives(program: Program, mesh: Mapping[str, int]) -> dict[tuple[str, Axes], Traffic]:
+  """Traffic of one run by (kind, axes of the mesh that the groups span), in the order of KINDS.
 
-  hlo: `compiled.as_text()`. Loops count as often as they turn (a scan's condition is a comparison with a constant;
-  other loops count once). A collective that the compiler cut into several overlapped pieces keeps its channel and
-  counts once.
+  mesh: axis sizes, outermost first; the program numbers devices in the mesh's order. A collective that the compiler
+  cut into several pieces, each beside a product, is one (its pieces share a chain); an all-reduce of which every chip
+  keeps a part is a reduce-scatter.
   """
-  computations, entry = _parse(hlo)
-  times = collections.Counter({entry: 1})
-  pending = [(entry, 1)]
-  while pending:
-    name, repeats = pending.pop()
-    for callee, condition in computations[name].calls:
-      if callee in computations:
-        turns = repeats * (_turns(computations[condition]) if condition in computations else 1)
-        if turns > times[callee]:
-          times[callee] = turns
-          pending.append((callee, turns))
-  found: dict[tuple[str, str], Traffic] = {}
-  for name, computation in computations.items():
-    for kind, channel, size in computation.collectives:
-      before = found.get((kind, channel), Traffic())
-      found[kind, channel] = Traffic(max(before.count, times[name]), max(before.bytes, times[name] * size))
-  total = dict.fromkeys(KINDS, Traffic())
-  for (kind, _), traffic in found.items():
-    total[kind] = Traffic(total[kind].count + traffic.count, total[kind].bytes + traffic.bytes)
-  return {kind: traffic for kind, traffic in total.items() if traffic.count}
+  chains: dict[tuple[str, Axes, str], Traffic] = {}
+  total: dict[tuple[str, Axes], Traffic] = {}
+  for name, computation in program.computations.items():
+    times = program.times.get(name, 0)
+    for instruction in computation.instructions.values() if times else ():
+      kind = instruction.operation.removesuffix("-start")
+      between = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+      if kind == "recv" and between:  # the hosts exchange it for their chips
+        across = (between[1].lower().replace("_", "-"), SLICES)
+        total[across] = total.get(across, Traffic()) + Traffic(times, times * instruction.shapes[0].bytes)
+      if kind not in KINDS:
+        continue
+      axes, size = _axes(instruction, mesh)
+      if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+        received = _result_bytes(instruction) * (size - 1) / size
+        kind = "reduce-scatter"
+      else:
+        received = _received(kind, _result_bytes(instruction), size)
+      traffic = Traffic(times, times * received)
+      chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
+      if chain:
+        key = (kind, axes, chain[1])
+        chains[key] = max(chains.get(key, Traffic()), traffic, key=lambda found: found.bytes)
+      else:
+        total[kind, axes] = total.get((kind, axes), Traffic()) + traffic
+  for (kind, axes, _), traffic in chains.items():
+    total[kind, axes] = total.get((kind, axes), Traffic()) + traffic
+  order = {kind: place for place, kind in enumerate(KINDS)}
+  return {key: total[key] for key in sorted(total, key=lambda key: (order.get(key[0], len(order)), key))}
 
 
-def _parse(hlo: str) -> tuple[dict[str, _Computation], str]:
-  """(computations by name, the entry's name)."""
-  computations: dict[str, _Computation] = {}
-  entry, current = "", _Computation()
-  for number, line in enumerate(hlo.splitlines()):
-    header = _COMPUTATION.match(line)
-    if header:
-      current = computations.setdefault(header[2], _Computation())
-      entry = header[2] if header[1] else entry
-      continue
-    instruction = _INSTRUCTION.match(line)
-    if not instruction:
-      continue
-    shape, operation, rest = instruction.groups()
-    kind = operation.removesuffix("-start")
-    if kind in KINDS:
-      channel = re.search(r"channel_id=(\d+)", rest)
-      current.collectives.append((kind, channel[1] if channel else f"line {number}", _size(shape, operation)))
-    if operation == "constant" and re.match(r"-?\d+\)", rest):
-      current.constants.append(int(rest.partition(")")[0]))
-    current.less_than |= operation == "compare" and "direction=LT" in rest
-    current.calls += _calls(rest)
-  return computations, entry
+def _received(kind: str, result: int, size: int) -> float:
+  """Bytes that one of `size` chips receives from the others, for `result` bytes on each."""
+  if kind == "reduce-scatter":
+    return float(result * (size - 1))
+  if kind == "collective-permute":
+    return float(result)
+  return result * (size - 1) / size * (2 if kind == "all-reduce" else 1)
 
 
-def _calls(rest: str) -> Iterator[tuple[str, str]]:
-  """(callee, loop condition or "") for every computation that an instruction names."""
-  named = {role: [name.strip(" %") for name in names.strip("{}").split(",")] for role, names in _CALLED.findall(rest)}
-  condition = named.get("condition", [""])[0]
-  for role, names in named.items():
-    for name in names:
-      yield name, condition if role == "body" else ""
+def _result_bytes(instruction: Instruction) -> int:
+  """The tuple of a -start holds operands, results and flags: the results count."""
+  shapes = instruction.shapes
+  if instruction.operation in ("all-gather-start", "collective-permute-start"):
+    count = len(instruction.operands)
+    return sum(shape.bytes for shape in shapes[count : 2 * count])
+  return sum(shape.bytes for shape in shapes)
 
 
-def _turns(condition: _Computation) -> int:
-  return max(condition.constants) if condition.less_than and condition.constants else 1
+def _axes(instruction: Instruction, mesh: Mapping[str, int]) -> tuple[Axes, int]:
+  """(the mesh axes along which members of a group differ, members of a group)."""
+  groups = replica_groups(instruction.attributes, math.prod(mesh.values()))
+  coordinates = np.unravel_index(groups, tuple(mesh.values()))
+  spanned = (axis for axis, at in zip(mesh, coordinates) if (at != at[:, :1]).any())
+  return tuple(spanned), groups.shape[1]
 
 
-def _size(shape: str, operation: str) -> int:
-  """Bytes of a result's shape. The tuple of a -start holds operands and results: its second half counts."""
-  sizes = []
-  for kind, axes in _SHAPE.findall(shape):
-    bits = _BITS.get(kind) or int(re.sub(r"^[a-z]+(\d+).*", r"\1", kind) if re.search(r"\d", kind) else 8)
-    count = 1
-    for axis in filter(None, axes.split(",")):
-      count *= int(axis)
-    sizes.append(count * bits // 8)
-  if operation.endswith("-start") and operation != "all-reduce-start":
-    sizes = [max(sizes, default=0)] if len(sizes) <= 4 else sizes[len(sizes) // 2 :]
-  return sum(sizes)
+def replica_groups(attributes: str, devices: int) -> np.ndarray:
+  """The groups of a collective as it prints them, or the pairs of a permutation: int [groups, members].
+
+  The forms: {{0,2},{1,3}}; {} for all devices; [2,2]<=[2,2]T(1,0), rows of a transposed range; and mesh['a'=2,'b'=2]
+  {'b'}, the named axes of a mesh of its own. Raises ValueError for others.
+  """
+  found = re.search(r"(?:replica_groups|source_target_pairs)=(.*)", attributes)
+  if not found or found[1].startswith("{}"):
+    return np.arange(devices)[None]
+  text = found[1]
+  listed = re.match(r"\{(\{[\d,{}]*\})\}", text)
+  if listed:
+    return np.array([[int(i) for i in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])])
+  rows = re.match(r"\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text)
+  if rows:
+    return _iota(rows[3]).reshape(int(rows[1]), int(rows[2]))
+  named = re.match(r"mesh\[([^\]]*)\](?:,? ?device_ids=\(?(\[[\d,]+\](?:T\([\d,]+\))?)\)?)? *\{([^}]*)\}", text)
+  if named:
+    sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+    order = _iota(named[2]).reshape(-1) if named[2] else np.arange(math.prod(sizes.values()))
+    return _of_axes(order.reshape(tuple(sizes.values())), list(sizes), named[3])
+  raise ValueError(f"replica groups of an unknown form: {text[:100]}")
+
+
+def _iota(text: str) -> np.ndarray:
+  """[2,4]T(1,0): a range of that shape, transposed."""
+  dims, _, order = text.partition("T")
+  shape = [int(size) for size in re.findall(r"\d+", dims)]
+  out = np.arange(math.prod(shape)).reshape(shape)
+  return out.transpose([int(axis) for axis in re.findall(r"\d+", order)]) if order else out
+
+
+def _of_axes(ids: np.ndarray, names: list[str], axes: str) -> np.ndarray:
+  """Groups along the named axes of a mesh of ids; 'a':(2)4 is a part of an axis: 4 steps, after 2 larger ones."""
+  for name, before, size in re.findall(r"'([^']+)':\((\d+)\)(\d+)", axes):
+    place, whole = names.index(name), ids.shape[names.index(name)]
+    split = (int(before), int(size), whole // int(before) // int(size))
+    ids = ids.reshape(*ids.shape[:place], *split, *ids.shape[place + 1 :])
+    names[place : place + 1] = [f"{name}<", f"{name}:({before}){size}", f"{name}>"]
+  wanted = [name + rest for name, rest in re.findall(r"'([^']+)'((?::\(\d+\)\d+)?)", axes)]
+  members = [names.index(name) for name in wanted]
+  return np.moveaxis(ids, members, range(-len(members), 0)).reshape(-1, math.prod(ids.shape[i] for i in members))

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from wanstreamer_jax.errors import ConfigError
@@ -47,7 +48,7 @@ def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Me
 
   spec: e.g. "data=2,fsdp=4". Empty puts every device on `data`. A smaller mesh than there are devices takes the first
     ones, except across hosts, where every device must take part.
-  devices: those to use; default all.
+  devices: those to use; default all. TPU slices, which only the data centre's network joins, divide `data`.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = parse_mesh(spec) if spec.strip() else {**dict.fromkeys(AXES, 1), "data": len(devices)}
@@ -60,7 +61,24 @@ def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Me
     )
   # Automatic axes: XLA propagates shardings from parameters, the batch and the few constrained activations.
   automatic = (AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(tuple(sizes.values()), AXES, devices=devices[:total], axis_types=automatic)
+  slices = count_slices(devices)
+  if slices > 1:
+    if sizes["data"] % slices:
+      raise ConfigError(
+        f"mesh {spec!r}: data={sizes['data']} does not divide over {slices} slices, which only `data` may join; set it "
+        f"to a multiple of {slices} in train.mesh"
+      )
+    inside = (sizes["data"] // slices, *(sizes[axis] for axis in AXES[1:]))
+    order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
+  else:  # an axis may take a part of a torus dimension: 8 of the 16 chips along a side
+    shape = tuple(sizes.values())
+    order = mesh_utils.create_device_mesh(shape, devices[:total], allow_split_physical_axes=True)
+  return Mesh(order, AXES, axis_types=automatic)
+
+
+def count_slices(devices: Sequence[jax.Device]) -> int:
+  """How many TPU slices the devices are of; those of a single one do not know an index."""
+  return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,0 +1,195 @@
+"""Every shipped size on the pods that suit it, compiled ahead: `docs/scale.md`, for whoever plans a booking.
+
+One cell is one program on one pod. Cells are kept in a JSON file beside the document as they are done, so that a
+command that was stopped goes on where it was; a cell whose config changed is compiled anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from wanstreamer_jax.aot import compile_for
+from wanstreamer_jax.aot_report import report_lines
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import REPOSITORY, load_config
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.roofline import GIB
+
+HOURS = 10_000  # of conversation, the stated amount of training
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One program. config: a file of configs/ and its argument; window: of the unit step, in seconds."""
+
+  config: str
+  topology: str
+  what: str
+  slices: int = 1
+  window: int = 0
+  overrides: tuple[str, ...] = ()
+
+  @property
+  def name(self) -> str:
+    slices = f"{self.slices} x " if self.slices > 1 else ""
+    window = f", {self.window} s" if self.window else ""
+    return " ".join([f"{self.what}: {self.config}{window}, {slices}{self.topology}", *self.overrides])
+
+  def load(self) -> Config:
+    """Its frozen config. Slices share a larger batch."""
+    config = load_config(REPOSITORY / "configs" / self.config, self.overrides).replace()
+    if self.slices > 1:
+      config.train.mesh = f"data={self.slices},{config.train.mesh}"
+      config.data.batch *= self.slices
+    if self.window:
+      config.layout.window = round(self.window * 1000 / config.media.unit_ms)
+    return config.freeze()
+
+
+def _on(size: str, topology: str, slices: int = 1) -> tuple[Cell, ...]:
+  """Training with both published picture sizes: 60 s of the small one, 20 s of the large one."""
+  of = f"pods.py:{size},{topology}"
+  return tuple(Cell(f"{of},{pictures}", topology, "train", slices) for pictures in ("192x336", "640x368"))
+
+
+CELLS = (
+  Cell("demo.py", "v5e:2x2", "train"),
+  *_on("qwen2p5_1p5b", "v5e:16x16"),
+  *_on("qwen2p5_1p5b", "v6e:16x16"),
+  *_on("qwen3_1p7b", "v5p:4x4x4"),
+  *_on("qwen3_8b", "v5p:4x4x8"),
+  *_on("qwen3_8b", "v6e:16x16"),
+  *_on("qwen3_8b", "v5p:4x4x8", slices=2),
+  Cell("demo.py", "v5e:2x2", "step", window=10),
+  *(
+    Cell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
+    for topology in ("v6e:1x1", "v5p:2x2x1")
+    for pictures, seconds in (("192x336", 60), ("640x368", 20))
+  ),
+)
+
+
+def compile_cells(store: pathlib.Path, cells: Sequence[Cell], only: str = "") -> dict[str, dict[str, Any]]:
+  """Results by cell name, those of `store` and what was missing there; `only` compiles names that contain it."""
+  done = json.loads(store.read_text()) if store.exists() else {}
+  for number, cell in enumerate(cells):
+    config = cell.load()
+    key = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    if done.get(cell.name, {}).get("key") == key or only not in cell.name:
+      continue
+    print(f"{time.strftime('%H:%M:%S')} {number + 1} of {len(cells)}: {cell.name}", flush=True)
+    try:
+      result = compile_for(config, cell.topology, cell.what, cell.slices)
+    except ConfigError as error:  # it does not fit: that is a result
+      result = {"error": str(error)}
+    done[cell.name] = {"key": key, **result}
+    store.parent.mkdir(parents=True, exist_ok=True)
+    store.write_text(json.dumps(done, indent=1) + "\n")
+    jax.clear_caches()
+  return {cell.name: done[cell.name] for cell in cells if cell.name in done}
+
+
+def document(results: dict[str, dict[str, Any]]) -> str:
+  """docs/scale.md."""
+  cells = [(cell, results[cell.name]) for cell in CELLS if cell.name in results]
+  missing = [cell.name for cell in CELLS if cell.name not in results]
+  train = [_train_row(cell, result) for cell, result in cells if cell.what == "train"]
+  step = [_step_row(cell, result) for cell, result in cells if cell.what == "step"]
+  tables = [f"### {cell.name}\n\n```\n{_table(result)}\n```" for cell, result in cells]
+  notes = [f"Not compiled yet: {'; '.join(missing)}."] if missing else []
+  return "\n\n".join([
+    HEAD, *notes, "## Training", TRAIN_TEXT, "\n".join([TRAIN_HEAD, _rule(TRAIN_HEAD), *train]),
+    "## One session, live", STEP_TEXT, "\n".join([STEP_HEAD, _rule(STEP_HEAD), *step]),
+    "## Every table", *tables,
+  ]) + "\n"  # fmt: skip
+
+
+HEAD = """# Which pod for which size
+
+Written by `wanstreamer aot --all --out docs/scale.md`; do not edit. Each row is the real program of one config,
+compiled by the TPU compiler for that pod on a machine without TPUs.
+
+**How far this goes:** the program compiles and its memory is the compiler's own plan, but nothing was run: times are
+lower bounds, computed from published rates (`wanstreamer_jax/roofline.py`), not measurements."""
+
+TRAIN_TEXT = f"""`at best`: the busiest of matrix units, HBM, torus links and the network between slices works at its
+published rate all the time, and everything else hides behind it. `serial`: at the same rates nothing overlaps. A real
+step takes longer than the first, and with a good schedule less than the second plus launch gaps. MFU counts what the
+model asks for (thrice the forward pass, no recomputation, no masked attention) over `at best`. The last two columns
+are for {HOURS:,} hours of conversation seen once, at best and serial: book the second."""
+TRAIN_HEAD = (
+  "| size, pictures | session | pod | mesh | batch, tokens | HBM of chip | step: at best, serial | bound by | MFU | "
+  f"tokens/s | {HOURS:,} h: hours | chip-hours |"
+)
+STEP_TEXT = """One unit is 160 ms of the conversation; the step must be shorter. Codecs, all solver steps and the whole
+history are included; the host's work and the network to the page are not."""
+STEP_HEAD = "| size, pictures | history | chip | HBM of chip | unit: at best, serial | bound by |"
+
+
+def _rule(head: str) -> str:
+  return "|" + "---|" * (head.count("|") - 1)
+
+
+def _pod(cell: Cell) -> str:
+  return f"{cell.slices} x {cell.topology}" if cell.slices > 1 else cell.topology
+
+
+def _size(cell: Cell) -> str:
+  """What the config's name says without the pod: "qwen3_8b, 640x368"."""
+  name = cell.config.removeprefix("pods.py:").replace(f",{cell.topology}", "").replace(".py", "")
+  return name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
+
+
+def _seconds(cell: Cell) -> str:
+  config = cell.load()
+  return (
+    f"{(config.data.units if cell.what == 'train' else config.layout.window or 0) * config.media.unit_ms / 1000:.0f} s"
+  )
+
+
+def _memory(result: dict[str, Any]) -> str:
+  peak, hbm = result["memory"]["peak"], result["hbm"]
+  return f"{peak / GIB:.1f} of {hbm / GIB:.1f} GiB ({peak / hbm:.0%})"
+
+
+def _train_row(cell: Cell, result: dict[str, Any]) -> str:
+  if "error" in result:
+    return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
+  train, batch = cell.load().train, cell.load().data.batch
+  roofline, amount = result["roofline"], result["amount"]
+  times = (roofline["seconds"], roofline["serial"])
+  steps = HOURS * 3_600_000 / result["unit_ms"] / amount["units"]
+  hours = [steps * seconds / 3600 for seconds in times]
+  return (
+    f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)}, {result['used']} chips | {train.mesh or 'fsdp'} | {batch}, "
+    f"{amount['tokens'] / 1e6:.1f} M | {_memory(result)} | {times[0]:.2f} s, {times[1]:.2f} s | {roofline['bound']} | "
+    f"{roofline['mfu']:.0%} | {amount['tokens'] / times[0] / 1e6:.2f} M | {hours[0]:,.0f} to {hours[1]:,.0f} | "
+    f"{hours[0] * result['used']:,.0f} to {hours[1] * result['used']:,.0f} |"
+  )
+
+
+def _step_row(cell: Cell, result: dict[str, Any]) -> str:
+  if "error" in result:
+    return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
+  roofline = result["roofline"]
+  return (
+    f"| {_size(cell)} | {_seconds(cell)} | one of {_pod(cell)} | {_memory(result)} | "
+    f"{roofline['seconds'] * 1e3:.1f} ms, {roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} |"
+  )
+
+
+def _table(result: dict[str, Any]) -> str:
+  return result["error"] if "error" in result else "\n".join(report_lines(result))
+
+
+def scale_command(out: pathlib.Path, only: str = "") -> None:
+  """Compiles what is missing and writes the document; the cells are kept beside it."""
+  results = compile_cells(out.with_suffix(".json"), CELLS, only)
+  out.write_text(document(results))
+  print(f"wrote {out}: {len(results)} of {len(CELLS)} cells")
