@@ -15,6 +15,7 @@ from tests.toy_stage import ToyLoader, toy_config, toy_loss, toy_stage
 from wanstreamer_jax.config import TrainConfig
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.hlo import Program
 from wanstreamer_jax.parallel.collectives import collectives
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves, param_shardings
@@ -56,9 +57,9 @@ def test_every_parameter_belongs_to_exactly_one_group(size):
 
 
 def test_a_group_has_its_own_rate_and_a_frozen_one_no_moments():
-  base = toy_config("unused", clip=0.0, weight_decay=0.0, warmup=1)
+  base = toy_config("unused", clip=1e9, weight_decay=0.0, warmup=1)
   whole = toy_steps(base.freeze(), 1)
-  config = toy_config("unused", clip=0.0, weight_decay=0.0, warmup=1, groups="up_proj=0.25, .*scale=0").freeze()
+  config = toy_config("unused", clip=1e9, weight_decay=0.0, warmup=1, groups="up_proj=0.25, .*scale=0").freeze()
   parts = toy_steps(config, 1)
   moved = lambda states: jax.tree.map(jnp.subtract, states[1].params, states[0].params)
   full, own = named_leaves(moved(whole)), named_leaves(moved(parts))
@@ -140,11 +141,11 @@ def test_parts_that_do_not_divide_are_refused():
 def test_the_rule_for_spikes():
   spikes, taken = Spikes.none(), []
   see = jax.jit(lambda spikes, norm, step: spikes.see(norm, step, 10.0))
-  norms = [100.0, *[1.0] * (SPIKE_START - 1), 9.0, 11.0, np.nan, np.inf, 1.0, *[50.0] * 200]
+  norms = [100.0, *[1.0] * (SPIKE_START - 1), 9.0, 15.0, np.nan, np.inf, 1.0, *[50.0] * 200]
   for step, norm in enumerate(norms):
     spikes, accepted = see(spikes, jnp.float32(norm), jnp.int32(step))
     taken.append(bool(accepted))
-  assert all(taken[: SPIKE_START + 1])  # the first norms judge nobody, and 9 is not above 10
+  assert all(taken[: SPIKE_START + 1])  # the first norms judge nobody, and 9 is less than 10 times
   assert taken[SPIKE_START + 1 : SPIKE_START + 5] == [False, False, False, True]
   later = taken[SPIKE_START + 5 :]
   assert not any(later[:10])  # 50 times the usual norm
@@ -208,9 +209,8 @@ def test_muons_matrices_are_exchanged_once_not_gathered_at_every_product():
   with jax.set_mesh(mesh):
     function = lambda tree: jax.tree.map(lambda x: orthogonal(x, matrix), tree)
     compiled = jax.jit(function, in_shardings=(places,), out_shardings=places).lower(leaf).compile()
-  found = collectives(compiled.as_text())
-  assert set(found) == {"all-to-all"}
-  assert found["all-to-all"].count == 2
+  found = collectives(Program(compiled.as_text()), mesh.shape)
+  assert {place: traffic.count for place, traffic in found.items()} == {("all-to-all", ("fsdp",)): 2}
   x = np.random.default_rng(0).standard_normal((8, 32, 64)).astype(np.float32)
   split = compiled(jax.device_put({"up_proj": {"w": x}}, places))
   assert_close(split, {"up_proj": {"w": orthogonal(jnp.asarray(x), matrix)}}, 1e-5)

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.config import TrainConfig, group_rates
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.parallel.mesh import BATCH_AXES, constrain
+from wanstreamer_jax.parallel.mesh import BATCH_AXES
 from wanstreamer_jax.parallel.rules import Rule, path_name
 
 # What `train.groups` may name, and what norms are reported for. Other names are patterns, as in parallel/rules.py.
@@ -68,20 +69,21 @@ def relative_rates(train: TrainConfig, frozen: tuple[str, ...], params: Any) -> 
 
   frozen: patterns of the stage, whose parameters stand still whatever the config says.
   """
-  rules = [(_rule(name), rate) for name, rate in group_rates(train.groups)] + [(Rule(name), 0.0) for name in frozen]
-  rate_of = lambda name: next((rate for rule, rate in reversed(rules) if rule.matches(name)), 1.0)
+  entries = [*group_rates(train.groups), *((pattern, 0.0) for pattern in frozen)]
+  rate_of = lambda name: next((rate for entry, rate in reversed(entries) if _names(entry, name)), 1.0)
   return jax.tree_util.tree_map_with_path(lambda path, _: rate_of(path_name(path)), params)
 
 
-def _rule(name: str) -> Rule:
-  return GROUPS.get(name) or Rule(name)
+def _names(entry: str, parameter: str) -> bool:
+  """Whether a group or a pattern names a parameter."""
+  return entry == group_of(parameter) or Rule(entry).matches(parameter)
 
 
 def check_groups(train: TrainConfig, params: Any) -> None:
   """Raises ConfigError for an entry of `train.groups` that names no parameter."""
   names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
   for entry, _ in group_rates(train.groups):
-    if not any(_rule(entry).matches(name) for name in names):
+    if not any(_names(entry, name) for name in names):
       raise ConfigError(
         f"train.groups names {entry!r}, which is no parameter of this model: expected one of "
         f"{', '.join(sorted(set(map(group_of, names))))}, or a pattern such as transformer.layers.mlp.*"
@@ -154,8 +156,7 @@ def orthogonal(x: jax.Array, matrix: Matrix) -> jax.Array:
   inputs = math.prod(x.shape[x.ndim - matrix.inputs - matrix.outputs : x.ndim - matrix.outputs])
   outputs = math.prod(x.shape[x.ndim - matrix.outputs :])
   flat = x.reshape(-1, inputs, outputs)
-  spread = BATCH_AXES if flat.shape[0] > 1 else None
-  y = constrain(flat, spread, None, None)
+  y = _by_layer(flat)
   y = jnp.swapaxes(y, 1, 2) if inputs > outputs else y
   y = y / (jnp.linalg.norm(y, axis=(1, 2), keepdims=True) + 1e-8)
   a, b, c = NEWTON_SCHULZ
@@ -163,7 +164,15 @@ def orthogonal(x: jax.Array, matrix: Matrix) -> jax.Array:
     square = jnp.einsum("lio,ljo->lij", y, y)
     y = a * y + (b * square + c * square @ square) @ y
   y = jnp.swapaxes(y, 1, 2) if inputs > outputs else y
-  return constrain(y, spread, None, None).reshape(x.shape) * (MUON_RMS * math.sqrt(max(inputs, outputs)))
+  return _by_layer(y).reshape(x.shape) * (MUON_RMS * math.sqrt(max(inputs, outputs)))
+
+
+def _by_layer(x: jax.Array) -> jax.Array:
+  """Whole matrices of a stack [L, I, O], L spread over the devices that share rows, evenly or not."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1 or x.shape[0] == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, None, None))
 
 
 def direction(train: TrainConfig) -> optax.GradientTransformation:
