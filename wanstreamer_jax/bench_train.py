@@ -13,7 +13,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -276,12 +276,11 @@ def text_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array, config: Conf
 
 def causal(queries: Queries, own: KeyValue, _: None) -> jax.Array:
   """Plain causal attention of one row [T, N, H], by the fastest that jax has."""
-  kind = text_attention()
-  rows = (queries.now[None], own.k[None], own.v[None])
-  return jax.nn.dot_product_attention(*rows, is_causal=True, implementation=kind)[0]  # type: ignore[arg-type]
+  q, k, v = queries.now[None], own.k[None], own.v[None]
+  return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=text_attention())[0]
 
 
-def text_attention() -> str:
+def text_attention() -> Literal["cudnn", "xla"]:
   return "cudnn" if jax.default_backend() == "gpu" else "xla"
 
 

@@ -206,6 +206,8 @@ def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: Mixer | None 
     position=jnp.repeat(POSITIONS_PER_UNIT * index[:, None], 3, axis=1),
   )
   x = streamer.tokens.text("text", ids, exists, index).tokens
-  mixer, groups = (mixer, None) if mixer is not None else (see_cache(coords, [], None, 0), [])
-  hidden, _ = streamer.transformer(x, coords, mixer, groups)
+  if mixer is None:
+    hidden, _ = streamer.transformer(x, coords, see_cache(coords, [], None, 0), [])
+  else:
+    hidden, _ = streamer.transformer(x, coords, mixer)
   return streamer.logits(hidden)

@@ -91,9 +91,9 @@ class MetricLog:
     self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
     self._good = sum(line.get("seconds", 0.0) for line in kept)  # of earlier processes, as far as it was kept
     self._skipped = max((line.get("skipped", 0) for line in kept), default=0)
-    self._started = next((line["started"] for line in kept if "started" in line), None)
-    if self._started is None:
-      self._started = time.time()
+    started = [line["started"] for line in kept if "started" in line]
+    self._started = started[0] if started else time.time()
+    if not started:
       self._write([{"step": start, "started": self._started}])
     self._clock, self._since, self._said = time.perf_counter(), start, 0.0
 

@@ -126,9 +126,9 @@ def matrix_of(path: tuple[Any, ...]) -> Matrix:
 
 
 class MuonState(NamedTuple):
-  """count: int32, updates so far. mu: momentum, shaped like the parameters."""
+  """updates: int32, how many so far. mu: momentum, shaped like the parameters."""
 
-  count: jax.Array
+  updates: jax.Array
   mu: Any
 
 
@@ -137,7 +137,7 @@ def muon() -> optax.GradientTransformation:
 
   def update(grads: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
     del params
-    count = optax.safe_increment(state.count)
+    count = optax.safe_increment(state.updates)
     mu = optax.tree.update_moment(grads, state.mu, MUON_MOMENTUM, 1)
     ahead = optax.tree.bias_correction(mu, MUON_MOMENTUM, optax.safe_increment(count))
     now = optax.tree.bias_correction(grads, MUON_MOMENTUM, count)
