@@ -27,15 +27,16 @@ from wanstreamer_jax.crops import FIELDS
 from wanstreamer_jax.data.loader import CARRIED, LATENTS, PREVIOUS
 from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.errors import ConfigError, UserError
-from wanstreamer_jax.model.kernels import two_copy_pattern
+from wanstreamer_jax.model.kernels import two_copy_pattern, widened
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.nn.splash import kernel_flops
 from wanstreamer_jax.parallel.collectives import collectives
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, check_batch, make_mesh
 from wanstreamer_jax.rollout import Agent, UserUnit
+from wanstreamer_jax.train.duplex import keeps_all, noisy_units
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, state_shardings, train_step
-from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
+from wanstreamer_jax.units import EPHEMERAL_PHASES, build_layout
 
 GIB = 1 << 30
 
@@ -128,11 +129,11 @@ def attention_flops(config: Config, cost: Cost, mesh: Mesh) -> float:
   """FLOPs of the splash kernels that a training step calls, over all chips; `cost` counts every chip's calls."""
   if not cost.kernels:
     return 0.0
-  model, tensor = config.model, mesh.shape["tensor"]
+  model, layout, ways = config.model, build_layout(config), mesh.shape["tensor"] * mesh.shape["context"]
   rows = config.data.batch // int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-  heads = model.heads // tensor if model.kv_heads % tensor == 0 else model.heads
-  twice = 1 if config.layout.window is None else 2  # see_two_copies_splash
-  pattern = two_copy_pattern(build_layout(config), config.data.units)
+  heads = model.heads // ways if model.heads % ways == 0 else model.heads
+  twice = 2 if widened(layout, evicts=not keeps_all(config)) else 1
+  pattern = two_copy_pattern(layout, config.data.units, noisy_units(config, config.data.units))
   of_one = lambda name: kernel_flops(name, pattern, heads, (twice * model.head_dim, model.head_dim))
   return sum(rows * cost.kernels.count(name) * of_one(name) for name in set(cost.kernels))
 
@@ -144,7 +145,9 @@ def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
 def crop_tokens(config: Config) -> int:
   """Tokens of one crop in the training pass."""
   layout = build_layout(config)
-  return layout.world_tokens + config.data.units * layout.tokens(*CLEAN_PHASES, *EPHEMERAL_PHASES)
+  units = config.data.units
+  late = noisy_units(config, units) * layout.tokens(*EPHEMERAL_PHASES)
+  return layout.world_tokens + units * layout.clean_tokens + late
 
 
 def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
