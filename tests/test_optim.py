@@ -244,10 +244,10 @@ def test_losses_by_flow_time():
 
 def test_z_loss():
   """Slots after the first PAD do not count; log Z of uniform logits of V words is log V more than they are."""
-  text = jnp.array([[5, 0, 0], [7, 8, 9]])
-  logits = jnp.full((2, 3, 16), 2.0)
-  plain, _ = duplex.text_losses(logits, text, TrainConfig())
-  loss, metrics = duplex.text_losses(logits, text, TrainConfig(z_loss=0.5))
+  text, uniform = jnp.array([[5, 0, 0], [7, 8, 9]]), lambda hidden: jnp.full((*hidden.shape[:-1], 16), 2.0)
+  streamer = lambda weight: SimpleNamespace(logits=uniform, config=SimpleNamespace(train=TrainConfig(z_loss=weight)))
+  plain, _ = duplex.text_losses(streamer(0.0), jnp.zeros((2, 3, 4)), text)
+  loss, metrics = duplex.text_losses(streamer(0.5), jnp.zeros((2, 3, 4)), text)
   square = (2 + np.log(16)) ** 2
   assert metrics["z_squared"] == pytest.approx(square, rel=1e-6)
   assert loss - plain == pytest.approx(0.5 * square * 5 / 2, rel=1e-5)

@@ -53,7 +53,7 @@ def test_law_3_teacher_forced_pass_equals_rollout(name, first, close):
   step = agent.config.flow.steps - 1
   predicted = jax.jit(lambda a: replay(a, world, users, spoken, step, first, 5 * (first > 0)))(agent)
   exists = text_valid(spoken.text)[..., None]
-  close(jnp.where(exists, predicted.logits, 0), jnp.where(exists, spoken.trace["logits"], 0))
+  close(jnp.where(exists, agent.streamer.logits(predicted.text), 0), jnp.where(exists, spoken.trace["logits"], 0))
   last = jax.tree.map(lambda x: x[:, step], spoken.trace["solver_inputs"])
   tau = spoken.trace["times"][:, step]
   velocity = jax.tree.map(lambda a, b: (a - b) / tau.reshape(-1, *[1] * (a.ndim - 1)), last, spoken.latents)

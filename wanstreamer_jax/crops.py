@@ -85,9 +85,22 @@ def crop_history(row: Row, shown: Latents, level: jax.Array, keep_audio: jax.Arr
   return History(*past(delay), *past(1))
 
 
-def text_entropy(logits: jax.Array, text: jax.Array) -> jax.Array:
-  """Cross-entropy in nats of every text slot. logits: [K, n, V]; text: int32 [K, n] -> [K, n]."""
-  return -jnp.take_along_axis(jax.nn.log_softmax(logits), text[..., None], axis=-1)[..., 0]
+def text_entropy(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> tuple[jax.Array, ...]:
+  """Cross-entropy in nats of every text slot, whether its word is the likeliest one, and log Z of its logits.
+
+  hidden: [K, n, D], as in `Predictions.text`; text: int32 [K, n] -> float32, bool and float32 [K, n].
+
+  Slot after slot, computed again for the gradient: a minute's logits of all slots, over 152k words, are 0.7 GB a copy.
+  """
+
+  def slot(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+    logits = streamer.logits(inputs[0])  # [K, V]
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, inputs[1][:, None], axis=-1)[:, 0]
+    return log_z - chosen, jnp.argmax(logits, axis=-1) == inputs[1], log_z
+
+  entropy, best, log_z = jax.lax.map(jax.checkpoint(slot), (hidden.swapaxes(0, 1), text.T))
+  return entropy.T, best.T, log_z.T
 
 
 def onsets(text: jax.Array) -> jax.Array:

@@ -55,7 +55,7 @@ def unit_errors(streamer: WanStreamer, row: Row, key: jax.Array) -> UnitErrors:
     jnp.zeros((), jnp.int32),
   )
   answer = jax.tree.map(lambda z, v: z - v, noise, predictions.velocity)
-  return UnitErrors(*_squared(answer, clean), text_entropy(predictions.logits, row["agent_text"]))
+  return UnitErrors(*_squared(answer, clean), text_entropy(streamer, predictions.text, row["agent_text"])[0])
 
 
 def copy_errors(row: Row) -> UnitErrors:

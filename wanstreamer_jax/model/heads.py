@@ -41,6 +41,6 @@ class Heads(nnx.Module):
     )
 
   def logits(self, hidden: jax.Array, embedding: jax.Array) -> jax.Array:
-    """Normed hidden states [T, D] and the token embedding [V, D] -> float32 [T, V]."""
+    """Normed hidden states [..., D] and the token embedding [V, D] -> float32 [..., V]."""
     matrix = embedding.T if self.text is None else self.text.w[...]
-    return jnp.einsum("td,dv->tv", hidden, matrix.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum("...d,dv->...v", hidden, matrix.astype(hidden.dtype), preferred_element_type=jnp.float32)

@@ -68,9 +68,10 @@ class History(NamedTuple):
 
 
 class Predictions(NamedTuple):
-  """Teacher-forced outputs. logits: [K, n, V] of the n text slots; velocity: Latents of the units with a noisy copy."""
+  """Teacher-forced outputs. text: hidden states [K, n, D] whose `logits` predict the n text slots; velocity: Latents of
+  the units with a noisy copy."""
 
-  logits: jax.Array
+  text: jax.Array
   velocity: Latents
 
 
@@ -92,7 +93,7 @@ class WanStreamer(nnx.Module):
       return heard, jax.vmap(self.see)(constrain(video, CONTEXT)), state
 
   def logits(self, hidden: jax.Array) -> jax.Array:
-    """Hidden states [T, D] of STATE and TEXT tokens -> float32 [T, V]."""
+    """Hidden states [..., D] of STATE and TEXT tokens -> float32 [..., V]."""
     return self.heads.logits(self.transformer.final_norm(hidden), self.tokens.embedding[...])
 
   def world(self, world: World) -> tuple[jax.Array, Coords]:
@@ -173,13 +174,12 @@ class WanStreamer(nnx.Module):
     return self._predictions(by_unit, late_by_unit, noisy, tau)
 
   def _predictions(self, clean: jax.Array, late: jax.Array, noisy: Latents, tau: jax.Array) -> Predictions:
-    """Hidden states of clean [K, T, D] and of ephemeral units -> logits of the text slots and velocities."""
+    """Hidden states of clean [K, T, D] and of ephemeral units -> those of the text slots, and velocities."""
     layout = build_layout(self.config)
     speaking = clean[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot predicts nothing
-    logits = self.logits(speaking.reshape(-1, clean.shape[-1]))
     performing = late[:, layout.tokens(*EPHEMERAL_PHASES) - layout.tokens(PERFORM) :]
     velocity = jax.vmap(self.heads.velocity)(performing, noisy, tau)
-    return Predictions(logits.reshape(*speaking.shape[:2], -1), velocity)
+    return Predictions(speaking, velocity)
 
 
 def pick_units(tree: Any, picked: jax.Array | None) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wanstreamer_jax.config import Config, TrainConfig
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.crops import (
   FIELDS,
   Shown,
@@ -125,10 +125,10 @@ def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Prediction
   return predictions, jax.tree.map(velocity, clean, draws.noise)
 
 
-def text_losses(logits: jax.Array, text: jax.Array, train: TrainConfig) -> tuple[jax.Array, Metrics]:
-  """Cross-entropy of the slots that exist (up to and including the first PAD). logits: [K, n, V]; text: [K, n]."""
-  valid, word = text_valid(text), text != PAD
-  entropy = text_entropy(logits, text)
+def text_losses(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> tuple[jax.Array, Metrics]:
+  """Cross-entropy of the slots that exist (up to and including the first PAD). hidden: [K, n, D]; text: [K, n]."""
+  train, valid, word = streamer.config.train, text_valid(text), text != PAD
+  entropy, best, log_z = text_entropy(streamer, hidden, text)
   weight = valid * jnp.where(word, 1.0, train.pad_weight)
   words = jnp.maximum(jnp.sum(word), 1)
   onset = onsets(text)
@@ -136,13 +136,12 @@ def text_losses(logits: jax.Array, text: jax.Array, train: TrainConfig) -> tuple
     "text": jnp.sum(entropy * valid) / jnp.sum(valid),
     "word_entropy": jnp.sum(entropy * word) / words,
     "onset_entropy": jnp.sum(entropy[:, 0] * onset) / jnp.maximum(jnp.sum(onset), 1),
-    "word_accuracy": jnp.sum((jnp.argmax(logits, -1) == text) & word) / words,
+    "word_accuracy": jnp.sum(best & word) / words,
   }
   loss = jnp.sum(entropy * weight)
   if train.z_loss:
-    z = jax.nn.logsumexp(logits, axis=-1) ** 2
-    metrics["z_squared"] = jnp.sum(z * valid) / jnp.sum(valid)
-    loss += train.z_loss * jnp.sum(z * valid)
+    metrics["z_squared"] = jnp.sum(log_z**2 * valid) / jnp.sum(valid)
+    loss += train.z_loss * jnp.sum(log_z**2 * valid)
   return loss / text.shape[0], metrics
 
 
@@ -156,7 +155,7 @@ def drawn_loss(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[jax.Arr
   """`crop_loss` of given draws."""
   train = streamer.config.train
   predictions, target = predict(streamer, row, draws)
-  text, metrics = text_losses(predictions.logits, row["agent_text"], train)
+  text, metrics = text_losses(streamer, predictions.text, row["agent_text"])
   flow = lambda name: _flow_loss(
     getattr(predictions.velocity, name) - getattr(target, name), row[f"agent_{name}_valid"], draws
   )
