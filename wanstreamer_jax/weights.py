@@ -126,6 +126,11 @@ def is_remote(path: Path) -> bool:
   return "://" in os.fspath(path)
 
 
+def whole_path(path: Path) -> epath.Path:
+  """The path from the root, which Orbax asks for; one of a store is whole already (epath puts the folder before it)."""
+  return epath.Path(path) if is_remote(path) else epath.Path(path).absolute()
+
+
 @contextlib.contextmanager
 def local_copy(file: epath.Path) -> Iterator[epath.Path]:
   """A file of an object store as one of this machine, for libraries that read nothing else."""
@@ -221,7 +226,7 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
   try:
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     restore = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
-    values = dict(handler.restore(folder.absolute() / "state", args=restore)[part])
+    values = dict(handler.restore(whole_path(folder) / "state", args=restore)[part])
   except Exception as error:  # Orbax and TensorStore raise many kinds
     raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {first_line(error)}") from error
   for name, value in values.items():

@@ -39,6 +39,7 @@ from wanstreamer_jax.weights import (
   meta_digest,
   read_header,
   read_meta,
+  whole_path,
 )
 
 # Fields that may differ between a run and its continuation: they change no number of the steps to come, or only how
@@ -100,7 +101,7 @@ class Checkpoints:
   """
 
   def __init__(self, folder: Path, config: Config):
-    self.folder = epath.Path(folder).absolute()
+    self.folder = whole_path(folder)
     self.config = config
     self._saving: int | None = None
     _quiet_orbax()
@@ -112,6 +113,10 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(self.folder, options=options)
     except OSError as error:
       raise CheckpointError(f"cannot write checkpoints to {self.folder}: {error.strerror or error}") from error
+    except Exception as error:
+      if not is_remote(self.folder):
+        raise
+      raise CheckpointError(f"cannot reach {self.folder}: {first_line(error)}; check the bucket and gcsfs") from error
 
   def __enter__(self) -> "Checkpoints":
     return self
