@@ -118,7 +118,9 @@ def test_one_machine_with_gpus_and_a_job_of_slurm():
   assert alone[-1].endswith(r"-m wanstreamer_jax train --config=a\ b.py ")
   assert "launcher 1 --" in alone[-1]
   assert any(line.endswith("launch/setup.sh cuda ") for line in alone)
-  slurm = run("gpu.sh", "--dry-run", "--config=a.py", SLURM_JOB_ID="1", SLURM_SUBMIT_DIR="/shared/w").stdout.splitlines()
+  slurm = run(
+    "gpu.sh", "--dry-run", "--config=a.py", SLURM_JOB_ID="1", SLURM_SUBMIT_DIR="/shared/w"
+  ).stdout.splitlines()
   assert slurm[-1].startswith("exec srun --kill-on-bad-exit=1 /shared/w/.venv/bin/python ")
 
 

@@ -8,6 +8,7 @@ are float32, named as in parallel/rules.py. Any path may be one of an object sto
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,9 @@ SCALE = ":scale"  # suffix of the int8 rows' scales
 MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
 
 Path = str | os.PathLike[str]
+
+# Clients of stores log every failure with its traceback before they raise it; here it becomes one line.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16") -> int:
@@ -148,11 +152,11 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
   Unfinished ones have other names; in object stores, which cannot rename a folder, they lack a file.
   """
-  folder = epath.Path(folder)
-  steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+  root = epath.Path(folder)
+  steps = sorted(int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()) if root.is_dir() else []
   if not is_remote(folder):
     return steps
-  return [step for step in steps if (folder / str(step) / COMMITTED).exists()]
+  return [step for step in steps if (root / str(step) / COMMITTED).exists()]
 
 
 def find_weights(path: Path) -> epath.Path:

@@ -3,7 +3,7 @@
 `RUN/checkpoints/STEP/` holds `state` (arrays, flat by name in four parts: step, params, optimizer, ema) and `meta`
 (format, config, code, shapes, and a checksum of every array). A checkpoint is written under a temporary name and
 renamed when it is whole (object stores: gets its last file); older ones are removed after that. All processes write
-their own parts of one checkpoint, and all take the same one back. Reading weights alone is in wanstreamer_jax/weights.py.
+their own parts of one checkpoint, and all take the same one back. weights.py reads the weights alone.
 """
 
 import json
@@ -210,11 +210,11 @@ class Checkpoints:
       (self.folder / str(step)).rename(aside)
     hosts.wait_for_all(f"moved checkpoint {step}")
 
-  def _restore_step(
-    self, step: int, abstract: TrainState, shardings: TrainState
-  ) -> tuple[TrainState | None, str]:
+  def _restore_step(self, step: int, abstract: TrainState, shardings: TrainState) -> tuple[TrainState | None, str]:
     """(state, "") or (None, what is damaged), the same in every process."""
-    parts, sums, damage = None, {}, ""
+    parts: dict[str, Any] | None = None
+    sums: dict[str, Any] = {}
+    damage = ""
     try:
       parts, sums = self._read(step, abstract, shardings)
     except _Damaged as error:
