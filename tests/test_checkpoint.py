@@ -14,6 +14,7 @@ from flax import nnx
 from tests.conftest import assert_close
 from tests.toy_stage import HIDDEN, WIDTH, Toy, toy_config, toy_stage
 from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.checkpoint import Checkpoints
@@ -187,6 +188,16 @@ def test_numbers_that_changed_behind_the_storage_are_noticed_by_their_checksum(r
     read_weights(folder)
   assert int(restore(folder, config).step) == 1
   assert "checkpoints/2 is damaged: " in capsys.readouterr().out
+
+
+def test_damage_that_another_process_met_counts_here_too(run, monkeypatch, capsys):
+  """Every process reads its own part of the arrays, and all must go back to the same step."""
+  folder, config, _ = run
+  elsewhere = iter(["damage elsewhere", ""])
+  gathered = lambda text: [text] if text.startswith("[") else [text, next(elsewhere)]
+  monkeypatch.setattr(hosts, "gather_texts", gathered)
+  assert int(restore(folder, config).step) == 1
+  assert "warning: damage elsewhere; moved to damaged-2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", [np.float32, jnp.bfloat16, np.int32, np.uint8, np.bool_])
