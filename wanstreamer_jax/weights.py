@@ -242,12 +242,20 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
 def load_weights(path: Path, abstract: Any) -> Any:
   """The weights at `path` in the shape of `abstract`, as float32 host arrays.
 
-  path: an export, a training run or one of its checkpoints.
+  path: an export, a training run or one of its checkpoints; of an exported agent the part that fits is taken.
   abstract: the parameters' tree of `jax.eval_shape`.
   Raises CheckpointError, naming the first parameter that is missing, too many, or of another shape.
   """
   _, values = read_weights(path)
-  return fit_weights(values, abstract, path)
+  return fit_weights(_part(values, named_leaves(abstract)), abstract, path)
+
+
+def _part(values: dict[str, np.ndarray], names: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The values of the one part ("streamer", "audio_vae", ...) that has all the names; all values where none has."""
+  for part in sorted({name.partition(".")[0] for name in values}):
+    if all(f"{part}.{name}" in values for name in names):
+      return {name: values[f"{part}.{name}"] for name in names}
+  return values
 
 
 def fit_weights(values: Mapping[str, np.ndarray], abstract: Any, path: Path) -> Any:
