@@ -8,16 +8,24 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-python="${WANSTREAMER_VENV:-$(dirname "$here")/.venv}/bin/python"
-options=(--restarts "${RESTARTS:-3}")
-if [ "${1:-}" = --dry-run ]; then options+=(--dry-run); shift; fi
+root="$(dirname "$here")"
+python="${WANSTREAMER_VENV:-$root/.venv}/bin/python"
+dry_run=false
+if [ "${1:-}" = --dry-run ]; then dry_run=true; shift; fi
 case "${1:-}" in
   "" | -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
   *[!0-9]*) echo "[local] error: '$1' is not a number of processes, as in: bash launch/local.sh 2 --config=..." >&2; exit 2 ;;
 esac
-
-bash "$here/setup.sh"
 processes="$1"
 shift
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-exec "$python" -m wanstreamer_jax.parallel.launcher "$processes" "${options[@]}" -- "$python" -m wanstreamer_jax train "$@"
+launch=(-m wanstreamer_jax.parallel.launcher "$processes" --restarts "${RESTARTS:-3}")
+train=("$python" -m wanstreamer_jax train "$@")
+
+if $dry_run; then
+  echo "bash $here/setup.sh"
+  echo "export JAX_PLATFORMS=$JAX_PLATFORMS"
+  PYTHONPATH="$root" exec python3 "${launch[@]}" --dry-run -- "${train[@]}"  # standard library only
+fi
+bash "$here/setup.sh"
+exec "$python" "${launch[@]}" -- "${train[@]}"

@@ -12,14 +12,16 @@ from flax import nnx
 from tests.nano_agent import nano_agent
 from wanstreamer_jax import ablate
 from wanstreamer_jax.config_files import flat_fields, load_config
+from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.eval import ablation_report
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.units import build_layout
+from wanstreamer_jax.weights import load_weights
 
 FILES = sorted(pathlib.Path(ablate.FOLDER).glob("*.py"))
 OPTIONS = ablate.Options(
-  configs=None, reference="configs/tiny.py", codecs="demo", seeds=2, steps=7, train_sessions=4, eval_sessions=3,
-  runs="runs/x", data="data_cache/x", out="docs/x.md",
+  configs=None, reference="configs/tiny.py", codecs="demo", init=None, seeds=2, steps=7, train_sessions=4,
+  eval_sessions=3, runs="runs/x", data="data_cache/x", out="docs/x.md",
 )  # fmt: skip
 
 
@@ -50,6 +52,17 @@ def test_configs_that_only_sample_otherwise_share_their_training():
   assert plan["tiny", 1].training.train.seed == plan["tiny", 1].training.data.seed == 1
   assert {cell.training.train.steps for cell in plan.values()} == {7}
   assert len({cell.fingerprint() for cell in plan.values()}) == len(plan)
+
+
+def test_other_first_weights_are_another_training():
+  plan = lambda init: ablate.plan([OPTIONS.reference], dataclasses.replace(OPTIONS, init=init))[0]
+  fresh, tuned = plan(None), plan("demo")
+  assert fresh.training.train.run != tuned.training.train.run
+  assert fresh.fingerprint() != tuned.fingerprint()
+  abstract = jax.eval_shape(lambda: WanStreamer(tuned.config, rngs=nnx.Rngs(0)))
+  assert load_weights(tuned.training.train.init, abstract).tokens.embedding[...].shape[0] == tuned.config.model.vocab
+  with pytest.raises(CheckpointError, match="no checkpoint at nowhere"):
+    plan("nowhere")
 
 
 def test_only_what_changes_records_makes_other_records():
@@ -129,7 +142,7 @@ def test_ablate_from_nothing_to_the_table(tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text(CONFIG_FILE.format(change=change))
   files = {name: str(tmp_path / f"{name}.py") for name in changes}
   options = ablate.Options(
-    configs=[files["one_step"], files["deaf"]], reference=files["plain"], codecs="nano", seeds=1, steps=2,
+    configs=[files["one_step"], files["deaf"]], reference=files["plain"], codecs="nano", init=None, seeds=1, steps=2,
     train_sessions=2, eval_sessions=2, runs=str(tmp_path / "runs"), data=str(tmp_path / "data"),
     out=str(tmp_path / "out.md"),
   )  # fmt: skip

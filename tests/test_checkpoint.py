@@ -14,6 +14,7 @@ from flax import nnx
 from tests.conftest import assert_close
 from tests.toy_stage import HIDDEN, WIDTH, Toy, toy_config, toy_stage
 from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.checkpoint import Checkpoints
@@ -82,6 +83,15 @@ def test_the_last_ones_are_kept(tmp_path):
   assert steps_on_disk(tmp_path) == ["3", "4"]
 
 
+def test_those_of_every_so_many_steps_are_kept_for_good(tmp_path):
+  config = frozen_config(tmp_path, keep=1, keep_every=3)
+  state = made_state(config, make_mesh("data=1"))
+  with Checkpoints(tmp_path / "checkpoints", config) as checkpoints:
+    for step in (1, 2, 3, 4, 5, 6, 7):
+      checkpoints.save(at_step(state, step), step)
+  assert steps_on_disk(tmp_path) == ["3", "6", "7"]
+
+
 def test_the_state_may_be_donated_while_it_is_written(tmp_path):
   config = frozen_config(tmp_path)
   state = made_state(config, make_mesh("data=1"))
@@ -136,6 +146,82 @@ def test_a_damaged_last_checkpoint_is_said_and_the_one_before_is_taken(run, how,
   with Checkpoints(folder / "checkpoints", config) as checkpoints:  # step 2 can be written again
     checkpoints.save(at_step(restored, 2), 2)
   assert int(restore(folder, config).step) == 2
+
+
+def rot(file: pathlib.Path, where: float) -> None:
+  data = bytearray(file.read_bytes())
+  data[int(where * (len(data) - 1))] ^= 16
+  file.write_bytes(data)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(run, capsys):
+  """Either the numbers are those that were written, or the checkpoint before is taken; never anything else."""
+  folder, config, state = run
+  kept = folder / "kept"
+  shutil.copytree(folder / "checkpoints", kept)
+  arrays = [file for file in (folder / "checkpoints/2").rglob("*") if file.is_file() and "/d/" in str(file)]
+  rotten = [(file, where) for file in arrays for where in (0.0, 0.3, 0.5, 0.8, 1.0)]
+  rotten += [(folder / "checkpoints/2/meta/metadata", where) for where in (0.2, 0.6)]
+  noticed = 0
+  for file, where in rotten:
+    shutil.rmtree(folder / "checkpoints")
+    shutil.copytree(kept, folder / "checkpoints")
+    rot(file, where)
+    restored = restore(folder, config)
+    if int(restored.step) == 2:
+      assert_close(jax.device_get(restored), jax.device_get(state), 0)
+    else:
+      noticed += 1
+      assert "trying the one before" in capsys.readouterr().out
+      assert int(restored.step) == 1
+  assert noticed >= 5  # most files of so small a checkpoint are copies of each other
+
+
+def test_numbers_that_changed_behind_the_storage_are_noticed_by_their_checksum(run, capsys):
+  """As of a bit that flipped in the memory of a host: the files are whole, the numbers are not."""
+  folder, config, _ = run
+  meta = json.loads((folder / "checkpoints/2/meta/metadata").read_text())
+  meta["checksums"]["params"]["up_proj.w"] ^= 1
+  meta["checksums"]["ema"]["up_proj.w"] ^= 1
+  change_meta(folder, checksums=meta["checksums"])
+  with pytest.raises(CheckpointError, match=r"2 is damaged: ema up_proj\.w has not the numbers that were saved"):
+    read_weights(folder)
+  assert int(restore(folder, config).step) == 1
+  assert "checkpoints/2 is damaged: " in capsys.readouterr().out
+
+
+def test_damage_that_another_process_met_counts_here_too(run, monkeypatch, capsys):
+  """Every process reads its own part of the arrays, and all must go back to the same step."""
+  folder, config, _ = run
+  elsewhere = iter(["damage elsewhere", ""])
+  gathered = lambda text: [text] if text.startswith("[") else [text, next(elsewhere)]
+  monkeypatch.setattr(hosts, "gather_texts", gathered)
+  assert int(restore(folder, config).step) == 1
+  assert "warning: damage elsewhere; moved to damaged-2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [np.float32, jnp.bfloat16, np.int32, np.uint8, np.bool_])
+def test_a_checksum_is_the_same_anywhere_and_changes_with_any_bit(kind):
+  values = (np.arange(24).reshape(2, 3, 4) % 2).astype(kind)
+  found = int(checksum(values))
+  mesh = make_mesh("data=2,fsdp=4")
+  for axes in ((), ("data",), (None, None, "fsdp")):
+    placed = jax.device_put(values, jax.NamedSharding(mesh, jax.P(*axes)))
+    assert int(jax.jit(lambda x: checksum(x, jnp))(placed)) == found
+  flipped, swapped = values.copy(), values.copy()
+  flipped[1, 2, 3] = 1 - flipped[1, 2, 3]
+  swapped[0, 0] = values[0, 0, ::-1]
+  assert len({found, int(checksum(flipped)), int(checksum(swapped))}) == 3
+  assert int(checksum(np.float32(0))) != int(checksum(np.float32(1)))
+
+
+def test_a_checkpoint_of_before_checksums_is_read(run):
+  folder, config, state = run
+  meta = json.loads((folder / "checkpoints/2/meta/metadata").read_text())
+  for name in ("checksums", "digest", "code"):
+    del meta[name]
+  (folder / "checkpoints/2/meta/metadata").write_text(json.dumps(meta))
+  assert_close(jax.device_get(restore(folder, config)), jax.device_get(state), 0)
 
 
 def test_only_damaged_checkpoints_are_an_error(run):

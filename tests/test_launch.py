@@ -118,8 +118,18 @@ def test_one_machine_with_gpus_and_a_job_of_slurm():
   assert alone[-1].endswith(r"-m wanstreamer_jax train --config=a\ b.py ")
   assert "launcher 1 --" in alone[-1]
   assert any(line.endswith("launch/setup.sh cuda ") for line in alone)
-  slurm = run("gpu.sh", "--dry-run", "--config=a.py", SLURM_JOB_ID="1", SLURM_SUBMIT_DIR="/shared/w").stdout.splitlines()
+  slurm = run(
+    "gpu.sh", "--dry-run", "--config=a.py", SLURM_JOB_ID="1", SLURM_SUBMIT_DIR="/shared/w"
+  ).stdout.splitlines()
   assert slurm[-1].startswith("exec srun --kill-on-bad-exit=1 /shared/w/.venv/bin/python ")
+
+
+def test_processes_on_this_machine():
+  found = run("local.sh", "--dry-run", "2", "--config=a b.py", WANSTREAMER_VENV="/nowhere").stdout.splitlines()
+  assert found[0].endswith("launch/setup.sh")
+  assert [line.rpartition(" --process ")[2] for line in found[-2:]] == ["0", "1"]
+  assert found[-1].startswith("/nowhere/bin/python -m wanstreamer_jax train '--config=a b.py' --coordinator localhost:")
+  assert "is not a number of processes" in run("local.sh", "--config=a.py").stderr
 
 
 @pytest.mark.parametrize("script", ["tpu_pod.sh", "gpu.sh", "local.sh"])

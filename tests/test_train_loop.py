@@ -253,10 +253,40 @@ def nan_from(step: int):
 
 def test_a_loss_that_is_not_finite_stops_and_spares_the_checkpoint(tmp_path):
   config = toy_config(tmp_path, steps=12).freeze()
-  with pytest.raises(TrainingError, match=r"step 6 is not finite: loss = nan; .*checkpoints is as it was before"):
+  expected = r"step 6 is not finite: loss = nan; the first bad tensor is the loss, in batch 5; .*checkpoints is as"
+  with pytest.raises(TrainingError, match=expected):
     loop.train(toy_stage(loss=nan_from(5)), config)
   assert checkpoint_steps(tmp_path / "checkpoints") == [4]
   assert max(losses(tmp_path)) == 4
+
+
+class Spoiled(ToyLoader):
+  """A number of batch 5 is no number; the batches say their sessions."""
+
+  def batch_at(self, step):
+    batch = super().batch_at(step)
+    if step == 5:
+      batch["x"][3, 2] = np.nan
+    return {**batch, "session": 100 + np.arange(len(batch["x"]), dtype=np.int32)}
+
+
+def test_a_batch_that_is_not_finite_is_named_with_its_sessions(tmp_path):
+  expected = r"the first bad tensor is the input x \(and \d+ more\), in batch 5 of sessions 100, 101, 102, 103"
+  with pytest.raises(TrainingError, match=expected):
+    loop.train(toy_stage(make_loader=Spoiled), toy_config(tmp_path).freeze())
+
+
+def test_a_gradient_that_is_not_finite_is_named(tmp_path):
+  """The derivative of a square root at zero: the loss is finite, and the first batch is replayed from the start."""
+
+  def loss(model, batch, key, config):
+    value, metrics = toy_loss(model, batch, key, config)
+    zero = jnp.where(batch["step"][0] == 1, 0.0, 1.0)
+    return value + jnp.sum(jnp.sqrt(zero * model.down_proj.w[...] ** 2)), metrics
+
+  expected = r"step 2 is not finite: grad_norm = nan.*the first bad tensor is the gradient down_proj\.w, in batch 1"
+  with pytest.raises(TrainingError, match=expected):
+    loop.train(toy_stage(loss=loss), toy_config(tmp_path).freeze())
 
 
 def test_what_the_loader_raises_comes_out(tmp_path):

@@ -1,6 +1,6 @@
 """A stage small enough to train in a test: a two-layer MLP on a random regression, in the loop's own terms.
 
-Run as a program it trains, so that tests can kill it: `python tests/toy_stage.py RUN STEPS SECONDS_A_STEP [override ...]`.
+Run as a program it trains, so that tests can kill it: `python tests/toy_stage.py RUN STEPS SECONDS [override ...]`.
 """
 
 import argparse

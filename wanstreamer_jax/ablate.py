@@ -1,8 +1,9 @@
 """`wanstreamer ablate`: trains and evaluates config files, several seeds each, and writes one table and one picture.
 
 A cell is (config, seed). Its training is the run `RUNS/KEY-SEED`, where KEY is a hash of everything that matters to
-training: configs that differ only in how they sample share it. Its figures are `RUNS/results/NAME-SEED.json`. Repeating
-the command continues interrupted trainings and skips finished cells.
+training: configs that differ only in how they sample share it. With --init all trainings start from the same weights.
+The figures of a cell are `RUNS/results/NAME-SEED.json`. Repeating the command continues interrupted trainings and skips
+finished cells.
 """
 
 import ast
@@ -16,13 +17,13 @@ from typing import Any
 
 import jax
 
-from wanstreamer_jax.agent_io import abstract_agent, load_agent, with_streamer
+from wanstreamer_jax.agent_io import abstract_agent, load_agent, resolve, with_streamer
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import flat_fields, load_config, run_config_file, write_json
 from wanstreamer_jax.data import encode, make
 from wanstreamer_jax.data.duplex_source import DuplexSource
 from wanstreamer_jax.data.duplex_world.script import WORLD_VERSION
-from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.eval import ablation_report
 from wanstreamer_jax.eval.command import duplex_world
 from wanstreamer_jax.eval.evaluate import evaluate
@@ -32,9 +33,10 @@ from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.train.loop import train
 from wanstreamer_jax.train.stages import get_stage
+from wanstreamer_jax.weights import WEIGHTS_FILE, find_weights
 
 FOLDER = "configs/ablations"
-SAMPLING = ("name", "flow.steps", "flow.shift", "eval.", "train.run", "train.keep", "train.codecs")
+SAMPLING = ("name", "flow.steps", "flow.shift", "eval.", "train.run", "train.keep", "train.codecs", "train.init")
 LOGGING = ("train.log_every", "train.eval_every", "train.checkpoint_every")
 RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.session_units", "data.tokenizer",
            "layout.text_slots", "layout.user_text_slots", "layout.world_text", "layout.voice_units", "layout.portrait",
@@ -48,6 +50,7 @@ class Options:
   configs: list[str] | None
   reference: str
   codecs: str
+  init: str | None
   seeds: int
   steps: int | None
   train_sessions: int
@@ -67,10 +70,12 @@ class Cell:
   training: Config
   variants: tuple[str, ...]
   sessions: int
+  init: str  # hash of the weights that it starts from; empty for an own initialisation
 
   def fingerprint(self) -> str:
     """Changes whenever the cell's figures would."""
-    return digest([WORLD_VERSION, flat_fields(self.config), flat_fields(self.training), self.variants, self.sessions])
+    settings = [flat_fields(self.config), flat_fields(self.training), self.variants, self.sessions]
+    return digest([WORLD_VERSION, *settings, *filter(None, [self.init])])
 
 
 def digest(values: Any) -> str:
@@ -107,16 +112,25 @@ def ablate(options: Options) -> None:
 def plan(files: Sequence[str], options: Options) -> list[Cell]:
   """All cells, seed by seed, so that an interrupted table has every config once before any twice."""
   cells = []
+  init = weights_hash(options.init) if options.init else ""
   for seed in range(options.seeds):
     for file in files:
       config = seeded(file, seed, options, pathlib.Path(file).stem)
       training = seeded(options.reference, seed, options, "") if sampling_only(file, options, seed) else config
-      key = digest(part(training, (*SAMPLING, *LOGGING), without=True))
+      key = digest([part(training, (*SAMPLING, *LOGGING), without=True), init])
       run = str(pathlib.Path(options.runs) / f"{key}-{seed}")
       baselines = VARIANTS if file == options.reference else ("model",)
       training = changed(training, **{"train.run": run})
-      cells.append(Cell(pathlib.Path(file).stem, seed, config, training, baselines, options.eval_sessions))
+      cells.append(Cell(pathlib.Path(file).stem, seed, config, training, baselines, options.eval_sessions, init))
   return cells
+
+
+def weights_hash(checkpoint: str) -> str:
+  """What identifies the weights of an export: they are the same wherever they lie. Raises CheckpointError."""
+  folder = find_weights(resolve(checkpoint))
+  if not (folder / WEIGHTS_FILE).is_file():
+    raise CheckpointError(f"--init {checkpoint} is not an export (no {WEIGHTS_FILE}): see `wanstreamer export`")
+  return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
 
 
 def sampling_only(file: str, options: Options, seed: int) -> bool:
@@ -132,6 +146,7 @@ def seeded(file: str, seed: int, options: Options, name: str) -> Config:
   config.train.seed = config.data.seed = seed
   config.train.steps = options.steps or config.train.steps
   config.train.eval_every = 0
+  config.train.init = str(resolve(options.init)) if options.init else ""
   config.data.path = str(records_folder(config, options) / "latents")
   config.eval.sessions = config.eval.baseline_sessions = options.eval_sessions
   config.eval.batch = min(config.eval.batch, options.eval_sessions)
@@ -175,7 +190,7 @@ def run_cell(cell: Cell, codecs: Agent, options: Options) -> None:
   units = cell.training.train.steps * cell.training.data.batch * cell.training.data.units
   file.parent.mkdir(parents=True, exist_ok=True)
   figures = without_nan(evaluation.figures)
-  about = {"fingerprint": cell.fingerprint(), "parameters": parameters, "trained_units": units}
+  about = {"fingerprint": cell.fingerprint(), "parameters": parameters, "trained_units": units, "init": cell.init}
   write_json(file, {"name": cell.name, "seed": cell.seed, **about, "figures": figures})
 
 

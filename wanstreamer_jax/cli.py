@@ -25,7 +25,7 @@ ADDERS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns the exit status: 0, 1 (a defect), 2 (bad input), 75 (a lost host), 130 (Ctrl-C)."""
+  """Runs the command line. Returns the exit status: 0, 1 (a defect), 2 (bad input), 75 (a lost host), 130 (Ctrl-C)."""
   return guarded(lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -8,6 +8,7 @@ are float32, named as in parallel/rules.py. Any path may be one of an object sto
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,9 @@ SCALE = ":scale"  # suffix of the int8 rows' scales
 MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
 
 Path = str | os.PathLike[str]
+
+# Clients of stores log every failure with its traceback before they raise it; here it becomes one line.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16") -> int:
@@ -126,6 +130,11 @@ def is_remote(path: Path) -> bool:
   return "://" in os.fspath(path)
 
 
+def whole_path(path: Path) -> epath.Path:
+  """The path from the root, which Orbax asks for; one of a store is whole already (epath puts the folder before it)."""
+  return epath.Path(path) if is_remote(path) else epath.Path(path).absolute()
+
+
 @contextlib.contextmanager
 def local_copy(file: epath.Path) -> Iterator[epath.Path]:
   """A file of an object store as one of this machine, for libraries that read nothing else."""
@@ -143,11 +152,11 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
   Unfinished ones have other names; in object stores, which cannot rename a folder, they lack a file.
   """
-  folder = epath.Path(folder)
-  steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()) if folder.is_dir() else []
+  root = epath.Path(folder)
+  steps = sorted(int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()) if root.is_dir() else []
   if not is_remote(folder):
     return steps
-  return [step for step in steps if (folder / str(step) / COMMITTED).exists()]
+  return [step for step in steps if (root / str(step) / COMMITTED).exists()]
 
 
 def find_weights(path: Path) -> epath.Path:
@@ -221,7 +230,7 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
   try:
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     restore = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
-    values = dict(handler.restore(folder.absolute() / "state", args=restore)[part])
+    values = dict(handler.restore(whole_path(folder) / "state", args=restore)[part])
   except Exception as error:  # Orbax and TensorStore raise many kinds
     raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {first_line(error)}") from error
   for name, value in values.items():
@@ -233,12 +242,20 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
 def load_weights(path: Path, abstract: Any) -> Any:
   """The weights at `path` in the shape of `abstract`, as float32 host arrays.
 
-  path: an export, a training run or one of its checkpoints.
+  path: an export, a training run or one of its checkpoints; of an exported agent the part that fits is taken.
   abstract: the parameters' tree of `jax.eval_shape`.
   Raises CheckpointError, naming the first parameter that is missing, too many, or of another shape.
   """
   _, values = read_weights(path)
-  return fit_weights(values, abstract, path)
+  return fit_weights(_part(values, named_leaves(abstract)), abstract, path)
+
+
+def _part(values: dict[str, np.ndarray], names: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The values of the one part ("streamer", "audio_vae", ...) that has all the names; all values where none has."""
+  for part in sorted({name.partition(".")[0] for name in values}):
+    if all(f"{part}.{name}" in values for name in names):
+      return {name: values[f"{part}.{name}"] for name in names}
+  return values
 
 
 def fit_weights(values: Mapping[str, np.ndarray], abstract: Any, path: Path) -> Any:

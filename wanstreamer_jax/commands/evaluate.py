@@ -37,14 +37,17 @@ def evaluate(args: argparse.Namespace) -> None:
 def add_ablate(commands: Any) -> None:
   examples = """
     wanstreamer ablate --codecs demo --out docs/ablations.md
-    wanstreamer ablate --configs configs/ablations/no_history.py configs/ablations/window_12.py --seeds 1 --steps 200
+    wanstreamer ablate --configs configs/ablations/no_history.py configs/ablations/window_12.py --seeds 1
+    wanstreamer ablate --init demo --steps 128
 
-    Trains configs/tiny.py and every config for each seed and evaluates it; the same command continues.
+    Trains configs/tiny.py and every config for each seed and evaluates it; the same command continues. From nothing
+    that is a night on two cores; from trained weights (--init) an hour or two.
   """
   parser = add_command(commands, "ablate", "train and evaluate ablations, and write the table", examples, ablate)
   parser.add_argument("--configs", metavar="FILE", nargs="+", help="config files (default: configs/ablations/*.py)")
   parser.add_argument("--reference", metavar="FILE", default="configs/tiny.py", help="what they are compared with")
   parser.add_argument("--codecs", metavar="C", default="demo", help="an exported agent whose codecs to use")
+  parser.add_argument("--init", metavar="C", help="an exported agent whose weights all start from (default: nothing)")
   parser.add_argument("--seeds", type=number(int, 1), default=2, help="trainings of each config (default: 2)")
   parser.add_argument("--steps", type=number(int, 1), help="updates of each (default: what the config says)")
   parser.add_argument("--train-sessions", type=number(int, 2), default=400, help="of 20 s, made once (default: 400)")

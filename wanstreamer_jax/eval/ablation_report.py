@@ -89,11 +89,18 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
   first = groups[reference][0]
   options = first["figures"]["options"]
   titles = [title + ARROWS[better] for title, (_, _, better) in COLUMNS.items()]
+  start = (
+    "all configs start from the same weights, trained with the reference's choices, and have that long to get used "
+    "to their own, so that what a choice costs is rather over- than understated"
+    if first.get("init")
+    else "from nothing"
+  )
   intro = (
     f"Written by `wanstreamer ablate`. A {reference} model ({first['parameters'] / 1e6:.1f}M parameters, "
-    f"{first['trained_units'] / 1000:.0f}k units of training, the small duplex_world at 64x64) says what happens to a "
-    f"{reference} model; larger ones may differ. {options['sessions']} held-out sessions of {options['seconds']:g} s "
-    f"in closed loop; mean over seeds, ± half their range. Arrows: which way is better. Differences within ± are noise."
+    f"{first['trained_units'] / 1000:.0f}k units of training, {start}; the small duplex_world at 64x64) says what "
+    f"happens to a {reference} model; larger ones may differ. {options['sessions']} held-out sessions of "
+    f"{options['seconds']:g} s in closed loop; mean over seeds, ± half their range. Arrows: which way is better. "
+    "Differences within ± are noise."
   )
   lines = [f"# Ablations at {reference} size", "", intro, "", f"![figures of every config]({picture})", ""]
   lines += ["| config | seeds | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]

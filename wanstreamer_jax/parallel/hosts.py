@@ -110,8 +110,8 @@ def join(
         "--processes and --process (in Kubernetes, or install the package `kubernetes`)"
       ) from error
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    whole = f"process {process} of {processes} at {coordinator}" if method else "the processes that the environment names"
-    raise LostHostError(f"the job did not come together ({whole}): {reason}; are all of them started?") from error
+    whom = f"process {process} of {processes} at {coordinator}" if method else "what the environment names"
+    raise LostHostError(f"the job did not come together ({whom}): {reason}; are all of them started?") from error
 
 
 def _on_tpu() -> bool:

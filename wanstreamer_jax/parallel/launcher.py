@@ -106,8 +106,8 @@ def launch(command: Sequence[str], processes: int, restarts: int) -> int:
     final = verdict(statuses)
     if final is not None or asked:
       return 130 if final is None else final
-    again = f"; starting again ({start + 1} of {restarts})" if start < restarts else f"; {restarts} new starts were allowed"
-    print(f"launcher: {in_words(statuses)}{again}", file=sys.stderr, flush=True)
+    end = f"starting again ({start + 1} of {restarts})" if start < restarts else f"it had {restarts} new starts"
+    print(f"launcher: {in_words(statuses)}; {end}", file=sys.stderr, flush=True)
     if start < restarts:
       time.sleep(PAUSE)
   return 1

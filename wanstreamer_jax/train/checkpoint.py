@@ -3,7 +3,7 @@
 `RUN/checkpoints/STEP/` holds `state` (arrays, flat by name: step, params, optimizer, ema, spikes) and `meta`
 (format, config, code, shapes, and a checksum of every array). A checkpoint is written under a temporary name and
 renamed when it is whole (object stores: gets its last file); older ones are removed after that. All processes write
-their own parts of one checkpoint, and all take the same one back. Reading weights alone is in wanstreamer_jax/weights.py.
+their own parts of one checkpoint, and all take the same one back. weights.py reads the weights alone.
 """
 
 import json
@@ -39,6 +39,7 @@ from wanstreamer_jax.weights import (
   meta_digest,
   read_header,
   read_meta,
+  whole_path,
 )
 
 # Fields that may differ between a run and its continuation: they change no number of the steps to come, or only how
@@ -100,7 +101,7 @@ class Checkpoints:
   """
 
   def __init__(self, folder: Path, config: Config):
-    self.folder = epath.Path(folder).absolute()
+    self.folder = whole_path(folder)
     self.config = config
     self._saving: int | None = None
     _quiet_orbax()
@@ -112,6 +113,10 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(self.folder, options=options)
     except OSError as error:
       raise CheckpointError(f"cannot write checkpoints to {self.folder}: {error.strerror or error}") from error
+    except Exception as error:
+      if not is_remote(self.folder):
+        raise
+      raise CheckpointError(f"cannot reach {self.folder}: {first_line(error)}; check the bucket and gcsfs") from error
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -207,7 +212,9 @@ class Checkpoints:
 
   def _restore_step(self, step: int, abstract: TrainState, shardings: TrainState) -> tuple[TrainState | None, str]:
     """(state, "") or (None, what is damaged), the same in every process."""
-    parts, sums, damage = None, {}, ""
+    parts: dict[str, Any] | None = None
+    sums: dict[str, Any] = {}
+    damage = ""
     try:
       parts, sums = self._read(step, abstract, shardings)
     except _Damaged as error:

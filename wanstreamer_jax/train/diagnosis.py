@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.parallel import hosts
@@ -25,7 +24,13 @@ def first_bad(stage: Stage, config: Config, state: TrainState, batch: Batch) -> 
   @jax.jit
   def all_finite(state: TrainState, batch: Batch) -> dict[str, dict[str, jax.Array]]:
     (loss, metrics), grads = loss_and_grads(stage, config, state.params, batch, state.step)
-    groups = {"input": batch, "weight": state.params, "part of the loss": metrics, "loss": {"": loss}, "gradient": grads}
+    groups = {
+      "input": batch,
+      "weight": state.params,
+      "part of the loss": metrics,
+      "loss": {"": loss},
+      "gradient": grads,
+    }
     return {kind: {name: _finite(leaf) for name, leaf in named_leaves(tree).items()} for kind, tree in groups.items()}
 
   found = jax.device_get(all_finite(state, batch))

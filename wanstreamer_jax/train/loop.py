@@ -77,8 +77,9 @@ def train(stage: Stage, config: Config) -> TrainState:
       Feed(loader, mesh, start, config.train.steps) as feed,
     ):
       state = _Updates(stage, config, mesh, loader, run, checkpoints, log, feed, interrupt).run_from(state)
-    if stage.finish is not None:
-      hosts.on_first(state.averaged, lambda weights: stage.finish(weights, config, run.local))
+    finish = stage.finish
+    if finish is not None:
+      hosts.on_first(state.averaged, lambda weights: finish(weights, config, run.local))
     return state
 
 

@@ -1,0 +1,112 @@
+"""Runs in object stores, with a bucket in memory: all that a local run leaves is there, and errors are one line."""
+
+import json
+import pathlib
+import sys
+
+import fsspec
+import numpy as np
+import pytest
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+
+from tests.toy_stage import toy_config, toy_stage
+from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.train import loop, run_folder
+from wanstreamer_jax.train.run_folder import RunFolder
+from wanstreamer_jax.weights import checkpoint_steps, export_weights, load_export
+
+
+class Bucket(MemoryFileSystem):
+  protocol = ("gcs", "gs")
+  store: dict = {}
+  pseudo_dirs = [""]
+  broken = ""
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(str(path).removeprefix("gs://"))
+
+  def _open(self, path, mode="rb", **options):
+    if Bucket.broken:
+      raise OSError(Bucket.broken)
+    return super()._open(path, mode, **options)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  """{path: content} of what gs:// holds."""
+  monkeypatch.setattr(Bucket, "store", {})
+  monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
+  fsspec.register_implementation("gcs", Bucket, clobber=True)
+  backend._FileSystemSpecBackend._get_filesystem.cache_clear()
+  yield lambda: {path: file.getvalue() for path, file in Bucket.store.items()}
+  _registry.pop("gcs")
+  backend._FileSystemSpecBackend._get_filesystem.cache_clear()
+  Bucket.clear_instance_cache()
+
+
+def test_a_run_in_a_bucket_and_its_continuation(bucket, tmp_path, monkeypatch):
+  """Checkpoints lie elsewhere: TensorStore speaks to stores by itself, not through fsspec."""
+  opened = RunFolder.__init__
+
+  def with_local_checkpoints(self, path):
+    opened(self, path)
+    self.checkpoints = tmp_path / "checkpoints"
+
+  monkeypatch.setattr(RunFolder, "__init__", with_local_checkpoints)
+  here = set(pathlib.Path().iterdir())
+  for steps in (4, 6):
+    loop.train(toy_stage(), toy_config("gs://bucket/run", steps=steps, schedule="constant").freeze())
+  found = bucket()
+  assert {"/bucket/run/config.json", "/bucket/run/code.json", "/bucket/run/pictures/6.txt"} <= set(found)
+  lines = [json.loads(line) for line in found["/bucket/run/metrics.jsonl"].splitlines()]
+  assert [line["step"] for line in lines if "loss" in line] == list(range(1, 7))
+  assert json.loads(found["/bucket/run/config.json"])["train"]["steps"] == 6
+  assert sum("/tensorboard/events" in path for path in found) == 2
+  assert set(pathlib.Path().iterdir()) == here
+
+
+def test_only_what_changed_is_copied_and_not_too_often(bucket, monkeypatch):
+  with RunFolder("gs://bucket/run") as run:
+    (run.local / "a.txt").write_text("one")
+    run.copy()
+    run._copying.result()
+    (run.local / "b.txt").write_text("two")
+    run.copy()  # too soon
+    assert sorted(bucket()) == ["/bucket/run/a.txt"]
+    Bucket.store["/bucket/run/a.txt"].truncate(0)
+  assert bucket() == {"/bucket/run/a.txt": b"", "/bucket/run/b.txt": b"two"}
+
+
+def test_a_bucket_that_breaks_is_said_once(bucket, monkeypatch):
+  monkeypatch.setattr(run_folder, "EVERY", 0.0)
+  message = r"cannot reach gs://bucket/run: OSError: Connection refused; check the bucket's name, the network and the"
+  with RunFolder("gs://bucket/run") as run:
+    (run.local / "a.txt").write_text("one")
+    monkeypatch.setattr(Bucket, "broken", "Connection refused")
+    run.copy()
+    while not run._copying.done():
+      pass
+    with pytest.raises(TrainingError, match=message):
+      run.copy()  # says what failed the last time
+    monkeypatch.setattr(Bucket, "broken", "")
+
+
+def test_a_bucket_without_its_package(monkeypatch):
+  monkeypatch.setitem(sys.modules, "gcsfs", None)
+  backend._FileSystemSpecBackend._get_filesystem.cache_clear()
+  with pytest.raises(TrainingError, match=r"gs://bucket/run needs a package: .*; pip install gcsfs"):
+    loop.train(toy_stage(), toy_config("gs://bucket/run").freeze())
+
+
+def test_exports_and_unfinished_checkpoints_in_a_bucket(bucket):
+  config = toy_config("unused").freeze()
+  export_weights({"w": np.array([[1.0, 2.0]])}, config, "gs://bucket/agent", "f32")
+  found, values = load_export("gs://bucket/agent")
+  assert (found, values["w"].tolist()) == (config, [[1.0, 2.0]])
+  for step in (1, 2):
+    Bucket().pipe(f"gs://bucket/run/checkpoints/{step}/meta/metadata", b"{}")
+  Bucket().pipe("gs://bucket/run/checkpoints/1/commit_success.txt", b"")
+  assert checkpoint_steps("gs://bucket/run/checkpoints") == [1]
