@@ -145,7 +145,9 @@ def test_hosts_that_share_a_session_read_the_same_rows():
   assert host_rows(4, mesh) == [0, 1, 2, 3]
 
 
-def test_a_feed_resumes_exactly_anywhere_and_ends(mixed):
+@pytest.mark.parametrize("cores", [2, 64])
+def test_a_feed_resumes_exactly_anywhere_and_ends(mixed, monkeypatch, cores):
+  monkeypatch.setattr("os.cpu_count", lambda: cores)
   loader, mesh = Loader(mixed, small_config()), make_mesh("data=2,fsdp=2")
   for start in (0, 3):
     with Feed(loader, mesh, start, start + 4) as feed:
