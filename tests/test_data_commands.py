@@ -65,6 +65,8 @@ def test_stats_and_bench_are_printed(folder, capsys):
   commands.bench_loader(small_config(), str(folder), seconds=0.01)
   for seconds in (1000, 1e-6):
     commands.bench_loader(small_config(), str(folder), seconds=0.01, step_seconds=seconds, hosts=2)
+  with pytest.raises(DataError, match=r"data\.batch is 4, which does not divide over 3 hosts"):
+    commands.bench_loader(small_config(), str(folder), hosts=3)
   printed = capsys.readouterr().out
   assert "sessions" in printed
   assert "files: as the manifest says" in printed
