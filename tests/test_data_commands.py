@@ -1,5 +1,6 @@
 """Stats, the TFDS export, and the functions behind `wanstreamer data`."""
 
+import argparse
 import importlib.util
 import os
 import pathlib
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.fake_sessions import FakeSource, small_config
+from wanstreamer_jax.commands.data import share
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import commands
 from wanstreamer_jax.data.duplex_source import world_config
@@ -63,6 +65,8 @@ def test_stats_and_bench_are_printed(folder, capsys):
   commands.bench_loader(small_config(), str(folder), seconds=0.01)
   for seconds in (1000, 1e-6):
     commands.bench_loader(small_config(), str(folder), seconds=0.01, step_seconds=seconds, hosts=2)
+  with pytest.raises(DataError, match=r"data\.batch is 4, which does not divide over 3 hosts"):
+    commands.bench_loader(small_config(), str(folder), hosts=3)
   printed = capsys.readouterr().out
   assert "sessions" in printed
   assert "files: as the manifest says" in printed
@@ -78,6 +82,7 @@ def test_stats_and_bench_are_printed(folder, capsys):
     ({"source": "films"}, "source is 'films': expected one of duplex_world, recordings"),
     ({"manifest": "m.jsonl"}, "--manifest goes with"),
     ({"sessions": 0}, "sessions is 0"),
+    ({"skip_bad": True}, "--skip-bad goes with --source recordings"),
     ({"split": "best"}, "split is 'best': expected one of train, heldout"),
   ],
 )
@@ -85,6 +90,24 @@ def test_impossible_sources_are_refused(tmp_path, options, message):
   with pytest.raises(DataError, match=message):
     commands.make_records(small_config(), str(tmp_path / "x"), **options)
   assert not any(tmp_path.iterdir())
+
+
+def test_shares_are_counted_from_zero():
+  assert (share("0/1"), share("3/8")) == ((0, 1), (3, 8))
+  for text in ("8/8", "-1/8", "1", "1/", "a/b", "0/0"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not I/N with I from 0 to N - 1"):
+      share(text)
+
+
+def test_a_share_says_that_others_go_on(tmp_path, capsys):
+  config, out = Config(), str(tmp_path / "world")
+  config.media.height = config.media.width = 16
+  config.data.session_units = 13
+  commands.make_records(config, out, sessions=2, share=(1, 2))
+  assert "share 1/2 is done; the folder is finished by the last call" in capsys.readouterr().out
+  commands.make_records(config, out, sessions=2, share=(0, 2))
+  assert "2 sessions, 26 units" in capsys.readouterr().out
+  assert RecordFolder(out).manifest["skipped"] == 0
 
 
 TFDS = """

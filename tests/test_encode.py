@@ -77,7 +77,7 @@ def folders(tmp_path_factory, codecs):
   return base / "media", base / "latents"
 
 
-@pytest.mark.parametrize("session", [4, 33])
+@pytest.mark.parametrize("session", [6, 33])
 def test_latents_are_those_of_the_whole_session(folders, codecs, session, close):
   media, latents = (RecordFolder(folder) for folder in folders)
   units, fixed = media.read_units(session), media.read_session(session).fixed

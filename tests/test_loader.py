@@ -1,5 +1,6 @@
 """Loader: the order is a pure function of (seed, step), whatever the hosts; crops are whole and cover their session."""
 
+import json
 import pickle
 import shutil
 import time
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests import toy_stage
 from tests.fake_sessions import FakeSource, small_config
 from wanstreamer_jax.data.loader import Loader, bench
 from wanstreamer_jax.data.make import make
@@ -16,6 +18,7 @@ from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.feed import Feed, host_rows
+from wanstreamer_jax.train.loop import train
 
 SESSIONS, UNITS = 10, 8
 RECORDED = [
@@ -142,7 +145,9 @@ def test_hosts_that_share_a_session_read_the_same_rows():
   assert host_rows(4, mesh) == [0, 1, 2, 3]
 
 
-def test_a_feed_resumes_exactly_anywhere_and_ends(mixed):
+@pytest.mark.parametrize("cores", [2, 64])
+def test_a_feed_resumes_exactly_anywhere_and_ends(mixed, monkeypatch, cores):
+  monkeypatch.setattr("os.cpu_count", lambda: cores)
   loader, mesh = Loader(mixed, small_config()), make_mesh("data=2,fsdp=2")
   for start in (0, 3):
     with Feed(loader, mesh, start, start + 4) as feed:
@@ -252,3 +257,35 @@ def test_bench_reports_rates(folder):
   rates = bench(Loader(folder, small_config()), seconds=0.05)
   assert set(rates) == {"units_per_second", "mb_per_second", "times_real_time"}
   assert all(rate > 0 for rate in rates.values())
+
+
+class Examples:
+  """A loader for the toy stage: what it trains on is read from the records, and every row tells its crop."""
+
+  def __init__(self, mixed, config):
+    self.loader = Loader(mixed, config)
+
+  def batch_at(self, step):
+    batch = self.loader.batch_at(step)
+    x = batch["agent_audio"][:, 0, : toy_stage.WIDTH].astype(np.float32) / 32768
+    return {"x": x, "y": np.sin(x), "step": 100 * batch["session"] + batch["start"]}
+
+
+def test_a_checkpoint_holds_the_place_in_the_data(mixed, tmp_path):
+  """The step is the loader's whole state: a run that stops after 3 of 6 updates goes on with the 4th's examples."""
+
+  def examples(run, *stops):
+    for steps in stops:
+      config = toy_stage.toy_config(tmp_path / run, steps, log_every=1, checkpoint_every=3, eval_every=0)
+      config.data.batch = 4
+      stage = toy_stage.toy_stage(make_loader=lambda config: Examples(mixed, small_config()))
+      train(stage, config.freeze())
+    lines = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: (line["batch_step"], line["loss"]) for line in lines if "batch_step" in line}
+
+  undisturbed = examples("one", 6)
+  assert list(undisturbed) == [1, 2, 3, 4, 5, 6]
+  assert [int(example) for example, _ in undisturbed.values()] == [
+    100 * place.session + place.start for step in range(6) for place in Loader(mixed, small_config()).places(step)[:1]
+  ]
+  assert examples("two", 3, 6) == undisturbed

@@ -1,6 +1,8 @@
 """Mixtures: exact proportions, no repeats within an epoch of any folder, a pure function of (seed, step)."""
 
 import collections
+import json
+import shutil
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +12,7 @@ from tests.fake_sessions import FakeSource, small_config
 from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.mixture import Mixture, Order, parse_mixture
-from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
 from wanstreamer_jax.errors import DataError
 
 RECORDED = [(0, 1, 0), (0, 4, 0), (1, 2, 4), (1, 0, 4)]  # places(3) of 2:1 of the two folders below, seed 0
@@ -119,6 +121,21 @@ def test_an_unknown_folder_and_weights_that_are_too_fine(folders):
     Mixture(f"{folders}/a,{folders}/c")
   with pytest.raises(DataError, match="repeat after 1000001 crops: expected at most 100000"):
     Loader(f"{folders}/a:1,{folders}/b:0.000001", small_config())
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"kind": "latents"}, r"/a holds media, \S*/c holds latents: mix one kind"),
+    ({"source": {"codecs": "others"}}, r"the latents of \S*/a and \S*/c were made by different codecs"),
+    ({"format": 2}, r"c/manifest.json: format 2, expected 1; make the records again"),
+  ],
+)
+def test_folders_of_another_kind(folders, tmp_path, change, message):
+  manifest = shutil.copytree(folders / "b", tmp_path / "c") / MANIFEST
+  manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+  with pytest.raises(DataError, match=message):
+    Mixture(f"{folders}/a,{tmp_path}/c")
 
 
 def test_folders_that_do_not_mix(folders, tmp_path):

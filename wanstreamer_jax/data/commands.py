@@ -113,20 +113,21 @@ def export_tfds(path: str, out: str, *, runner: str = "", options: Sequence[str]
 def bench_loader(
   config: Config, path: str, *, seconds: float = 5.0, step_seconds: float | None = None, hosts: int = 1
 ) -> None:
-  """Prints how fast this machine reads training batches from a `data.path`, beside what one of `hosts` hosts must read
-  when a step takes `step_seconds`."""
+  """Prints how fast this machine reads its rows of training batches from a `data.path`, as one of `hosts` hosts, beside
+  what it must read when a step takes `step_seconds`. Raises DataError for a batch that does not divide."""
   from wanstreamer_jax.data.loader import Loader, bench
 
-  rates, batch, units = bench(Loader(path, config), seconds), config.data.batch, config.data.units
+  batch, units = config.data.batch, config.data.units
+  if batch % hosts:
+    raise DataError(f"data.batch is {batch}, which does not divide over {hosts} hosts")
+  rates = bench(Loader(path, config, range(batch // hosts)), seconds)
   print(
     f"{path}: {rates['units_per_second']:.0f} units/s, {rates['mb_per_second']:.0f} MB/s, "
-    f"{rates['times_real_time']:.0f} x real time (batch {batch} x {units} units)"
+    f"{rates['times_real_time']:.0f} x real time ({batch // hosts} rows of {units} units)"
   )
   if step_seconds is not None:
     needed = batch * units / step_seconds / hosts
     margin = rates["units_per_second"] / needed
-    verdict = (
-      f"{margin:.1f} times that is read" if margin >= 1 else f"only {margin:.2f} of that is read: chips will wait"
-    )
+    verdict = f"{margin:.1f} times that is read" if margin >= 1 else f"only {margin:.2f} of that is read, chips wait"
     each = f" on each of {hosts} hosts" if hosts > 1 else ""
     print(f"steps of {step_seconds:.3g} s need {needed:.0f} units/s{each}: {verdict}")

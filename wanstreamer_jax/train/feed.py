@@ -1,5 +1,6 @@
 """Batches, fetched and placed on the devices ahead of the step that needs them."""
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,7 @@ def host_rows(batch: int, mesh: Mesh, devices: Sequence[jax.Device] | None = Non
 
 
 class Feed:
-  """Batches `start`, `start + 1`, ..., `stop - 1` of a loader, read in order by a thread of Grain's.
+  """Batches `start`, `start + 1`, ..., `stop - 1` of a loader, read ahead by threads of Grain's and given in order.
 
   Grain reads ahead and no more: the order is the loader's, a pure function of the step, so that a feed's whole state is
   the step. (Grain's own shuffle takes 4 ms an element in small sets, and its order could change with its version.)
@@ -37,7 +38,8 @@ class Feed:
 
   def __init__(self, loader: Loader, mesh: Mesh, start: int, stop: int):
     steps = grain.MapDataset.range(start, stop).map(lambda step: place_batch(loader.batch_at(int(step)), mesh))
-    self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)))
+    threads = max(1, min(AHEAD, (os.cpu_count() or 1) // 4))  # on few cores a second one only slows the first
+    self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)))
     self._waited = 0.0
 
   def next(self) -> dict[str, jax.Array]:
