@@ -78,6 +78,29 @@ def test_large_models_are_split_by_fsdp_almost_whole():
   assert kept < total / 8 * 1.02
 
 
+def pods() -> dict[tuple[str, str], str]:
+  from configs.pods import MESHES
+
+  return MESHES
+
+
+@pytest.mark.parametrize("names", pods(), ids="-".join)
+def test_weights_are_split_over_a_whole_pod(names):
+  """Every parameter divides the meshes of configs/pods.py; what a chip keeps is its share, up to vectors."""
+  sizes = meshes.parse_mesh(pods()[names])
+  mesh = AbstractMesh(tuple(sizes.values()), meshes.AXES)
+  kept = total = 0
+  for name, leaf in named_leaves(abstract_duplex(f"{names[0]}.py:192x336")).items():
+    spec = partition(name, leaf.shape, mesh)
+    axes = [axis for entry in spec if entry for axis in ((entry,) if isinstance(entry, str) else entry)]
+    total += leaf.size
+    kept += leaf.size / math.prod(mesh.shape[axis] for axis in axes)
+  assert kept < total / mesh.size + 3e6
+  config = load_config(CONFIGS / f"pods.py:{','.join(names)}")
+  assert mesh.size == math.prod(int(side) for side in names[1].partition(":")[2].split("x"))
+  assert config.model.heads % sizes["context"] == config.data.units % sizes["context"] == 0
+
+
 def test_rules_speak_for_the_last_dimensions():
   mesh = AbstractMesh((1, 2, 2, 1), meshes.AXES)
   assert partition("a.layers.q_proj.w", (24, 64, 4, 16), mesh) == PartitionSpec(None, "fsdp", "tensor", None)

@@ -225,7 +225,7 @@ class ModelConfig(Section):
   experts: str = "shared"  # or "latent": agent-latent tokens have their own MLPs
   remat: str = "none"  # "none", "full" or "dots"
   dtype: str = "float32"  # of activations; parameters are float32
-  attention: str = "xla"  # or "splash" (TPU)
+  attention: str = "xla"  # of the training pass; or "splash" (TPU), or "cudnn" (NVIDIA GPU, bfloat16)
   kv_cache: str = "plain"  # as activations; or "int8", with a scale per token and head: a choice of who serves
 
 
@@ -478,7 +478,7 @@ def validate(config: Config) -> None:
     ("model.experts", model.experts, ("shared", "latent")),
     ("model.remat", model.remat, ("none", "full", "dots")),
     ("model.dtype", model.dtype, ("float32", "bfloat16")),
-    ("model.attention", model.attention, ("xla", "splash")),
+    ("model.attention", model.attention, ("xla", "splash", "cudnn")),
     ("model.kv_cache", model.kv_cache, ("plain", "int8")),
     ("data.voices", config.data.voices, ("formant", "mixed")),
     ("train.stage", config.train.stage, ("duplex", "audio_vae", "video_vae")),

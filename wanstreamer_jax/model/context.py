@@ -24,9 +24,11 @@ from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.chunks import see_two_copies_in_chunks
 from wanstreamer_jax.model.transformer import Mixer, see_two_copies
 from wanstreamer_jax.nn.attention import Queries
 from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.nn.merge import CuDNN
 from wanstreamer_jax.parallel.mesh import axis_size, constrain
 from wanstreamer_jax.units import Coords, build_layout
 
@@ -115,6 +117,8 @@ def training_mixer(config: Config, clean: Coords, late: Coords, shares: Shares, 
   layout = build_layout(config)
   if config.model.attention == "xla":
     return over_heads(lambda c, e: see_two_copies(c, e, layout), clean, late, shares)
+  if config.model.attention == "cudnn":
+    return over_heads(lambda c, e: see_two_copies_in_chunks(c, e, layout, CuDNN()), clean, late, shares)
   from wanstreamer_jax.model.kernels import see_two_copies_splash  # Pallas takes a second to import
 
   return over_heads(lambda c, e: see_two_copies_splash(c, e, layout, evicts), clean, late, shares)
