@@ -375,10 +375,8 @@ def test_a_cell_that_is_refused_is_a_result():
 
 @needs_libtpu
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("config", "topology"), [("configs/demo.py", "v5e:2x2"), ("configs/qwen2p5_1p5b.py", "v6e:2x4")]
-)
-@pytest.mark.parametrize("what", ["train", "step"])
-def test_the_real_sizes_compile_and_fit(config, topology, what):
-  result = aot.compile_for(load_config(config), topology, what)
+@pytest.mark.parametrize("cell", scale.CELLS, ids=lambda cell: cell.name)
+def test_every_cell_of_the_document_fits(cell):
+  result = scale.compile_cell(cell, plan=True)
+  assert "error" not in result, result["error"]
   assert result["memory"]["peak"] < result["hbm"]
