@@ -349,26 +349,34 @@ def test_the_cells_of_the_document_are_distinct_and_their_meshes_fill_their_pods
 def test_the_document_is_resumed_and_says_what_is_missing(tmp_path, monkeypatch):
   compiled = []
 
-  def fake(config, topology, what, slices):
-    compiled.append((config.name, topology, what))
-    raise ConfigError(f"{config.name} needs 99G of a chip's 16G: use more chips")
+  def fake(cell, plan):
+    compiled.append((cell.name, plan))
+    return {"error": f"{cell.config} needs 99G of a chip's 16G: use more chips", "code": not plan}
 
-  monkeypatch.setattr(scale, "compile_for", fake)
-  scale.scale_command(tmp_path / "scale.md", only="demo")
-  assert compiled == [("demo", "v5e:2x2", "train"), ("demo", "v5e:2x2", "step")]
-  scale.scale_command(tmp_path / "scale.md", only="demo")  # nothing is compiled twice
-  assert len(compiled) == 2
+  monkeypatch.setattr(scale, "compile_cell", fake)
+  names = ["train: demo.py, v5e:2x2", "step: demo.py, 10 s, v5e:2x2"]
+  scale.scale_command(tmp_path / "scale.md", only="demo", plan=True)
+  scale.scale_command(tmp_path / "scale.md", only="demo", plan=True)  # nothing is planned twice
+  assert compiled == [(name, True) for name in names]
   text = (tmp_path / "scale.md").read_text()
   assert "needs 99G of a chip's 16G: use more chips" in text
   assert "Not compiled yet: train: pods.py:qwen2p5_1p5b,v5e:16x16,192x336, v5e:16x16;" in text
+  assert f"no code generated yet (`--plan`): {'; '.join(names)}." in text
+  scale.scale_command(tmp_path / "scale.md", only="demo", plan=False)  # but compiled where code is wanted
+  assert compiled[2:] == [(name, False) for name in names]
+  assert "no code generated yet" not in (tmp_path / "scale.md").read_text()
+
+
+@needs_libtpu
+def test_a_cell_that_is_refused_is_a_result():
+  cell = scale.Cell("nano.py", "v5e:2x2", "train", overrides=("data.batch=3",))
+  assert "data.batch is 3, which does not divide" in scale.compile_cell(cell, plan=True)["error"]
 
 
 @needs_libtpu
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("config", "topology"), [("configs/demo.py", "v5e:2x2"), ("configs/qwen2p5_1p5b.py", "v6e:2x4")]
-)
-@pytest.mark.parametrize("what", ["train", "step"])
-def test_the_real_sizes_compile_and_fit(config, topology, what):
-  result = aot.compile_for(load_config(config), topology, what)
+@pytest.mark.parametrize("cell", scale.CELLS, ids=lambda cell: cell.name)
+def test_every_cell_of_the_document_fits(cell):
+  result = scale.compile_cell(cell, plan=True)
+  assert "error" not in result, result["error"]
   assert result["memory"]["peak"] < result["hbm"]

@@ -10,8 +10,11 @@ import math
 import os
 import pathlib
 import re
+import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -261,9 +264,10 @@ def unit_of_user(config: Config) -> UserUnit:
 PROGRAMS = {"train": train_program, "step": step_program}
 
 
-def compile_for(config: Config, topology: str, what: str, slices: int = 1) -> dict[str, Any]:
+def compile_for(config: Config, topology: str, what: str, slices: int = 1, plan: bool = False) -> dict[str, Any]:
   """Compiles one of PROGRAMS for so many slices. Returns plain values, ready for JSON: bytes, FLOPs and seconds.
 
+  plan: stop when the compiler has planned the memory, see `plan`; otherwise generate code as well.
   Raises UserError without libtpu; ConfigError for an unknown topology, a mesh or batch that does not fit it, and for a
   program that needs more memory than a chip has.
   """
@@ -272,14 +276,14 @@ def compile_for(config: Config, topology: str, what: str, slices: int = 1) -> di
   kind, chips = devices[0].device_kind, program.mesh.size
   begin = time.perf_counter()
   try:
-    compiled, text = compile_and_dump(program)
+    memory, text = (plan_memory if plan else compile_whole)(program)
   except jax.errors.JaxRuntimeError as error:
     raise _explained(error, f"{config.name}: {program.title} for {topology}", program.advice) from error
   seconds = time.perf_counter() - begin
-  memory, chip, counted = compiled.memory_analysis(), CHIPS.get(kind), hlo.Program(text)
-  compiled_flops, moved = counted.product_flops(), counted.memory_bytes()
-  computed = compiled_flops + program.flops.get("attention kernels", 0.0) / chips
-  bound = roofline(program.mesh, computed, program.useful, moved, collectives(counted, dict(program.mesh.shape)))
+  chip, compiled = CHIPS.get(kind), hlo.Program(text)
+  flops, moved = compiled.product_flops(), compiled.memory_bytes()
+  computed = flops + program.flops.get("attention kernels", 0.0) / chips
+  bound = roofline(program.mesh, computed, program.useful, moved, collectives(compiled, dict(program.mesh.shape)))
   return {
     "config": config.name,
     "what": what,
@@ -292,31 +296,76 @@ def compile_for(config: Config, topology: str, what: str, slices: int = 1) -> di
     "dtype": config.model.dtype,
     "unit_ms": config.media.unit_ms,
     "amount": program.amount,
-    "compile_s": seconds,
-    "memory": {
-      **program.parts,
-      "other arguments": memory.argument_size_in_bytes - sum(program.parts.values()),
-      "results not in the arguments' place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-      "activations and temporary": memory.temp_size_in_bytes,
-      "program": memory.generated_code_size_in_bytes,
-      "peak": memory.peak_memory_in_bytes,
-    },
+    "code": not plan,
+    "seconds": seconds,
+    "memory": {**program.parts, **memory},
     "hbm": chip.hbm if chip else None,
     "flops": {name: value / chips for name, value in program.flops.items()},
-    "flops_compiled": compiled_flops,
+    "flops_compiled": flops,
     "flops_useful": program.useful / chips,
     "hbm_bytes": moved,
     "roofline": bound and {**bound._asdict(), "bound": bound.bound, "seconds": bound.seconds, "serial": bound.serial},
   }
 
 
-def compile_and_dump(program: Program) -> tuple[Any, str]:
-  """(the compiled program, its HLO text as the TPU compiler writes it: jax cannot read all of its operations)."""
-  with tempfile.TemporaryDirectory() as folder, jax.set_mesh(program.mesh):
+def compile_whole(program: Program) -> tuple[dict[str, int], str]:
+  """(bytes per chip beside `program.parts`, HLO text as the TPU compiler writes it: jax cannot read all of it)."""
+  with tempfile.TemporaryDirectory() as folder:
+    memory = _compile(program, folder).memory_analysis()
+    texts = [file.read_text() for file in pathlib.Path(folder).glob(OPTIMISED)]
+  return {
+    "other arguments": memory.argument_size_in_bytes - sum(program.parts.values()),
+    "results not in the arguments' place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    "activations and temporary": memory.temp_size_in_bytes,
+    "program": memory.generated_code_size_in_bytes,
+    "peak": memory.peak_memory_in_bytes,
+  }, max(texts, key=len, default="")
+
+
+OPTIMISED, PLANNED = "*.after_optimizations.txt", "*.after_optimizations-memory-usage-report.txt"
+
+
+def _compile(program: Program, folder: str) -> Any:
+  with jax.set_mesh(program.mesh):
     options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-    compiled = program.function.lower(*program.arguments).compile(compiler_options=options)
-    texts = [file.read_text() for file in pathlib.Path(folder).glob("*.after_optimizations.txt")]
-  return compiled, max(texts, key=len, default="")
+    return program.function.lower(*program.arguments).compile(compiler_options=options)
+
+
+def plan_memory(program: Program) -> tuple[dict[str, int], str]:
+  """As `compile_whole`, but returns when the compiler has optimised the program, and given every array its place in HBM
+  or said that they do not fit. Generating the code takes ten times as long and changes neither.
+
+  The compiler cannot be stopped: it goes on in a thread, and who calls this must end the process with `os._exit`.
+  """
+  folder = tempfile.mkdtemp()
+  try:
+    raised: list[Exception] = []
+    thread = threading.Thread(target=_keep_error, args=(raised, _compile, program, folder), daemon=True)
+    thread.start()
+    while thread.is_alive() and not _written(folder):
+      time.sleep(0.5)
+    if raised:
+      raise raised[0]
+    of = lambda pattern: max((file.read_text() for file in pathlib.Path(folder).glob(pattern)), key=len)
+    text, report = of(OPTIMISED), of(PLANNED)
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+  total = re.search(r"\(color=0\)\nTotal bytes: (\d+)", report)
+  peak = int(total[1]) if total else 0
+  return {"activations and everything else": peak - sum(program.parts.values()), "peak": peak}, text
+
+
+def _keep_error(raised: list[Exception], function: Callable[..., Any], *args: Any) -> None:
+  try:
+    function(*args)
+  except Exception as error:
+    raised.append(error)
+
+
+def _written(folder: str) -> bool:
+  """Whether the compiler has dumped its plan of the step, the only large program, and has turned to other things."""
+  files = [file for file in pathlib.Path(folder).glob(PLANNED) if file.stat().st_size > 4096]
+  return any(time.time() - file.stat().st_mtime > 3 for file in files)
 
 
 def _explained(error: Exception, what: str, advice: str) -> Exception:

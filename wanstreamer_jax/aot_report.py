@@ -1,6 +1,7 @@
 """What `wanstreamer aot` prints: one table of what a chip holds, computes and exchanges, and what that allows."""
 
 import json
+import os
 from typing import Any
 
 from wanstreamer_jax.aot import PROGRAMS, compile_for
@@ -15,8 +16,8 @@ def report_lines(result: dict[str, Any]) -> list[str]:
   slices = f"{result['slices']} slices of " if result["slices"] > 1 else ""
   lines = [
     f"{result['config']}: {result['program']}, {result['dtype']}",
-    f"for {slices}{result['topology']}: {result['used']} of {result['devices']} x {result['device']}, compiled in "
-    f"{result['compile_s']:.0f} s",
+    f"for {slices}{result['topology']}: {result['used']} of {result['devices']} x {result['device']}, "
+    f"{'compiled' if result['code'] else 'planned, no code generated,'} in {result['seconds']:.0f} s",
     "",
     *_memory_lines(result),
     *_flops_lines(result),
@@ -71,10 +72,12 @@ def _verdict(result: dict[str, Any]) -> list[str]:
   ]
 
 
-def aot_command(config: Config, topology: str, what: str, slices: int, as_json: bool) -> None:
-  """Compiles and prints one program, or both."""
+def aot_command(config: Config, topology: str, what: str, slices: int, as_json: bool, plan: bool) -> None:
+  """Compiles and prints one program, or both. After a plan the process ends here: its compiler would go on."""
   for name in (what,) if what else PROGRAMS:
-    result = compile_for(config, topology, name, slices)
+    result = compile_for(config, topology, name, slices, plan)
     print(json.dumps(result, indent=2) if as_json else "\n".join(report_lines(result)), flush=True)
     if not what and not as_json:
-      print()
+      print(flush=True)
+  if plan:
+    os._exit(0)

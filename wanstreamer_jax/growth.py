@@ -56,10 +56,10 @@ def cell(point: Point) -> Cell:
   return Cell("tiny.py", SLICES[point.devices], "train", overrides=(*WIDE, *overrides(point)))
 
 
-def compiled(store: pathlib.Path) -> dict[Point, tuple[float, float]]:
+def compiled(store: pathlib.Path, plan: bool) -> dict[Point, tuple[float, float]]:
   """(shortest seconds, FLOPs of all chips by hand) of every point for TPUs; compiles what `store` lacks."""
   points = dict.fromkeys(point for _, line in SERIES.values() for point in line)
-  results = compile_cells(store, [cell(point) for point in points])
+  results = compile_cells(store, [cell(point) for point in points], plan=plan)
   of = lambda result: (result["roofline"]["seconds"], sum(result["flops"].values()) * result["used"])
   return {point: of(results[cell(point).name]) for point in points}
 
@@ -152,11 +152,11 @@ def draw(path: pathlib.Path, cpu: Lines, tpu: Lines) -> None:
   os.replace(temporary, path)
 
 
-def growth_command(out: pathlib.Path) -> None:
+def growth_command(out: pathlib.Path, plan: bool) -> None:
   """Measures, compiles what is missing, and writes the picture. Must be the first use of jax in its process."""
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", FAKE_DEVICES)
   cpu = measured()
-  tpu = compiled(out.with_suffix(".json"))
+  tpu = compiled(out.with_suffix(".json"), plan)
   draw(out, cpu, tpu)
   print("\n".join([*report_lines(cpu, tpu), f"wrote {out}"]))

@@ -8,17 +8,16 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from wanstreamer_jax.aot import compile_for
 from wanstreamer_jax.aot_report import report_lines
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
-from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.roofline import GIB
 
 HOURS = 10_000  # of conversation, the stated amount of training
@@ -41,15 +40,22 @@ class Cell:
     window = f", {self.window} s" if self.window else ""
     return " ".join([f"{self.what}: {self.config}{window}, {slices}{self.topology}", *self.overrides])
 
-  def load(self) -> Config:
-    """Its frozen config. Slices share a larger batch."""
-    config = load_config(REPOSITORY / "configs" / self.config, self.overrides).replace()
+  @property
+  def path(self) -> str:
+    return str(REPOSITORY / "configs" / self.config)
+
+  def changes(self) -> list[str]:
+    """What its config changes of the file's. Slices share a larger batch."""
+    config, changes = load_config(self.path, self.overrides), list(self.overrides)
     if self.slices > 1:
-      config.train.mesh = f"data={self.slices},{config.train.mesh}"
-      config.data.batch *= self.slices
+      changes += [f"train.mesh=data={self.slices},{config.train.mesh}", f"data.batch={self.slices * config.data.batch}"]
     if self.window:
-      config.layout.window = round(self.window * 1000 / config.media.unit_ms)
-    return config.freeze()
+      changes.append(f"layout.window={round(self.window * 1000 / config.media.unit_ms)}")
+    return changes
+
+  def load(self) -> Config:
+    """Its frozen config."""
+    return load_config(self.path, self.changes())
 
 
 def _on(size: str, topology: str, slices: int = 1) -> tuple[Cell, ...]:
@@ -75,24 +81,35 @@ CELLS = (
 )
 
 
-def compile_cells(store: pathlib.Path, cells: Sequence[Cell], only: str = "") -> dict[str, dict[str, Any]]:
-  """Results by cell name, those of `store` and what was missing there; `only` compiles names that contain it."""
+def compile_cells(
+  store: pathlib.Path, cells: Sequence[Cell], only: str = "", plan: bool = False
+) -> dict[str, dict[str, Any]]:
+  """Results by cell name, those of `store` and what was missing there; `only` compiles names that contain it. A plan
+  (`aot.plan_memory`) counts as missing where code is wanted."""
   done = json.loads(store.read_text()) if store.exists() else {}
   for number, cell in enumerate(cells):
-    config = cell.load()
-    key = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
-    if done.get(cell.name, {}).get("key") == key or only not in cell.name:
+    key = hashlib.sha256(repr(cell.load()).encode()).hexdigest()[:16]
+    found = done.get(cell.name, {})
+    if only not in cell.name or (found.get("key") == key and (plan or found.get("code", True))):
       continue
     print(f"{time.strftime('%H:%M:%S')} {number + 1} of {len(cells)}: {cell.name}", flush=True)
-    try:
-      result = compile_for(config, cell.topology, cell.what, cell.slices)
-    except ConfigError as error:  # it does not fit: that is a result
-      result = {"error": str(error)}
-    done[cell.name] = {"key": key, **result}
+    done[cell.name] = {"key": key, **compile_cell(cell, plan)}
     store.parent.mkdir(parents=True, exist_ok=True)
     store.write_text(json.dumps(done, indent=1) + "\n")
-    jax.clear_caches()
   return {cell.name: done[cell.name] for cell in cells if cell.name in done}
+
+
+def compile_cell(cell: Cell, plan: bool) -> dict[str, Any]:
+  """The result of `wanstreamer aot` in a process of its own, whose memory ends with it; {"error": a line} where the
+  command refuses, as it does for a program that does not fit."""
+  command = [sys.executable, "-m", "wanstreamer_jax", "aot", "--config", cell.path, "--topology", cell.topology]
+  command += ["--what", cell.what, "--slices", str(cell.slices), "--json", *(["--plan"] if plan else [])]
+  changes = [f"--config.{change}" for change in cell.changes()]
+  run = subprocess.run([*command, *changes], capture_output=True, text=True)
+  if run.returncode not in (0, 2):
+    raise UserError(f"{cell.name}: aot ended with code {run.returncode}: {run.stderr.strip()[-500:]}")
+  line = (run.stderr.strip().splitlines() or [""])[-1]
+  return {"error": line.removeprefix("wanstreamer: error: ")} if run.returncode else json.loads(run.stdout)
 
 
 def document(results: dict[str, dict[str, Any]]) -> str:
@@ -102,11 +119,14 @@ def document(results: dict[str, dict[str, Any]]) -> str:
   train = [_train_row(cell, result) for cell, result in cells if cell.what == "train"]
   step = [_step_row(cell, result) for cell, result in cells if cell.what == "step"]
   tables = [f"### {cell.name}\n\n```\n{_table(result)}\n```" for cell, result in cells]
+  planned = [cell.name for cell, result in cells if not result.get("code", True)]
   notes = [f"Not compiled yet: {'; '.join(missing)}."] if missing else []
+  if planned:
+    notes.append(f"Optimised and given their memory, but no code generated yet (`--plan`): {'; '.join(planned)}.")
   return "\n\n".join([
     HEAD, *notes, "## Training", TRAIN_TEXT, "\n".join([TRAIN_HEAD, _rule(TRAIN_HEAD), *train]),
     "## One session, live", STEP_TEXT, "\n".join([STEP_HEAD, _rule(STEP_HEAD), *step]),
-    "## Every table", *tables,
+    "## Every table", TABLES_TEXT, *tables,
   ]) + "\n"  # fmt: skip
 
 
@@ -130,6 +150,10 @@ TRAIN_HEAD = (
 STEP_TEXT = """One unit is 160 ms of the conversation; the step must be shorter. Codecs, all solver steps and the whole
 history are included; the host's work and the network to the page are not."""
 STEP_HEAD = "| size, pictures | history | chip | HBM of chip | unit: at best, serial | bound by |"
+
+
+TABLES_TEXT = """All figures are one chip's. Links: the sides of the torus along which the members of a collective's
+groups lie, and how many; `o` closes a ring. HBM counts every operand of every operation once, kernels' too."""
 
 
 def _rule(head: str) -> str:
@@ -168,7 +192,7 @@ def _train_row(cell: Cell, result: dict[str, Any]) -> str:
   hours = [steps * seconds / 3600 for seconds in times]
   return (
     f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)}, {result['used']} chips | {train.mesh or 'fsdp'} | {batch}, "
-    f"{amount['tokens'] / 1e6:.1f} M | {_memory(result)} | {times[0]:.2f} s, {times[1]:.2f} s | {roofline['bound']} | "
+    f"{amount['tokens'] / 1e6:.2f} M | {_memory(result)} | {times[0]:.2f} s, {times[1]:.2f} s | {roofline['bound']} | "
     f"{roofline['mfu']:.0%} | {amount['tokens'] / times[0] / 1e6:.2f} M | {hours[0]:,.0f} to {hours[1]:,.0f} | "
     f"{hours[0] * result['used']:,.0f} to {hours[1] * result['used']:,.0f} |"
   )
@@ -188,8 +212,8 @@ def _table(result: dict[str, Any]) -> str:
   return result["error"] if "error" in result else "\n".join(report_lines(result))
 
 
-def scale_command(out: pathlib.Path, only: str = "") -> None:
+def scale_command(out: pathlib.Path, only: str, plan: bool) -> None:
   """Compiles what is missing and writes the document; the cells are kept beside it."""
-  results = compile_cells(out.with_suffix(".json"), CELLS, only)
+  results = compile_cells(out.with_suffix(".json"), CELLS, only, plan)
   out.write_text(document(results))
   print(f"wrote {out}: {len(results)} of {len(CELLS)} cells")

@@ -28,6 +28,9 @@ def add_aot(commands: Any) -> None:
     "--slices", type=number(int, 1, 64), default=1, metavar="N", help="so many of them, joined by `data` (default: 1)"
   )
   parser.add_argument("--what", choices=("train", "step"), help="the training step, or one unit (default: both)")
+  parser.add_argument(
+    "--plan", action="store_true", help="stop when memory is planned: all figures in a tenth of the time, no code"
+  )
   parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
   parser.add_argument("--all", action="store_true", help="every shipped size on its pods, as a document; resumable")
@@ -42,16 +45,16 @@ def aot(args: argparse.Namespace) -> None:
   if args.all:
     from wanstreamer_jax import scale
 
-    scale.scale_command(pathlib.Path(args.out or "docs/scale.md"), args.only)
+    scale.scale_command(pathlib.Path(args.out or "docs/scale.md"), args.only, args.plan)
     return
   if args.growth:
     from wanstreamer_jax import growth
 
-    growth.growth_command(pathlib.Path(args.out or "docs/scale.png"))
+    growth.growth_command(pathlib.Path(args.out or "docs/scale.png"), args.plan)
     return
   if not (args.config and args.topology):
     raise UserError("aot needs --config and --topology, --all or --growth; see wanstreamer aot --help")
   config = load_config(args)
   from wanstreamer_jax import aot_report
 
-  aot_report.aot_command(config, args.topology, args.what, args.slices, args.json)
+  aot_report.aot_command(config, args.topology, args.what, args.slices, args.json, args.plan)
