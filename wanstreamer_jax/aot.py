@@ -39,7 +39,7 @@ from wanstreamer_jax.roofline import CHIPS, roofline
 from wanstreamer_jax.train.duplex import keeps_all, noisy_units
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, state_shardings, train_step
-from wanstreamer_jax.units import EPHEMERAL_PHASES, build_layout
+from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
 
 MOST_CHIPS = 16_384
 
