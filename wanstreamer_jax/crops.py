@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.model.context import CONTEXT
 from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
 from wanstreamer_jax.model.tokens import PAD, Latents
+from wanstreamer_jax.parallel.mesh import constrain
 
 Row = dict[str, Any]
 FIELDS = (
@@ -94,7 +96,7 @@ def text_entropy(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> t
   """
 
   def slot(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
-    logits = streamer.logits(inputs[0])  # [K, V]
+    logits = constrain(streamer.logits(constrain(inputs[0], CONTEXT)), CONTEXT)  # [K, V]
     log_z = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, inputs[1][:, None], axis=-1)[:, 0]
     return log_z - chosen, jnp.argmax(logits, axis=-1) == inputs[1], log_z

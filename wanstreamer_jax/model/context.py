@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
@@ -122,6 +122,16 @@ def training_mixer(config: Config, clean: Coords, late: Coords, shares: Shares, 
   from wanstreamer_jax.model.kernels import see_two_copies_splash  # Pallas takes a second to import
 
   return over_heads(lambda c, e: see_two_copies_splash(c, e, layout, evicts), clean, late, shares)
+
+
+def locally(function: Callable[..., Any], *specs: PartitionSpec) -> Callable[..., Any]:
+  """`function(modules, *inputs) -> outputs`, a tuple, for one session on the devices that have it: XLA's partitioner
+  would gather all sessions for a Fourier transform, and all units of one for a convolution. specs: of the inputs, and
+  of as many outputs. The identity outside a mesh and inside `jax.shard_map`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1 or AxisType.Auto not in mesh.axis_types:
+    return function
+  return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), *specs), out_specs=specs, check_vma=False)
 
 
 def _exchange(x: jax.Array, split: int, join: int) -> jax.Array:

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
-from wanstreamer_jax.model.context import CONTEXT, Shares, check_devices, training_mixer
+from wanstreamer_jax.model.context import CONTEXT, Shares, check_devices, locally, training_mixer
 from wanstreamer_jax.model.heads import Heads
 from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
 from wanstreamer_jax.model.transformer import Mixer, Transformer, see_cache
@@ -88,9 +89,15 @@ class WanStreamer(nnx.Module):
 
   def perceive(self, audio: jax.Array, video: jax.Array, state: AudioState) -> tuple[jax.Array, jax.Array, AudioState]:
     """audio [K * samples], video [K, frames, H, W, 3] -> tokens [K, Ta, D], [K, Tv, D], and the state after them."""
+
+    def local(modules, audio, video, state):
+      hear, see = modules
+      heard, state = hear(audio, state)
+      return heard, jax.vmap(see)(video), state
+
+    whole, units = PartitionSpec(), PartitionSpec(CONTEXT if video.shape[0] % axis_size(CONTEXT) == 0 else None)
     with jax.named_scope("perceive"):
-      heard, state = self.hear(audio, state)
-      return heard, jax.vmap(self.see)(constrain(video, CONTEXT)), state
+      return locally(local, whole, units, whole)((self.hear, self.see), audio, video, state)
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Hidden states [..., D] of STATE and TEXT tokens -> float32 [..., V]."""
@@ -179,7 +186,7 @@ class WanStreamer(nnx.Module):
     speaking = clean[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot predicts nothing
     performing = late[:, layout.tokens(*EPHEMERAL_PHASES) - layout.tokens(PERFORM) :]
     velocity = jax.vmap(self.heads.velocity)(performing, noisy, tau)
-    return Predictions(speaking, velocity)
+    return Predictions(constrain(speaking, CONTEXT), velocity)
 
 
 def pick_units(tree: Any, picked: jax.Array | None) -> Any:
