@@ -25,7 +25,7 @@ SLOTS = 3
 @pytest.fixture(scope="module")
 def agent():
   config = small_config(world_text=16).replace()
-  config.model.vocab = 1024
+  config.model.vocab, config.flow.guidance = 1024, 1.5
   config.freeze()
   return random_weights(jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0))))
 
@@ -60,7 +60,8 @@ def crowd(k, engine):
   units, _ = session(engine.agent.config)
   for slot in (0, 2):
     if random.random() < 0.4:
-      engine.join(slot, Request(BEN, int(random.integers(100)), temperature=1.0, pad_bias=-2.0))
+      seed, steps = int(random.integers(100)), int(random.integers(1, 3))
+      engine.join(slot, Request(BEN, seed, temperature=1.0, pad_bias=-2.0, steps=steps, guidance=3.0))
   if k == 4:
     engine.settle()
     past = engine.states.past
@@ -100,7 +101,7 @@ def test_joining_and_leaving_compiles_nothing(engine):
   media = engine.media
   portrait = np.full((media.height, media.width, 3), 90, np.uint8)
   serve(engine, 2, nobody)
-  engine.join(0, Request(World(fields={"name": "ben"}, portrait=portrait, voice=np.ones(2000, np.float32)), 3))
+  engine.join(0, Request(World(fields={"name": "ben"}, portrait=portrait, voice=np.ones(2000, np.float32)), 3, steps=1))
   engine.step([None] * SLOTS, [[]] * SLOTS)
   assert compiled == []
   jax.jit(lambda x: x + 1.5)(jnp.ones(3)).block_until_ready()
@@ -169,7 +170,7 @@ def hold(engine: SlotEngine, ahead: bool) -> tuple:
 def test_all_placements_are_equal(close):
   """The performer elsewhere, and thinking ahead of it: the same sessions, joins in between and REFEED included."""
   config = small_config(world_text=16, commit_delay=2).replace()
-  config.model.vocab, config.model.heads, config.model.kv_heads = 1024, 4, 4
+  config.model.vocab, config.model.heads, config.model.kv_heads, config.flow.guidance = 1024, 4, 4, 2.0
   agent = random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0))))
   engines = {place: SlotEngine(agent, 2, placement=place, performers=4) for place in ("fused", "split", "group")}
   expected = hold(engines["fused"], ahead=False)

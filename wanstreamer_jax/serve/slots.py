@@ -149,8 +149,9 @@ class SlotEngine:
       self.step([None] * self.slots, [[]] * self.slots)
 
   def check(self, request: Request) -> None:
-    """Raises DataError when the request's world is more than the model takes."""
+    """Raises DataError when the request is more than the model takes."""
     agent_io.world_text(self.agent.config, self.tokenizer, request.world)
+    sampling(self.agent.config, request)
 
   def measure(self, units: int = 30) -> list[dict[str, float]]:
     """Milliseconds of every phase of some units with all slots taken, after `prepare`; sessions are lost."""
@@ -163,9 +164,10 @@ class SlotEngine:
 
   def join(self, slot: int, request: Request) -> None:
     """Begins a session in a slot, whatever was in it."""
-    arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world), sampling(request))
+    arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world))
     self.settle()
-    self.states, self.decoders = self.programs.join(self.agent, (self.states, self.decoders), *arguments)
+    drawing = sampling(self.agent.config, request)
+    self.states, self.decoders = self.programs.join(self.agent, (self.states, self.decoders), *arguments, drawing)
     self.performer.join(slot, self.states)
     self._text[slot] = self._new_text()
 

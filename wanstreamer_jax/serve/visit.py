@@ -151,12 +151,8 @@ class Visit:
     house.hall.check_room()
     async with house.reading:  # portraits take memory
       world = await asyncio.to_thread(world_of, hello, house.world, media, house.voice)
-    request = Request(
-      world,
-      hello.get("seed", secrets.randbelow(LARGEST_SEED)),
-      hello.get("temperature", 0.0),
-      hello.get("pad_bias", 0.0),
-    )
+    asked = {name: hello[name] for name in ("seed", "temperature", "pad_bias", "steps", "guidance") if name in hello}
+    request = Request(world, **{"seed": secrets.randbelow(LARGEST_SEED)} | asked)
     await asyncio.to_thread(house.hall.engine.check, request)
     self.source = house.source(bool(hello.get("watch", False)), request.seed)
     self.recording = Recording(media) if hello.get("record", False) else None
