@@ -29,6 +29,7 @@ from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
 from wanstreamer_jax.model.tokens import PAD, Latents, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, alone, see_cache
 from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.audio import AudioState
 from wanstreamer_jax.units import COMMIT, HEAR, PERFORM, REFEED, STATE, TEXT, Coords, Layout, build_layout
 
@@ -41,6 +42,15 @@ class Agent(nnx.Module):
     self.audio_vae = AudioVAE(config.audio_vae, rngs=rngs)
     self.video_vae = VideoVAE(config.video_vae, rngs=rngs)
     self.config = config
+
+
+def as_used(agent: Agent) -> Agent:
+  """The agent with its layers in the dtype that they are cast to at every use: the same numbers from fewer bytes."""
+  dtype, leaves = agent.config.model.dtype, named_leaves(agent)
+  layers = {
+    name: leaf.astype(dtype) for name, leaf in leaves.items() if name.startswith("streamer.transformer.layers.")
+  }
+  return fill_leaves(agent, leaves | layers)
 
 
 HostOrDevice = Any  # jax.Array, or np.ndarray on its way to the device

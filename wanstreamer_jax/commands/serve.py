@@ -45,7 +45,7 @@ def serve(args: argparse.Namespace) -> None:
     state=pathlib.Path(args.state) if args.state else None,
   )  # fmt: skip
   listening, context = listen(options)
-  print("loading and compiling; the second start is faster", flush=True)
+  print("loading and compiling (the second start is faster)", flush=True)
   from wanstreamer_jax import agent_io
   from wanstreamer_jax.data.duplex_source import world_config
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
@@ -56,7 +56,7 @@ def serve(args: argparse.Namespace) -> None:
   world = agent_io.load_session_world(args.checkpoint, args.world, agent.config.media)
   capacity = int(1000 * args.longest / agent.config.media.unit_ms) if agent.config.layout.window is None else None
   engine = SlotEngine(agent, args.slots, capacity, args.placement, args.performers)
-  engine.prepare()
+  engine.prepare(lambda line: print(line, flush=True))
   print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots, engine.overlaps), flush=True)
   structured_logs()
   drawn, voice = world_config(agent.config), bool(agent.config.layout.voice_units)

@@ -9,6 +9,7 @@ chunks are all that is ever in memory, and there is work for all of a processor 
 would be work for a few of its cores (design section 10; FlashDecoding's split keys).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -71,30 +72,28 @@ def attend(queries: Queries, parts: list[Part]) -> jax.Array:
 
 def _partials(queries: Queries, part: Part) -> list[Partial]:
   """A part's keys in pieces: its pinned prefix, whole chunks where that is worth it, and the rest."""
-  found = []
-  if part.pinned is not None and part.pinned.shape[0]:
-    prefix, part = _cut(part, part.pinned.shape[0])
-    found.append(_over(queries, prefix))
-  chunks = part.mask.shape[1] // CHUNK
-  if chunks > 1 and part.mask.shape[0] <= FEW:
-    whole, part = _cut(part, chunks * CHUNK)
-    found.append(_over_chunks(queries, whole, chunks))
-  return [*found, _over(queries, part)] if part.mask.shape[1] else found
+  found, pinned = [], 0 if part.pinned is None else part.pinned.shape[0]
+  if pinned:
+    found.append(_over(queries, _some(part, slice(pinned))._replace(pinned=part.pinned)))
+  keys = part.mask.shape[1]
+  chunks = (keys - pinned) // CHUNK if part.mask.shape[0] <= FEW else 0
+  end = pinned + chunks * CHUNK if chunks > 1 else pinned
+  if end > pinned:
+    found.append(_over_chunks(queries, _some(part, slice(pinned, end)), chunks))
+  return [*found, _over(queries, _some(part, slice(end, None)))] if keys > end else found
 
 
-def _cut(part: Part, at: int) -> tuple[Part, Part]:
-  """The first `at` keys, pinned ones among them, and the others."""
-  first, second = (
-    jax.tree.map(lambda x, place=place: x[place], (part.k, part.v)) for place in (slice(at), slice(at, None))
-  )
-  return Part(*first, part.mask[:, :at], part.pinned), Part(*second, part.mask[:, at:])
+def _some(part: Part, place: slice) -> Part:
+  """Some of a part's keys."""
+  k, v = jax.tree.map(lambda x: x[place], (part.k, part.v))
+  return Part(k, v, part.mask[:, place])
 
 
 def _over_chunks(queries: Queries, part: Part, chunks: int) -> Partial:
   """As `_over`, a few chunks at a time."""
   k, v = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), (part.k, part.v))
   mask = jnp.moveaxis(part.mask.reshape(-1, chunks, part.mask.shape[1] // chunks), 1, 0)
-  return _join(jax.lax.map(lambda chunk: _over(queries, Part(*chunk)), (k, v, mask), batch_size=AT_ONCE))
+  return _join(jax.lax.map(functools.partial(_over, queries), Part(k, v, mask), batch_size=AT_ONCE))
 
 
 def _over(queries: Queries, part: Part) -> Partial:

@@ -77,7 +77,7 @@ class StreamEngine:
   """One session of one agent, a unit at a time. Implements `serve.file.Engine`."""
 
   def __init__(self, agent: Agent):
-    self.agent, self.media = agent, agent.config.media
+    self.agent, self.media = rollout.as_used(agent), agent.config.media
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     self.phases = compile_phases()
     self._state: SessionState | None = None

@@ -438,15 +438,22 @@ function trouble(text) {
 }
 
 async function about() {
-  const {fields, voice, watch} = await (await fetch("/about")).json();
+  const {fields, portrait, voice, watch} = await (await fetch("/about" + location.search)).json();
   for (const [name, value] of Object.entries(fields)) {
     const input = $("before").elements[name];
     if (input) input.placeholder = value;
   }
   $("voice").hidden = !voice;
   $("watch").hidden = !watch;
+  if (!portrait || live) return;
+  const picture = new Image(), canvas = $("agent");
+  picture.src = "data:image/jpeg;base64," + portrait;
+  await picture.decode();
+  if (live) return;
+  [canvas.width, canvas.height] = [picture.width, picture.height];
+  canvas.getContext("2d").drawImage(picture, 0, 0);
 }
-about();
+about().catch(() => trouble("The server cannot be reached, or does not let this page in."));
 
 $("before").addEventListener("submit", (event) => {
   event.preventDefault();
