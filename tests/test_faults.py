@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 
 import aiohttp
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from tests.live import RATE, Echo, hello, running, units, until
 from tests.media_files import halves, tone, write_video
-from wanstreamer_jax.serve import protocol
+from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.serve import hall, protocol, visit
 from wanstreamer_jax.serve.client import stream_to
 from wanstreamer_jax.serve.picture import VP8Encoder, encode_picture
+from wanstreamer_jax.serve.server import ServeOptions
 
 
 async def raw_visit(address):
@@ -187,3 +190,164 @@ def test_going_down_under_load():
       assert "going down" in (await until(talking, "ended"))["message"]
 
   asyncio.run(talk())
+
+
+class Defective(Echo):
+  """Raises in the first `failures` units."""
+
+  def __init__(self, failures):
+    super().__init__()
+    self.failures = failures
+
+  def think(self, users, typed):
+    self.failures -= 1
+    if self.failures >= 0:
+      raise RuntimeError("the device is lost")
+    return super().think(users, typed)
+
+
+def test_an_engine_that_fails_once_goes_on(caplog):
+  async def talk():
+    engine = Defective(1)
+    async with running(engine) as (_, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      assert "start again" in (await until(first, "ended"))["message"]
+      second, welcome = await hello(session, address)
+      assert welcome["type"] == "welcome"
+      assert len(await units(second, 2)) == 2
+      assert engine.resets == 1
+
+  asyncio.run(talk())
+  assert "the device is lost" in caplog.text
+
+
+def test_an_engine_that_keeps_failing_is_said_to_be_broken():
+  async def talk():
+    async with running(Defective(99)) as (_, address), aiohttp.ClientSession() as session:
+      for _ in range(hall.MOST_FAILURES):
+        socket, _ = await hello(session, address)
+        await until(socket, "ended")
+      health = await session.get(f"{address}/healthz")
+      assert (health.status, (await health.json())["status"]) == (503, "broken")
+      _, refused = await hello(session, address)
+      assert refused["type"] == "error"
+
+  asyncio.run(talk())
+
+
+@pytest.mark.parametrize(("name", "reason"), [("too long", "has 99 tokens"), ("unexpected", "was not foreseen")])
+def test_a_world_that_the_model_does_not_take_ends_nobody_else(name, reason):
+  async def talk():
+    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      second, said = await hello(session, address, world={"fields": {"name": name}})
+      if said["type"] == "welcome":
+        said = await until(second, "ended")
+      assert reason in said["message"]
+      assert len(await units(first, 2)) == 2
+      assert server.hall.free == 1
+
+  asyncio.run(talk())
+
+
+def test_a_visitor_who_does_not_read_is_sent_away_and_the_others_go_on(monkeypatch):
+  monkeypatch.setattr(visit, "STUCK", 4)
+  send = visit.Visit._send
+
+  async def never(self):
+    await asyncio.Event().wait()
+
+  async def talk():
+    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
+      monkeypatch.setattr(visit.Visit, "_send", never)
+      _slow, welcome = await hello(session, address)
+      assert welcome["type"] == "welcome"
+      monkeypatch.setattr(visit.Visit, "_send", send)
+      first, _ = await hello(session, address)
+      assert len(await units(first, 7)) == 7
+      assert server.hall.free == 1
+      assert not server.hall.broken
+
+  asyncio.run(talk())
+
+
+def test_a_broken_session_is_ended_and_the_other_goes_on():
+  async def talk():
+    async with running(Echo(broken=0)) as (server, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      second, _ = await hello(session, address)
+      await first.send_str(protocol.say("text", text="break"))
+      while True:
+        message = await first.receive(timeout=3)
+        if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] == "ended":
+          break
+      assert len(await units(second, 3)) == 3
+      assert server.hall.figures.evicted == 1
+
+  asyncio.run(talk())
+
+
+def test_damaged_sessions_do_not_keep_the_server_from_starting(tmp_path, caplog):
+  state = tmp_path / "state"
+  state.mkdir()
+  (state / "sessions.json").write_text("[{}]")
+
+  async def talk():
+    async with running(Echo(), state=state) as (server, _):
+      assert server.hall.free == 2
+
+  asyncio.run(talk())
+  assert "cannot be continued" in caplog.text or "does not hold" in caplog.text
+
+
+@pytest.mark.parametrize(
+  ("first", "reason"),
+  [
+    ("{", "not JSON"),
+    (json.dumps({"type": "hello", "version": 2}), "this server speaks version 1"),
+    (json.dumps({"type": "hello", "version": 1, "seed": -1}), "seed is -1"),
+    (json.dumps({"type": "hello", "version": 1, "temperature": "hot"}), "temperature is 'hot'"),
+    (json.dumps({"type": "hello", "version": 1, "steps": 0}), "steps is 0"),
+    (json.dumps({"type": "hello", "version": 1, "guidance": None, "pad_bias": None}), "pad_bias is None"),
+    (
+      json.dumps({"type": "hello", "version": 1, "guidance": 1e9}),
+      "guidance is 1000000000.0: expected a number from 0",
+    ),
+    (json.dumps({"type": "hello", "version": 1, "world": {"fields": {"name": 3}}}), "'name' must be text"),
+    (json.dumps({"type": "hello", "version": 1, "world": {"portrait": "%%%"}}), '"portrait" must be base64'),
+    (
+      json.dumps({"type": "hello", "version": 1, "world": {"portrait": "AAAA"}}),
+      "portrait sent.portrait is not an image",
+    ),
+    (json.dumps({"type": "hello", "version": 1, "world": {"voice": "AAAA"}}), "heeds no voice sample"),
+  ],
+)
+def test_a_bad_hello_is_answered(first, reason):
+  async def talk():
+    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
+      socket = await session.ws_connect(f"{address}/live")
+      await socket.send_str(first)
+      value = protocol.hear(await socket.receive_str(timeout=3))
+      assert value["type"] == "error"
+      assert reason in value["message"]
+      assert server.hall.free == 2
+
+  asyncio.run(talk())
+
+
+def test_strangers_are_kept_out():
+  async def talk():
+    async with running(Echo(), token="secret") as (_, address), aiohttp.ClientSession() as session:
+      for query, headers, status in (
+        ("", {}, 403), ("?token=wrong", {}, 403), ("?token=secret", {"Origin": "https://evil.example"}, 403),
+      ):  # fmt: skip
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+          await session.ws_connect(f"{address}/live{query}", headers=headers)
+        assert caught.value.status == status
+        assert (await session.get(f"{address}/about{query}", headers=headers)).status == status
+      own = await session.ws_connect(f"{address}/live?token=secret", headers={"Origin": address})
+      await own.close()
+
+  asyncio.run(talk())
+  with pytest.raises(UserError, match="give --token"):
+    ServeOptions(host="0.0.0.0").check()

@@ -1,7 +1,6 @@
 """The live service around the engine: seats, recordings, restarts, the client, over a real socket."""
 
 import asyncio
-import json
 import time
 import zipfile
 
@@ -9,19 +8,15 @@ import aiohttp
 import av
 import numpy as np
 import pytest
-from aiohttp import web
 
 from tests.live import MEDIA, RATE, Echo, hello, running, units, until
-from tests.media_files import halves, tone, write_video
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.media import MediaReader
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.serve import client, hall, protocol, visit
-from wanstreamer_jax.serve.client import stream_to
+from wanstreamer_jax.serve import hall, protocol
 from wanstreamer_jax.serve.picture import VP8Decoder, VP8Encoder, decode_picture
 from wanstreamer_jax.serve.report import PHASES, throughput
-from wanstreamer_jax.serve.server import ServeOptions
 
 
 def test_a_conversation_over_a_socket():
@@ -101,101 +96,6 @@ def test_the_next_unit_is_thought_while_this_one_is_answered():
     answered = [engine.order.index(("answer", k)) for k in range(1, 5)]
     assert all(thought[k + 1] < answered[k] for k in range(3))  # ahead
     assert all(answered[k] < thought[k + 2] for k in range(2))  # by one, no more
-
-  asyncio.run(talk())
-
-
-class Defective(Echo):
-  """Raises in the first `failures` units."""
-
-  def __init__(self, failures):
-    super().__init__()
-    self.failures = failures
-
-  def think(self, users, typed):
-    self.failures -= 1
-    if self.failures >= 0:
-      raise RuntimeError("the device is lost")
-    return super().think(users, typed)
-
-
-def test_an_engine_that_fails_once_goes_on(caplog):
-  async def talk():
-    engine = Defective(1)
-    async with running(engine) as (_, address), aiohttp.ClientSession() as session:
-      first, _ = await hello(session, address)
-      assert "start again" in (await until(first, "ended"))["message"]
-      second, welcome = await hello(session, address)
-      assert welcome["type"] == "welcome"
-      assert len(await units(second, 2)) == 2
-      assert engine.resets == 1
-
-  asyncio.run(talk())
-  assert "the device is lost" in caplog.text
-
-
-def test_an_engine_that_keeps_failing_is_said_to_be_broken():
-  async def talk():
-    async with running(Defective(99)) as (_, address), aiohttp.ClientSession() as session:
-      for _ in range(hall.MOST_FAILURES):
-        socket, _ = await hello(session, address)
-        await until(socket, "ended")
-      health = await session.get(f"{address}/healthz")
-      assert (health.status, (await health.json())["status"]) == (503, "broken")
-      _, refused = await hello(session, address)
-      assert refused["type"] == "error"
-
-  asyncio.run(talk())
-
-
-@pytest.mark.parametrize(("name", "reason"), [("too long", "has 99 tokens"), ("unexpected", "was not foreseen")])
-def test_a_world_that_the_model_does_not_take_ends_nobody_else(name, reason):
-  async def talk():
-    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
-      first, _ = await hello(session, address)
-      second, said = await hello(session, address, world={"fields": {"name": name}})
-      if said["type"] == "welcome":
-        said = await until(second, "ended")
-      assert reason in said["message"]
-      assert len(await units(first, 2)) == 2
-      assert server.hall.free == 1
-
-  asyncio.run(talk())
-
-
-def test_a_visitor_who_does_not_read_is_sent_away_and_the_others_go_on(monkeypatch):
-  monkeypatch.setattr(visit, "STUCK", 4)
-  send = visit.Visit._send
-
-  async def never(self):
-    await asyncio.Event().wait()
-
-  async def talk():
-    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
-      monkeypatch.setattr(visit.Visit, "_send", never)
-      _slow, welcome = await hello(session, address)
-      assert welcome["type"] == "welcome"
-      monkeypatch.setattr(visit.Visit, "_send", send)
-      first, _ = await hello(session, address)
-      assert len(await units(first, 7)) == 7
-      assert server.hall.free == 1
-      assert not server.hall.broken
-
-  asyncio.run(talk())
-
-
-def test_a_broken_session_is_ended_and_the_other_goes_on():
-  async def talk():
-    async with running(Echo(broken=0)) as (server, address), aiohttp.ClientSession() as session:
-      first, _ = await hello(session, address)
-      second, _ = await hello(session, address)
-      await first.send_str(protocol.say("text", text="break"))
-      while True:
-        message = await first.receive(timeout=3)
-        if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] == "ended":
-          break
-      assert len(await units(second, 3)) == 3
-      assert server.hall.figures.evicted == 1
 
   asyncio.run(talk())
 
@@ -402,48 +302,6 @@ def test_sessions_outlast_a_restart(tmp_path):
   asyncio.run(talk())
 
 
-def test_damaged_sessions_do_not_keep_the_server_from_starting(tmp_path, caplog):
-  state = tmp_path / "state"
-  state.mkdir()
-  (state / "sessions.json").write_text("[{}]")
-
-  async def talk():
-    async with running(Echo(), state=state) as (server, _):
-      assert server.hall.free == 2
-
-  asyncio.run(talk())
-  assert "cannot be continued" in caplog.text or "does not hold" in caplog.text
-
-
-@pytest.mark.parametrize(
-  ("first", "reason"),
-  [
-    ("{", "not JSON"),
-    (json.dumps({"type": "hello", "version": 2}), "this server speaks version 1"),
-    (json.dumps({"type": "hello", "version": 1, "seed": -1}), "seed is -1"),
-    (json.dumps({"type": "hello", "version": 1, "temperature": "hot"}), "temperature is 'hot'"),
-    (json.dumps({"type": "hello", "version": 1, "world": {"fields": {"name": 3}}}), "'name' must be text"),
-    (json.dumps({"type": "hello", "version": 1, "world": {"portrait": "%%%"}}), '"portrait" must be base64'),
-    (
-      json.dumps({"type": "hello", "version": 1, "world": {"portrait": "AAAA"}}),
-      "portrait sent.portrait is not an image",
-    ),
-    (json.dumps({"type": "hello", "version": 1, "world": {"voice": "AAAA"}}), "heeds no voice sample"),
-  ],
-)
-def test_a_bad_hello_is_answered(first, reason):
-  async def talk():
-    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
-      socket = await session.ws_connect(f"{address}/live")
-      await socket.send_str(first)
-      value = protocol.hear(await socket.receive_str(timeout=3))
-      assert value["type"] == "error"
-      assert reason in value["message"]
-      assert server.hall.free == 2
-
-  asyncio.run(talk())
-
-
 def test_whether_units_are_done_in_time():
   step = dict.fromkeys(PHASES, 10.0)
   assert "takes 50 ms (p95 50) of 160: holds; answers after 40 ms" in throughput([step] * 20, 160, 2)
@@ -471,91 +329,3 @@ def test_a_voice_sample_is_read_where_it_is_heeded():
       assert "sent.voice" in refused["message"]
 
   asyncio.run(talk())
-
-
-def test_strangers_are_kept_out():
-  async def talk():
-    async with running(Echo(), token="secret") as (_, address), aiohttp.ClientSession() as session:
-      for query, headers, status in (
-        ("", {}, 403), ("?token=wrong", {}, 403), ("?token=secret", {"Origin": "https://evil.example"}, 403),
-      ):  # fmt: skip
-        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
-          await session.ws_connect(f"{address}/live{query}", headers=headers)
-        assert caught.value.status == status
-        assert (await session.get(f"{address}/about{query}", headers=headers)).status == status
-      own = await session.ws_connect(f"{address}/live?token=secret", headers={"Origin": address})
-      await own.close()
-
-  asyncio.run(talk())
-  with pytest.raises(UserError, match="give --token"):
-    ServeOptions(host="0.0.0.0").check()
-
-
-def test_the_client_saves_what_it_is_answered(tmp_path):
-  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24, sound=tone(0.96, RATE))
-
-  async def talk():
-    async with running(Echo()) as (_, address):
-      return await asyncio.to_thread(stream_to, address, clip, tmp_path / "out", False)
-
-  figures = asyncio.run(talk())
-  assert {path.name for path in (tmp_path / "out").iterdir()} == {"agent.mp4", "agent.vtt", "units.jsonl"}
-  rows = [json.loads(line) for line in (tmp_path / "out/units.jsonl").read_text().splitlines()]
-  assert len(rows) == 6
-  assert any(row["state"] == "speaking" for row in rows)
-  assert 0 < figures["p50_ms"] < 1000
-
-
-@pytest.mark.parametrize(
-  ("said", "reason"),
-  [
-    ('{"type": "welcome"}', "does not speak this protocol"),
-    ("<html>", "does not speak this protocol"),
-    ('{"type": "full", "message": "all places are taken"}', "all places are taken"),
-    (None, "did not answer for 0.2 s"),
-  ],
-)
-def test_a_server_that_is_not_ours(tmp_path, monkeypatch, said, reason):
-  monkeypatch.setattr(client, "ANSWER_WITHIN", 0.2)
-  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
-
-  async def live(request):
-    socket = web.WebSocketResponse()
-    await socket.prepare(request)
-    if said is not None:
-      await socket.send_str(said)
-    await asyncio.sleep(0.5)
-    return socket
-
-  async def talk():
-    app = web.Application()
-    app.router.add_get("/live", live)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-      with pytest.raises(UserError, match=reason):
-        await asyncio.to_thread(stream_to, f"http://127.0.0.1:{runner.addresses[0][1]}", clip, tmp_path / "out", False)
-    finally:
-      await runner.cleanup()
-
-  asyncio.run(talk())
-  assert not (tmp_path / "out").exists()
-
-
-def test_a_client_without_the_token_is_told_so(tmp_path):
-  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
-
-  async def talk():
-    async with running(Echo(), token="secret") as (_, address):
-      with pytest.raises(UserError, match="a token is needed"):
-        await asyncio.to_thread(stream_to, address, clip, tmp_path / "out", False)
-
-  asyncio.run(talk())
-
-
-def test_a_server_that_is_away(tmp_path):
-  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
-  with pytest.raises(UserError, match="cannot be talked to"):
-    stream_to("http://127.0.0.1:9", clip, tmp_path / "out", False)

@@ -11,9 +11,10 @@ from flax import nnx
 from tests.agents import random_weights, small_config
 from tests.test_engine import session
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError
 from wanstreamer_jax.parallel.collectives import collectives
 from wanstreamer_jax.rollout import Agent
+from wanstreamer_jax.serve import slots
 from wanstreamer_jax.serve.engine import StreamEngine
 from wanstreamer_jax.serve.request import Request
 from wanstreamer_jax.serve.slots import SlotEngine
@@ -134,6 +135,33 @@ def test_sessions_of_another_server_are_refused(agent, engine, tmp_path):
   (tmp_path / "engine.safetensors").write_bytes(b"half")
   with pytest.raises(CheckpointError, match="does not hold sessions"):
     SlotEngine(agent, SLOTS).restore(tmp_path)
+
+
+def test_what_cannot_be_served_is_said_before_anything_is_compiled(agent, monkeypatch):
+  with pytest.raises(
+    ConfigError, match="placement group needs the thinker's device and 99 more; there are 8: use fused"
+  ):
+    SlotEngine(agent, 1, placement="group", performers=99)
+  with pytest.raises(ConfigError, match="kv_heads is 2, which does not divide over 7 devices"):
+    SlotEngine(agent, 1, placement="group")
+  config = agent.config.replace()
+  config.layout.window, config.layout.sinks = None, 0
+  with pytest.raises(ConfigError, match="full history.*needs a capacity"):
+    SlotEngine(random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0)))), 1)
+  monkeypatch.setattr(slots, "memory_left", lambda: 1 << 20)
+  with pytest.raises(
+    ConfigError, match=r"what 50 sessions may come to remember needs .* GiB, and 0.0 are left: use fewer"
+  ):
+    SlotEngine(agent, 50)
+
+
+@pytest.mark.parametrize(("request_", "reason"), [
+  (Request(steps=3), "compiled for at most 2"),
+  (Request(World(fields={"name": "a " * 99})), "the world text has"),
+])  # fmt: skip
+def test_requests_beyond_what_was_compiled(engine, request_, reason):
+  with pytest.raises(DataError, match=reason):
+    engine.check(request_)
 
 
 def largest(hlo: str, kind: str) -> int:
