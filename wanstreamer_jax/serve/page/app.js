@@ -368,7 +368,7 @@ async function start(form, talk) {
     attach(socket);
     early.forEach(handle);
     if (!live) return;
-    live.state = talk ? "live" : "live: a drawn person talks with it";
+    live.state = talk ? "live" : "live, watching";
     say(live.state);
     [$("before").hidden, $("during").hidden, $("mute").hidden] = [true, false, !talk];
     $("typed").focus();
