@@ -142,7 +142,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_compiled(agent, monkey
     ConfigError, match="placement group needs the thinker's device and 99 more; there are 8: use fused"
   ):
     SlotEngine(agent, 1, placement="group", performers=99)
-  with pytest.raises(ConfigError, match="kv_heads is 2, which does not divide over 7 devices"):
+  with pytest.raises(ConfigError, match="model.heads is 4, which does not divide over 7 devices"):
     SlotEngine(agent, 1, placement="group")
   config = agent.config.replace()
   config.layout.window, config.layout.sinks = None, 0
