@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wanstreamer_jax.flow.path import interpolate, velocity, velocity_from_mean
+from wanstreamer_jax.flow.path import interpolate, schedule, velocity, velocity_from_mean
+from wanstreamer_jax.flow.sampler import euler, guided
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.3, 0.7, 0.95])
@@ -29,3 +30,18 @@ def test_from_pure_noise_the_mean_itself_is_reached():
 def test_data_and_noise_meet_finite_velocities():
   for tau in (0.0, 1e-6, 1.0):
     assert np.isfinite(velocity_from_mean(jnp.ones(4), jnp.ones(4), jnp.asarray(tau), 0.2)).all()
+
+
+def test_steps_that_are_not_taken_move_nothing():
+  field = lambda z, tau: -jnp.sin(3 * z) * (1 + tau)
+  solve = lambda *steps: euler(field, jnp.linspace(-1, 1, 9), schedule(*steps))[0]
+  np.testing.assert_array_equal(solve(2, 3.0, 5), solve(2, 3.0))
+  assert np.abs(solve(3, 3.0, 5) - solve(2, 3.0)).max() > 1e-3
+
+
+def test_guidance_goes_from_one_field_to_the_other_and_beyond():
+  told, untold, z = (lambda z, tau: 3 * z), (lambda z, tau: z + tau), jnp.linspace(-1, 1, 9)
+  at = lambda scale: guided(told, untold, jnp.asarray(scale))(z, jnp.asarray(0.25))
+  np.testing.assert_array_equal(at(1.0), 3 * z)  # to the bit
+  np.testing.assert_allclose(at(0.0), z + 0.25, atol=1e-6)
+  np.testing.assert_allclose(at(2.0), 5 * z - 0.25, atol=1e-6)

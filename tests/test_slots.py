@@ -11,9 +11,10 @@ from flax import nnx
 from tests.agents import random_weights, small_config
 from tests.test_engine import session
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError
 from wanstreamer_jax.parallel.collectives import collectives
 from wanstreamer_jax.rollout import Agent
+from wanstreamer_jax.serve import slots
 from wanstreamer_jax.serve.engine import StreamEngine
 from wanstreamer_jax.serve.request import Request
 from wanstreamer_jax.serve.slots import SlotEngine
@@ -25,7 +26,7 @@ SLOTS = 3
 @pytest.fixture(scope="module")
 def agent():
   config = small_config(world_text=16).replace()
-  config.model.vocab = 1024
+  config.model.vocab, config.flow.guidance = 1024, 1.5
   config.freeze()
   return random_weights(jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0))))
 
@@ -60,7 +61,8 @@ def crowd(k, engine):
   units, _ = session(engine.agent.config)
   for slot in (0, 2):
     if random.random() < 0.4:
-      engine.join(slot, Request(BEN, int(random.integers(100)), temperature=1.0, pad_bias=-2.0))
+      seed, steps = int(random.integers(100)), int(random.integers(1, 3))
+      engine.join(slot, Request(BEN, seed, temperature=1.0, pad_bias=-2.0, steps=steps, guidance=3.0))
   if k == 4:
     engine.settle()
     past = engine.states.past
@@ -100,7 +102,7 @@ def test_joining_and_leaving_compiles_nothing(engine):
   media = engine.media
   portrait = np.full((media.height, media.width, 3), 90, np.uint8)
   serve(engine, 2, nobody)
-  engine.join(0, Request(World(fields={"name": "ben"}, portrait=portrait, voice=np.ones(2000, np.float32)), 3))
+  engine.join(0, Request(World(fields={"name": "ben"}, portrait=portrait, voice=np.ones(2000, np.float32)), 3, steps=1))
   engine.step([None] * SLOTS, [[]] * SLOTS)
   assert compiled == []
   jax.jit(lambda x: x + 1.5)(jnp.ones(3)).block_until_ready()
@@ -133,6 +135,33 @@ def test_sessions_of_another_server_are_refused(agent, engine, tmp_path):
   (tmp_path / "engine.safetensors").write_bytes(b"half")
   with pytest.raises(CheckpointError, match="does not hold sessions"):
     SlotEngine(agent, SLOTS).restore(tmp_path)
+
+
+def test_what_cannot_be_served_is_said_before_anything_is_compiled(agent, monkeypatch):
+  with pytest.raises(
+    ConfigError, match="placement group needs the thinker's device and 99 more; there are 8: use fused"
+  ):
+    SlotEngine(agent, 1, placement="group", performers=99)
+  with pytest.raises(ConfigError, match="model.heads is 4, which does not divide over 7 devices"):
+    SlotEngine(agent, 1, placement="group")
+  config = agent.config.replace()
+  config.layout.window, config.layout.sinks = None, 0
+  with pytest.raises(ConfigError, match="full history.*needs a capacity"):
+    SlotEngine(random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0)))), 1)
+  monkeypatch.setattr(slots, "memory_left", lambda: 1 << 20)
+  with pytest.raises(
+    ConfigError, match=r"what 50 sessions may come to remember needs .* GiB, and 0.0 are left: use fewer"
+  ):
+    SlotEngine(agent, 50)
+
+
+@pytest.mark.parametrize(("request_", "reason"), [
+  (Request(steps=3), "compiled for at most 2"),
+  (Request(World(fields={"name": "a " * 99})), "the world text has"),
+])  # fmt: skip
+def test_requests_beyond_what_was_compiled(engine, request_, reason):
+  with pytest.raises(DataError, match=reason):
+    engine.check(request_)
 
 
 def largest(hlo: str, kind: str) -> int:
@@ -169,7 +198,7 @@ def hold(engine: SlotEngine, ahead: bool) -> tuple:
 def test_all_placements_are_equal(close):
   """The performer elsewhere, and thinking ahead of it: the same sessions, joins in between and REFEED included."""
   config = small_config(world_text=16, commit_delay=2).replace()
-  config.model.vocab, config.model.heads, config.model.kv_heads = 1024, 4, 4
+  config.model.vocab, config.model.heads, config.model.kv_heads, config.flow.guidance = 1024, 4, 4, 2.0
   agent = random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0))))
   engines = {place: SlotEngine(agent, 2, placement=place, performers=4) for place in ("fused", "split", "group")}
   expected = hold(engines["fused"], ahead=False)

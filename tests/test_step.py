@@ -10,6 +10,8 @@ import pytest
 from tests.agents import random_text, random_users, random_world, replay, small_agent, small_config
 from tests.streaming import check_causality, check_chunking
 from wanstreamer_jax import rollout
+from wanstreamer_jax.config_files import apply_override
+from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.model.tokens import text_valid
 
 UNITS = 8  # past the window of 4, the sink, and one whole turn of the ring
@@ -26,14 +28,16 @@ LAYOUTS = {
   "nothing to see, no world": {"user_video": False, "portrait": False, "voice_units": 0, "world_text": 0},
 }
 
+CHANGES = {"int8 cache": "model.kv_cache=int8", "guidance": "flow.guidance=1.7"}
+
 
 @functools.cache
 def rolled_out(name: str, first: int = 0, word: int = 0):
   """A rollout of UNITS units: (agent, world, users, state, spoken)."""
   config = small_config(**LAYOUTS.get(name, {}))
-  if name == "int8 cache":
+  if name in CHANGES:
     config = config.replace()
-    config.model.kv_cache = "int8"
+    apply_override(config, CHANGES[name])
     config.freeze()
   agent, world, users = small_agent(config), random_world(config), random_users(config, UNITS)
 
@@ -58,6 +62,33 @@ def test_law_3_teacher_forced_pass_equals_rollout(name, first, close):
   tau = spoken.trace["times"][:, step]
   velocity = jax.tree.map(lambda a, b: (a - b) / tau.reshape(-1, *[1] * (a.ndim - 1)), last, spoken.latents)
   close(predicted.velocity, velocity)
+
+
+def test_law_3_guidance_is_two_teacher_forced_passes(close):
+  """One is shown the user and the world, the other neither; both the same words and the same past."""
+  agent, world, users, _, spoken = rolled_out("guidance")
+  no = jnp.zeros(UNITS, bool)
+  alone = users._replace(text=jnp.zeros_like(users.text), audio_valid=no, video_valid=no)
+  told = jax.jit(lambda a, world, users: replay(a, world, users, spoken, 0, 0, 0).velocity)
+  v, u = told(agent, world, users), told(agent, World.empty(agent.config), alone)
+  expected = jax.tree.map(lambda v, u: v + 0.7 * (v - u), v, u)
+  first, second = (jax.tree.map(lambda x, i=i: x[:, i], spoken.trace["solver_inputs"]) for i in (0, 1))
+  step = spoken.trace["times"][0, 0] - spoken.trace["times"][0, 1]
+  close(jax.tree.map(lambda a, b: (a - b) / step, first, second), expected)
+  assert all(jnp.abs(a - b).max() > 0.1 for a, b in zip(v, u))
+
+
+def test_layers_in_the_dtype_of_their_use_give_the_same_numbers():
+  config = small_config(commit_delay=2).replace()
+  config.model.dtype = "bfloat16"
+  config.freeze()
+  agent, world = small_agent(config), random_world(config)
+  used = rollout.as_used(agent)
+  assert {leaf.dtype for leaf in jax.tree.leaves(used.streamer.transformer.layers)} == {jnp.dtype(jnp.bfloat16)}
+  state = rollout.start_session(agent, jax.random.PRNGKey(0), world)
+  perform = jax.jit(lambda agent: rollout.perform(agent, state)[0])
+  for a, b in zip(perform(agent), perform(used)):
+    np.testing.assert_array_equal(a, b)
 
 
 def test_law_3_chunked_perception_equals_offline(close):
@@ -201,7 +232,7 @@ def test_text_is_greedy_at_temperature_zero_and_seeded_above():
 
   def run(seed, temperature, bias):
     state = rollout.start_session(agent, jax.random.PRNGKey(seed), world)
-    state = state._replace(sampling=rollout.Sampling(jnp.float32(temperature), jnp.float32(bias)))
+    state = state._replace(sampling=rollout.Sampling(temperature, bias, *state.sampling[2:]))
     return rollout.rollout(agent, state, users)[1].text
 
   run = jax.jit(run)

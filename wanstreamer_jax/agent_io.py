@@ -1,6 +1,7 @@
 """An `Agent` on disk: assembled from the runs that trained its parts, exported as one folder, loaded from anywhere."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config, MediaConfig
-from wanstreamer_jax.config_files import flat_fields
+from wanstreamer_jax.config_files import apply_override, flat_fields
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World as SessionWorld
 from wanstreamer_jax.data.world_file import load_world
@@ -37,12 +38,16 @@ def resolve(checkpoint: Path) -> epath.Path:
   return epath.Path(DEMO_FOLDER)
 
 
-def load_agent(checkpoint: Path = DEMO, kv_cache: str = "plain") -> Agent:
-  """An agent from an exported folder, in float32. Raises CheckpointError with one line that says what is wrong."""
+def load_agent(checkpoint: Path = DEMO, overrides: Sequence[str] = ()) -> Agent:
+  """An agent from an exported folder, in float32. Raises CheckpointError with one line that says what is wrong.
+
+  overrides: fields of its config that whoever runs it may choose, as on the command line: "flow.guidance=1.5".
+  """
   folder = resolve(checkpoint)
   config, values = read_weights(folder)
   config = config.replace()
-  config.model.kv_cache = kv_cache
+  for override in overrides:
+    apply_override(config, override)
   return jax.device_put(fit_weights(values, abstract_agent(config.freeze()), folder))
 
 

@@ -229,7 +229,7 @@ def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 def step_program(config: Config, devices: list[jax.Device]) -> Program:
   """The unit step of one session on one chip, with donated state."""
-  agent = jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
+  agent = jax.eval_shape(lambda: rollout.as_used(Agent(config, rngs=nnx.Rngs(0))))
   capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
   start = lambda agent: rollout.start_session(agent, jax.random.PRNGKey(0), World.empty(config), capacity=capacity)
   state = jax.eval_shape(start, agent)

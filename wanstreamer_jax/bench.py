@@ -182,7 +182,7 @@ def _statistics(times: list[float]) -> dict[str, float]:
 
 
 def _nbytes(tree: Any) -> int:
-  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # of arrays or their shapes
 
 
 def sizes(agent: Agent, state: SessionState) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from aiohttp import web
 
 from wanstreamer_jax import rollout
-from wanstreamer_jax.bench import measure_ceilings, phase_costs, random_unit
+from wanstreamer_jax.bench import measure_ceilings, phase_costs, random_unit, sizes
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.cost import Cost
 from wanstreamer_jax.machine import describe
@@ -66,6 +66,9 @@ def bench_serve(engine: SlotEngine, visitors: int, seconds: float, trace: Path |
     "visitors": visitors,
     "seconds": seconds,
     "warm_up_seconds": WARM_UP,
+    "dtype": engine.agent.config.model.dtype,
+    "placement": engine.placement,
+    "sizes": sizes(engine.agent, abstract_state(engine)),
     "held": len(served),
     "refused": sum(bool(visit.refused) for visit in visits),
     "ended": [visit.ended for visit in visits if visit.ended],
@@ -74,19 +77,31 @@ def bench_serve(engine: SlotEngine, visitors: int, seconds: float, trace: Path |
     "latency_ms": _percentiles(latencies),
     "phases_ms": {phase: _percentiles(phases[:, index]) for index, phase in enumerate(PHASES)},
     "floor_ms": floors(engine),
-    "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "memory_mb": memory_mb(),
   }
 
 
 def floors(engine: SlotEngine) -> dict[str, float]:
   """Milliseconds that each phase of all slots takes at least here: FLOPs of all, bytes of one, over measured rates."""
-  agent, start = engine.agent, functools.partial(rollout.start_session, capacity=engine.capacity)
-  state = jax.eval_shape(start, agent, jax.random.PRNGKey(0), ModelWorld.empty(agent.config))
-  costs = phase_costs(agent, state, random_unit(agent.config))
+  agent = engine.agent
+  costs = phase_costs(agent, abstract_state(engine), random_unit(agent.config))
   resident = sum(leaf.nbytes for leaf in jax.tree.leaves(agent))
   ceilings = measure_ceilings(agent.config.model.dtype, resident)
   by_phase = dict(zip(PHASES, (costs[name] for name in ("commit", "perceive", "think", "perform", "render"))))
   return {phase: ceilings.floor(Cost(engine.slots * cost.flops, cost.bytes)) for phase, cost in by_phase.items()}
+
+
+def abstract_state(engine: SlotEngine) -> rollout.SessionState:
+  """The shapes of what one session remembers."""
+  start = functools.partial(rollout.start_session, capacity=engine.capacity)
+  return jax.eval_shape(start, engine.agent, jax.random.PRNGKey(0), ModelWorld.empty(engine.agent.config))
+
+
+def memory_mb() -> dict[str, float]:
+  """The most that this process ever had, and that its first device had where that has its own memory."""
+  found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+  stats = jax.devices()[0].memory_stats() or {}
+  return found | {"device": stats["peak_bytes_in_use"] / 1e6} if "peak_bytes_in_use" in stats else found
 
 
 def _percentiles(values: np.ndarray) -> dict[str, float]:
@@ -167,12 +182,21 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, media: MediaConfig, 
 
 def report(result: dict[str, Any]) -> str:
   """The result as a page of text."""
-  host, row = result["machine"], lambda found: "".join(f"{found[p]:9.1f}" for p in ("p50", "p95", "p99"))
+  host, size, row = (
+    result["machine"],
+    result["sizes"],
+    lambda found: "".join(f"{found[p]:9.1f}" for p in ("p50", "p95", "p99")),
+  )
   lines = [
     f"{result['config']}: {result['visitors']} visitors, {result['slots']} slots, {result['seconds']:g} s on "
-    f"{host['device']} ({host['cores']} cores, jax {host['jax']}); {result['warm_up_seconds']:g} s of warm-up",
+    f"{host['device']} ({host['cores']} cores, load {host['load']:.1f}, jax {host['jax']}), {result['placement']}; "
+    f"{result['warm_up_seconds']:g} s of warm-up",
+    f"{size['parameters'] / 1e6:.1f} M parameters in {result['dtype']}, pictures {size['picture'][0]}x"
+    f"{size['picture'][1]}, {size['solver_steps']} solver steps; a unit commits {size['committed_tokens']} tokens, a "
+    f"session's cache has {size['cache_tokens']} ({size['cache_mb']:.0f} MB)",
     f"held {result['held']}, refused {result['refused']}, ended {len(result['ended'])}; {result['units']} units, "
-    f"{100 * result['late']:.2f} % late; memory {result['memory_mb']:.0f} MB",
+    f"{100 * result['late']:.2f} % late; memory "
+    + ", ".join(f"{value:.0f} MB ({where})" for where, value in result["memory_mb"].items()),
     "",
     f"{'ms':18}{'p50':>9}{'p95':>9}{'p99':>9}{'floor':>9}",
     f"{'signal to signal':18}{row(result['latency_ms'])}",

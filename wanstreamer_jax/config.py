@@ -234,8 +234,9 @@ class ModelConfig(Section):
 class FlowConfig(Section):
   """Flow matching: z_tau = (1 - tau) z0 + tau eps."""
 
-  steps: int = 4
+  steps: int = 4  # of the solver; a request may ask for fewer
   shift: float = 2.0  # of the sampling schedule, towards noise
+  guidance: float | None = None  # a scale compiles the unconditional branch in; a request may choose its own
   train_shift: float = 3.0  # what the past implies is learned where there is little else to go by
   train_mean: float = 0.0  # of the logit-normal law of tau
   train_std: float = 1.0
@@ -399,6 +400,7 @@ LEAST = (  # section, the least that these fields may be (each item of a tuple; 
   ("audio_vae", 1, "strides channels max_channels latent_dim kernel cepstrum attention_heads attention_window"),
   ("video_vae", 0, "residual_blocks"),
   ("video_vae", 1, "channels decoder_blocks time_kernel latent_dim time_stride"),
+  ("flow", 0, "guidance"),
   ("flow", 1, "steps"),
   ("data", 0, "seed text_lead"),
   ("data", 1, "units session_units batch"),

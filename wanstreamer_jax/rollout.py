@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
@@ -23,11 +24,12 @@ from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow.path import schedule
-from wanstreamer_jax.flow.sampler import euler
+from wanstreamer_jax.flow.sampler import Field, euler, guided
 from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
-from wanstreamer_jax.model.tokens import PAD, Latents, pack
+from wanstreamer_jax.model.tokens import PAD, Latents, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, alone, see_cache
 from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.audio import AudioState
 from wanstreamer_jax.units import COMMIT, HEAR, PERFORM, REFEED, STATE, TEXT, Coords, Layout, build_layout
 
@@ -40,6 +42,15 @@ class Agent(nnx.Module):
     self.audio_vae = AudioVAE(config.audio_vae, rngs=rngs)
     self.video_vae = VideoVAE(config.video_vae, rngs=rngs)
     self.config = config
+
+
+def as_used(agent: Agent) -> Agent:
+  """The agent with its layers in the dtype that they are cast to at every use: the same numbers from fewer bytes."""
+  dtype, leaves = agent.config.model.dtype, named_leaves(agent)
+  layers = {
+    name: leaf.astype(dtype) for name, leaf in leaves.items() if name.startswith("streamer.transformer.layers.")
+  }
+  return fill_leaves(agent, leaves | layers)
 
 
 HostOrDevice = Any  # jax.Array, or np.ndarray on its way to the device
@@ -56,14 +67,32 @@ class UserUnit(NamedTuple):
 
 
 class Sampling(NamedTuple):
-  """How text is chosen (a request's choice). temperature 0 is greedy; pad_bias is added to PAD's logit."""
+  """How words and latents are drawn (a request's choice)."""
 
-  temperature: jax.Array
-  pad_bias: jax.Array
+  temperature: HostOrDevice  # of words; 0 is greedy
+  pad_bias: HostOrDevice  # added to PAD's logit
+  times: (
+    HostOrDevice  # float32 [flow.steps + 1], where the solver goes; zeros at the end are steps that it does not take
+  )
+  guidance: HostOrDevice  # scale; 1 is none
 
   @classmethod
-  def greedy(cls) -> "Sampling":
-    return cls(jnp.zeros(()), jnp.zeros(()))
+  def of(
+    cls, config: Config, temperature: float = 0.0, pad_bias: float = 0.0, steps: int | None = None,
+    guidance: float | None = None,
+  ) -> "Sampling":  # fmt: skip
+    """On the host. steps, guidance: None is what the config says."""
+    flow = config.flow
+    scale = next(value for value in (guidance, flow.guidance, 1.0) if value is not None)
+    times = schedule(steps or flow.steps, flow.shift, flow.steps)
+    return cls(np.float32(temperature), np.float32(pad_bias), times, np.float32(scale))
+
+
+class Unconditional(NamedTuple):
+  """What guidance's second branch remembers by itself: the session as if it had no user and no world."""
+
+  words: jax.Array  # int32
+  cache: Cache
 
 
 class SessionState(NamedTuple):
@@ -74,6 +103,7 @@ class SessionState(NamedTuple):
   made: jax.Array  # int32, how many units this session has made (unit - made is where its clock started)
   words: jax.Array  # int32, how many words both sides' text had so far
   cache: Cache
+  unconditional: Unconditional | None  # with `flow.guidance`
   past: Latents  # the last commit_delay units' latents, newest last: [d, h, w, Z], [d, A, Z]
   hearing: AudioState
   audio_decoder: Any
@@ -108,8 +138,8 @@ def start_session(
   full-history layouts.
   """
   config, delay = agent.config, agent.config.layout.commit_delay
-  layout = build_layout(config)
-  cache = Cache.empty(config.model, layout.cache_tokens(ring_units(config, capacity)))
+  layout, words = build_layout(config), jnp.asarray(first_word, jnp.int32)
+  empty = cache = Cache.empty(config.model, layout.cache_tokens(ring_units(config, capacity)))
   if layout.world_tokens:
     x, coords = agent.streamer.world(world)
     _, kv = agent.streamer.transformer(x, coords, see_cache(coords, [], layout.config.window, 0), [])
@@ -119,13 +149,14 @@ def start_session(
     seed=seed,
     unit=jnp.asarray(first_unit, jnp.int32),
     made=jnp.zeros((), jnp.int32),
-    words=jnp.asarray(first_word, jnp.int32),
+    words=words,
     cache=cache,
+    unconditional=None if config.flow.guidance is None else Unconditional(words, empty),
     past=Latents(video, jnp.zeros((delay, config.audio_latents, config.audio_vae.latent_dim))),
     hearing=agent.streamer.hear.initial_state(),
     audio_decoder=agent.audio_vae.decoder_state(),
     video_decoder=prime_video_decoder(agent, world),
-    sampling=Sampling.greedy(),
+    sampling=jax.tree.map(jnp.asarray, Sampling.of(config)),
   )
 
 
@@ -153,8 +184,11 @@ def commit(agent: Agent, state: SessionState) -> SessionState:
   if not segments:
     return state
   with jax.named_scope("commit"):
-    content = agent.streamer.committing(_history(state, layout))
-    return state._replace(cache=_append(agent, state, state.cache, *pack(layout, segments, state.unit, content), 0)[1])
+    tokens = pack(layout, segments, state.unit, agent.streamer.committing(_history(state, layout)))
+    if state.unconditional is not None:
+      cache = _append(agent, state, state.unconditional.cache, *tokens, 0)[1]
+      state = state._replace(unconditional=state.unconditional._replace(cache=cache))
+    return state._replace(cache=_append(agent, state, state.cache, *tokens, 0)[1])
 
 
 def think(
@@ -179,7 +213,22 @@ def think(
       logits.append(agent.streamer.logits(hidden)[0])
       text.append(token)
       open_ = open_ & (token != PAD)
-  return jnp.stack(text), state._replace(cache=cache, words=words), {"logits": jnp.stack(logits[:-1])}
+    state = state._replace(cache=cache, words=words)
+    if state.unconditional is not None:
+      state = state._replace(unconditional=_unheard(agent, state, heard, jnp.stack(text)))
+  return jnp.stack(text), state, {"logits": jnp.stack(logits[:-1])}
+
+
+def _unheard(agent: Agent, state: SessionState, heard: Heard, text: jax.Array) -> Unconditional:
+  """HEAR, STATE and TEXT of the unconditional branch, in one pass: nothing was heard, and the words are known."""
+  assert state.unconditional is not None
+  layout, (words, cache) = build_layout(agent.config), state.unconditional
+  no = jnp.zeros((), bool)
+  nothing = heard._replace(text=jnp.full_like(heard.text, PAD), audio_valid=no, video_valid=no)
+  content, words = agent.streamer.hearing(nothing, words)
+  content["text"], words = agent.streamer.speaking(text, text_valid(text), words)
+  tokens = pack(layout, layout.phase(HEAR, STATE, TEXT), state.unit, content)
+  return Unconditional(words, _append(agent, state, cache, *tokens, layout.tokens(COMMIT))[1])
 
 
 def _text_slot(layout: Layout, unit: jax.Array, slot: int, content: Any) -> tuple[jax.Array, Coords]:
@@ -235,34 +284,43 @@ def perform(agent: Agent, state: SessionState, one_pass: Pass = alone) -> tuple[
 
   one_pass: how the Transformer is run, on one device or spread over several (`model/by_head.py`).
   """
-  layout, streamer = build_layout(agent.config), agent.streamer
-  segments = layout.phase(PERFORM)
-  groups, key_coords = [state.cache.kv], [state.cache.coords]
   with jax.named_scope("perform"):
-    if layout.tokens(REFEED):
-      kv, coords = _refeed(agent, state, layout, one_pass)
-      groups, key_coords = [*groups, kv], [*key_coords, coords]
-
-    def field(z: Latents, tau: jax.Array) -> Latents:
-      x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau))
-      hidden, _ = one_pass(streamer.transformer, segments, x, coords, key_coords, groups)
-      return streamer.heads.velocity(hidden, z, tau)
-
-    flow = agent.config.flow
-    times = schedule(flow.steps, flow.shift)
+    field = _field(agent, state, state.cache, one_pass)
+    if state.unconditional is not None:
+      without = _field(agent, state, state.unconditional.cache, one_pass)
+      field = guided(field, without, state.sampling.guidance)
+    times = state.sampling.times
     latents, inputs = euler(field, unit_noise(agent.config, state.seed, state.unit), times)
   return latents, {"solver_inputs": inputs, "times": times[:-1]}
 
 
-def _refeed(agent: Agent, state: SessionState, layout: Layout, one_pass: Pass) -> tuple[KeyValue, Coords]:
+def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> Field[Latents]:
+  """The velocity field of a unit, given what a cache remembers."""
+  layout, streamer = build_layout(agent.config), agent.streamer
+  segments = layout.phase(PERFORM)
+  groups, key_coords = [cache.kv], [cache.coords]
+  if layout.tokens(REFEED):
+    kv, coords = _refeed(agent, state, cache, one_pass)
+    groups, key_coords = [*groups, kv], [*key_coords, coords]
+
+  def field(z: Latents, tau: jax.Array) -> Latents:
+    x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau))
+    hidden, _ = one_pass(streamer.transformer, segments, x, coords, key_coords, groups)
+    return streamer.heads.velocity(hidden, z, tau)
+
+  return field
+
+
+def _refeed(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> tuple[KeyValue, Coords]:
   """Keys and values of the previous unit's latents at the noisy patch size; they live for this unit only."""
+  layout = build_layout(agent.config)
   history = _history(state, layout)
   content = agent.streamer.tokens.history(
     "refeed", history.previous, history.previous_flow_time, history.previous_valid
   )
   segments = layout.phase(REFEED)
   x, coords = pack(layout, segments, state.unit, content)
-  _, kv = one_pass(agent.streamer.transformer, segments, x, coords, [state.cache.coords], [state.cache.kv])
+  _, kv = one_pass(agent.streamer.transformer, segments, x, coords, [cache.coords], [cache.kv])
   return kv, coords
 
 

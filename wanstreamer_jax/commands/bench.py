@@ -5,7 +5,16 @@ import os
 import pathlib
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, add_config, add_group, folder, load_config, number
+from wanstreamer_jax.commands.parsing import (
+  add_agent,
+  add_command,
+  add_config,
+  add_group,
+  agent_overrides,
+  folder,
+  load_config,
+  number,
+)
 
 
 def add_bench(commands: Any) -> None:
@@ -60,11 +69,10 @@ def add_bench(commands: Any) -> None:
     wanstreamer bench serve --config configs/qwen2p5_1p5b.py --config.model.dtype=bfloat16 --placement split --trace out
     """, bench_serve,
   )  # fmt: skip
-  serve.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  add_agent(serve)
   add_config(serve, required=False)
   serve.add_argument("--placement", choices=("fused", "split", "group"), default="fused", help="as of `serve`")
   serve.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
-  serve.add_argument("--kv", choices=("plain", "int8"), default="plain", help="how the KV-cache is kept")
   serve.add_argument("--slots", type=number(int, 1), default=1, help="how many are served at once (default: 1)")
   serve.add_argument("--visitors", type=number(int, 1), default=1, help="how many come (default: 1)")
   serve.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
@@ -75,11 +83,12 @@ def add_bench(commands: Any) -> None:
     group, "session", "hold one long session faster than real time: does a unit stay as fast, memory as small?",
     """
     wanstreamer bench session --minutes 60 --out out/session
+    wanstreamer bench session --config configs/demo.py --minutes 60
     """, bench_session,
   )  # fmt: skip
-  session.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  add_agent(session)
+  add_config(session, required=False)
   session.add_argument("--minutes", type=number(float, 0.1), default=60.0, help="how long (default: 60)")
-  session.add_argument("--kv", choices=("plain", "int8"), default="plain", help="how the KV-cache is kept")
   session.add_argument(
     "--out", type=folder, metavar="DIR", default="out/session", help="for session.json and session.png"
   )
@@ -116,18 +125,22 @@ def bench_loader(args: argparse.Namespace) -> None:
   commands.bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
 
 
+def agent_of(args: argparse.Namespace) -> Any:
+  """The checkpoint's agent, or with `--config` one with random weights."""
+  from wanstreamer_jax import agent_io, bench, config_files
+
+  if not args.config:
+    return agent_io.load_agent(args.checkpoint, agent_overrides(args))
+  return bench.random_agent(config_files.load_config(args.config, [*agent_overrides(args), *args.overrides]))
+
+
 def bench_serve(args: argparse.Namespace) -> None:
-  from wanstreamer_jax import agent_io, bench, bench_serve
+  from wanstreamer_jax import bench_serve
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
   from wanstreamer_jax.serve.slots import SlotEngine
 
   enable_compilation_cache()
-  if args.config:
-    config = load_config(args).replace()
-    config.model.kv_cache = args.kv
-    agent = bench.random_agent(config.freeze())
-  else:
-    agent = agent_io.load_agent(args.checkpoint, kv_cache=args.kv)
+  agent = agent_of(args)
   units = round(2 * args.seconds * 1000 / agent.config.media.unit_ms) + 100  # for layouts with full history
   engine = SlotEngine(agent, args.slots, units, args.placement, args.performers)
   engine.prepare()
@@ -136,11 +149,11 @@ def bench_serve(args: argparse.Namespace) -> None:
 
 
 def bench_session(args: argparse.Namespace) -> None:
-  from wanstreamer_jax import agent_io, bench_session
+  from wanstreamer_jax import bench_session
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
 
   enable_compilation_cache()
-  agent = agent_io.load_agent(args.checkpoint, kv_cache=args.kv)
+  agent = agent_of(args)
   bench_session.bench_session_command(agent, args.minutes, pathlib.Path(args.out))
 
 

@@ -75,3 +75,18 @@ def folder(text: str) -> str:
   if not text.strip().rstrip("/"):
     raise argparse.ArgumentTypeError(f"{text!r} is not a folder that can be written: give one like out/name")
   return text
+
+
+def add_agent(parser: Parser) -> None:
+  """Whose weights, and what whoever runs them chooses."""
+  parser.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  parser.add_argument("--kv", choices=("plain", "int8"), help="how the KV-cache is kept (default: as in training)")
+  parser.add_argument("--steps", type=number(int, 1), metavar="N", help="of the solver; a session may ask for fewer")
+  parser.add_argument("--guidance", type=number(float, 0), metavar="SCALE",
+                      help="guide by a second, unconditional branch; a session may ask for another scale")  # fmt: skip
+
+
+def agent_overrides(args: argparse.Namespace) -> list[str]:
+  """What `add_agent` asked, as fields of the config."""
+  chosen = {"model.kv_cache": args.kv, "flow.steps": args.steps, "flow.guidance": args.guidance}
+  return [f"{name}={value}" for name, value in chosen.items() if value is not None]

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, folder, number
+from wanstreamer_jax.commands.parsing import add_agent, add_command, agent_overrides, folder, number
 
 
 def add_serve(commands: Any) -> None:
@@ -15,12 +15,11 @@ def add_serve(commands: Any) -> None:
     wanstreamer serve --host 0.0.0.0 --token "$(openssl rand -hex 16)" --certificate cert.pem --key key.pem
   """
   parser = add_command(commands, "serve", "let people talk with the agent in a browser", examples, serve)
-  parser.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  add_agent(parser)
   parser.add_argument("--slots", type=number(int, 1), default=1, help="how many may talk at once (default: 1)")
   parser.add_argument("--placement", choices=("fused", "split", "group"), default="fused",
                       help="the solver runs with the rest, on a second device, or spread over all others")  # fmt: skip
   parser.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
-  parser.add_argument("--kv", choices=("plain", "int8"), default="plain", help="how the KV-cache is kept")
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
   parser.add_argument("--port", type=number(int, 0, 65535), default=8765, help="default: 8765; 0 takes any free one")
   parser.add_argument("--token", default="", help="what visitors must have in their address; needed with --host")
@@ -46,18 +45,18 @@ def serve(args: argparse.Namespace) -> None:
     state=pathlib.Path(args.state) if args.state else None,
   )  # fmt: skip
   listening, context = listen(options)
-  print("loading and compiling; the second start is faster", flush=True)
+  print("loading and compiling (the second start is faster)", flush=True)
   from wanstreamer_jax import agent_io
   from wanstreamer_jax.data.duplex_source import world_config
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
   from wanstreamer_jax.serve.slots import SlotEngine
 
   enable_compilation_cache()
-  agent = agent_io.load_agent(args.checkpoint, kv_cache=args.kv)
+  agent = agent_io.load_agent(args.checkpoint, agent_overrides(args))
   world = agent_io.load_session_world(args.checkpoint, args.world, agent.config.media)
   capacity = int(1000 * args.longest / agent.config.media.unit_ms) if agent.config.layout.window is None else None
   engine = SlotEngine(agent, args.slots, capacity, args.placement, args.performers)
-  engine.prepare()
+  engine.prepare(lambda line: print(line, flush=True))
   print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots, engine.overlaps), flush=True)
   structured_logs()
   drawn, voice = world_config(agent.config), bool(agent.config.layout.voice_units)

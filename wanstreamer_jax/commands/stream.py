@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, folder, number
+from wanstreamer_jax.commands.parsing import add_agent, add_command, agent_overrides, folder, number
 
 
 def add_stream(commands: Any) -> None:
@@ -18,7 +18,7 @@ def add_stream(commands: Any) -> None:
   parser.add_argument(
     "--out", type=folder, metavar="DIR", required=True, help="folder for films, captions, log and timeline"
   )
-  parser.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
+  add_agent(parser)
   parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
   parser.add_argument(
     "--text", metavar="S:TEXT", action="append", default=[], help="type TEXT to the agent at S seconds"
@@ -40,7 +40,7 @@ def stream(args: argparse.Namespace) -> None:
   from wanstreamer_jax.serve.engine import StreamEngine
 
   enable_compilation_cache()
-  engine = StreamEngine(agent_io.load_agent(args.checkpoint))
+  engine = StreamEngine(agent_io.load_agent(args.checkpoint, agent_overrides(args)))
   world = agent_io.load_session_world(args.checkpoint, args.world, engine.media)
   summary = stream_file(
     engine, args.input, args.out, StreamOptions(dataclasses.replace(request, world=world), events, args.realtime)

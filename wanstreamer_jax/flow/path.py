@@ -3,8 +3,12 @@
 z_tau = (1 - tau) z0 + tau eps        velocity = eps - z0        tau = 1 is noise, tau = 0 is data
 """
 
+from typing import TypeVar
+
 import jax
-import jax.numpy as jnp
+import numpy as np
+
+Times = TypeVar("Times", jax.Array, np.ndarray)
 
 
 def interpolate(z0: jax.Array, noise: jax.Array, tau: jax.Array) -> jax.Array:
@@ -27,7 +31,7 @@ def velocity_from_mean(mean: jax.Array, z: jax.Array, tau: jax.Array, std: float
   return slope * (z - (1 - tau) * mean) - mean
 
 
-def shift_time(tau: jax.Array, shift: float) -> jax.Array:
+def shift_time(tau: Times, shift: float) -> Times:
   """Moves flow times towards noise: shift * tau / (1 + (shift - 1) * tau); 0 and 1 stay where they are."""
   return shift * tau / (1 + (shift - 1) * tau)
 
@@ -37,6 +41,10 @@ def sample_time(key: jax.Array, shape: tuple[int, ...], *, mean: float, std: flo
   return shift_time(jax.nn.sigmoid(mean + std * jax.random.normal(key, shape)), shift)
 
 
-def schedule(steps: int, shift: float) -> jax.Array:
-  """Sampling flow times from 1 (noise) to 0 (data): float32 [steps + 1], shifted."""
-  return shift_time(jnp.linspace(1.0, 0.0, steps + 1), shift)
+def schedule(steps: int, shift: float, most: int | None = None) -> np.ndarray:
+  """Sampling flow times from 1 (noise) to 0 (data): float32 [steps + 1], shifted.
+
+  most: the length to fill up with zeros, [most + 1]: from 0 to 0 a solver moves nothing.
+  """
+  times = shift_time(np.linspace(1.0, 0.0, steps + 1), shift)
+  return np.pad(times, (0, (most or steps) - steps)).astype(np.float32)

@@ -3,6 +3,10 @@
 A part is a piece of the key sequence that lies in its own array (the cache, the REFEED keys, the tokens' own keys), so
 that nothing is copied to be concatenated. Keys are stored rotated. Pinned keys lie in a prefix of the first part and
 are seen by a second copy of the queries, rotated to the time without what was evicted in between (design section 3).
+
+A few queries on a long cache meet it in chunks: some at a time, side by side on a batch axis. So the scores of a few
+chunks are all that is ever in memory, and there is work for all of a processor where a query's one long sum over keys
+would be work for a few of its cores (design section 10; FlashDecoding's split keys).
 """
 
 import functools
@@ -12,6 +16,9 @@ import jax
 import jax.numpy as jnp
 
 MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody sees such a row
+CHUNK = 2048  # keys
+AT_ONCE = 4  # chunks side by side
+FEW = 1024  # queries; more are enough to do for any processor, and come with keys that are no longer than they
 
 
 class Queries(NamedTuple):
@@ -47,40 +54,78 @@ class Part(NamedTuple):
   pinned: jax.Array | None = None
 
 
+class Partial(NamedTuple):
+  """Attention over some of the keys, in float32. Sums are of exp(score - highest) and may be joined by `_join`."""
+
+  mixed: jax.Array  # [M, G, T, H], sum of weights times values
+  total: jax.Array  # [M, G, T], sum of weights
+  highest: jax.Array  # [M, G, T]
+
+
 def attend(queries: Queries, parts: list[Part]) -> jax.Array:
   """Softmax attention over all parts at once. -> [T, N, H] in the dtype of queries. Scores and softmax are float32."""
-  groups = queries.now.shape[1] // jax.tree.leaves(parts[0].k)[0].shape[1]
-  scores = [_scores(queries, part, groups) for part in parts]  # [M, G, T, S] each
-  highest = functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
-  weights = [jnp.exp(score - jax.lax.stop_gradient(highest)) for score in scores]
-  total = functools.reduce(jnp.add, [jnp.sum(weight, axis=-1) for weight in weights])  # [M, G, T]
-  mixed = [_mix(weight, part.v, queries.now.dtype) for weight, part in zip(weights, parts)]
-  out = functools.reduce(jnp.add, mixed) / jnp.moveaxis(total, 2, 0)[..., None]
+  found = [partial for part in parts for partial in _partials(queries, part)]
+  whole = _join(jax.tree.map(lambda *leaves: jnp.stack(leaves), *found))
+  out = jnp.moveaxis(whole.mixed / whole.total[..., None], 2, 0)
   return out.reshape(queries.now.shape).astype(queries.now.dtype)
 
 
+def _partials(queries: Queries, part: Part) -> list[Partial]:
+  """A part's keys in pieces: its pinned prefix, whole chunks where that is worth it, and the rest."""
+  found, pinned = [], 0 if part.pinned is None else part.pinned.shape[0]
+  if pinned:
+    found.append(_over(queries, _some(part, slice(pinned))._replace(pinned=part.pinned)))
+  keys = part.mask.shape[1]
+  chunks = (keys - pinned) // CHUNK if part.mask.shape[0] <= FEW else 0
+  end = pinned + chunks * CHUNK if chunks > 1 else pinned
+  if end > pinned:
+    found.append(_over_chunks(queries, _some(part, slice(pinned, end)), chunks))
+  return [*found, _over(queries, _some(part, slice(end, None)))] if keys > end else found
+
+
+def _some(part: Part, place: slice) -> Part:
+  """Some of a part's keys."""
+  k, v = jax.tree.map(lambda x: x[place], (part.k, part.v))
+  return Part(k, v, part.mask[:, place])
+
+
+def _over_chunks(queries: Queries, part: Part, chunks: int) -> Partial:
+  """As `_over`, a few chunks at a time."""
+  k, v = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), (part.k, part.v))
+  mask = jnp.moveaxis(part.mask.reshape(-1, chunks, part.mask.shape[1] // chunks), 1, 0)
+  return _join(jax.lax.map(functools.partial(_over, queries), Part(k, v, mask), batch_size=AT_ONCE))
+
+
+def _over(queries: Queries, part: Part) -> Partial:
+  """All keys of a part at once."""
+  scores = _dot(queries.now, part.k)
+  if part.pinned is not None:
+    scores = jnp.where(part.pinned, _dot(queries.pinned, part.k), scores)
+  scores = jnp.where(part.mask, scores, MASKED)
+  highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
+  weights = jnp.exp(scores - highest[..., None])
+  return Partial(_mix(weights, part.v, queries.now.dtype), jnp.sum(weights, axis=-1), highest)
+
+
+def _join(partials: Partial) -> Partial:
+  """Partials over different keys, stacked along a first axis, as one."""
+  highest = jnp.max(partials.highest, axis=0)
+  scale = jnp.exp(partials.highest - highest)
+  return Partial(
+    jnp.sum(partials.mixed * scale[..., None], axis=0), jnp.sum(partials.total * scale, axis=0), highest
+  )  # fmt: skip
+
+
 def _mix(weights: jax.Array, v: Rows, dtype: jnp.dtype) -> jax.Array:
-  """Weights [M, G, T, S] times values: float32 [T, M, G, H]."""
+  """Weights [M, G, T, S] times values: float32 [M, G, T, H]."""
   if isinstance(v, Quantised):
     weights, v = weights * v.scale.T[:, None, None], v.values
-  return jnp.einsum("mgts,smh->tmgh", weights.astype(dtype), v.astype(dtype), preferred_element_type=jnp.float32)
+  return jnp.einsum("mgts,smh->mgth", weights.astype(dtype), v.astype(dtype), preferred_element_type=jnp.float32)
 
 
-def _dot(q: jax.Array, k: Rows, groups: int) -> jax.Array:
+def _dot(q: jax.Array, k: Rows) -> jax.Array:
   """Scaled products of queries [T, N, H] and keys: float32 [M, G, T, S]."""
   values = k.values.astype(q.dtype) if isinstance(k, Quantised) else k
-  q = q.reshape(q.shape[0], -1, groups, q.shape[-1])
+  q = q.reshape(q.shape[0], values.shape[1], -1, q.shape[-1])
   products = jnp.einsum("tmgh,smh->mgts", q, values, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
   return products * k.scale.T[:, None, None] if isinstance(k, Quantised) else products
-
-
-def _scores(queries: Queries, part: Part, groups: int) -> jax.Array:
-  """Masked, scaled scores of one part: float32 [M, G, T, S]."""
-  if part.pinned is None or part.pinned.shape[0] == 0:
-    scores = _dot(queries.now, part.k, groups)
-  else:
-    pinned = part.pinned.shape[0]
-    prefix, rest = jax.tree.map(lambda x: x[:pinned], part.k), jax.tree.map(lambda x: x[pinned:], part.k)
-    turned = jnp.where(part.pinned, _dot(queries.pinned, prefix, groups), _dot(queries.now, prefix, groups))
-    scores = jnp.concatenate([turned, _dot(queries.now, rest, groups)], axis=-1)
-  return jnp.where(part.mask, scores, MASKED)

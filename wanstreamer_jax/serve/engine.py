@@ -77,7 +77,7 @@ class StreamEngine:
   """One session of one agent, a unit at a time. Implements `serve.file.Engine`."""
 
   def __init__(self, agent: Agent):
-    self.agent, self.media = agent, agent.config.media
+    self.agent, self.media = rollout.as_used(agent), agent.config.media
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     self.phases = compile_phases()
     self._state: SessionState | None = None
@@ -91,7 +91,7 @@ class StreamEngine:
     arrays = agent_io.world_arrays(self.agent, self.tokenizer, request.world)
     capacity = units if self.agent.config.layout.window is None else None
     start = lambda: self.phases.start(self.agent, jax.random.PRNGKey(request.seed), arrays, capacity=capacity)
-    begin = lambda: start()._replace(sampling=sampling(request))
+    begin = lambda: start()._replace(sampling=sampling(self.agent.config, request))
     self._begin(begin())
     self.step(UserUnit(None, None), [])
     self._begin(begin())
@@ -126,8 +126,14 @@ class StreamEngine:
     return AgentUnit(video, sound, self._written(np.asarray(text)), is_loud(sound), clock.milliseconds)
 
 
-def sampling(request: Request) -> Sampling:
-  return Sampling(jnp.float32(request.temperature), jnp.float32(request.pad_bias))
+def sampling(config: Config, request: Request) -> Sampling:
+  """What a session draws with. Raises DataError for what was not compiled."""
+  steps, guidance = request.steps, request.guidance
+  if steps is not None and steps > config.flow.steps:
+    raise DataError(f"steps is {steps}, but the solver was compiled for at most {config.flow.steps} (flow.steps)")
+  if guidance is not None and config.flow.guidance is None:
+    raise DataError(f"guidance is {guidance:g}, but was not compiled in: flow.guidance is None")
+  return Sampling.of(config, request.temperature, request.pad_bias, steps, guidance)
 
 
 def host_unit(media: MediaConfig, user: UserUnit, text: np.ndarray) -> rollout.UserUnit:

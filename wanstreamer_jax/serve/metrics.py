@@ -1,5 +1,7 @@
 """What Prometheus reads at /metrics: latency by phase, units and late ones, sessions, slots, memory."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from wanstreamer_jax.serve.hall import Hall, Served
@@ -11,7 +13,8 @@ BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32, 0.64)
 class Metrics:
   """The service's figures since its start, in a registry of its own."""
 
-  def __init__(self, hall: Hall):
+  def __init__(self, hall: Hall, queued: Callable[[], int]):
+    """queued: how many units wait to be sent, over all visitors."""
     self.registry = CollectorRegistry()
     ProcessCollector(registry=self.registry)
     self._latency = Histogram(
@@ -32,6 +35,7 @@ class Metrics:
     gauge("busy_ratio", "Taken places over all", lambda: 1 - hall.free / slots)
     away = lambda: sum(seat is not None and seat.away is not None for seat in hall.seats)
     gauge("away", "Places kept for broken connections", away)
+    gauge("queued_units", "Units that wait for slow connections", queued)
     for name, what in (
       ("joined", "Conversations begun"), ("refused", "Visitors for whom there was no place"),
       ("evicted", "Sessions that broke"), ("clock_restarts", "Times that the clock was too far behind"),

@@ -23,9 +23,8 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.by_head import check_devices, over_devices, sharded_heads
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.model.transformer import Cache
-from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.rollout import Agent, SessionState
-from wanstreamer_jax.units import Coords, build_layout
+from wanstreamer_jax.units import build_layout
 
 PLACEMENTS = ("fused", "split", "group")
 AXIS = "performers"
@@ -92,8 +91,7 @@ class Fused:
 class News(NamedTuple):
   """What a unit added to a session, as the performer needs it."""
 
-  kv: KeyValue
-  coords: Coords
+  added: list[Cache]  # what was written to each of `caches`
   unit: jax.Array
   made: jax.Array
 
@@ -101,17 +99,25 @@ class News(NamedTuple):
 def known(state: SessionState) -> SessionState:
   """The part of a session's state that the performer reads."""
   nothing: Any = None
-  return state._replace(
-    words=nothing, hearing=nothing, audio_decoder=nothing, video_decoder=nothing, sampling=nothing
-  )  # fmt: skip
+  return state._replace(words=nothing, hearing=nothing, audio_decoder=nothing, video_decoder=nothing)
+
+
+def caches(state: SessionState) -> list[Cache]:
+  """The session's own, and with guidance that of the unconditional branch."""
+  return [state.cache] if state.unconditional is None else [state.cache, state.unconditional.cache]
+
+
+def with_caches(state: SessionState, new: list[Cache]) -> SessionState:
+  own, *other = new
+  return state._replace(cache=own, unconditional=state.unconditional and state.unconditional._replace(cache=other[0]))
 
 
 def news(config: Config, state: SessionState) -> News:
   """The tokens that the thinker wrote in this unit."""
   layout, at = build_layout(config), _place(config, state)
   cut = lambda x: jax.lax.dynamic_slice_in_dim(x, at, layout.clean_tokens)
-  kv = jax.tree.map(jax.vmap(cut), state.cache.kv)
-  return News(kv, jax.tree.map(cut, state.cache.coords), state.unit, state.made)
+  of = lambda cache: Cache(jax.tree.map(jax.vmap(cut), cache.kv), jax.tree.map(cut, cache.coords))
+  return News([of(cache) for cache in caches(state)], state.unit, state.made)
 
 
 def heard_of(config: Config, state: SessionState, news: News) -> SessionState:
@@ -119,8 +125,10 @@ def heard_of(config: Config, state: SessionState, news: News) -> SessionState:
   state = state._replace(unit=news.unit, made=news.made)
   at = _place(config, state)
   put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
-  kv = jax.tree.map(jax.vmap(put), state.cache.kv, news.kv)
-  return state._replace(cache=Cache(kv, jax.tree.map(put, state.cache.coords, news.coords)))
+  of = lambda old, new: Cache(
+    jax.tree.map(jax.vmap(put), old.kv, new.kv), jax.tree.map(put, old.coords, new.coords)
+  )  # fmt: skip
+  return with_caches(state, [of(old, new) for old, new in zip(caches(state), news.added)])
 
 
 def _place(config: Config, state: SessionState) -> jax.Array:
@@ -138,11 +146,12 @@ class Apart:
     check_devices(config, count)
     mesh = Mesh(np.array(devices), (AXIS,))
     whole = NamedSharding(mesh, PartitionSpec())
+    by_head = lambda cache: sharded_heads(cache, AXIS, leading=1)
     spec: Any = jax.tree.map(lambda _: PartitionSpec(), known(states))
-    spec = spec._replace(cache=sharded_heads(states.cache, AXIS, leading=1))
+    spec = with_caches(spec, [by_head(cache) for cache in caches(states)])
     self._placed = jax.tree.map(lambda part: NamedSharding(mesh, part), spec)
     everywhere: Any = PartitionSpec()
-    news_spec = News(spec.cache.kv, everywhere, everywhere, everywhere)
+    news_spec = News(caches(spec), everywhere, everywhere)
     self._news_placed = jax.tree.map(lambda part: NamedSharding(mesh, part), news_spec)
     self._thinker = jax.tree.leaves(states)[0].sharding
     self._agent = jax.device_put(agent, whole)

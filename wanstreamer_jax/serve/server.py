@@ -4,6 +4,7 @@ One event loop, one engine thread (`hall.py`). A conversation is one WebSocket t
 """
 
 import asyncio
+import base64
 import dataclasses
 import hmac
 import json
@@ -27,6 +28,7 @@ from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.hall import Hall, SlotEngine
 from wanstreamer_jax.serve.inbox import Inbox
 from wanstreamer_jax.serve.metrics import Metrics
+from wanstreamer_jax.serve.picture import encode_picture
 from wanstreamer_jax.serve.recording import KEPT, Recording
 from wanstreamer_jax.serve.visit import Visit
 
@@ -73,8 +75,8 @@ class Server:
   def __init__(self, engine: SlotEngine, options: ServeOptions):
     options.check()
     self.options, self.hall, self.world = options, Hall(engine, options.longest), options.world
-    self.sockets: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
-    self.metrics = Metrics(self.hall)
+    self.visits: set[Visit] = set()
+    self.metrics = Metrics(self.hall, lambda: sum(visit.outgoing.qsize() for visit in self.visits))
     self.recordings: dict[str, Recording] = {}  # by session
     self.draining = False
     self.voice, self.reading = options.voice, asyncio.Semaphore(2)
@@ -148,36 +150,44 @@ class Server:
   async def _tell(self, message: str, close: bool = False) -> None:
     """Says something to all; who does not read is not waited for."""
 
-    async def one(socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
+    async def one(visit: Visit) -> None:
       try:
         async with asyncio.timeout(NOTICE):
-          await socket.send_str(message)
+          await visit.socket.send_str(message)
           if close:
-            await socket.close()
+            await visit.socket.close()
       except (ConnectionError, TimeoutError):
-        if close and transport is not None:
-          transport.abort()
+        if close and visit.transport is not None:
+          visit.transport.abort()
 
-    await asyncio.gather(*(one(*pair) for pair in list(self.sockets.items())))
+    await asyncio.gather(*map(one, list(self.visits)))
 
   async def _page(self, request: web.Request) -> web.StreamResponse:
     return web.FileResponse(PAGE / "index.html")
 
   async def _about(self, request: web.Request) -> web.Response:
     """What the page asks before a conversation."""
+    self._admit(request)
     options = self.options
-    known = {"fields": options.world.fields, "voice": options.voice, "watch": options.drawn is not None}
+    picture = options.world.portrait
+    known = {
+      "fields": options.world.fields,
+      "portrait": None if picture is None else base64.b64encode(encode_picture(picture)).decode(),
+      "voice": options.voice,
+      "watch": options.drawn is not None,
+    }
     return web.json_response({"version": protocol.VERSION, **known})
 
   async def _live(self, request: web.Request) -> web.StreamResponse:
     self._admit(request)
     socket = web.WebSocketResponse(max_msg_size=protocol.LARGEST_MESSAGE, compress=False, heartbeat=20.0, timeout=2.0)
     await socket.prepare(request)
-    self.sockets[socket] = request.transport
+    visit = Visit(self, socket, request.transport)
+    self.visits.add(visit)
     try:
-      await Visit(self, socket, request.transport).run()
+      await visit.run()
     finally:
-      self.sockets.pop(socket, None)
+      self.visits.discard(visit)
       await socket.close()
     return socket
 

@@ -7,6 +7,8 @@ neither compiles anything. Rows never mix: `jax.vmap` over the same functions th
 import functools
 import hashlib
 import json
+import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from wanstreamer_jax import agent_io, rollout
 from wanstreamer_jax.config_files import config_to_dict, write_json
 from wanstreamer_jax.data.media import UserUnit
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
@@ -101,6 +103,27 @@ def programs(capacity: int | None) -> Programs:
   )
 
 
+def check_memory(slots: int, needed: int) -> None:
+  """Raises ConfigError when the states of all slots, `needed` bytes, are more than the first device has left."""
+  stats = jax.devices()[0].memory_stats()
+  left = stats["bytes_limit"] - stats["bytes_in_use"] if stats else memory_left()
+  if needed > left:
+    gib = 1 << 30
+    raise ConfigError(
+      f"what {slots} session{'s' if slots > 1 else ''} may come to remember needs {needed / gib:.1f} GiB, and "
+      f"{left / gib:.1f} are left: use fewer --slots, --kv int8, a layout.window, or without one a shorter --longest"
+    )
+
+
+def memory_left() -> int:
+  """Bytes of this machine's memory that programs may still take (Linux; elsewhere all that there is)."""
+  try:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+  except (OSError, StopIteration):
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 class SlotEngine:
   """`slots` sessions of one agent. Implements `hall.SlotEngine`.
 
@@ -114,17 +137,18 @@ class SlotEngine:
   def __init__(
     self, agent: Agent, slots: int, capacity: int | None = None, placement: str = "fused", performers: int | None = None
   ):
-    self.agent, self.media, self.slots, self.capacity = agent, agent.config.media, slots, capacity
+    self.agent, self.media, self.slots, self.capacity = rollout.as_used(agent), agent.config.media, slots, capacity
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     check_tokenizer(agent.config, self.tokenizer)
-    self.programs = programs(capacity)
+    self.placement, self.programs = placement, programs(capacity)
     start = functools.partial(rollout.start_session, capacity=capacity)
     empty = jax.eval_shape(start, agent, jax.random.PRNGKey(0), self._world(World()))
     self._empty = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), empty)
+    check_memory(slots, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self._empty)))
     self.states, self.decoders = split(self._zeros())
     self.overlaps = placement != "fused" and agent.config.layout.commit_delay == 2
     self._made: list[tuple[jax.Array, Latents]] = []  # units whose latents `states` does not know yet
-    self.performer = make_performer(placement, agent, self.states, performers)
+    self.performer = make_performer(placement, self.agent, self.states, performers)
     self._text = [self._new_text() for _ in range(slots)]
     self.spans: list[Span] | None = None  # a list here is filled with what ran when
     self._committed = Clock()
@@ -138,19 +162,31 @@ class SlotEngine:
     self.performer.restore(self.states)
     self._made, self._committed = [], Clock()
 
-  def prepare(self) -> None:
-    """Compiles everything, by serving silent units to nobody who has a portrait and a voice."""
-    media = self.media
+  def prepare(self, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Compiles everything, by serving silent units to nobody who has a portrait and a voice.
+
+    tell: is called after every step of it, with a line for people.
+    """
+    media, begin = self.media, time.perf_counter()
     portrait = np.zeros((media.height, media.width, 3), np.uint8)
     world = World(portrait=portrait, voice=np.zeros(media.samples, np.float32))
+    report = lambda what: tell(f"  {time.perf_counter() - begin:6.1f} s  {what}")
     for slot in range(self.slots):
       self.join(slot, Request(world))
-    for _ in range(2):  # the second one remembers the first
-      self.step([None] * self.slots, [[]] * self.slots)
+    report(f"{self.slots} of {self.slots} sessions begun")
+    self.commit()
+    report("commit")
+    thought = self.think([None] * self.slots, [[]] * self.slots)
+    report("encode and think")
+    self.answer(thought)
+    report("perform and decode")
+    self.step([None] * self.slots, [[]] * self.slots)  # which remembers the first
+    report("a second unit")
 
   def check(self, request: Request) -> None:
-    """Raises DataError when the request's world is more than the model takes."""
+    """Raises DataError when the request is more than the model takes."""
     agent_io.world_text(self.agent.config, self.tokenizer, request.world)
+    sampling(self.agent.config, request)
 
   def measure(self, units: int = 30) -> list[dict[str, float]]:
     """Milliseconds of every phase of some units with all slots taken, after `prepare`; sessions are lost."""
@@ -163,9 +199,10 @@ class SlotEngine:
 
   def join(self, slot: int, request: Request) -> None:
     """Begins a session in a slot, whatever was in it."""
-    arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world), sampling(request))
+    arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world))
     self.settle()
-    self.states, self.decoders = self.programs.join(self.agent, (self.states, self.decoders), *arguments)
+    drawing = sampling(self.agent.config, request)
+    self.states, self.decoders = self.programs.join(self.agent, (self.states, self.decoders), *arguments, drawing)
     self.performer.join(slot, self.states)
     self._text[slot] = self._new_text()
 

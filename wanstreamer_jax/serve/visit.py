@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from aiohttp import WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data import world_file
@@ -36,7 +36,8 @@ from wanstreamer_jax.serve.request import LARGEST_SEED, Request
 HELLO_WITHIN = 10.0  # seconds
 SLOW = 3  # units that wait for a visitor; from there on pictures are left out
 STUCK = 16  # from there on the visitor is sent away
-GOODBYE = (1000, 1001)  # how a WebSocket is closed on purpose: by the page, or with its tab
+BROKEN = (None, 1006)  # how a WebSocket ends that nobody closed: all others were closed on purpose, by either side
+LONGEST_REASON = 120  # bytes of a closing frame
 PART = 0.02  # seconds of sound in one message
 MESSAGES = (250, 2500)  # a second, and at once; more are dropped
 TEXTS = (1, 5)
@@ -93,9 +94,10 @@ class Visit:
       await self._welcome(hello)
     except Full as full:
       await self._say("full", retry_after=full.retry_after, message=str(full))
+      await self._close(WSCloseCode.TRY_AGAIN_LATER, str(full))
       return
     except (UserError, ValueError, OverflowError) as error:
-      await self._say("error", message=str(error))
+      await self._refuse(error)
       return
     assert self.seat is not None
     sender, over = asyncio.create_task(self._send()), False
@@ -151,12 +153,8 @@ class Visit:
     house.hall.check_room()
     async with house.reading:  # portraits take memory
       world = await asyncio.to_thread(world_of, hello, house.world, media, house.voice)
-    request = Request(
-      world,
-      hello.get("seed", secrets.randbelow(LARGEST_SEED)),
-      hello.get("temperature", 0.0),
-      hello.get("pad_bias", 0.0),
-    )
+    asked = {name: hello[name] for name in ("seed", "temperature", "pad_bias", "steps", "guidance") if name in hello}
+    request = Request(world, **{"seed": secrets.randbelow(LARGEST_SEED)} | asked)
     await asyncio.to_thread(house.hall.engine.check, request)
     self.source = house.source(bool(hello.get("watch", False)), request.seed)
     self.recording = Recording(media) if hello.get("record", False) else None
@@ -173,6 +171,8 @@ class Visit:
   async def _receive(self) -> bool:
     """Until it ends. Whether the conversation is over, rather than the connection broken."""
     async for message in self.socket:
+      if message.type is WSMsgType.ERROR:  # too large, or no frame of a WebSocket; else the line broke
+        return isinstance(message.data, WebSocketError)
       if not self.messages.take():
         continue
       try:
@@ -181,9 +181,9 @@ class Visit:
         elif message.type is WSMsgType.TEXT and not await self._text(protocol.hear(message.data)):
           return True
       except (DataError, ValueError, OverflowError) as error:
-        await self._say("error", message=str(error))
+        await self._refuse(error)
         return True
-    return not self.house.draining and self.socket.close_code in GOODBYE
+    return not self.house.draining and self.socket.close_code not in BROKEN
 
   def _media(self, media: protocol.Media) -> None:
     if not isinstance(self.source, Inbox):
@@ -314,6 +314,14 @@ class Visit:
         for picture in await asyncio.to_thread(self._encode, out.unit, out.pictures) if out.pictures else []:
           await self.socket.send_bytes(picture)
     await self.socket.close()
+
+  async def _refuse(self, error: Exception) -> None:
+    """The rules were broken: says which, and closes."""
+    await self._say("error", message=str(error))
+    await self._close(WSCloseCode.POLICY_VIOLATION, str(error))
+
+  async def _close(self, code: int, reason: str) -> None:
+    await self.socket.close(code=code, message=reason.encode()[:LONGEST_REASON].decode(errors="ignore").encode())
 
   async def _say(self, type: str, **values: Any) -> None:
     with contextlib.suppress(ConnectionError):

@@ -246,7 +246,7 @@ class Conversation {
       if (!picture) continue;
       const canvas = $(users ? "watched" : "agent");
       const [width, height] = [picture.displayWidth ?? picture.width, picture.displayHeight ?? picture.height];
-      if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+      if (canvas.width !== width || canvas.height !== height) resize(canvas, width, height);
       canvas.getContext("2d").drawImage(picture, 0, 0);
       canvas.hidden = false;
       if (!users) this.offset = shown - time;
@@ -368,7 +368,7 @@ async function start(form, talk) {
     attach(socket);
     early.forEach(handle);
     if (!live) return;
-    live.state = talk ? "live" : "live, you watch a drawn person talk with it";
+    live.state = talk ? "live" : "live, watching";
     say(live.state);
     [$("before").hidden, $("during").hidden, $("mute").hidden] = [true, false, !talk];
     $("typed").focus();
@@ -421,6 +421,7 @@ function finish(message) {
   $("agent").hidden = false;
   $("remote").srcObject = null;
   $("stage").classList.remove("speaking");
+  $("figures").replaceChildren();
   [$("before").hidden, $("during").hidden] = [false, true];
   if (recorded) {
     $("download").firstElementChild.href = `/recordings/${welcome.session}`;
@@ -428,6 +429,12 @@ function finish(message) {
   }
   say("not connected");
   trouble(message);
+}
+
+// The page is as wide as the agent's picture is in what of the window's height it may take (style.css).
+function resize(canvas, width, height) {
+  [canvas.width, canvas.height] = [width, height];
+  if (canvas.id === "agent") document.documentElement.style.setProperty("--aspect", width / height);
 }
 
 function say(text) { $("state").textContent = text; }
@@ -438,15 +445,22 @@ function trouble(text) {
 }
 
 async function about() {
-  const {fields, voice, watch} = await (await fetch("/about")).json();
+  const {fields, portrait, voice, watch} = await (await fetch("/about" + location.search)).json();
   for (const [name, value] of Object.entries(fields)) {
     const input = $("before").elements[name];
     if (input) input.placeholder = value;
   }
   $("voice").hidden = !voice;
   $("watch").hidden = !watch;
+  if (!portrait || live) return;
+  const picture = new Image(), canvas = $("agent");
+  picture.src = "data:image/jpeg;base64," + portrait;
+  await picture.decode();
+  if (live) return;
+  resize(canvas, picture.width, picture.height);
+  canvas.getContext("2d").drawImage(picture, 0, 0);
 }
-about();
+about().catch(() => trouble("The server cannot be reached, or does not let this page in."));
 
 $("before").addEventListener("submit", (event) => {
   event.preventDefault();
