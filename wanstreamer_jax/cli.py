@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
       signal.signal(signal.SIGTERM, _terminated)
     run(sys.argv[1:] if arguments is None else arguments)
-    sys.stdout.flush()
+    if sys.stdout is not None:  # closed by the caller: `wanstreamer ... >&-`
+      sys.stdout.flush()
     return 0
   except UserError as error:
     return fail(f"error: {error}", 2)

@@ -101,8 +101,8 @@ def data_stats(args: argparse.Namespace) -> None:
 
 def data_encode(args: argparse.Namespace) -> None:
   config = load_config(args)
+  from wanstreamer_jax.agent_io import resolve
   from wanstreamer_jax.data.commands import encode_records
 
-  encode_records(
-    config, args.path, args.out, audio_vae=args.audio_vae, video_vae=args.video_vae, batch=args.batch
-  )  # fmt: skip
+  audio_vae, video_vae = str(resolve(args.audio_vae)), str(resolve(args.video_vae))
+  encode_records(config, args.path, args.out, audio_vae=audio_vae, video_vae=video_vae, batch=args.batch)
