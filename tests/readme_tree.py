@@ -37,7 +37,7 @@ FOLDERS = {
   "wanstreamer_jax/nn": "layers that know no units",
   "wanstreamer_jax/parallel": "meshes, and where every parameter lives on them",
   "wanstreamer_jax/perception": "how the agent hears, sees and reads its user",
-  "wanstreamer_jax/serve": "streaming a file through the agent",
+  "wanstreamer_jax/serve": "the agent at work: a file is streamed through it, visitors talk with it",
   "wanstreamer_jax/train": "one loop for all stages",
 }
 COLLAPSED = ("configs/ablations", "docs/media", "tests", "wanstreamer_jax/demo_weights")
@@ -107,11 +107,14 @@ def tree() -> str:
 
 
 def shortened(line: str, column: int) -> str:
-  """The line within WIDTH: cut after a clause if that leaves enough, otherwise after a word."""
+  """The line within WIDTH: cut before another clause or an aside that does not fit, otherwise after a word."""
   if len(line) <= WIDTH:
     return line
-  clause = max(line[:WIDTH].rfind(mark) for mark in (", ", "; ", ": "))
-  return line[:clause] if clause > column + 20 else line[: WIDTH - 3].rsplit(" ", 1)[0] + " ..."
+  kept = line[: WIDTH - 3].rsplit(" ", 1)[0]
+  if kept.count("(") > kept.count(")"):
+    kept = kept[: kept.rfind(" (")]
+  clause = kept.rfind("; ")
+  return kept[:clause] if clause > column + 20 else kept.rstrip(",:;") + " ..."
 
 
 def main() -> None:

@@ -129,7 +129,7 @@ from wanstreamer_jax.config import Config
 def get_config() -> Config:
   config = nano.get_config()
   config.data.session_units, config.data.units, config.data.batch = 25, 4, 2
-  config.eval.seconds, config.train.checkpoint_every = 4.0, 2
+  config.eval.seconds, config.train.checkpoint_every, config.train.mesh = 4.0, 2, "data=1"
   config.{change}
   return config
 '''

@@ -101,6 +101,7 @@ def test_help_imports_nothing_heavy():
     (["inspect", "layout", "--config", NANO, "--config.model.layers=two"], "model.layers"),
     (["inspect", "layout", "--config", NANO, "--config.media.unit_ms=100"], "is not a whole number"),
     (["inspect", "checkpoint", "missing"], "no checkpoint at missing"),
+    (["stream", "missing.mp4", "--out", "o", "--checkpoint", "missing"], "missing.mp4 does not exist"),
     (["inspect", "checkpoint", "missing", "--config.a=1"], "takes no --config"),
     (["train", "--config", NANO, "--config.train.stage=dance"], "train.stage is 'dance'"),
     (["train", "--config", NANO, "--config.train.keep=0"], "train.keep is 0: expected at least 1"),
@@ -157,6 +158,12 @@ def test_a_closed_pipe_is_no_error():
   done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=ROOT)
   assert done.stderr == ""
   assert done.stdout.split()[-1] in ("0", "141")
+
+
+def test_a_closed_output_is_no_error():
+  command = shlex.join([sys.executable, "-m", "wanstreamer_jax", "inspect", "model", "--config", NANO]) + " >&-"
+  done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+  assert (done.returncode, done.stderr) == (0, "")
 
 
 WAITING = """

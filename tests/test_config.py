@@ -132,6 +132,8 @@ def test_files_that_cannot_be(config_file, body, message):
 def test_a_missing_file_names_its_neighbours():
   with pytest.raises(ConfigError, match=r"no config file '.*tinny\.py'; files there: .*tiny\.py"):
     run_config_file(str(CONFIGS / "tinny.py"))
+  with pytest.raises(ConfigError, match=r"there is no folder 'confs' in .*"):
+    run_config_file("confs/tiny.py")
 
 
 def test_a_config_file_imports_the_repositorys(tmp_path):

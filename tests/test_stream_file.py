@@ -246,6 +246,7 @@ def test_a_world_that_is_written_is_read_again(world, tmp_path):
   ("value", "words"),
   [
     ("{not json", "is not valid JSON, line 1 column 2"),
+    ("\ufeff[]", "expected a JSON object"),
     ("[]", "expected a JSON object"),
     ('{"fields": {}, "fields": {}}', "'fields' is given twice"),
     ("[" * 100_000, "nested too deeply"),

@@ -35,7 +35,8 @@ def guarded(job: Callable[[], None]) -> int:
     if threading.current_thread() is threading.main_thread():
       signal.signal(signal.SIGTERM, _terminated)
     job()
-    sys.stdout.flush()
+    if sys.stdout is not None:  # closed by the caller: `wanstreamer ... >&-`
+      sys.stdout.flush()
     return 0
   except UserError as error:
     return fail(f"error: {error}", error.status)

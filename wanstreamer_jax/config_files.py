@@ -43,7 +43,9 @@ def run_config_file(path: str) -> Config:
   name, _, argument = path.partition(".py:")
   file = pathlib.Path(name + ".py" if argument else path)
   if not file.is_file():
-    known = sorted(str(near) for near in file.parent.glob("*.py")) if file.parent.is_dir() else []
+    if not file.parent.is_dir():
+      raise ConfigError(f"no config file {str(file)!r}: there is no folder {str(file.parent)!r} in {os.getcwd()}")
+    known = sorted(str(near) for near in file.parent.glob("*.py"))
     raise ConfigError(f"no config file {str(file)!r}; files there: {', '.join(known) or 'none'}")
   spec = importlib.util.spec_from_file_location(f"wanstreamer_config_{file.stem}", file)
   if spec is None or spec.loader is None:
@@ -119,8 +121,12 @@ def parse_value(text: str, kind: Any, name: str) -> Any:
   try:
     return _convert(text if kind is str else _literal(text), kind)
   except (ValueError, TypeError, SyntaxError):
-    expected = getattr(kind, "__name__", str(kind)) if not typing.get_args(kind) else str(kind)
-    raise ConfigError(f"{name} is {text!r}: expected {expected}") from None
+    raise ConfigError(f"{name} is {text!r}: expected {_spelled(kind)}") from None
+
+
+def _spelled(kind: Any) -> str:
+  """A type as a config file writes it."""
+  return str(kind) if typing.get_args(kind) else kind.__name__
 
 
 def _literal(text: str) -> Any:
@@ -178,7 +184,7 @@ def _fill(section: Section, values: dict[str, Any], prefix: str) -> None:
     try:
       setattr(section, name, _convert(value, hints[name]))
     except (ValueError, TypeError):
-      raise ConfigError(f"{prefix}{name} is {value!r}: expected {hints[name]}") from None
+      raise ConfigError(f"{prefix}{name} is {value!r}: expected {_spelled(hints[name])}") from None
 
 
 def flat_fields(config: Section, prefix: str = "") -> dict[str, Any]:

@@ -80,7 +80,7 @@ def add_bench(commands: Any) -> None:
   serve.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
   session = add_command(
-    group, "session", "hold one long session faster than real time: does a unit stay as fast, memory as small?",
+    group, "session", "hold one long session faster than real time: do units stay as fast, memory as small",
     """
     wanstreamer bench session --minutes 60 --out out/session
     wanstreamer bench session --config configs/demo.py --minutes 60

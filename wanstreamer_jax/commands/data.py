@@ -148,10 +148,12 @@ def data_stats(args: argparse.Namespace) -> None:
 
 def data_encode(args: argparse.Namespace) -> None:
   config = load_config(args)
+  from wanstreamer_jax.agent_io import resolve
   from wanstreamer_jax.data.commands import encode_records
 
+  audio_vae, video_vae = str(resolve(args.audio_vae)), str(resolve(args.video_vae))
   encode_records(
-    config, args.path, args.out, audio_vae=args.audio_vae, video_vae=args.video_vae, batch=args.batch,
+    config, args.path, args.out, audio_vae=audio_vae, video_vae=video_vae, batch=args.batch,
     share=args.share, skip_bad=args.skip_bad,
   )  # fmt: skip
 

@@ -18,7 +18,7 @@ def add_eval(commands: Any) -> None:
   parser.add_argument("--checkpoint", metavar="C", default="demo", help="an exported agent (default: demo)")
   parser.add_argument("--sessions", type=number(int, 2), help="closed-loop sessions")
   parser.add_argument("--baseline-sessions", type=number(int, 2), help="sessions for baselines, truth and codecs")
-  parser.add_argument("--seconds", type=number(float, 4), help="length of a session")
+  parser.add_argument("--seconds", type=number(float, 4, 3600), help="length of a session")
   parser.add_argument("--batch", type=number(int, 2), help="sessions side by side")
   parser.add_argument("--seed", type=number(int, 0), help="of the first held-out session")
   parser.add_argument(

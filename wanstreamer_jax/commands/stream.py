@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from wanstreamer_jax.commands.parsing import add_agent, add_command, agent_overrides, folder, number
@@ -30,11 +31,14 @@ def add_stream(commands: Any) -> None:
 
 
 def stream(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.data.media_probe import check_file
   from wanstreamer_jax.serve.file import StreamOptions, parse_text_event, stream_file
   from wanstreamer_jax.serve.request import Request
 
   events = tuple(parse_text_event(text) for text in args.text)
   request = Request(seed=args.seed, temperature=args.temperature, pad_bias=args.pad_bias)
+  check_file(Path(args.input))
+  print("loading and compiling; the second time is faster", flush=True)
   from wanstreamer_jax import agent_io
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
   from wanstreamer_jax.serve.engine import StreamEngine

@@ -81,7 +81,7 @@ def parse(path: Path) -> Any:
   if path.exists() and not path.is_file():
     raise DataError(f"{path} is not a file; give the path of a world file (JSON)")
   try:
-    return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: unique(path, pairs))
+    return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=lambda pairs: unique(path, pairs))
   except FileNotFoundError:
     raise DataError(f"{path} does not exist; give the path of a world file (JSON)") from None
   except (OSError, UnicodeDecodeError) as error:

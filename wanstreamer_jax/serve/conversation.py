@@ -33,7 +33,7 @@ def write_conversation(path: Path, reader: MediaReader, agent: Path, log: Sessio
   shown = media.replace(height=stage.height, width=stage.width)
   sides = zip(log.rows, MediaReader(reader.info.path, shown), MediaReader(agent, shown))
   texts = {"user": typed_captions(log), "agent": agent_captions(log)}
-  bar = tqdm(sides, total=len(log.rows), desc="filming", unit="unit", disable=not progress)
+  bar = tqdm(sides, total=len(log.rows), desc="filming", unit="unit", disable=None if progress else True)
   meter = Meter(stage)
   with MediaWriter(path, media, size=stage.size, channels=2) as writer:
     for row, user, answer in bar:

@@ -102,7 +102,8 @@ class StreamSummary:
 
   def lines(self) -> list[str]:
     """A few lines for people."""
-    rate = f"{self.seconds:.2f} s ({self.units} units) in {self.wall_seconds:.1f} s"
+    units = f"{self.units} unit{'s' if self.units > 1 else ''}"
+    rate = f"{self.seconds:.2f} s ({units}) in {self.wall_seconds:.1f} s"
     found = [f"answered {rate}; a unit took {self.step_p50:.0f} ms (p95 {self.step_p95:.0f} ms)"]
     if self.late is not None:
       found.append(
@@ -185,7 +186,7 @@ def answer(
   media, stopped = engine.media, None
   engine.start(options.request, len(reader))
   pace = Pace(media.unit_ms / 1000, options.realtime)
-  bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=not options.progress)
+  bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=None if options.progress else True)
   with bar, MediaWriter(path, media, scale=viewable_scale(media.height, media.width)) as writer:
     try:
       for index, user in enumerate(reader):

@@ -132,8 +132,7 @@ def states(axis: Axes, log: SessionLog, first: int, last: int) -> None:
     axis.broken_barh([(first * log.unit_s, len(rows) * log.unit_s)], (y + 0.12, 0.76), color="#f0f2f5")
     axis.broken_barh(runs(track, first, log.unit_s), (y + 0.12, 0.76), color=colour)
   axis.set_ylim(0, 2)
-  axis.set_yticks([1.5, 0.5], ["user", "agent"])
-  axis.set_ylabel("speaks", labelpad=2)
+  axis.set_yticks([1.5, 0.5], ["user speaks", "agent speaks"])
   axis.spines[["left", "bottom"]].set_visible(False)
 
 
