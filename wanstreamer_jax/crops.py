@@ -95,9 +95,9 @@ def text_entropy(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> t
 
   def slot(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
     logits = streamer.logits(inputs[0])  # [K, V]
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, inputs[1][:, None], axis=-1)[:, 0]
-    return log_z - chosen, jnp.argmax(logits, axis=-1) == inputs[1], log_z
+    of_word = lambda x: jnp.take_along_axis(x, inputs[1][:, None], axis=-1)[:, 0]
+    chosen = of_word(jax.nn.log_softmax(logits))
+    return -chosen, jnp.argmax(logits, axis=-1) == inputs[1], of_word(logits) - chosen
 
   entropy, best, log_z = jax.lax.map(jax.checkpoint(slot), (hidden.swapaxes(0, 1), text.T))
   return entropy.T, best.T, log_z.T
