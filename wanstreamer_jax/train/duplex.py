@@ -174,10 +174,10 @@ def _flow_loss(error: jax.Array, valid: jax.Array, draws: Draws) -> tuple[jax.Ar
   """
   tried = pick_units(valid, draws.picked)
   squared = jnp.mean(error.reshape(error.shape[0], -1) ** 2, axis=1)
-  weight = valid.shape[0] / tried.shape[0] * tried
-  inside = jax.nn.one_hot((draws.tau * FLOW_TIME_BINS).astype(jnp.int32), FLOW_TIME_BINS) * weight[:, None]  # [I, bins]
-  loss = jnp.sum(squared * weight) / jnp.maximum(jnp.sum(valid), 1)
-  return loss, list(map(Ratio, jnp.sum(squared[:, None] * inside, axis=0), jnp.sum(inside, axis=0)))
+  share = valid.shape[0] / tried.shape[0]
+  inside = jax.nn.one_hot((draws.tau * FLOW_TIME_BINS).astype(jnp.int32), FLOW_TIME_BINS) * tried[:, None]  # [I, bins]
+  loss = share * jnp.sum(squared * tried) / jnp.maximum(jnp.sum(valid), 1)
+  return loss, list(map(Ratio, share * jnp.sum(squared[:, None] * inside, axis=0), share * jnp.sum(inside, axis=0)))
 
 
 def duplex_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
