@@ -67,12 +67,13 @@ def see_two_copies_in_chunks(
     if chunks > 1:
       rest = (*jax.tree.map(lambda x: x[1:], inputs), counts[:-1])
       mixed = jnp.concatenate([mixed, jax.lax.map(chunk, rest)])
-    of_world = attend(
-      Queries(*(x[:world] for x in queries)), [Part(k, v, visible(clean[:world], clean[:world], window))]
-    )
     each = (total - world) // chunks
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    return jnp.concatenate([of_world, flat(mixed[:, :each]), flat(mixed[:, each:])])
+    parts = [flat(mixed[:, :each]), flat(mixed[:, each:])]
+    if world:
+      within = visible(clean[:world], clean[:world], window)
+      parts = [attend(Queries(*(x[:world] for x in queries)), [Part(k, v, within)]), *parts]
+    return jnp.concatenate(parts)
 
   return mixer
 

@@ -48,7 +48,7 @@ class Shares:
     return jax.tree.map(self._deal, *parts)
 
   def _deal(self, *parts: jax.Array) -> jax.Array:
-    shared = [self._pad(part).reshape(self.count, -1, *part.shape[1:]) for part in parts]
+    shared = [x.reshape(self.count, x.shape[0] // self.count, *x.shape[1:]) for x in map(self._pad, parts)]
     joined = jnp.concatenate(shared, axis=1)
     return constrain(joined.reshape(-1, *joined.shape[2:]), CONTEXT)
 

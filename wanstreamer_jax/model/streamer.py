@@ -170,6 +170,9 @@ class WanStreamer(nnx.Module):
     x, coords = jax.vmap(listening)(before, split((numbers, heard, history, text)))
     late, late_coords = jax.vmap(performing)(split((*pick_units((numbers, history), picked), noisy, tau)))
     world_x, world_coords = self.world(world)
+    world_x = constrain(
+      world_x, None
+    )  # whole on every device: it need not divide, and XLA breaks on lookups that do not
     flat = lambda tree: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
     parts, all_coords = (world_x, flat(x), flat(late)), (world_coords, flat(coords), flat(late_coords))
     shares = Shares(axis_size(CONTEXT), tuple(part.shape[0] for part in parts))
