@@ -347,6 +347,13 @@ def test_the_document_is_resumed_and_says_what_is_missing(tmp_path, monkeypatch)
   assert "no code generated yet" not in (tmp_path / "scale.md").read_text()
 
 
+def test_a_config_is_known_by_what_it_sets():
+  plain = load_config("configs/nano.py")
+  same = load_config("configs/nano.py", [f"train.seed={plain.train.seed}"])
+  other = load_config("configs/nano.py", ["train.seed=7"])
+  assert scale.fingerprint(plain) == scale.fingerprint(same) != scale.fingerprint(other)
+
+
 @needs_libtpu
 def test_a_cell_that_is_refused_is_a_result():
   cell = scale.Cell("nano.py", "v5e:2x2", "train", overrides=("data.batch=3",))
