@@ -193,26 +193,6 @@ def test_seconds_on_links_are_those_of_rings_lines_and_cuts():
   assert exchange == pytest.approx(16 * 16 / 8 / 50)  # 16 GB on each of 16, a quarter of all over two links, each way
 
 
-def test_the_useful_pairs_are_those_that_see_each_other():
-  config = load_config("configs/nano.py", ["data.units=5"])
-  pattern = two_copy_pattern(build_layout(config), 5)
-  bounds, keys = pattern.bounds(pattern.tokens)[:, None], np.arange(pattern.tokens)[None]
-  assert aot.visible_pairs(config) == int(pattern(bounds, keys).sum())
-
-
-def test_useful_pairs_end_with_the_window():
-  config = load_config("configs/nano.py", ["data.units=9", "layout.window=3"])
-  layout = build_layout(config)
-  clean, late = layout.clean_tokens, layout.tokens("REFEED", "PERFORM")
-  longer = load_config("configs/nano.py", ["data.units=10", "layout.window=3"])
-  whole = load_config("configs/nano.py", ["data.units=3", "layout.window=3"])
-  per_unit = aot.visible_pairs(longer) - aot.visible_pairs(config)
-  third = aot.visible_pairs(whole) - aot.visible_pairs(
-    load_config("configs/nano.py", ["data.units=2", "layout.window=3"])
-  )
-  assert per_unit == third > 2 * clean * (clean + late)
-
-
 def test_kernel_flops_are_those_of_the_visited_blocks():
   config = load_config("configs/nano.py")
   pattern = two_copy_pattern(build_layout(config), 1)
@@ -365,6 +345,13 @@ def test_the_document_is_resumed_and_says_what_is_missing(tmp_path, monkeypatch)
   scale.scale_command(tmp_path / "scale.md", only="demo", plan=False)  # but compiled where code is wanted
   assert compiled[2:] == [(name, False) for name in names]
   assert "no code generated yet" not in (tmp_path / "scale.md").read_text()
+
+
+def test_a_config_is_known_by_what_it_sets():
+  plain = load_config("configs/nano.py")
+  same = load_config("configs/nano.py", [f"train.seed={plain.train.seed}"])
+  other = load_config("configs/nano.py", ["train.seed=7"])
+  assert scale.fingerprint(plain) == scale.fingerprint(same) != scale.fingerprint(other)
 
 
 @needs_libtpu

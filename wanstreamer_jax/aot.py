@@ -37,6 +37,7 @@ from wanstreamer_jax.parallel.mesh import BATCH_AXES, check_batch, count_slices,
 from wanstreamer_jax.rollout import Agent, UserUnit
 from wanstreamer_jax.roofline import CHIPS, roofline
 from wanstreamer_jax.train.duplex import keeps_all, noisy_units
+from wanstreamer_jax.train.flops import model_flops
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, state_shardings, train_step
 from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
@@ -109,7 +110,7 @@ def train_program(config: Config, devices: list[jax.Device]) -> Program:
     batch = duplex_batch(config)
     cost = count(functools.partial(train_step, stage, config), state, batch)
     function = compile_step(stage, config, mesh)
-    useful = useful_flops(config, batch)
+    useful = model_flops(stage, config, batch)
   axes = ",".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1) or "one chip"
   rows, tokens = config.data.batch, crop_tokens(config)
   title = (
@@ -157,36 +158,6 @@ def attention_flops(config: Config, cost: Cost, mesh: Mesh) -> float:
   pattern = two_copy_pattern(layout, units, noisy_units(config, units))
   of_one = lambda name: kernel_flops(name, pattern, heads, (twice * model.head_dim, model.head_dim))
   return sum(rows * cost.kernels.count(name) * of_one(name) for name in set(cost.kernels))
-
-
-def useful_flops(config: Config, batch: dict[str, jax.ShapeDtypeStruct]) -> float:
-  """Model FLOPs of one update of the whole batch: thrice the forward pass (PaLM, arXiv 2204.02311, appendix B), with
-  attention only between tokens that see each other, and without recomputation."""
-  stage, kernels = get_stage("duplex"), config.replace()
-  kernels.model.attention, kernels.layout.window = "splash", None  # kernels for any crop, which `count` leaves out
-  kernels.freeze()
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  params = jax.eval_shape(functools.partial(stage.init, kernels), key)
-  forward = count(lambda params, batch, key: stage.loss(params, batch, key, kernels), params, batch, key).flops
-  model = config.model
-  attention = 4.0 * visible_pairs(config) * model.heads * model.head_dim * model.layers * config.data.batch
-  return 3 * (forward + attention)
-
-
-def visible_pairs(config: Config) -> int:
-  """How many (query, key) pairs of one crop see each other in the training pass, if all tokens exist."""
-  layout, units = build_layout(config), config.data.units
-  window = units if config.layout.window is None else config.layout.window + config.layout.sinks
-  world, clean, late = (
-    np.array([block for segment in segments for block in segment.blocks])
-    for segments in (layout.world, layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES))
-  )
-  inside = lambda blocks: int(np.searchsorted(np.sort(blocks), blocks, side="right").sum())
-  before = np.minimum(np.arange(units), window - 1)  # whole units that a unit still sees
-  of_clean = len(clean) * (len(world) + before * len(clean)) + inside(clean)
-  of_late = len(late) * (len(world) + (before + 1) * len(clean)) + inside(late)
-  share = noisy_units(config, units) / units  # of the units that have a noisy copy, drawn evenly
-  return inside(world) + int(of_clean.sum() + share * of_late.sum())
 
 
 def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:

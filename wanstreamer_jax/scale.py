@@ -88,7 +88,7 @@ def compile_cells(
   (`aot.plan_memory`) counts as missing where code is wanted."""
   done = json.loads(store.read_text()) if store.exists() else {}
   for number, cell in enumerate(cells):
-    key = hashlib.sha256(repr(cell.load()).encode()).hexdigest()[:16]
+    key = fingerprint(cell.load())
     found = done.get(cell.name, {})
     if only not in cell.name or (found.get("key") == key and (plan or found.get("code", True))):
       continue
@@ -97,6 +97,18 @@ def compile_cells(
     store.parent.mkdir(parents=True, exist_ok=True)
     store.write_text(json.dumps(done, indent=1) + "\n")
   return {cell.name: done[cell.name] for cell in cells if cell.name in done}
+
+
+def fingerprint(config: Config) -> str:
+  """A hash of what a config sets; a field that a newer program added, at its default, changes nothing."""
+  values, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
+  changed = {
+    f"{section}.{name}": value
+    for section, fields in values.items()
+    for name, value in (fields.items() if isinstance(fields, dict) else (("", fields),))
+    if value != (defaults[section][name] if isinstance(fields, dict) else defaults[section])
+  }
+  return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def compile_cell(cell: Cell, plan: bool) -> dict[str, Any]:
