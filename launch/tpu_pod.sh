@@ -124,7 +124,7 @@ start() {
   [ $# -gt 0 ] || die "what to train? bash launch/tpu_pod.sh $command $name --config=FILE ..."
   arguments="$(printf ' %q' "$@")"
   # shellcheck source=launch/tpu_flags.sh
-  flags="$(. "$root/launch/tpu_flags.sh"; printf %q "$LIBTPU_INIT_ARGS")"
+  flags="$(. "$root/launch/tpu_flags.sh"; printf %q "$(tpu_flags "${ACCELERATOR:-}")")"
   for node in $(nodes); do
     on_hosts "$node" all "if kill -0 \$(cat $unit.pid 2>/dev/null) 2>/dev/null; then echo already running; exit; fi; \
 export LIBTPU_INIT_ARGS=$flags WANSTREAMER_REVISION=\$(cat wanstreamer/REVISION); \

@@ -1,8 +1,10 @@
 """The manifests under launch/: valid by the API's schema, and in agreement with the programs that they start."""
 
 import math
+import os
 import pathlib
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -125,11 +127,30 @@ def test_a_job_set_fits_its_slices_and_the_program(name, slices):
   assert any(config.data.path.startswith(mount + "/") for mount in mounts)
 
 
+def compiler_flags(accelerator: str) -> str:
+  script = f". {FOLDER.parent / 'tpu_flags.sh'}; tpu_flags {accelerator}"
+  return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+
 @pytest.mark.parametrize("name", ["train", "slices"])
 def test_the_compiler_flags_of_a_job_set_are_those_of_the_pods(name):
-  flags = FOLDER.parent / "tpu_flags.sh"
-  shell = subprocess.run(["bash", "-c", f'. {flags}; echo "$LIBTPU_INIT_ARGS"'], capture_output=True, text=True)
   (jobs,) = jobset(name)["spec"]["replicatedJobs"]
   environment = jobs["template"]["spec"]["template"]["spec"]["containers"][0]["env"]
   (found,) = [entry["value"] for entry in environment if entry["name"] == "LIBTPU_INIT_ARGS"]
-  assert found.split() == shell.stdout.split() != []
+  assert found.split() == compiler_flags("v6e-256").split() != []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("accelerator", "topology"), [("v5litepod-4", "v5e:2x2"), ("v5p-8", "v5p:2x2x1"), ("v6e-4", "v6e:2x2")]
+)
+def test_the_compiler_takes_its_flags(accelerator, topology):
+  """libtpu refuses flags that it does not know, or that do not suit the chip, also where it only compiles."""
+  pytest.importorskip("libtpu")
+  config = ["--config=configs/nano.py", "--config.data.batch=4"]
+  found = subprocess.run(
+    [sys.executable, "-m", "wanstreamer_jax", "aot", "--topology", topology, "--what", "train", *config],
+    env=os.environ | {"LIBTPU_INIT_ARGS": compiler_flags(accelerator)}, capture_output=True, text=True,
+    cwd=FOLDER.parent.parent,
+  )  # fmt: skip
+  assert found.returncode == 0, found.stderr

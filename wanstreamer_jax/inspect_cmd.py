@@ -206,7 +206,7 @@ def checkpoint_lines(path: str | os.PathLike[str], depth: int) -> list[str]:
   name = weights.CONFIG_FILE if exported else weights.META_FILE
   config, header = weights.read_header(folder, name), json.loads((folder / name).read_text())
   shapes, stored = export_shapes(folder / weights.WEIGHTS_FILE) if exported else run_shapes(header["leaves"])
-  size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+  size = sum((root / name).stat().length for root, _, names in folder.walk() for name in names)
   return [
     f"{folder}: {'exported weights' if exported else f'training checkpoint of step {folder.name}'}, "
     f"format {header['format']}, {bytes_text(size)} on disk",
