@@ -175,13 +175,14 @@ class Apart:
     self._put: Callable[..., SessionState] = jax.jit(
       lambda states, slot, row: jax.tree.map(lambda rows, new: rows.at[slot].set(new), states, row), donate_argnums=0
     )
+    self._row = jax.jit(lambda states, slot: jax.tree.map(lambda rows: rows[slot], states))
     self.restore(states)
 
   def restore(self, states: SessionState) -> None:
     self._states = jax.device_put(known(states), self._placed)
 
   def join(self, slot: int, states: SessionState) -> None:
-    row = jax.tree.map(lambda rows: rows[slot], known(states))
+    row = self._row(known(states), jnp.int32(slot))
     placed = jax.tree.map(
       lambda sharding: NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:])), self._placed
     )

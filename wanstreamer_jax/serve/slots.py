@@ -154,7 +154,9 @@ class SlotEngine:
     self._committed = Clock()
 
   def _zeros(self) -> SessionState:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._empty)
+    """On the thinker's device expressly, as what a performer sends back will be: else programs are compiled twice."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._empty)
+    return jax.device_put(zeros, jax.devices()[0])
 
   def reset(self) -> None:
     """After an error in a step, which may have taken the states with it: all sessions are gone."""

@@ -58,7 +58,7 @@ def draw(
     left, width = 1000 * (start - begin), 1000 * (stop - start)
     axes.barh(ROWS[who], width, left=left, height=0.62, color=colour, edgecolor="white", linewidth=0.8)
     if who in ("user", "visitor") and begin < (start + stop) / 2 < end:
-      note = f"{name}: {width:.0f} ms" if who == "visitor" else name
+      note = f"{width:.0f} ms" if who == "visitor" else name
       axes.text(left + width / 2, ROWS[who], note, ha="center", va="center", fontsize=8, color=INK, clip_on=True)
   for boundary, _ in heard:
     if begin <= boundary <= end:
