@@ -22,6 +22,7 @@ FOLDERS = {
   "docs": "what the paper says and what was chosen, results",
   "launch": "what a newcomer starts, and what a cluster does",
   "launch/kubernetes": "the live service on GPU and TPU nodes: deployment, service, autoscaling",
+  "launch/gke": "training on GKE: JobSets for one slice and for several",
   "wanstreamer_jax/serve/page": "the page that people talk with the agent on",
   "tests": "the laws of the design, and everything else that must not break",
   "wanstreamer_jax": "the package, in layers: a file imports only from lower ones (`tests/test_layers.py`)",

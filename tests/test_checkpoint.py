@@ -1,5 +1,6 @@
 """Checkpoints and exported weights: whole or not there, clear about what they are, restored onto any mesh."""
 
+import dataclasses
 import json
 import pathlib
 import resource
@@ -18,8 +19,8 @@ from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.checkpoint import Checkpoints
-from wanstreamer_jax.train.state import init_state, state_shardings
-from wanstreamer_jax.weights import export_weights, load_export, load_weights, meta_digest, read_weights
+from wanstreamer_jax.train.state import Spikes, init_state, state_shardings
+from wanstreamer_jax.weights import checksum, export_weights, load_export, load_weights, meta_digest, read_weights
 
 STAGE = toy_stage()
 
@@ -36,7 +37,9 @@ def made_state(config, mesh):
 def at_step(state, step: int):
   """The state with other numbers everywhere, as if `step` updates had been made."""
   moved = jax.tree.map(lambda leaf: leaf + 0.001 * step if leaf.ndim else leaf, state)
-  return type(state)(jnp.int32(step), moved.params, moved.optimizer, jax.tree.map(lambda leaf: leaf * 2, moved.ema))
+  ema = jax.tree.map(lambda leaf: leaf * 2, moved.ema)
+  spikes = Spikes(jnp.float32(0.5), jnp.int32(step))
+  return dataclasses.replace(moved, step=jnp.int32(step), ema=ema, spikes=spikes)
 
 
 @pytest.fixture

@@ -134,7 +134,8 @@ def document(results: dict[str, dict[str, Any]]) -> str:
   planned = [cell.name for cell, result in cells if not result.get("code", True)]
   notes = [f"Not compiled yet: {'; '.join(missing)}."] if missing else []
   if planned:
-    notes.append(f"Optimised and given their memory, but no code generated yet (`--plan`): {'; '.join(planned)}.")
+    which = "all of them" if len(planned) == len(cells) else "; ".join(planned)
+    notes.append(f"Partitioned, optimised and given their memory, but no code generated (`--plan`): {which}.")
   return "\n\n".join([
     HEAD, *notes, "## Training", TRAIN_TEXT, "\n".join([TRAIN_HEAD, _rule(TRAIN_HEAD), *train]),
     "## One session, live", STEP_TEXT, "\n".join([STEP_HEAD, _rule(STEP_HEAD), *step]),
@@ -145,10 +146,10 @@ def document(results: dict[str, dict[str, Any]]) -> str:
 HEAD = """# Which pod for which size
 
 Written by `wanstreamer aot --all --out docs/scale.md`; do not edit. Each row is the real program of one config,
-compiled by the TPU compiler for that pod on a machine without TPUs.
+put through the TPU compiler for that pod on a machine without TPUs.
 
-**How far this goes:** the program compiles and its memory is the compiler's own plan, but nothing was run: times are
-lower bounds, computed from published rates (`wanstreamer_jax/roofline.py`), not measurements."""
+**How far this goes:** memory, products and collectives are the compiler's own, but nothing was run: times are lower
+bounds, computed from published rates (`wanstreamer_jax/roofline.py`), not measurements."""
 
 TRAIN_TEXT = f"""`at best`: the busiest of matrix units, HBM, torus links and the network between slices works at its
 published rate all the time, and everything else hides behind it. `serial`: at the same rates nothing overlaps. A real

@@ -76,8 +76,9 @@ class RunFolder:
       return
     self._next = time.monotonic() + EVERY
     with self._reaching():
-      if self._copying:
-        self._copying.result()  # what failed the last time
+      before, self._copying = self._copying, None
+      if before:
+        before.result()  # what failed the last time is said once
       self._copying = self._worker.submit(self._copy)
       if now:
         self._copying.result()
