@@ -17,12 +17,11 @@ from tests.toy_stage import toy_config, toy_stage
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.parallel import hosts, launcher
 from wanstreamer_jax.train import loop, provenance
-from wanstreamer_jax.train.metrics import read_metrics
+from wanstreamer_jax.train.metrics import MEASURED, read_metrics
 from wanstreamer_jax.weights import checkpoint_steps, find_weights, read_checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
 OPTIONS = ("train.log_every=3", "train.checkpoint_every=7", "train.eval_every=20")
-TIMING = ("units_per_s", "seconds")
 
 
 def command(run, steps: int, slow: float = 0.0, options=OPTIONS) -> list[str]:
@@ -72,7 +71,7 @@ def assert_well(ends) -> None:
 
 
 def without_timing(run) -> list[dict]:
-  return [{name: line[name] for name in line if name not in TIMING} for line in read_metrics(run)]
+  return [{name: line[name] for name in line if name not in MEASURED} for line in read_metrics(run)]
 
 
 def saved(run, part: str = "params") -> dict[str, np.ndarray]:
