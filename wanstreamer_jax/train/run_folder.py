@@ -85,9 +85,11 @@ class RunFolder:
 
   def _copy(self) -> None:
     for file in sorted(self.local.rglob("*")):
+      if file.suffix == ".tmp" or not file.is_file():  # one that is being written may be renamed at any time
+        continue
       status = file.stat()
       state = (status.st_size, status.st_mtime)
-      if not file.is_file() or file.suffix == ".tmp" or self._copied.get(file) == state:
+      if self._copied.get(file) == state:
         continue
       target = epath.Path(self.path) / file.relative_to(self.local).as_posix()
       target.parent.mkdir(parents=True, exist_ok=True)
