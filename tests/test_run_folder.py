@@ -2,18 +2,21 @@
 
 import json
 import pathlib
+import re
 import sys
 
 import fsspec
 import numpy as np
 import pytest
+from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from tests.toy_stage import toy_config, toy_stage
-from wanstreamer_jax.errors import TrainingError
-from wanstreamer_jax.train import loop, run_folder
+from wanstreamer_jax.errors import LostHostError, TrainingError
+from wanstreamer_jax.train import checkpoint, loop, run_folder
+from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.run_folder import RunFolder
 from wanstreamer_jax.weights import checkpoint_steps, export_weights, load_export
 
@@ -56,7 +59,8 @@ def test_a_run_in_a_bucket_and_its_continuation(bucket, tmp_path, monkeypatch):
     self.checkpoints = tmp_path / "checkpoints"
 
   monkeypatch.setattr(RunFolder, "__init__", with_local_checkpoints)
-  here = set(pathlib.Path().iterdir())
+  (tmp_path / "here").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
   for steps in (4, 6):
     loop.train(toy_stage(), toy_config("gs://bucket/run", steps=steps, schedule="constant").freeze())
   found = bucket()
@@ -65,7 +69,7 @@ def test_a_run_in_a_bucket_and_its_continuation(bucket, tmp_path, monkeypatch):
   assert [line["step"] for line in lines if "loss" in line] == list(range(1, 7))
   assert json.loads(found["/bucket/run/config.json"])["train"]["steps"] == 6
   assert sum("/tensorboard/events" in path for path in found) == 2
-  assert set(pathlib.Path().iterdir()) == here
+  assert not list(pathlib.Path().iterdir())
 
 
 def test_only_what_changed_is_copied_and_not_too_often(bucket, monkeypatch):
@@ -80,7 +84,7 @@ def test_only_what_changed_is_copied_and_not_too_often(bucket, monkeypatch):
   assert bucket() == {"/bucket/run/a.txt": b"", "/bucket/run/b.txt": b"two"}
 
 
-def test_a_bucket_that_breaks_is_said_once(bucket, monkeypatch):
+def test_a_bucket_that_breaks_is_a_warning_until_the_end(bucket, monkeypatch, capsys):
   monkeypatch.setattr(run_folder, "EVERY", 0.0)
   message = r"cannot reach gs://bucket/run: OSError: Connection refused; check the bucket's name, the network and the"
   with RunFolder("gs://bucket/run") as run:
@@ -89,9 +93,30 @@ def test_a_bucket_that_breaks_is_said_once(bucket, monkeypatch):
     run.copy()
     while not run._copying.done():
       pass
-    with pytest.raises(TrainingError, match=message):
-      run.copy()  # says what failed the last time
+    run.copy()  # says what failed the last time
+    assert re.search("warning: " + message, capsys.readouterr().out)
     monkeypatch.setattr(Bucket, "broken", "")
+  assert bucket() == {"/bucket/run/a.txt": b"one"}
+  run = RunFolder("gs://bucket/run").__enter__()
+  (run.local / "b.txt").write_text("two")
+  monkeypatch.setattr(Bucket, "broken", "Connection refused")
+  with pytest.raises(TrainingError, match=message):
+    run.__exit__(None, None, None)
+  monkeypatch.setattr(Bucket, "broken", "")
+
+
+def test_a_checkpoint_that_a_bucket_refuses_may_be_tried_again(bucket, monkeypatch):
+  """The launcher starts the job again: the store's bad minutes are nobody's bad input."""
+  checkpoints = object.__new__(Checkpoints)
+  checkpoints.folder, checkpoints._saving = epath.Path("gs://bucket/run/checkpoints"), 3
+
+  def unreachable(folder):
+    raise OSError("Connection refused")
+
+  monkeypatch.setattr(checkpoint, "checkpoint_steps", unreachable)
+  failure = checkpoints._failed(OSError("Service unavailable"))
+  assert "cannot write the checkpoint of step 3 to gs://bucket/run/checkpoints: Service unavailable" in str(failure)
+  assert failure.status == LostHostError.status
 
 
 def test_a_bucket_without_its_package(monkeypatch):

@@ -33,7 +33,7 @@ from wanstreamer_jax.model.kernels import two_copy_pattern, widened
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.nn.splash import kernel_flops
 from wanstreamer_jax.parallel.collectives import collectives
-from wanstreamer_jax.parallel.mesh import BATCH_AXES, check_batch, count_slices, make_mesh
+from wanstreamer_jax.parallel.mesh import check_batch, count_slices, make_mesh, rows_over
 from wanstreamer_jax.rollout import Agent, UserUnit
 from wanstreamer_jax.roofline import CHIPS, roofline
 from wanstreamer_jax.train.duplex import keeps_all, noisy_units
@@ -129,11 +129,6 @@ def train_program(config: Config, devices: list[jax.Device]) -> Program:
   flops = {"products": cost.flops, "attention kernels": attention_flops(config, cost, mesh)}
   amount = {"tokens": rows * tokens, "units": rows * config.data.units}
   return Program(title, function, (state, batch), parts, flops, useful, amount, mesh, _train_advice(config, shards))
-
-
-def rows_over(mesh: Mesh) -> int:
-  """How many devices share the rows of a batch."""
-  return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
 
 def _train_advice(config: Config, shards: int) -> str:

@@ -193,7 +193,7 @@ def text_contender(config: Config, length: int) -> Contender:
   config = config.freeze()
   ids = np.random.default_rng(0).integers(1, config.model.vocab, (config.data.batch, length + 1))
   built = _build(text_stage(), config, {"ids": ids.astype(np.int32)}, None)
-  title = f"dense causal text, {config.data.batch} x {length} tokens, {text_attention()} attention"
+  title = f"dense causal text, {config.data.batch} x {length} tokens, {text_attention(config.model.dtype)} attention"
   flops, tokens = text_flops(config, length), config.data.batch * length
   return Contender("text", title, built.step, flops, tokens, 0, built.parameters, built.compile_s, built.memory)
 
@@ -277,11 +277,12 @@ def text_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array, config: Conf
 def causal(queries: Queries, own: KeyValue, _: None) -> jax.Array:
   """Plain causal attention of one row [T, N, H], by the fastest that jax has."""
   q, k, v = queries.now[None], own.k[None], own.v[None]
-  return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=text_attention())[0]
+  return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=text_attention(q.dtype))[0]
 
 
-def text_attention() -> Literal["cudnn", "xla"]:
-  return "cudnn" if jax.default_backend() == "gpu" else "xla"
+def text_attention(dtype: Any) -> Literal["cudnn", "xla"]:
+  """cuDNN's kernels know no float32."""
+  return "cudnn" if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 else "xla"
 
 
 def text_flops(config: Config, length: int) -> float:

@@ -14,6 +14,7 @@ from wanstreamer_jax.roofline import CHIPS
 
 # FLOP/s of dense bfloat16 products by jax's device_kind (a kind that starts so), from the makers' data sheets.
 PEAKS = {kind: chip.flops for kind, chip in CHIPS.items()} | {
+  "TPU v4": 275e12,  # its two cores are one device on the machine itself, though not in a topology
   "NVIDIA A100": 312e12,
   "NVIDIA H100 PCIe": 756e12,
   "NVIDIA H100": 989e12,

@@ -1,4 +1,4 @@
-"""Every shipped size on the pods that suit it, compiled ahead: `docs/scale.md`, for whoever plans a booking.
+"""The larger sizes on the pods that suit them, compiled ahead: `docs/scale.md`, for whoever plans a booking.
 
 One cell is one program on one pod. Cells are kept in a JSON file beside the document as they are done, so that a
 command that was stopped goes on where it was; a cell whose config changed is compiled anew.

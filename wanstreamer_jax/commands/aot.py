@@ -33,7 +33,7 @@ def add_aot(commands: Any) -> None:
   )
   parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-  parser.add_argument("--all", action="store_true", help="every shipped size on its pods, as a document; resumable")
+  parser.add_argument("--all", action="store_true", help="the larger sizes on their pods, as a document; resumable")
   parser.add_argument("--only", metavar="TEXT", default="", help="with --all: only cells whose name contains it")
   parser.add_argument(
     "--growth", action="store_true", help="how the step's time grows: compiled, and timed on this CPU; a picture"

@@ -119,8 +119,8 @@ def bench_loader(args: argparse.Namespace) -> None:
     from wanstreamer_jax import aot
 
     devices = aot.topology_devices(args.topology)
-    flops = sum(aot.train_program(config, devices).flops.values())
-    seconds = flops / (args.mfu * len(devices) * aot.CHIPS[devices[0].device_kind].flops)
+    useful = aot.train_program(config, devices).useful  # what MFU counts
+    seconds = useful / (args.mfu * len(devices) * aot.CHIPS[devices[0].device_kind].flops)
     hosts = len({device.process_index for device in devices})
   commands.bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
 
@@ -143,6 +143,7 @@ def bench_serve(args: argparse.Namespace) -> None:
   agent = agent_of(args)
   units = round(2 * args.seconds * 1000 / agent.config.media.unit_ms) + 100  # for layouts with full history
   engine = SlotEngine(agent, args.slots, units, args.placement, args.performers)
+  del agent  # in float32; the engine's is in the dtypes of its use
   engine.prepare()
   trace = pathlib.Path(args.trace) if args.trace else None
   bench_serve.bench_serve_command(engine, args.visitors, args.seconds, args.json, trace)

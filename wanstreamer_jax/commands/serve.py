@@ -56,6 +56,7 @@ def serve(args: argparse.Namespace) -> None:
   world = agent_io.load_session_world(args.checkpoint, args.world, agent.config.media)
   capacity = int(1000 * args.longest / agent.config.media.unit_ms) if agent.config.layout.window is None else None
   engine = SlotEngine(agent, args.slots, capacity, args.placement, args.performers)
+  agent = engine.agent  # in the dtypes of its use: the loaded float32 weights go
   engine.prepare(lambda line: print(line, flush=True))
   print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots, engine.overlaps), flush=True)
   structured_logs()

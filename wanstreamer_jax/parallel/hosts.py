@@ -143,11 +143,6 @@ def from_first(value: int) -> int:
   return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
 
 
-def all_agree(truth: bool) -> bool:
-  """Whether it is true in every process."""
-  return bool(np.all(multihost_utils.process_allgather(np.bool_(truth)))) if several() else truth
-
-
 def wait_for_all(where: str) -> None:
   """Returns when every process has come here."""
   if several():

@@ -110,6 +110,8 @@ def launch(command: Sequence[str], processes: int, restarts: int) -> int:
     print(f"launcher: {in_words(statuses)}; {end}", file=sys.stderr, flush=True)
     if start < restarts:
       time.sleep(PAUSE)
+      if asked:  # to stop, while there was nobody to tell
+        return 130
   return 1
 
 

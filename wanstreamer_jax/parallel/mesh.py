@@ -90,9 +90,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def rows_over(mesh: Mesh) -> int:
+  """How many devices share the rows of a batch."""
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch(batch: int, mesh: Mesh) -> None:
   """Raises ConfigError unless `batch` rows divide over the devices that share them."""
-  shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  shards = rows_over(mesh)
   if batch % shards:
     raise ConfigError(
       f"data.batch is {batch}, which does not divide over data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} "
@@ -103,7 +108,7 @@ def check_batch(batch: int, mesh: Mesh) -> None:
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Puts this host's rows of a global batch onto the mesh.
 
-  batch: arrays [rows of this host, ...]; the global batch is the hosts' rows in process order.
+  batch: arrays [rows of this host, ...], which rows `feed.host_rows` says, in ascending order.
   """
   sharding = batch_sharding(mesh)
   return {name: jax.make_array_from_process_local_data(sharding, np.asarray(rows)) for name, rows in batch.items()}

@@ -177,9 +177,15 @@ class Checkpoints:
     if loss is not None:
       return loss
     step, self._saving = self._saving, None
-    steps = checkpoint_steps(self.folder)
-    kept = f"the checkpoint of step {steps[-1]} stays whole" if steps else "there is no earlier checkpoint"
-    return CheckpointError(f"cannot write the checkpoint of step {step} to {self.folder}: {_reason(error)}; {kept}")
+    try:
+      steps = checkpoint_steps(self.folder)
+      kept = f"the checkpoint of step {steps[-1]} stays whole" if steps else "there is no earlier checkpoint"
+    except Exception:  # a store that cannot even be asked
+      kept = "earlier checkpoints stay as they were"
+    failure = CheckpointError(f"cannot write the checkpoint of step {step} to {self.folder}: {_reason(error)}; {kept}")
+    if is_remote(self.folder):
+      failure.status = LostHostError.status  # stores have bad minutes: launchers start the job again
+    return failure
 
   def restore(self, abstract: TrainState, shardings: TrainState) -> TrainState | None:
     """The last whole checkpoint, placed as `shardings` say; None if there is none.

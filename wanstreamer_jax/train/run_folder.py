@@ -69,25 +69,34 @@ class RunFolder:
           raise
 
   def copy(self, now: bool = False) -> None:
-    """Copies what changed to the store, in the background or `now`; nothing for a local run. Raises TrainingError."""
+    """Copies what changed to the store; nothing for a local run.
+
+    In the background a failure is a warning, and the next copy has what this one had not: stores have bad minutes.
+    `now` it is a TrainingError.
+    """
     if not (is_remote(self.path) and hosts.is_first()):
       return
     if not now and (time.monotonic() < self._next or (self._copying and not self._copying.done())):
       return
     self._next = time.monotonic() + EVERY
-    with self._reaching():
-      before, self._copying = self._copying, None
-      if before:
-        before.result()  # what failed the last time is said once
-      self._copying = self._worker.submit(self._copy)
-      if now:
+    if self._copying:
+      try:
+        with self._reaching():
+          self._copying.result()
+      except TrainingError as error:
+        print(f"warning: {error}; trying again", flush=True)
+    self._copying = self._worker.submit(self._copy)
+    if now:
+      with self._reaching():
         self._copying.result()
 
   def _copy(self) -> None:
     for file in sorted(self.local.rglob("*")):
+      if file.suffix == ".tmp" or not file.is_file():  # one that is being written may be renamed at any time
+        continue
       status = file.stat()
       state = (status.st_size, status.st_mtime)
-      if not file.is_file() or file.suffix == ".tmp" or self._copied.get(file) == state:
+      if self._copied.get(file) == state:
         continue
       target = epath.Path(self.path) / file.relative_to(self.local).as_posix()
       target.parent.mkdir(parents=True, exist_ok=True)

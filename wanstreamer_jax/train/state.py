@@ -1,7 +1,6 @@
 """The training state and the one step that advances it. Pure functions; the loop owns time, files and devices."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
+from wanstreamer_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated, rows_over
 from wanstreamer_jax.parallel.rules import param_shardings
 from wanstreamer_jax.train.optim import check_groups, group_norms, learning_rate, make_optimizer, trainable
 from wanstreamer_jax.train.stage import Batch, Metrics, Params, Ratio, Stage
@@ -182,7 +181,7 @@ def compile_step(stage: Stage, config: Config, mesh: Mesh):
 
   Raises ConfigError for parts of a batch (`train.accumulate`) that do not divide over the devices.
   """
-  rows, shards = config.data.batch // config.train.accumulate, math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  rows, shards = config.data.batch // config.train.accumulate, rows_over(mesh)
   if rows % shards:
     raise ConfigError(
       f"data.batch {config.data.batch} / train.accumulate {config.train.accumulate} = {rows} rows at a time, which do "
