@@ -36,7 +36,17 @@ from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.weights import WEIGHTS_FILE, find_weights
 
 FOLDER = "configs/ablations"
-SAMPLING = ("name", "flow.steps", "flow.shift", "eval.", "train.run", "train.keep", "train.codecs", "train.init")
+SAMPLING = (
+  "name",
+  "flow.steps",
+  "flow.shift",
+  "flow.guidance",
+  "eval.",
+  "train.run",
+  "train.keep",
+  "train.codecs",
+  "train.init",
+)
 LOGGING = ("train.log_every", "train.eval_every", "train.checkpoint_every")
 RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.session_units", "data.tokenizer",
            "layout.text_slots", "layout.user_text_slots", "layout.world_text", "layout.voice_units", "layout.portrait",
