@@ -85,7 +85,7 @@ class MetricLog:
     try:
       kept = self._truncate(start)
       self._file = (run / METRICS_FILE).open("a")
-      self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
+      self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1, filename_suffix=f".{start}")
     except OSError as error:
       raise self._failed(error) from error
     self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
