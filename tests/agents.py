@@ -34,13 +34,15 @@ def small_config(**layout) -> Config:
 
 
 def random_weights(tree, seed: int = 0):
-  """A tree of shapes filled by NumPy: compiling a model's initialisation takes longer than most tests."""
+  """A tree of shapes filled by NumPy: compiling a model's initialisation takes longer than most tests. Tokens that are
+  nearly alike would make the gradients of an attention's queries and keys small differences of large numbers."""
   rng = np.random.default_rng(seed)
 
   def fill(leaf):
     if leaf.ndim < 2:  # norms, biases, standardisation
-      return jnp.asarray(0.5 + 0.1 * rng.standard_normal(leaf.shape), leaf.dtype)
-    return jnp.asarray(rng.normal(0, leaf.shape[-2] ** -0.5, leaf.shape), leaf.dtype)
+      return jnp.asarray(rng.uniform(0.1, 0.9, leaf.shape), leaf.dtype)
+    scale = min(leaf.shape[-2] ** -0.5, 0.5)  # of one head [D, 1, H] 1 would make attention all or nothing
+    return jnp.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
 
   return jax.tree.map(fill, tree)
 
@@ -59,13 +61,19 @@ def random_world(config: Config, seed: int = 0) -> World:
   return World(jnp.asarray(text), normal(empty.portrait), yes, normal(empty.voice), yes)
 
 
+def random_sound(r: np.random.Generator, units: int, samples: int) -> np.ndarray:
+  """Noise that is loud and soft by turns. [units, samples] within -1..1."""
+  loudness = np.repeat(0.1 * np.exp(r.standard_normal((units, 8))), samples // 8, axis=1)
+  return np.clip(loudness * r.standard_normal((units, samples)), -1, 1)
+
+
 def random_users(config: Config, units: int, seed: int = 0) -> rollout.UserUnit:
   """Noise to hear and see, some typed words, and a camera that fails now and then."""
   r = np.random.default_rng(seed)
   media, slots = config.media, config.layout.user_text_slots
   typed = r.integers(2, config.model.vocab, (units, slots)) * (r.random((units, slots)) < 0.3)
   return rollout.UserUnit(
-    audio=jnp.asarray(0.1 * r.standard_normal((units, media.samples)), jnp.float32),
+    audio=jnp.asarray(random_sound(r, units, media.samples), jnp.float32),
     video=jnp.asarray(r.uniform(-1, 1, (units, media.frames, media.height, media.width, 3)), jnp.float32),
     text=jnp.asarray(typed, jnp.int32),
     audio_valid=jnp.ones(units, bool),

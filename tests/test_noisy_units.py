@@ -32,13 +32,14 @@ def of_units(draws: duplex.Draws, picked: jax.Array) -> duplex.Draws:
   return draws._replace(picked=picked, tau=take(draws.tau), noise=jax.tree.map(take, draws.noise))
 
 
-def test_the_mean_over_all_choices_is_the_whole_loss():
+def test_the_mean_over_all_choices_is_the_whole_loss_and_gradient():
   streamer, row, draws = crop()
-  loss = jax.jit(duplex.drawn_loss)
+  loss = jax.jit(jax.value_and_grad(duplex.drawn_loss, has_aux=True))
   whole = loss(streamer, row, draws)
   choices = [loss(streamer, row, of_units(draws, jnp.array(picked))) for picked in ([0, 3], [1, 2])]
   assert_close(jax.tree.map(lambda a, b: (a + b) / 2, *choices), whole, 1e-5)
-  assert abs(choices[0][1]["video"] - choices[1][1]["video"]) > 1e-3
+  (_, first), (_, second) = choices[0][0], choices[1][0]
+  assert abs(first["video"] - second["video"]) > 1e-3
 
 
 def test_every_unit_is_as_likely_and_none_leaves_its_stride():

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from tests.agents import random_sound
 from tests.conftest import assert_close
 from tests.toy_stage import ToyLoader, toy_config, toy_stage
 from wanstreamer_jax.config import Config
@@ -221,7 +222,7 @@ def duplex_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
   )
   video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
   audio = (config.audio_latents, config.audio_vae.latent_dim)
-  sound = r.integers(-9000, 9000, (rows, units, media.samples)).astype(np.int16)
+  sound = (32767 * random_sound(r, rows * units, media.samples)).astype(np.int16).reshape(rows, units, -1)
   picture = r.integers(0, 255, (rows, units, media.frames, media.height, media.width, 3)).astype(np.uint8)
   sides = [f"{side}_{kind}_valid" for side in ("user", "agent") for kind in ("audio", "video")]
   return {
