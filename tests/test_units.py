@@ -6,6 +6,7 @@ import pytest
 
 from tests.agents import small_config
 from wanstreamer_jax.config import Config, LayoutConfig
+from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.units import (
   CLEAN_PHASES,
@@ -153,6 +154,19 @@ def test_positions_tell_time_place_and_words():
   assert position[at["commit_video"]].tolist() == [[8, 0, 0], [8, 0, 8], [8, 8, 0], [8, 8, 8]]
   assert position[at["commit_audio"]].tolist() == [[8, 0, 0], [10, 0, 0]]
   assert position[at["noisy_video"]][:5].tolist() == [[12, 0, 0], [12, 0, 4], [12, 0, 8], [12, 0, 12], [12, 4, 0]]
+
+
+@pytest.mark.parametrize("size", ["nano", "tiny", "demo", "qwen2p5_1p5b:192x336", "qwen2p5_1p5b:640x368"])
+def test_the_users_picture_lies_over_the_agents(size):
+  """The same pixel of both pictures has the same place, to half a noisy patch."""
+  name, _, picture = size.partition(":")
+  config = load_config(f"configs/{name}.py:{picture}" if picture else f"configs/{name}.py")
+  tokens = {segment.name: np.asarray(segment.positions) for segment in build_layout(config).unit}
+  for axis, pixels in ((1, config.media.height), (2, config.media.width)):
+    noisy, user = np.unique(tokens["noisy_video"][:, axis]), np.unique(tokens["user_video"][:, axis])
+    at = np.arange(len(user)) * config.user_video_side
+    assert at[-1] < pixels <= at[-1] + config.user_video_side
+    assert np.abs(user - np.interp(at, np.arange(len(noisy)) * config.noisy_side, noisy)).max() <= 2
 
 
 @pytest.mark.parametrize(

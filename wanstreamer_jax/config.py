@@ -377,9 +377,19 @@ class Config(Section):
     return -(-rows // side), -(-columns // side)
 
   @property
+  def noisy_side(self) -> int:
+    """Pixels along a noisy video token."""
+    return self.video_vae.space_stride * self.layout.patch
+
+  @property
+  def user_video_side(self) -> int:
+    """Pixels along a user video token."""
+    return self.perception.video_patch * self.perception.video_merge
+
+  @property
   def user_video_grid(self) -> tuple[int, int]:
     """Rows and columns of user video tokens; borders are padded to whole tokens."""
-    side = self.perception.video_patch * self.perception.video_merge
+    side = self.user_video_side
     return -(-self.media.height // side), -(-self.media.width // side)
 
   def freeze(self) -> Self:

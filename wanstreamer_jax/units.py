@@ -168,10 +168,10 @@ class Layout:
     return self.world_tokens + index * self.clean_tokens
 
 
-def _grid(rows: int, columns: int, side: int, t: int = 0) -> tuple[tuple[int, int, int], ...]:
+def _grid(rows: int, columns: int, side: float, t: int = 0) -> tuple[tuple[int, int, int], ...]:
   """Positions of a grid of patches whose side is `side` noisy patches, on the rotary grid."""
   step = POSITIONS_PER_UNIT * side
-  return tuple((t, row * step, column * step) for row in range(rows) for column in range(columns))
+  return tuple((t, round(row * step), round(column * step)) for row in range(rows) for column in range(columns))
 
 
 def _line(tokens: int, units: int = 1) -> tuple[tuple[int, int, int], ...]:
@@ -215,9 +215,8 @@ def build_layout(config: Config) -> Layout:
   noisy, audio = _grid(*config.noisy_grid, 1), _line(config.audio_latents)
   commit = _grid(*config.commit_grid, layout.commit_patch) if layout.committed_history else ()
   commit_audio = audio if layout.committed_history else ()
-  rows, columns = config.user_video_grid
-  pitch = max(1, config.noisy_grid[0] // rows)  # the user's picture is laid over the same square as the agent's
-  user_video = _grid(rows, columns, pitch) if layout.user_video else ()
+  side = config.user_video_side / config.noisy_side  # the user's picture is laid over the same square as the agent's
+  user_video = _grid(*config.user_video_grid, side) if layout.user_video else ()
   user_audio = _line(config.perception.audio_tokens)
   user_text, text = _slots(layout.user_text_slots), _slots(layout.text_slots)
 
