@@ -117,6 +117,8 @@ def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
   monkeypatch.setattr(ablate, "train", None)  # calling it would fail
   monkeypatch.setattr(ablate, "make_records", lambda *_: (_ for _ in ()).throw(RuntimeError("ran")))
   ablate.run_cell(cell, None, options)
+  moved = ablate.plan([OPTIONS.reference], dataclasses.replace(OPTIONS, runs="elsewhere", data="elsewhere"))[0]
+  assert moved.fingerprint() == cell.fingerprint()
   stale = dataclasses.replace(cell, sessions=99)
   with pytest.raises(RuntimeError, match="ran"):
     ablate.run_cell(stale, None, options)

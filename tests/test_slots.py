@@ -10,6 +10,7 @@ from flax import nnx
 
 from tests.agents import random_weights, small_config
 from tests.test_engine import session
+from wanstreamer_jax.bench_session import compilations
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError
 from wanstreamer_jax.hlo import Program
@@ -94,14 +95,6 @@ def test_law_5_no_slot_notices_another_bit_for_bit(engine):
     assert a[1].text == b[1].text
   assert among[4][2] is None  # the broken one is not answered
   assert among[3][2] is not None
-
-
-def compilations() -> list[str]:
-  """A list that grows with every program that is compiled from now on."""
-  found: list[str] = []
-  listener = lambda event, seconds, **_: found.append(event) if "backend_compile" in event else None
-  jax.monitoring.register_event_duration_secs_listener(listener)
-  return found
 
 
 def test_joining_and_leaving_compiles_nothing(engine):

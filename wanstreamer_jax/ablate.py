@@ -84,7 +84,7 @@ class Cell:
 
   def fingerprint(self) -> str:
     """Changes whenever the cell's figures would."""
-    settings = [flat_fields(self.config), flat_fields(self.training), self.variants, self.sessions]
+    settings = [part(self.config), part(self.training), self.variants, self.sessions]
     return digest([WORLD_VERSION, *settings, *filter(None, [self.init])])
 
 
@@ -92,9 +92,11 @@ def digest(values: Any) -> str:
   return hashlib.sha256(json.dumps(values, sort_keys=True, default=list).encode()).hexdigest()[:10]
 
 
-def part(config: Config, prefixes: Sequence[str], *, without: bool = False) -> dict[str, Any]:
-  """The fields of a config whose dotted names start with one of the prefixes (or with none of them)."""
-  fields = flat_fields(config)
+def part(config: Config, prefixes: Sequence[str] = (), *, without: bool = True) -> dict[str, Any]:
+  """The fields of a config whose dotted names start with none of the prefixes (or with one of them), wherever things
+  lie: records are known by their folder's name, weights to start from by their hash."""
+  places = {"data.path": pathlib.Path(config.data.path).parent.name, "train.run": "", "train.init": ""}
+  fields = flat_fields(config) | places
   return {name: value for name, value in fields.items() if name.startswith(tuple(prefixes)) is not without}
 
 
@@ -109,7 +111,7 @@ def ablate(options: Options) -> None:
     load_config(file)  # a broken one is found before anything is trained
   codecs, path = load_agent(options.codecs), options.codecs
   weights = encode.fingerprint(codecs.audio_vae, codecs.video_vae)
-  options = dataclasses.replace(options, codecs=f"{path} {weights}")  # part of what identifies records
+  options = dataclasses.replace(options, codecs=weights)  # part of what identifies records
   cells = plan(files, options)
   for cell in cells:
     check_codecs(cell, codecs, path)
@@ -127,7 +129,7 @@ def plan(files: Sequence[str], options: Options) -> list[Cell]:
     for file in files:
       config = seeded(file, seed, options, pathlib.Path(file).stem)
       training = seeded(options.reference, seed, options, "") if sampling_only(file, options, seed) else config
-      key = digest([part(training, (*SAMPLING, *LOGGING), without=True), init])
+      key = digest([part(training, (*SAMPLING, *LOGGING)), init])
       run = str(pathlib.Path(options.runs) / f"{key}-{seed}")
       baselines = VARIANTS if file == options.reference else ("model",)
       training = changed(training, **{"train.run": run})
@@ -146,7 +148,7 @@ def weights_hash(checkpoint: str) -> str:
 def sampling_only(file: str, options: Options, seed: int) -> bool:
   """Whether a config trains exactly as the reference does."""
   mine, reference = (seeded(name, seed, options, "") for name in (file, options.reference))
-  return part(mine, (*SAMPLING, *LOGGING), without=True) == part(reference, (*SAMPLING, *LOGGING), without=True)
+  return part(mine, (*SAMPLING, *LOGGING)) == part(reference, (*SAMPLING, *LOGGING))
 
 
 def seeded(file: str, seed: int, options: Options, name: str) -> Config:
@@ -174,7 +176,7 @@ def changed(config: Config, **values: Any) -> Config:
 
 def records_folder(config: Config, options: Options) -> pathlib.Path:
   return pathlib.Path(options.data) / digest(
-    [WORLD_VERSION, part(config, RECORDS), options.train_sessions, options.codecs]
+    [WORLD_VERSION, part(config, RECORDS, without=False), options.train_sessions, options.codecs]
   )
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -33,12 +34,13 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
   engine.prepare()
   user.prepare()
   engine.join(0, Request(session_world(user)))
-  programs = compiled(engine)
+  compiled = compilations()
   rows: list[dict[str, float]] = []
   stills: dict[float, np.ndarray] = {}
   times: list[float] = []
   busy: list[float] = []  # milliseconds of all cores: what other programs of the machine do not change
   shown = np.zeros((0,))
+  samples = frames = 0
   for unit in tqdm(range(units), desc="session", unit="unit"):
     heard, typed, _ = user.take()
     begin = time.process_time()
@@ -48,6 +50,7 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
       raise RuntimeError(f"the session is not finite any more after {unit} units")
     user.hear(answer.audio)
     shown = answer.video[-1]
+    samples, frames = samples + len(answer.audio), frames + len(answer.video)
     times.append(sum(answer.times.values()))
     minute = (unit + 1) * media.unit_ms / 60_000
     for still in STILLS:
@@ -60,13 +63,15 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
       )  # fmt: skip
       times, busy = [], []
   stills[units * media.unit_ms / 60_000] = shown
-  clock = int(np.asarray(engine.states.unit)[0])
+  heard_ms = units * media.unit_ms
   window = (agent.config.layout.window or 0) * media.unit_ms / 60_000
   after_window = next((row for row in rows if row["minute"] >= window + 1), rows[-1])  # a whole minute of it
   last_over = lambda name: rows[-1][name] / after_window[name]
   result = {
     "machine": describe(), "config": agent.config.name, "kv_cache": agent.config.model.kv_cache, "units": units,
-    "clock_drift_units": clock - units, "compiled_after_start": compiled(engine) - programs,
+    "audio_drift_ms": 1000 * samples / media.sample_rate - heard_ms,
+    "video_drift_ms": 1000 * frames / media.fps - heard_ms,
+    "unit_drift": int(np.asarray(engine.states.unit)[0]) - units, "compiled_after_start": len(compiled),
     "last_minute_over_first_after_window": last_over("p50_ms"), "of_cpu_time": last_over("cpu_ms"),
     "memory_growth_mb": rows[-1]["memory_mb"] - after_window["memory_mb"], "minutes": rows,
   }  # fmt: skip
@@ -79,10 +84,12 @@ def session_world(user: DrawnUser) -> World:
   return user.sitting.world
 
 
-def compiled(engine: SlotEngine) -> int:
-  """How many programs the engine has."""
-  programs: Any = engine.programs
-  return sum(program._cache_size() for program in programs)
+def compilations() -> list[str]:
+  """A list that grows with every program that this process compiles from now on."""
+  found: list[str] = []
+  listener = lambda event, seconds, **_: found.append(event) if "backend_compile" in event else None
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  return found
 
 
 def resident_mb() -> float:
