@@ -203,7 +203,7 @@ def test_law_5_a_session_does_not_notice_its_neighbours_or_its_slot():
   assert not np.array_equal(np.asarray(first.audio)[1], np.asarray(beside.audio)[1])
 
 
-def test_law_6_units_in_frames_and_samples_out():
+def test_law_6_a_unit_in_is_a_unit_of_frames_and_samples_out():
   agent, _, users, state, spoken = rolled_out("paper")
   media = agent.config.media
   assert spoken.video.shape == (UNITS, 4, media.height, media.width, 3)

@@ -1,4 +1,4 @@
-"""What `wanstreamer data make|stats|encode` do, behind the command line. `preview` is in preview.py."""
+"""What `wanstreamer data make|stats|encode` do, behind the command line."""
 
 import shlex
 from collections.abc import Sequence

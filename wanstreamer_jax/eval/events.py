@@ -16,12 +16,11 @@ from wanstreamer_jax.data.duplex_world.lexicon import answers
 from wanstreamer_jax.data.records import text_to_units
 from wanstreamer_jax.data.session import USER, Event, Session, Word
 from wanstreamer_jax.eval.conversation import ANSWER_TIME, Conversation, Question, Script
-from wanstreamer_jax.eval.turns import YIELD_WITHIN, Opportunity, merge
+from wanstreamer_jax.eval.turns import SPEECH_GAP, YIELD_WITHIN, Opportunity, merge
 from wanstreamer_jax.perception.text import TextTokenizer
 
 ROOM = 2.0  # seconds that a question needs before the session ends to count
 AFTER_STATEMENT = 1.5  # seconds
-SPEECH_GAP = 0.3  # seconds between words that still count as speaking
 
 
 def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -> Script:

@@ -18,13 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax.crops import Row, crop_heard, crop_history, crop_latents, crop_world, onsets, text_entropy
+from wanstreamer_jax.eval.lockstep import VARIANTS
 from wanstreamer_jax.eval.metrics import mean
-from wanstreamer_jax.eval.turns import merge, runs
+from wanstreamer_jax.eval.turns import SPEECH_GAP, merge, runs
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents
 
-VARIANTS = ("model", "shuffled_user", "text_only", "copy_previous")
-SPEECH_GAP = 0.3  # seconds between words that still count as speaking
 Batch = dict[str, np.ndarray]  # rows of `crops`, with a leading axis, each of another session
 
 

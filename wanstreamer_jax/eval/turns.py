@@ -15,6 +15,7 @@ from wanstreamer_jax.loudness import LOUD, levels
 # What should happen at an opportunity, and the take-over (0 or 1) that is right. (VideoFDB, arXiv 2605.30256)
 # "continue", speaking on through the user's listening noises, has no occasion in duplex_world and is left out.
 EXPECTED = {"stay_silent": 0, "yield": 0, "hand_off": 1, "backchannel": 0}
+SPEECH_GAP = 0.3  # seconds between words that still count as speaking
 YIELD_WITHIN = 1.5  # seconds
 BREATH = 0.5  # seconds of silence in speech that goes on
 SHORT = 1.0  # seconds: shorter speech of few words is a backchannel, not a turn

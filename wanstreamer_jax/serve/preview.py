@@ -1,8 +1,8 @@
 """`wanstreamer data preview`: a session of duplex_world as people see it.
 
 The user's side is written as a clip (a good INPUT for `wanstreamer stream`) and what the agent knows beforehand as a
-world file; the same job that films a model films
-the scripted agent: conversation.mp4, agent.mp4, agent.vtt, units.jsonl and timeline.png.
+world file. The job that films a model films the scripted agent: conversation.mp4, agent.mp4, agent.vtt, units.jsonl and
+timeline.png.
 """
 
 from pathlib import Path
