@@ -15,8 +15,8 @@ async function askCodecs() {
 askCodecs().catch(() => {});
 
 class Conversation {
-  constructor(welcome, socket, context) {
-    Object.assign(this, {welcome, socket, context, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
+  constructor(welcome, socket) {
+    Object.assign(this, {welcome, socket, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
     this.words = [];
     this.peers = [];
     this.decoders = [null, null];  // of the agent's and the user's pictures
@@ -24,8 +24,15 @@ class Conversation {
   }
 
   async begin(stream) {
+    this.context = new AudioContext({sampleRate: this.welcome.sample_rate});
     await this.context.audioWorklet.addModule("/page/worklets.js");
-    this.playout = new AudioWorkletNode(this.context, "playout", {numberOfInputs: 0, outputChannelCount: [1]});
+    await Promise.race([this.context.resume(), new Promise((resolve) => setTimeout(resolve, 1000))]);
+    if (this.context.state !== "running") {  // some browsers begin sound in the moment of a click only, which is over
+      trouble("Click or touch the page to hear the agent.");
+      addEventListener("pointerdown", () => this.context.resume().then(() => trouble("")).catch(() => {}), {once: true});
+    }
+    const unit = this.welcome.unit_ms / 1000;
+    this.playout = new AudioWorkletNode(this.context, "playout", {numberOfInputs: 0, outputChannelCount: [1], processorOptions: {unit}});
     this.playout.port.onmessage = ({data}) => this.played(data);
     if (stream) await this.speaker(this.playout);
     else this.playout.connect(this.context.destination);  // nobody listens, so nothing has to be cancelled
@@ -266,7 +273,7 @@ class Conversation {
     for (const peer of this.peers ?? []) peer.close();
     for (const codec of [this.encoder, ...this.decoders]) if (codec?.state === "configured") codec.close();
     this.socket.close();
-    this.context.close();
+    this.context?.close();
   }
 }
 
@@ -350,13 +357,11 @@ async function start(form, talk) {
   starting = true;
   say("connecting …");
   trouble(isSecureContext ? "" : "Browsers give sound and camera to https pages and to this machine's own address only.");
-  let stream = null, context = null, conversation = null;
+  let stream = null, conversation = null;
   try {
-    context = new AudioContext({sampleRate: 24000});
-    await context.resume();
     if (talk) stream = await devices();
     const first = await hello(form, !talk), {socket, welcome} = await open(first);
-    conversation = new Conversation(welcome, socket, context);
+    conversation = new Conversation(welcome, socket);
     Object.assign(conversation, {stream, recorded: first.record, muted: false});
     $("mute").setAttribute("aria-pressed", "false");
     $("download").hidden = true;
@@ -374,8 +379,7 @@ async function start(form, talk) {
     $("typed").focus();
   } catch (error) {
     stream?.getTracks().forEach((track) => track.stop());
-    if (conversation) conversation.end();
-    else context?.close();
+    conversation?.end();
     say("not connected");
     trouble((stream || !talk ? null : TROUBLE[error.name]) ?? error.message);
   } finally {
