@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const VERSION = 1, SOUND = 1, JPEG = 2, VP8 = 3, HEADER = 16, KEY = 1, USERS = 2;
+const ECHO_LASTS = 5;  // seconds: while there is one, the server measures it every 10 units
 const now = () => performance.now() / 1000;
 
 let live = null;  // the running conversation
@@ -18,8 +19,9 @@ class Conversation {
   constructor(welcome, socket) {
     Object.assign(this, {welcome, socket, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
     this.words = [];
-    this.peers = [];
+    this.peers = [];  // of the loop through which the sound is played
     this.decoders = [null, null];  // of the agent's and the user's pictures
+    this.peer = null;  // of WebRTC
     this.roundTrip = this.latency = this.offset = this.waiting = this.flush = null;
   }
 
@@ -47,8 +49,9 @@ class Conversation {
 
   // Sound and pictures over WebRTC; words stay on the socket. For networks that lose packets.
   async connect(stream) {
-    const peer = new RTCPeerConnection(), video = $("remote");
-    this.peers.push(peer);
+    this.peer?.close();  // of the connection that broke
+    const peer = this.peer = new RTCPeerConnection(), video = $("remote");
+    video.srcObject = null;
     for (const track of stream.getTracks()) peer.addTrack(track, stream);
     if (!stream.getVideoTracks().length) peer.addTransceiver("video", {direction: "recvonly"});
     peer.ontrack = ({track}) => {
@@ -66,8 +69,7 @@ class Conversation {
       setTimeout(resolve, 2000);
       done();
     });
-    this.say({type: "offer", sdp: peer.localDescription.sdp});
-    this.peer = peer;
+    if (peer === this.peer) this.say({type: "offer", sdp: peer.localDescription.sdp});
   }
 
   // Browsers cancel the echo of what comes from a peer connection only, so the sound takes a loop through one.
@@ -130,7 +132,7 @@ class Conversation {
     if (knowsVP8) this.encoder = this.makeEncoder(width, height, fps);
     let count = 0;
     this.looking = setInterval(async () => {
-      if (video.readyState < 2 || this.socket.bufferedAmount > 65536) { this.fresh = true; return; }
+      if (video.readyState < 2 || this.socket.bufferedAmount > 65536) return;
       const time = now(), scale = Math.max(width / video.videoWidth, height / video.videoHeight);
       const w = video.videoWidth * scale, h = video.videoHeight * scale;
       brush.drawImage(video, (width - w) / 2, (height - h) / 2, w, h);
@@ -209,9 +211,11 @@ class Conversation {
       this.quietAt = now();
       if (!this.beside) this.playout.port.postMessage("flush");
     } else if (value.type === "echo") {
-      this.echo = value.level_db;
-      if (value.level_db > -30 && !this.warned) trouble("The agent hears itself through your microphone: headphones help.");
-      this.warned = true;
+      Object.assign(this, {echo: value.level_db, echoAt: now()});
+      if (value.level_db > -30 && !this.warned) {
+        this.warned = true;
+        trouble("The agent hears itself through your microphone: headphones help.");
+      }
     } else if (value.type === "answer") {
       this.peer.setRemoteDescription({type: "answer", sdp: value.sdp});
     } else if (value.type === "pong") {
@@ -270,7 +274,8 @@ class Conversation {
     for (const {picture} of this.pictures) picture.close();
     this.pictures = [];
     for (const timer of [this.pinging, this.showing, this.looking]) clearInterval(timer);
-    for (const peer of this.peers ?? []) peer.close();
+    for (const peer of this.peers) peer.close();
+    this.peer?.close();
     for (const codec of [this.encoder, ...this.decoders]) if (codec?.state === "configured") codec.close();
     this.socket.close();
     this.context?.close();
@@ -282,7 +287,7 @@ function showFigures(c) {
   const phases = c.last ? ["encode", "think", "perform", "decode"].map((p) => [p, `${c.last[p + "_ms"].toFixed(1)} ms`]) : [];
   const rows = [["signal to signal", ms(c.latency)], ...phases, ["round trip", ms(c.roundTrip)], ["picture - sound", ms(c.offset)],
     ["buffer", ms(c.waiting)], ["late units", `${c.late} of ${c.count}`], ["gaps", `${c.underruns}`],
-    ["echo", c.echo === undefined ? "none" : `${c.echo} dB`]];
+    ["echo", now() - c.echoAt < ECHO_LASTS ? `${c.echo} dB` : "none"]];
   $("figures").replaceChildren(...rows.flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     [term.textContent, text.textContent] = [name, value];
@@ -354,9 +359,10 @@ function open(first) {
 
 async function start(form, talk) {
   if (starting) return;
+  if (!isSecureContext) return trouble("Browsers give sound and camera to https pages and to this machine's own address only.");
   starting = true;
   say("connecting …");
-  trouble(isSecureContext ? "" : "Browsers give sound and camera to https pages and to this machine's own address only.");
+  trouble("");
   let stream = null, conversation = null;
   try {
     if (talk) stream = await devices();
@@ -405,6 +411,8 @@ async function comeBack() {
       lost.socket = socket;
       lost.fresh = true;
       attach(socket);
+      const failed = (error) => live === lost && lost.socket === socket && finish(error.message);
+      if (lost.peer) lost.connect(lost.stream).catch(failed);
       return say(lost.state);
     } catch (error) {
       if (error.final) return finish(error.message);
