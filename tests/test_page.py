@@ -126,3 +126,38 @@ def test_an_echo_is_told_once_it_is_loud_and_forgotten_when_it_is_gone(tmp_path)
       assert "echonone" in await shown()
 
   asyncio.run(talk())
+
+
+class Story(Echo):
+  """Tells a tale of which every unit brings some words, one of them in two pieces."""
+
+  told = 0
+
+  def echo(self, slot, user, texts):
+    self.told += 1
+    unit = super().echo(slot, user, texts)
+    return unit and dataclasses.replace(unit, text=f" word{self.told} (nods) half" if self.told % 2 else "way")
+
+
+def test_words_are_added_and_never_written_again(tmp_path):
+  """What a screen reader hears: every node once; and who speaks and what to do next is told without colours."""
+  watching = """window.added = [];
+    new MutationObserver((found) => found.forEach((change) => window.added.push(
+      ...[...change.addedNodes].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.data))))
+      .observe(document.getElementById("caption"), {childList: true, subtree: true});"""
+
+  async def talk():
+    async with running(Story(slots=1)) as (_, address), page(address, tmp_path, ALLOW) as tab:
+      await tab.evaluate(watching)
+      await talking(tab)
+      await soon(lambda: tab.evaluate("window.added.length > 45"), 20)
+      assert await tab.inner_text("#turn") in ("speaking", "listening")
+      assert await tab.evaluate("document.getElementById('caption').childElementCount") <= 12
+      assert " halfway" in await tab.evaluate("document.getElementById('caption').textContent")
+      await tab.click("#stop")
+      assert await tab.evaluate("document.activeElement.id") == "talk"
+      added = await tab.evaluate("window.added")
+      words = [text for text in added if text.startswith(" word")]
+      assert len(words) == len(set(words)) > 10
+
+  asyncio.run(talk())

@@ -18,7 +18,6 @@ askCodecs().catch(() => {});
 class Conversation {
   constructor(welcome, socket) {
     Object.assign(this, {welcome, socket, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
-    this.words = [];
     this.peers = [];  // of the loop through which the sound is played
     this.decoders = [null, null];  // of the agent's and the user's pictures
     this.peer = null;  // of WebRTC
@@ -206,6 +205,7 @@ class Conversation {
       this.count++;
       this.late += value.late;
       $("stage").classList.toggle("speaking", value.speaking);
+      $("turn").textContent = value.speaking ? "speaking" : "listening";
       if (value.text) this.caption(value.text);
     } else if (value.type === "quiet") {
       this.quietAt = now();
@@ -221,26 +221,23 @@ class Conversation {
     } else if (value.type === "pong") {
       this.roundTrip = now() - value.time;
     } else if (value.type === "draining") {
-      trouble(`The server goes down in ${Math.round(value.seconds)} s.`);
+      const {seconds} = value, rest = seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} minutes`;
+      trouble(`The server goes down in ${rest}.`);
     } else if (value.type === "ended" || value.type === "error") {
       finish(value.message);
     }
   }
 
+  // Only what is new is added: screen readers would read what is replaced again.
   caption(text) {
+    const line = $("caption");
     for (const piece of text.split(/(?= )/)) {
-      if (piece.startsWith(" ") || !this.words.length) this.words.push(piece.trim());
-      else this.words[this.words.length - 1] += piece;
+      if (piece.startsWith(" ") || !line.lastChild) line.append(document.createElement(/^ ?[(<]/.test(piece) ? "i" : "span"));
+      line.lastChild.append(piece);
     }
-    this.words = this.words.slice(-12);
-    const shown = this.words.map((word) => {
-      const element = document.createElement(/^[(<]/.test(word) ? "i" : "span");
-      element.textContent = word + " ";
-      return element;
-    });
-    $("caption").replaceChildren(...shown);
+    while (line.childElementCount > 12) line.firstChild.remove();
     clearTimeout(this.fading);
-    this.fading = setTimeout(() => { this.words = []; $("caption").replaceChildren(); }, 2500);
+    this.fading = setTimeout(() => line.replaceChildren(), 2500);
   }
 
   // The audio clock leads: pictures are shown when their time is heard.
@@ -274,6 +271,8 @@ class Conversation {
     for (const {picture} of this.pictures) picture.close();
     this.pictures = [];
     for (const timer of [this.pinging, this.showing, this.looking]) clearInterval(timer);
+    clearTimeout(this.fading);
+    $("caption").replaceChildren();
     for (const peer of this.peers) peer.close();
     this.peer?.close();
     for (const codec of [this.encoder, ...this.decoders]) if (codec?.state === "configured") codec.close();
@@ -294,7 +293,7 @@ function showFigures(c) {
     return [term, text];
   }));
   window.figures = {latency: c.latency, offset: c.offset, late: c.late, units: c.count, underruns: c.underruns, waiting: c.waiting,
-    flush: c.flush, caption: c.words.join(" ")};
+    flush: c.flush, caption: $("caption").textContent.trim()};
 }
 
 const TROUBLE = {
@@ -382,7 +381,7 @@ async function start(form, talk) {
     live.state = talk ? "live" : "live, watching";
     say(live.state);
     [$("before").hidden, $("during").hidden, $("mute").hidden] = [true, false, !talk];
-    $("typed").focus();
+    $(matchMedia("(pointer: fine)").matches ? "typed" : "stop").focus();  // no keyboard over the picture of a phone
   } catch (error) {
     stream?.getTracks().forEach((track) => track.stop());
     conversation?.end();
@@ -433,6 +432,7 @@ function finish(message) {
   $("agent").hidden = false;
   $("remote").srcObject = null;
   $("stage").classList.remove("speaking");
+  $("turn").textContent = "";
   $("figures").replaceChildren();
   [$("before").hidden, $("during").hidden] = [false, true];
   if (recorded) {
@@ -441,6 +441,7 @@ function finish(message) {
   }
   say("not connected");
   trouble(message);
+  $("talk").focus();
 }
 
 // The page is as wide as the agent's picture is in what of the window's height it may take (style.css).
@@ -463,7 +464,7 @@ async function about() {
     if (input) input.placeholder = value;
   }
   $("voice").hidden = !voice;
-  $("watch").hidden = !watch;
+  $("watch").hidden = $("drawn").hidden = !watch;
   if (!portrait || live) return;
   const picture = new Image(), canvas = $("agent");
   picture.src = "data:image/jpeg;base64," + portrait;
