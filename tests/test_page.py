@@ -161,3 +161,31 @@ def test_words_are_added_and_never_written_again(tmp_path):
       assert len(words) == len(set(words)) > 10
 
   asyncio.run(talk())
+
+
+def test_a_full_pod_is_not_the_only_one(tmp_path):
+  """A balancer that hashes `visit` leads elsewhere at the next try, and back to the pod when the line broke."""
+  keys = []
+
+  async def talk():
+    async with running(Echo(slots=1)) as (server, address), page(address, tmp_path, ALLOW) as tab:
+      admit = server._admit
+
+      def admitted(request):
+        keys.extend([request.query["visit"]] if request.path == "/live" else [])
+        return admit(request)
+
+      server._admit = admitted
+      await talking(tab)
+      (visit,) = server.visits
+      visit.transport.abort()
+      await soon(lambda: asyncio.sleep(0, len(keys) == 2))
+      assert keys[0] == keys[1]
+      async with page(address, tmp_path / "other", ALLOW) as second:
+        await second.click("button[value=talk]")
+        await second.wait_for_selector("#trouble:not([hidden])", timeout=10_000)
+        assert "try again in" in await second.inner_text("#trouble")
+      assert len(keys) == 5
+      assert len(set(keys)) == 4
+
+  asyncio.run(talk())

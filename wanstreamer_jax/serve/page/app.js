@@ -339,8 +339,27 @@ async function hello(form, watch) {
   return {type: "hello", version: VERSION, world, watch, record: data.has("record"), pictures: pictureKinds()};
 }
 
-function open(first) {
-  const address = new URL("/live" + location.search, location.href);
+// An address of the server with what this page's own says. A balancer finds the pod of a conversation by its `visit`.
+function at(path, visit) {
+  const address = new URL(path + location.search, location.href);
+  address.searchParams.set("visit", visit);
+  return address;
+}
+
+// A place on a pod; a full one is not the only one, perhaps.
+async function place(first) {
+  for (let tries = 3; ; tries--) {
+    const visit = crypto.randomUUID();
+    try {
+      return {visit, ...await open(first, visit)};
+    } catch (error) {
+      if (!error.full || tries === 1) throw error;
+    }
+  }
+}
+
+function open(first, visit) {
+  const address = at("/live", visit);
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
@@ -351,7 +370,7 @@ function open(first) {
     socket.onmessage = ({data}) => {
       const value = JSON.parse(data);
       if (value.type === "welcome") resolve({socket, welcome: value});
-      else reject(Object.assign(new Error(value.message ?? "The server did not understand this page."), {final: true}));
+      else reject(Object.assign(new Error(value.message ?? "The server did not understand this page."), {final: true, full: value.type === "full"}));
     };
   });
 }
@@ -365,9 +384,9 @@ async function start(form, talk) {
   let stream = null, conversation = null;
   try {
     if (talk) stream = await devices();
-    const first = await hello(form, !talk), {socket, welcome} = await open(first);
+    const first = await hello(form, !talk), {socket, welcome, visit} = await place(first);
     conversation = new Conversation(welcome, socket);
-    Object.assign(conversation, {stream, recorded: first.record, muted: false});
+    Object.assign(conversation, {stream, visit, recorded: first.record, muted: false});
     $("mute").setAttribute("aria-pressed", "false");
     $("download").hidden = true;
     const early = [];
@@ -405,7 +424,7 @@ async function comeBack() {
   while (lost && live === lost && now() < deadline) {
     say("connection lost, trying again …");
     try {
-      const {socket} = await open({type: "hello", version: VERSION, session: lost.welcome.session, pictures: pictureKinds()});
+      const {socket} = await open({type: "hello", version: VERSION, session: lost.welcome.session, pictures: pictureKinds()}, lost.visit);
       if (live !== lost) return socket.close();
       lost.socket = socket;
       lost.fresh = true;
@@ -423,7 +442,7 @@ async function comeBack() {
 
 function finish(message) {
   if (!live) return;
-  const {stream, socket, recorded, welcome} = live;
+  const {stream, socket, recorded, welcome, visit} = live;
   socket.onclose = null;
   live.end();
   stream?.getTracks().forEach((track) => track.stop());
@@ -436,7 +455,7 @@ function finish(message) {
   $("figures").replaceChildren();
   [$("before").hidden, $("during").hidden] = [false, true];
   if (recorded) {
-    $("download").firstElementChild.href = `/recordings/${welcome.session}`;
+    $("download").firstElementChild.href = at(`/recordings/${welcome.session}`, visit);
     $("download").hidden = false;
   }
   say("not connected");
