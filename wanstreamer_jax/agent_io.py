@@ -1,6 +1,5 @@
 """An `Agent` on disk: assembled from the runs that trained its parts, exported as one folder, loaded from anywhere."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -116,11 +115,12 @@ def export_agent(agent: Agent, folder: Path, dtype: str = "bf16", world_file: st
   world = load_world(world_file, config.media) if world_file else None
   if world is not None:
     world_text(config, TextTokenizer(config.data.tokenizer), world)
-    known = {"portrait": config.layout.portrait, "voice": config.layout.voice_units}
-    world = dataclasses.replace(world, **{name: None for name, used in known.items() if not used})
+    portrait = world.portrait if config.layout.portrait else None
+    voice = world.voice if config.layout.voice_units else None
+    world = SessionWorld(world.fields, portrait, voice)
   size = export_weights(agent, config, folder, dtype)
   if world is not None:
-    write_world(folder, world, config.media)
+    write_world(pathlib.Path(folder), world, config.media)
   return size
 
 
