@@ -22,7 +22,7 @@ arguments=()
 for argument in "$@"; do
   case "$argument" in
     --oracles) oracles=true ;;
-    --browser) browser=true; arguments+=(-m browser tests/test_browser.py) ;;
+    --browser) browser=true; arguments+=(-m browser tests/test_browser.py tests/test_page.py) ;;
     *) arguments+=("$argument") ;;
   esac
 done

@@ -50,5 +50,7 @@ wanstreamer train --config="$config" --config.data.path="$data/train-latents" \
   --config.data.heldout="$data/heldout-latents" --config.train.run="$duplex" \
   --config.train.codecs="$runs/audio_vae,$runs/video_vae" "$@"
 
-wanstreamer export --streamer "$duplex" --audio-vae "$runs/audio_vae" \
-  --video-vae "$runs/video_vae" --out "$runs/agent"
+# Who the agent is, and how it looks, for those who do not say it: one of the world's, with a clip to try it on.
+[ -e "$runs/persona/conversation.mp4" ] || wanstreamer data preview --config "$config" --seed 1 --out "$runs/persona"
+wanstreamer export --streamer "$duplex" --audio-vae "$runs/audio_vae" --video-vae "$runs/video_vae" \
+  --world "$runs/persona/world.json" --out "$runs/agent"

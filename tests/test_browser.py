@@ -6,12 +6,10 @@ Server and browser share the machine. Screenshots are left in `out/browser`; loo
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,16 +19,12 @@ import av
 import numpy as np
 import pytest
 
+from tests.browser import ALLOW, page
+
 pytestmark = pytest.mark.browser
 ROOT = pathlib.Path(__file__).parent.parent
 SECONDS = float(os.environ.get("WANSTREAMER_BROWSER_SECONDS", "30"))
 OUT = ROOT / "out" / "browser"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-  "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run",
-  "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream",
-  "--allow-loopback-in-peer-connection",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -66,26 +60,6 @@ def address():
   assert process.wait(20) == 0
 
 
-@contextlib.asynccontextmanager
-async def page(address: str, tmp_path: pathlib.Path, *flags: str, width: int = 900, height: int = 900):
-  async_api = pytest.importorskip("playwright.async_api")
-  if CHROMIUM is None:
-    pytest.skip("no Chromium here: bash launch/test.sh --browser installs one")
-  async with async_api.async_playwright() as playwright:
-    context = await playwright.chromium.launch_persistent_context(
-      str(tmp_path / "profile"), executable_path=CHROMIUM, headless=True, args=[*FLAGS, *flags],
-      viewport={"width": width, "height": height},
-    )  # fmt: skip
-    tab, errors = context.pages[0], []
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    await tab.goto(address)
-    try:
-      yield tab
-    finally:
-      await context.close()
-    assert errors == []
-
-
 async def watch(tab, seconds: float) -> list[dict]:
   """What the page measures, four times a second."""
   found = []
@@ -97,7 +71,7 @@ async def watch(tab, seconds: float) -> list[dict]:
 
 def test_a_conversation(address, devices, tmp_path):
   async def talk():
-    async with page(address, tmp_path, "--use-fake-ui-for-media-stream", *devices) as tab:
+    async with page(address, tmp_path, ALLOW, *devices) as tab:
       await tab.click("button[value=talk]")
       await tab.click("#figures-button")
       await watch(tab, 4)  # play-out finds its level
@@ -137,7 +111,7 @@ def test_webrtc_carries_both_ways(address, devices, tmp_path):
   pytest.importorskip("aiortc")
 
   async def talk():
-    async with page(address + "?webrtc", tmp_path, "--use-fake-ui-for-media-stream", *devices) as tab:
+    async with page(address + "?webrtc", tmp_path, ALLOW, *devices) as tab:
       await tab.click("button[value=talk]")
       captions = ""
       for _ in range(16):

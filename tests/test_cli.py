@@ -18,6 +18,8 @@ import pytest
 from tests.nano_agent import nano_agent
 from wanstreamer_jax import agent_io, cli, errors, inspect_cmd, weights
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data.session import World
+from wanstreamer_jax.data.world_file import write_world
 from wanstreamer_jax.parallel.rules import named_leaves
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -270,12 +272,32 @@ def export(base, out, **changed):
 
 def test_export_joins_parts_under_the_config_that_they_were_trained_with(parts, tmp_path, capsys):
   assert export(parts, tmp_path / "agent") == 0
-  assert str(tmp_path / "agent") in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert str(tmp_path / "agent") in printed
+  assert "--world" in printed
   agent = agent_io.load_agent(tmp_path / "agent")
   assert agent.config.flow.steps == 3
   assert "/here" not in (tmp_path / "agent" / "config.json").read_text()
   for name, leaf in named_leaves(nano_agent()).items():
     np.testing.assert_allclose(named_leaves(agent)[name], leaf, rtol=1e-2, atol=1e-6)
+
+
+def test_export_lays_a_world_beside_the_weights(parts, tmp_path, capsys):
+  media, out = nano_agent().config.media, tmp_path / "agent"
+  face = np.full((media.height, media.width, 3), 90, np.uint8)
+  source = write_world(tmp_path, World({"name": "ada"}, face, np.zeros(media.samples, np.float32)), media)
+  assert export(parts, out, world=source) == 0
+  assert "--world" not in capsys.readouterr().out
+  source.unlink()
+  layout, found = nano_agent().config.layout, agent_io.load_session_world(str(out), None, media)
+  assert found.fields == {"name": "ada"}
+  np.testing.assert_array_equal(found.portrait, face)
+  assert (found.voice is not None) == bool(layout.voice_units)
+  assert (
+    export(parts, tmp_path / "other", world=write_world(tmp_path, World({"likes": "tea and more " * 25}), media)) == 2
+  )
+  assert "shorten the fields" in one_error_line(capsys)
+  assert not (tmp_path / "other").exists()
 
 
 def test_export_refuses_a_codec_of_another_size(parts, tmp_path, capsys):

@@ -50,7 +50,9 @@ def test_a_deployment_fits_the_service_and_the_program(kind):
   assert port["targetPort"] in [p["name"] for p in container["ports"]]
   args = build_parser().parse_args(["serve", "--host", "0.0.0.0", *container["args"]])
   assert container["ports"][0]["containerPort"] == args.port
-  assert args.drain < pod["spec"]["terminationGracePeriodSeconds"]
+  assert args.longest <= args.drain < pod["spec"]["terminationGracePeriodSeconds"]  # every conversation may end
+  timeouts = {value for name, value in ingress["metadata"]["annotations"].items() if name.endswith("-timeout")}
+  assert all(args.longest < int(timeout) for timeout in timeouts)
   assert args.token == "$(TOKEN)"
   assert args.origin == [f"https://{rule['host']}"]
   scaled = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]

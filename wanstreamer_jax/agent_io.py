@@ -16,7 +16,7 @@ from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.config_files import apply_override, flat_fields
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World as SessionWorld
-from wanstreamer_jax.data.world_file import load_world
+from wanstreamer_jax.data.world_file import load_world, write_world
 from wanstreamer_jax.errors import CheckpointError, DataError
 from wanstreamer_jax.model.streamer import WanStreamer, World
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
@@ -106,14 +106,32 @@ def abstract_agent(config: Config) -> Agent:
   return jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
 
 
-def export_agent(agent: Agent, folder: Path, dtype: str = "bf16") -> int:
-  """Writes an agent as one folder. Returns its size in bytes."""
-  return export_weights(agent, agent.config, folder, dtype)
+def export_agent(agent: Agent, folder: Path, dtype: str = "bf16", world_file: str | None = None) -> int:
+  """Writes an agent as one folder, with its world where one is given. Returns the size of the weights in bytes.
+
+  Raises DataError or MediaError, before anything is written, for a world that the agent cannot take.
+  """
+  config = agent.config
+  world = load_world(world_file, config.media) if world_file else None
+  if world is not None:
+    world_text(config, TextTokenizer(config.data.tokenizer), world)
+    portrait = world.portrait if config.layout.portrait else None
+    voice = world.voice if config.layout.voice_units else None
+    world = SessionWorld(world.fields, portrait, voice)
+  size = export_weights(agent, config, folder, dtype)
+  if world is not None:
+    write_world(pathlib.Path(folder), world, config.media)
+  return size
+
+
+def own_world(checkpoint: Path) -> epath.Path:
+  """Where the world of an exported agent lies, if it has one."""
+  return resolve(checkpoint) / "world.json"
 
 
 def load_session_world(checkpoint: str, world_file: str | None, media: MediaConfig) -> SessionWorld:
   """The world that a file describes, or else the one beside the weights, or none at all."""
-  own = resolve(checkpoint) / "world.json"
+  own = own_world(checkpoint)
   chosen = world_file or (own if own.exists() else None)
   return load_world(chosen, media) if chosen else SessionWorld()
 

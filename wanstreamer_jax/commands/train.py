@@ -44,13 +44,18 @@ def train(args: argparse.Namespace) -> None:
 def add_export(commands: Any) -> None:
   examples = """
     wanstreamer export --streamer runs/tiny/duplex --audio-vae runs/tiny/audio_vae --video-vae runs/tiny/video_vae \\
-      --out runs/tiny/agent
+      --world runs/tiny/persona/world.json --out runs/tiny/agent
     wanstreamer export ... --dtype int8 --out wanstreamer_jax/demo_weights
+
+    `wanstreamer data preview --config configs/tiny.py --seed 1 --out runs/tiny/persona` makes such a world.
   """
   parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
   parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
   parser.add_argument("--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`")
   parser.add_argument("--video-vae", metavar="C", required=True, help="the run of stage `video_vae`")
+  parser.add_argument(
+    "--world", metavar="W.json", help="persona and portrait to lay beside the weights, for all who run them"
+  )
   parser.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
   parser.add_argument("--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="on disk (default: bf16)")
 
@@ -59,5 +64,7 @@ def export(args: argparse.Namespace) -> None:
   from wanstreamer_jax import agent_io
 
   agent = agent_io.assemble(args.streamer, args.audio_vae, args.video_vae)
-  size = agent_io.export_agent(agent, args.out, args.dtype)
+  size = agent_io.export_agent(agent, args.out, args.dtype, args.world)
   print(f"{args.out}: {size / 1e6:.1f} MB; try it: wanstreamer stream CLIP --checkpoint {args.out} --out out")
+  if not agent_io.own_world(args.out).exists():
+    print("it has no persona and no portrait: export it with --world W.json, or give --world to `stream` and `serve`")

@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const VERSION = 1, SOUND = 1, JPEG = 2, VP8 = 3, HEADER = 16, KEY = 1, USERS = 2;
+const ECHO_LASTS = 5;  // seconds: while there is one, the server measures it every 10 units
 const now = () => performance.now() / 1000;
 
 let live = null;  // the running conversation
@@ -15,17 +16,24 @@ async function askCodecs() {
 askCodecs().catch(() => {});
 
 class Conversation {
-  constructor(welcome, socket, context) {
-    Object.assign(this, {welcome, socket, context, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
-    this.words = [];
-    this.peers = [];
+  constructor(welcome, socket) {
+    Object.assign(this, {welcome, socket, pictures: [], units: new Map(), late: 0, count: 0, underruns: 0});
+    this.peers = [];  // of the loop through which the sound is played
     this.decoders = [null, null];  // of the agent's and the user's pictures
+    this.peer = null;  // of WebRTC
     this.roundTrip = this.latency = this.offset = this.waiting = this.flush = null;
   }
 
   async begin(stream) {
+    this.context = new AudioContext({sampleRate: this.welcome.sample_rate});
     await this.context.audioWorklet.addModule("/page/worklets.js");
-    this.playout = new AudioWorkletNode(this.context, "playout", {numberOfInputs: 0, outputChannelCount: [1]});
+    await Promise.race([this.context.resume(), new Promise((resolve) => setTimeout(resolve, 1000))]);
+    if (this.context.state !== "running") {  // some browsers begin sound in the moment of a click only, which is over
+      trouble("Click or touch the page to hear the agent.");
+      addEventListener("pointerdown", () => this.context.resume().then(() => trouble("")).catch(() => {}), {once: true});
+    }
+    const unit = this.welcome.unit_ms / 1000;
+    this.playout = new AudioWorkletNode(this.context, "playout", {numberOfInputs: 0, outputChannelCount: [1], processorOptions: {unit}});
     this.playout.port.onmessage = ({data}) => this.played(data);
     if (stream) await this.speaker(this.playout);
     else this.playout.connect(this.context.destination);  // nobody listens, so nothing has to be cancelled
@@ -40,8 +48,9 @@ class Conversation {
 
   // Sound and pictures over WebRTC; words stay on the socket. For networks that lose packets.
   async connect(stream) {
-    const peer = new RTCPeerConnection(), video = $("remote");
-    this.peers.push(peer);
+    this.peer?.close();  // of the connection that broke
+    const peer = this.peer = new RTCPeerConnection(), video = $("remote");
+    video.srcObject = null;
     for (const track of stream.getTracks()) peer.addTrack(track, stream);
     if (!stream.getVideoTracks().length) peer.addTransceiver("video", {direction: "recvonly"});
     peer.ontrack = ({track}) => {
@@ -59,8 +68,7 @@ class Conversation {
       setTimeout(resolve, 2000);
       done();
     });
-    this.say({type: "offer", sdp: peer.localDescription.sdp});
-    this.peer = peer;
+    if (peer === this.peer) this.say({type: "offer", sdp: peer.localDescription.sdp});
   }
 
   // Browsers cancel the echo of what comes from a peer connection only, so the sound takes a loop through one.
@@ -123,7 +131,7 @@ class Conversation {
     if (knowsVP8) this.encoder = this.makeEncoder(width, height, fps);
     let count = 0;
     this.looking = setInterval(async () => {
-      if (video.readyState < 2 || this.socket.bufferedAmount > 65536) { this.fresh = true; return; }
+      if (video.readyState < 2 || this.socket.bufferedAmount > 65536) return;
       const time = now(), scale = Math.max(width / video.videoWidth, height / video.videoHeight);
       const w = video.videoWidth * scale, h = video.videoHeight * scale;
       brush.drawImage(video, (width - w) / 2, (height - h) / 2, w, h);
@@ -197,39 +205,39 @@ class Conversation {
       this.count++;
       this.late += value.late;
       $("stage").classList.toggle("speaking", value.speaking);
+      $("turn").textContent = value.speaking ? "speaking" : "listening";
       if (value.text) this.caption(value.text);
     } else if (value.type === "quiet") {
       this.quietAt = now();
       if (!this.beside) this.playout.port.postMessage("flush");
     } else if (value.type === "echo") {
-      this.echo = value.level_db;
-      if (value.level_db > -30 && !this.warned) trouble("The agent hears itself through your microphone: headphones help.");
-      this.warned = true;
+      Object.assign(this, {echo: value.level_db, echoAt: now()});
+      if (value.level_db > -30 && !this.warned) {
+        this.warned = true;
+        trouble("The agent hears itself through your microphone: headphones help.");
+      }
     } else if (value.type === "answer") {
       this.peer.setRemoteDescription({type: "answer", sdp: value.sdp});
     } else if (value.type === "pong") {
       this.roundTrip = now() - value.time;
     } else if (value.type === "draining") {
-      trouble(`The server goes down in ${Math.round(value.seconds)} s.`);
+      const {seconds} = value, rest = seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} minutes`;
+      trouble(`The server goes down in ${rest}.`);
     } else if (value.type === "ended" || value.type === "error") {
       finish(value.message);
     }
   }
 
+  // Only what is new is added: screen readers would read what is replaced again.
   caption(text) {
+    const line = $("caption");
     for (const piece of text.split(/(?= )/)) {
-      if (piece.startsWith(" ") || !this.words.length) this.words.push(piece.trim());
-      else this.words[this.words.length - 1] += piece;
+      if (piece.startsWith(" ") || !line.lastChild) line.append(document.createElement(/^ ?[(<]/.test(piece) ? "i" : "span"));
+      line.lastChild.append(piece);
     }
-    this.words = this.words.slice(-12);
-    const shown = this.words.map((word) => {
-      const element = document.createElement(/^[(<]/.test(word) ? "i" : "span");
-      element.textContent = word + " ";
-      return element;
-    });
-    $("caption").replaceChildren(...shown);
+    while (line.childElementCount > 12) line.firstChild.remove();
     clearTimeout(this.fading);
-    this.fading = setTimeout(() => { this.words = []; $("caption").replaceChildren(); }, 2500);
+    this.fading = setTimeout(() => line.replaceChildren(), 2500);
   }
 
   // The audio clock leads: pictures are shown when their time is heard.
@@ -263,10 +271,13 @@ class Conversation {
     for (const {picture} of this.pictures) picture.close();
     this.pictures = [];
     for (const timer of [this.pinging, this.showing, this.looking]) clearInterval(timer);
-    for (const peer of this.peers ?? []) peer.close();
+    clearTimeout(this.fading);
+    $("caption").replaceChildren();
+    for (const peer of this.peers) peer.close();
+    this.peer?.close();
     for (const codec of [this.encoder, ...this.decoders]) if (codec?.state === "configured") codec.close();
     this.socket.close();
-    this.context.close();
+    this.context?.close();
   }
 }
 
@@ -275,14 +286,14 @@ function showFigures(c) {
   const phases = c.last ? ["encode", "think", "perform", "decode"].map((p) => [p, `${c.last[p + "_ms"].toFixed(1)} ms`]) : [];
   const rows = [["signal to signal", ms(c.latency)], ...phases, ["round trip", ms(c.roundTrip)], ["picture - sound", ms(c.offset)],
     ["buffer", ms(c.waiting)], ["late units", `${c.late} of ${c.count}`], ["gaps", `${c.underruns}`],
-    ["echo", c.echo === undefined ? "none" : `${c.echo} dB`]];
+    ["echo", now() - c.echoAt < ECHO_LASTS ? `${c.echo} dB` : "none"]];
   $("figures").replaceChildren(...rows.flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     [term.textContent, text.textContent] = [name, value];
     return [term, text];
   }));
   window.figures = {latency: c.latency, offset: c.offset, late: c.late, units: c.count, underruns: c.underruns, waiting: c.waiting,
-    flush: c.flush, caption: c.words.join(" ")};
+    flush: c.flush, caption: $("caption").textContent.trim()};
 }
 
 const TROUBLE = {
@@ -328,8 +339,27 @@ async function hello(form, watch) {
   return {type: "hello", version: VERSION, world, watch, record: data.has("record"), pictures: pictureKinds()};
 }
 
-function open(first) {
-  const address = new URL("/live" + location.search, location.href);
+// An address of the server with what this page's own says. A balancer finds the pod of a conversation by its `visit`.
+function at(path, visit) {
+  const address = new URL(path + location.search, location.href);
+  address.searchParams.set("visit", visit);
+  return address;
+}
+
+// A place on a pod; a full one is not the only one, perhaps.
+async function place(first) {
+  for (let tries = 3; ; tries--) {
+    const visit = crypto.randomUUID();
+    try {
+      return {visit, ...await open(first, visit)};
+    } catch (error) {
+      if (!error.full || tries === 1) throw error;
+    }
+  }
+}
+
+function open(first, visit) {
+  const address = at("/live", visit);
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
@@ -340,24 +370,23 @@ function open(first) {
     socket.onmessage = ({data}) => {
       const value = JSON.parse(data);
       if (value.type === "welcome") resolve({socket, welcome: value});
-      else reject(Object.assign(new Error(value.message ?? "The server did not understand this page."), {final: true}));
+      else reject(Object.assign(new Error(value.message ?? "The server did not understand this page."), {final: true, full: value.type === "full"}));
     };
   });
 }
 
 async function start(form, talk) {
   if (starting) return;
+  if (!isSecureContext) return trouble("Browsers give sound and camera to https pages and to this machine's own address only.");
   starting = true;
   say("connecting …");
-  trouble(isSecureContext ? "" : "Browsers give sound and camera to https pages and to this machine's own address only.");
-  let stream = null, context = null, conversation = null;
+  trouble("");
+  let stream = null, conversation = null;
   try {
-    context = new AudioContext({sampleRate: 24000});
-    await context.resume();
     if (talk) stream = await devices();
-    const first = await hello(form, !talk), {socket, welcome} = await open(first);
-    conversation = new Conversation(welcome, socket, context);
-    Object.assign(conversation, {stream, recorded: first.record, muted: false});
+    const first = await hello(form, !talk), {socket, welcome, visit} = await place(first);
+    conversation = new Conversation(welcome, socket);
+    Object.assign(conversation, {stream, visit, recorded: first.record, muted: false});
     $("mute").setAttribute("aria-pressed", "false");
     $("download").hidden = true;
     const early = [];
@@ -371,11 +400,10 @@ async function start(form, talk) {
     live.state = talk ? "live" : "live, watching";
     say(live.state);
     [$("before").hidden, $("during").hidden, $("mute").hidden] = [true, false, !talk];
-    $("typed").focus();
+    $(matchMedia("(pointer: fine)").matches ? "typed" : "stop").focus();  // no keyboard over the picture of a phone
   } catch (error) {
     stream?.getTracks().forEach((track) => track.stop());
-    if (conversation) conversation.end();
-    else context?.close();
+    conversation?.end();
     say("not connected");
     trouble((stream || !talk ? null : TROUBLE[error.name]) ?? error.message);
   } finally {
@@ -396,11 +424,13 @@ async function comeBack() {
   while (lost && live === lost && now() < deadline) {
     say("connection lost, trying again …");
     try {
-      const {socket} = await open({type: "hello", version: VERSION, session: lost.welcome.session, pictures: pictureKinds()});
+      const {socket} = await open({type: "hello", version: VERSION, session: lost.welcome.session, pictures: pictureKinds()}, lost.visit);
       if (live !== lost) return socket.close();
       lost.socket = socket;
       lost.fresh = true;
       attach(socket);
+      const failed = (error) => live === lost && lost.socket === socket && finish(error.message);
+      if (lost.peer) lost.connect(lost.stream).catch(failed);
       return say(lost.state);
     } catch (error) {
       if (error.final) return finish(error.message);
@@ -412,7 +442,7 @@ async function comeBack() {
 
 function finish(message) {
   if (!live) return;
-  const {stream, socket, recorded, welcome} = live;
+  const {stream, socket, recorded, welcome, visit} = live;
   socket.onclose = null;
   live.end();
   stream?.getTracks().forEach((track) => track.stop());
@@ -421,14 +451,16 @@ function finish(message) {
   $("agent").hidden = false;
   $("remote").srcObject = null;
   $("stage").classList.remove("speaking");
+  $("turn").textContent = "";
   $("figures").replaceChildren();
   [$("before").hidden, $("during").hidden] = [false, true];
   if (recorded) {
-    $("download").firstElementChild.href = `/recordings/${welcome.session}`;
+    $("download").firstElementChild.href = at(`/recordings/${welcome.session}`, visit);
     $("download").hidden = false;
   }
   say("not connected");
   trouble(message);
+  $("talk").focus();
 }
 
 // The page is as wide as the agent's picture is in what of the window's height it may take (style.css).
@@ -451,7 +483,7 @@ async function about() {
     if (input) input.placeholder = value;
   }
   $("voice").hidden = !voice;
-  $("watch").hidden = !watch;
+  $("watch").hidden = $("drawn").hidden = !watch;
   if (!portrait || live) return;
   const picture = new Image(), canvas = $("agent");
   picture.src = "data:image/jpeg;base64," + portrait;

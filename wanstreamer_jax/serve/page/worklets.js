@@ -1,6 +1,6 @@
 // Sound in and out, in the audio thread. Capture posts parts of 20 ms; play-out is a ring that never grows late.
 
-const UNIT = 0.16, MARGIN = 0.06;  // seconds
+const MARGIN = 0.06;  // seconds
 
 class Capture extends AudioWorkletProcessor {
   constructor() {
@@ -28,8 +28,9 @@ class Capture extends AudioWorkletProcessor {
 }
 
 class Playout extends AudioWorkletProcessor {
-  constructor() {
+  constructor({processorOptions: {unit}}) {
     super();
+    this.unit = unit;  // seconds
     this.parts = [];   // {samples, time}: time is the session's, of the first sample
     this.offset = 0;   // samples of the first part that were played
     this.waiting = 0;  // samples
@@ -42,8 +43,8 @@ class Playout extends AudioWorkletProcessor {
     if (!this.parts.length && !this.playing) this.since = currentTime;
     this.parts.push(part);
     this.waiting += part.samples.length;
-    // Units arrive whole, 160 ms at a time, onto a rest of MARGIN; what piles up beyond that is late, and dropped.
-    if (this.waiting > (UNIT + 2 * MARGIN) * sampleRate) this.drop((UNIT + MARGIN) * sampleRate);
+    // Units arrive whole, onto a rest of MARGIN; what piles up beyond that is late, and dropped.
+    if (this.waiting > (this.unit + 2 * MARGIN) * sampleRate) this.drop((this.unit + MARGIN) * sampleRate);
   }
 
   drop(target) {
