@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from wanstreamer_jax.nn.platform import platform
+
 MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody sees such a row
 CHUNK = 2048  # keys
 AT_ONCE = 4  # chunks side by side
@@ -46,12 +48,23 @@ Rows = jax.Array | Quantised  # [S, M, H]
 
 
 class Part(NamedTuple):
-  """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S]; pinned: bool [P] for the first P keys, P <= S."""
+  """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S]; pinned: bool [P] for the first P keys, P <= S.
+
+  layer: int32, if k and v are of all layers, [L, S, M, H]: which of them it is. bits: `packed` mask, if layers share it.
+  """
 
   k: Rows
   v: Rows
   mask: jax.Array
   pinned: jax.Array | None = None
+  layer: jax.Array | None = None
+  bits: jax.Array | None = None
+
+  def some(self, place: slice) -> "Part":
+    """Some of the keys, cut out of all layers'."""
+    own = lambda x: x if self.layer is None else jax.lax.dynamic_index_in_dim(x, self.layer, keepdims=False)
+    k, v = jax.tree.map(lambda x: own(x)[place], (self.k, self.v))
+    return Part(k, v, self.mask[:, place])
 
 
 class Partial(NamedTuple):
@@ -65,7 +78,7 @@ class Partial(NamedTuple):
 def attend(queries: Queries, parts: list[Part]) -> jax.Array:
   """Softmax attention over all parts at once. -> [T, N, H] in the dtype of queries. Scores and softmax are float32."""
   found = [partial for part in parts for partial in _partials(queries, part)]
-  whole = _join(jax.tree.map(lambda *leaves: jnp.stack(leaves), *found))
+  whole = _join(_stacked(found))
   out = jnp.moveaxis(whole.mixed / whole.total[..., None], 2, 0)
   return out.reshape(queries.now.shape).astype(queries.now.dtype)
 
@@ -74,19 +87,60 @@ def _partials(queries: Queries, part: Part) -> list[Partial]:
   """A part's keys in pieces: its pinned prefix, whole chunks where that is worth it, and the rest."""
   found, pinned = [], 0 if part.pinned is None else part.pinned.shape[0]
   if pinned:
-    found.append(_over(queries, _some(part, slice(pinned))._replace(pinned=part.pinned)))
+    found.append(_over(queries, part.some(slice(pinned))._replace(pinned=part.pinned)))
   keys = part.mask.shape[1]
-  chunks = (keys - pinned) // CHUNK if part.mask.shape[0] <= FEW else 0
-  end = pinned + chunks * CHUNK if chunks > 1 else pinned
-  if end > pinned:
-    found.append(_over_chunks(queries, _some(part, slice(pinned, end)), chunks))
-  return [*found, _over(queries, _some(part, slice(end, None)))] if keys > end else found
+  if not _is_long(part.mask, pinned):
+    return [*found, _over(queries, part.some(slice(pinned, None)))] if keys > pinned else found
+  if platform() == "tpu":
+    return [*found, _in_kernel(pinned, queries, part)]
+  return [*found, *_in_chunks(pinned, queries, part)]
 
 
-def _some(part: Part, place: slice) -> Part:
-  """Some of a part's keys."""
-  k, v = jax.tree.map(lambda x: x[place], (part.k, part.v))
-  return Part(k, v, part.mask[:, place])
+def _is_long(mask: jax.Array, start: int) -> bool:
+  """Whether few queries meet many keys, from `start` on."""
+  return mask.shape[1] - start >= 2 * CHUNK and mask.shape[0] <= FEW
+
+
+def packed(mask: jax.Array, start: int) -> jax.Array | None:
+  """The mask of a part with `start` pinned keys, as the kernel reads it, where there is one: every layer's is the same,
+  but the compiler would make it again for each."""
+  if platform() != "tpu" or not _is_long(mask, start):
+    return None
+  from wanstreamer_jax.nn.long_keys import pack  # Pallas takes a second to import
+
+  return pack(mask, start)
+
+
+def _in_chunks(start: int, queries: Queries, part: Part) -> list[Partial]:
+  """A part's keys from `start` on, none of them pinned: whole chunks and the rest."""
+  keys = part.mask.shape[1]
+  chunks = (keys - start) // CHUNK
+  end = start + chunks * CHUNK
+  found = [_over_chunks(queries, part.some(slice(start, end)), chunks)]
+  return [*found, _over(queries, part.some(slice(end, None)))] if keys > end else found
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_kernel(start: int, queries: Queries, part: Part) -> Partial:
+  """`_in_chunks` on TPUs, where chunks' scores would be most of what a step reads and writes."""
+  from wanstreamer_jax.nn.long_keys import over_long  # Pallas takes a second to import
+
+  return _join(over_long(queries.now, part, start))
+
+
+def _in_kernel_forward(start: int, queries: Queries, part: Part) -> tuple[Partial, tuple[Queries, Part]]:
+  return _in_kernel(start, queries, part), (queries, part)
+
+
+def _in_kernel_backward(start: int, kept: tuple[Queries, Part], grad: Partial) -> tuple[Queries, Part]:
+  queries, part = kept
+  chunks = lambda q, k, v: _join(_stacked(_in_chunks(start, q, part._replace(k=k, v=v))))
+  _, backward = jax.vjp(chunks, queries, part.k, part.v)
+  of_queries, k, v = backward(grad)
+  return of_queries, Part(k, v, *[None] * 4)  # type: ignore[list-item]
+
+
+_in_kernel.defvjp(_in_kernel_forward, _in_kernel_backward)
 
 
 def _over_chunks(queries: Queries, part: Part, chunks: int) -> Partial:
@@ -105,6 +159,10 @@ def _over(queries: Queries, part: Part) -> Partial:
   highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
   weights = jnp.exp(scores - highest[..., None])
   return Partial(_mix(weights, part.v, queries.now.dtype), jnp.sum(weights, axis=-1), highest)
+
+
+def _stacked(partials: list[Partial]) -> Partial:
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *partials)
 
 
 def _join(partials: Partial) -> Partial:
