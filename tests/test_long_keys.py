@@ -1,4 +1,4 @@
-"""The kernel for long caches, interpreted on the CPU: the same numbers as keys in chunks (`attention._in_chunks`)."""
+"""The kernel for long caches, interpreted on the CPU: the same numbers as the plain computation."""
 
 import functools
 
@@ -6,24 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.cost import count
 from wanstreamer_jax.nn import attention, long_keys
-from wanstreamer_jax.nn.attention import Part, Partial, Quantised, Queries, attend, packed
+from wanstreamer_jax.nn.attention import Packed, Part, Partial, Quantised, Queries, attend, suited
+from wanstreamer_jax.parallel.mesh import make_mesh
 
 BLOCK, LAYERS = 128, 3
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-  """Blocks and chunks of a hundred keys, and the kernel chosen as on a TPU, but interpreted."""
+  """Blocks and chunks of a hundred keys."""
   monkeypatch.setattr(long_keys, "BLOCK", BLOCK)
   monkeypatch.setattr(attention, "CHUNK", 64)
-  monkeypatch.setattr(attention, "platform", lambda: "tpu")
-  monkeypatch.setattr(long_keys, "over_long", functools.partial(long_keys.over_long, interpret=True))
 
 
 def on(monkeypatch, name: str) -> None:
+  """`suited` chooses as it would there."""
   monkeypatch.setattr(attention, "platform", lambda: name)
 
 
@@ -39,22 +40,24 @@ def example(queries: int, keys: int, heads: tuple[int, int], int8: bool = False,
   return q, Part(k, v, mask, layer=jnp.int32(layers - 1) if layers else None)
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def both(queries: Queries, part: Part, start: int) -> tuple[Partial, Partial]:
-  join = lambda found: attention._join(attention._stacked(found))
-  return attention._in_kernel(start, queries, part), join(attention._in_chunks(start, queries, part))
+  """By the kernel, and by the plain computation over the keys from `start` on."""
+  packed = part._replace(mask=Packed(part.mask[:, :start], long_keys.pack(part.mask, start)))
+  plain = attention._over(queries, attention._some(part, slice(start, None)))
+  return attention._join(long_keys.over_long(queries.now, packed, start)), plain
 
 
 @pytest.mark.parametrize(
-  ("queries", "keys", "start"),
+  ("queries", "keys", "start", "int8"),
   [
-    (5, 256, 0),  # whole blocks, one in each half
-    (1, 257, 0),  # a block of one key, and one half that ends with an empty block
-    (16, 383, 128),  # the last block lacks a key; the first one does not count
-    (17, 640, 129),
-    (40, 1000, 127),
+    (5, 256, 0, False),  # whole blocks, one in each half
+    (1, 257, 0, False),  # a block of one key, and a half that ends with an empty block
+    (16, 383, 128, True),  # the last block lacks a key, and the first one does not count
+    (17, 641, 129, True),
+    (40, 1000, 127, False),
   ],
 )
-@pytest.mark.parametrize("int8", [False, True])
 def test_every_edge_of_blocks_and_tiles(queries, keys, start, int8, close):
   found, expected = both(*example(queries, keys, (4, 2), int8), start)
   seeing = np.arange(queries) != queries // 2
@@ -74,50 +77,56 @@ def test_every_grouping_of_heads_in_several_tiles(heads, monkeypatch, close):
   close(*(jax.tree.map(lambda x: jnp.delete(x, 35, axis=2), partial) for partial in (found, expected)))
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_slots_in_lockstep_in_a_scan_over_layers(int8, monkeypatch, close):
-  """As a step does it: a pinned prefix, the cache of all layers, the queries' own keys; a query that sees nothing in
-  the cache sees itself."""
-  slots = [example(9, 300, (4, 2), int8, LAYERS) for _ in range(2)]
-  slots[1][0].now.at[0].add(1.0)
-  queries, cache = jax.tree.map(lambda *x: jnp.stack(x), *slots)
-  pinned = jnp.asarray(np.random.default_rng(1).random((2, 13)) < 0.5)
+def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
+  """As a step does it: a pinned prefix, the int8 cache of all layers, the queries' own keys; a query that sees nothing
+  in the cache sees itself."""
+  pinned = 13
 
-  def step(queries: Queries, cache: Part, pinned: jax.Array) -> jax.Array:
+  def slot(turn: jax.Array) -> jax.Array:
+    queries, cache = example(9, 300, (4, 2), int8=True, layers=LAYERS)
     own = Part(queries.now[:, :2], queries.now[:, 2:], jnp.eye(9, dtype=bool))
-    bits = packed(cache.mask, 13)
+    mask, prefix = jnp.roll(cache.mask, turn, axis=1), jnp.arange(pinned) % 3 == turn
+    mask = suited(mask, pinned)
 
     def body(x: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-      part = cache._replace(pinned=pinned, layer=layer, bits=bits)
+      part = cache._replace(mask=mask, pinned=prefix, layer=layer)
       x = x + attend(queries._replace(now=x), [part, own])
       return x, x
 
     return jax.lax.scan(body, queries.now, jnp.arange(LAYERS))[1]
 
-  run = lambda: jax.jit(jax.vmap(step))(queries, cache, pinned)
-  program = str(jax.make_jaxpr(jax.vmap(step))(queries, cache, pinned))
-  assert "over_long" in program
-  found = run()
+  def run() -> tuple[jax.Array, bool]:
+    step, turns = jax.vmap(lambda turn: slot(turn)), jnp.arange(2)
+    return jax.jit(step)(turns), "over_long" in str(jax.make_jaxpr(step)(turns))
+
+  on(monkeypatch, "tpu")
+  found, in_kernel = run()
   on(monkeypatch, "cpu")
-  assert packed(cache.mask[0], 13) is None
-  close(found, run())
+  expected, in_chunks = run()
+  assert in_kernel and not in_chunks
+  close(found, expected)
 
 
-def test_gradients_are_those_of_chunks(monkeypatch, close):
-  """Training without splash attention on TPUs comes this way."""
-  queries, part = example(6, 300, (4, 2))
-
-  def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    return jnp.sum(attend(queries._replace(now=q), [part._replace(k=k, v=v)]) ** 2)
-
-  gradients = lambda: jax.grad(loss, argnums=(0, 1, 2))(queries.now, part.k, part.v)
-  found = gradients()
-  on(monkeypatch, "cpu")
-  close(found, gradients())
+def test_the_kernel_is_for_tpus_few_queries_many_keys_and_programs_that_xla_does_not_partition(monkeypatch):
+  is_packed = lambda queries, keys: isinstance(suited(jnp.ones((queries, keys), bool), 7), Packed)
+  mesh = make_mesh("fsdp=2", jax.devices()[:2])
+  for name, expected in (("tpu", True), ("cpu", False), ("gpu", False)):
+    on(monkeypatch, name)
+    assert is_packed(1, 2 * 64 + 7) == is_packed(attention.FEW, 300) == expected
+  on(monkeypatch, "tpu")
+  assert not is_packed(1, 2 * 64 + 6)
+  assert not is_packed(attention.FEW + 1, 300)
+  with jax.set_mesh(mesh):
+    assert not is_packed(1, 300)
+  inside = []
+  spread = lambda x: inside.append(is_packed(1, 300)) or x
+  jax.make_jaxpr(jax.shard_map(spread, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec()))(jnp.ones(2))
+  assert inside == [True]
 
 
 def test_what_the_kernel_says_of_itself_is_counted_for_every_layer():
   queries, part = example(16, 512, (4, 2), layers=LAYERS)
+  part = part._replace(mask=Packed(part.mask[:, :0], long_keys.pack(part.mask, 0)))
 
   def layers(queries: Queries, part: Part) -> jax.Array:
     body = lambda total, layer: (total + long_keys.over_long(queries.now, part._replace(layer=layer), 0).total, None)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config, ModelConfig
-from wanstreamer_jax.nn.attention import Part, Quantised, Queries, attend, packed
+from wanstreamer_jax.nn.attention import Part, Quantised, Queries, attend, suited
 from wanstreamer_jax.nn.blocks import FLOW_CHANNELS as _C
 from wanstreamer_jax.nn.blocks import (
   MODULATIONS,
@@ -113,13 +113,13 @@ def see_cache(
 
   coords: of the tokens; key_coords: of each group; pinned: length of the first group's prefix that may be pinned.
   """
-  masks = [visible(coords, keys, window) for keys in key_coords]
+  lengths = [pinned if i == 0 else 0 for i in range(len(key_coords))]
+  masks = [suited(visible(coords, keys, window), length) for keys, length in zip(key_coords, lengths)]
   own_mask = visible(coords, coords, window)
-  prefixes = [keys.pinned[:pinned] if i == 0 else None for i, keys in enumerate(key_coords)]
-  bits = [packed(mask, pinned if i == 0 else 0) for i, mask in enumerate(masks)]
+  prefixes = [keys.pinned[:length] for keys, length in zip(key_coords, lengths)]
 
   def mixer(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
-    parts = [Part(kv.k, kv.v, *seen, layer, words) for kv, *seen, words in zip(groups, masks, prefixes, bits)]
+    parts = [Part(kv.k, kv.v, mask, prefix, layer) for kv, mask, prefix in zip(groups, masks, prefixes)]
     return attend(queries, [*parts, Part(own.k, own.v, own_mask)])
 
   return mixer

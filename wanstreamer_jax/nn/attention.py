@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wanstreamer_jax.nn.platform import platform
+from wanstreamer_jax.nn.platform import is_partitioned, platform
 
 MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody sees such a row
 CHUNK = 2048  # keys
@@ -47,24 +47,25 @@ class Quantised(NamedTuple):
 Rows = jax.Array | Quantised  # [S, M, H]
 
 
+class Packed(NamedTuple):
+  """The mask of a long part for the kernel of `nn.long_keys`. pinned: bool [T, P], of the pinned prefix; bits: int32
+  [T / 32, 1, S], of all other keys."""
+
+  pinned: jax.Array
+  bits: jax.Array
+
+
 class Part(NamedTuple):
   """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S]; pinned: bool [P] for the first P keys, P <= S.
 
-  layer: int32, if k and v are of all layers, [L, S, M, H]: which of them it is. bits: `packed` mask, if layers share it.
+  layer: int32, if k and v are of all layers, [L, S, M, H]: which of them it is.
   """
 
   k: Rows
   v: Rows
-  mask: jax.Array
+  mask: jax.Array | Packed
   pinned: jax.Array | None = None
   layer: jax.Array | None = None
-  bits: jax.Array | None = None
-
-  def some(self, place: slice) -> "Part":
-    """Some of the keys, cut out of all layers'."""
-    own = lambda x: x if self.layer is None else jax.lax.dynamic_index_in_dim(x, self.layer, keepdims=False)
-    k, v = jax.tree.map(lambda x: own(x)[place], (self.k, self.v))
-    return Part(k, v, self.mask[:, place])
 
 
 class Partial(NamedTuple):
@@ -83,64 +84,45 @@ def attend(queries: Queries, parts: list[Part]) -> jax.Array:
   return out.reshape(queries.now.shape).astype(queries.now.dtype)
 
 
-def _partials(queries: Queries, part: Part) -> list[Partial]:
-  """A part's keys in pieces: its pinned prefix, whole chunks where that is worth it, and the rest."""
-  found, pinned = [], 0 if part.pinned is None else part.pinned.shape[0]
-  if pinned:
-    found.append(_over(queries, part.some(slice(pinned))._replace(pinned=part.pinned)))
-  keys = part.mask.shape[1]
-  if not _is_long(part.mask, pinned):
-    return [*found, _over(queries, part.some(slice(pinned, None)))] if keys > pinned else found
-  if platform() == "tpu":
-    return [*found, _in_kernel(pinned, queries, part)]
-  return [*found, *_in_chunks(pinned, queries, part)]
+def suited(mask: jax.Array, pinned: int) -> jax.Array | Packed:
+  """The mask [T, S] of a part with so many pinned keys, as the processor wants it, to be made once for all layers.
 
-
-def _is_long(mask: jax.Array, start: int) -> bool:
-  """Whether few queries meet many keys, from `start` on."""
-  return mask.shape[1] - start >= 2 * CHUNK and mask.shape[0] <= FEW
-
-
-def packed(mask: jax.Array, start: int) -> jax.Array | None:
-  """The mask of a part with `start` pinned keys, as the kernel reads it, where there is one: every layer's is the same,
-  but the compiler would make it again for each."""
-  if platform() != "tpu" or not _is_long(mask, start):
-    return None
+  On TPUs a few queries meet many keys in a kernel, which has no gradient: in chunks, scores would be most of what a step
+  reads and writes.
+  """
+  few, long = mask.shape[0] <= FEW, mask.shape[1] - pinned >= 2 * CHUNK
+  if platform() != "tpu" or is_partitioned() or not (few and long):
+    return mask
   from wanstreamer_jax.nn.long_keys import pack  # Pallas takes a second to import
 
-  return pack(mask, start)
+  return Packed(mask[:, :pinned], pack(mask, pinned))
 
 
-def _in_chunks(start: int, queries: Queries, part: Part) -> list[Partial]:
-  """A part's keys from `start` on, none of them pinned: whole chunks and the rest."""
-  keys = part.mask.shape[1]
-  chunks = (keys - start) // CHUNK
-  end = start + chunks * CHUNK
-  found = [_over_chunks(queries, part.some(slice(start, end)), chunks)]
-  return [*found, _over(queries, part.some(slice(end, None)))] if keys > end else found
+def _partials(queries: Queries, part: Part) -> list[Partial]:
+  """A part's keys in pieces: its pinned prefix; then all in the kernel, or whole chunks where that is worth it, and the
+  rest."""
+  found, pinned = [], 0 if part.pinned is None else part.pinned.shape[0]
+  mask = part.mask.pinned if isinstance(part.mask, Packed) else part.mask
+  if pinned:
+    prefix = _some(part._replace(mask=mask), slice(pinned))
+    found.append(_over(queries, prefix._replace(pinned=part.pinned)))
+  if isinstance(part.mask, Packed):
+    from wanstreamer_jax.nn.long_keys import over_long
+
+    return [*found, _join(over_long(queries.now, part, pinned))]
+  keys = mask.shape[1]
+  chunks = (keys - pinned) // CHUNK if mask.shape[0] <= FEW else 0
+  end = pinned + chunks * CHUNK if chunks > 1 else pinned
+  if end > pinned:
+    found.append(_over_chunks(queries, _some(part, slice(pinned, end)), chunks))
+  return [*found, _over(queries, _some(part, slice(end, None)))] if keys > end else found
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _in_kernel(start: int, queries: Queries, part: Part) -> Partial:
-  """`_in_chunks` on TPUs, where chunks' scores would be most of what a step reads and writes."""
-  from wanstreamer_jax.nn.long_keys import over_long  # Pallas takes a second to import
-
-  return _join(over_long(queries.now, part, start))
-
-
-def _in_kernel_forward(start: int, queries: Queries, part: Part) -> tuple[Partial, tuple[Queries, Part]]:
-  return _in_kernel(start, queries, part), (queries, part)
-
-
-def _in_kernel_backward(start: int, kept: tuple[Queries, Part], grad: Partial) -> tuple[Queries, Part]:
-  queries, part = kept
-  chunks = lambda q, k, v: _join(_stacked(_in_chunks(start, q, part._replace(k=k, v=v))))
-  _, backward = jax.vjp(chunks, queries, part.k, part.v)
-  of_queries, k, v = backward(grad)
-  return of_queries, Part(k, v, *[None] * 4)  # type: ignore[list-item]
-
-
-_in_kernel.defvjp(_in_kernel_forward, _in_kernel_backward)
+def _some(part: Part, place: slice) -> Part:
+  """Some of a part's keys, cut out of all layers'."""
+  own = lambda x: x if part.layer is None else jax.lax.dynamic_index_in_dim(x, part.layer, keepdims=False)
+  k, v = jax.tree.map(lambda x: own(x)[place], (part.k, part.v))
+  return Part(k, v, part.mask[:, place])
 
 
 def _over_chunks(queries: Queries, part: Part, chunks: int) -> Partial:

@@ -11,7 +11,6 @@ Of the mask a step reads one bit a pair, 32 queries in a word.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from wanstreamer_jax.nn.attention import MASKED, Part, Partial, Quantised
+from wanstreamer_jax.nn.attention import MASKED, Packed, Part, Partial, Quantised
+from wanstreamer_jax.nn.platform import platform
 
 BLOCK = 512  # keys
 ROWS = 6144  # of a tile, of all heads: a key is read once for all of them
@@ -72,24 +72,24 @@ class Sizes(NamedTuple):
     return HALVES * self.blocks * BLOCK
 
 
-def over_long(q: jax.Array, part: Part, start: int, interpret: bool = False) -> Partial:
-  """Attention of queries [T, N, H] over a part's keys from `start` on, none of them pinned; partials [2, M, G, T, ...]
-  of two halves of the keys, which `attention._join` joins.
+def over_long(q: jax.Array, part: Part, start: int) -> Partial:
+  """Attention of queries [T, N, H] over a part's keys from `start` on, none of them pinned, under a `Packed` mask:
+  partials [2, M, G, T, ...] of two halves of the keys, for `attention._join`.
 
-  As `attention._over` sees them, except in rows that see no key, whose finite values nobody uses. interpret: run on a
-  CPU, slowly.
+  As `attention._over` sees them, except in rows that see no key, whose finite values nobody uses. On a mesh, call it
+  inside `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
   """
+  assert isinstance(part.mask, Packed)
   layer = jnp.int32(0) if part.layer is None else part.layer
   k, v = jax.tree.map(lambda x: x[None] if part.layer is None else x, (part.k, part.v))
   rows = [x.values if isinstance(x, Quantised) else x for x in (k, v)]
   sizes = Sizes.of(q, rows[0].shape[1], rows[0].shape[2], start)
   of_layer = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
   scales = [_lanes(of_layer(x.scale).T, sizes) for x in (k, v) if isinstance(x, Quantised)]
-  bits = pack(part.mask, start) if part.bits is None else part.bits
   by_head = _is_by_head(sizes.heads, rows[0].dtype.itemsize)
   rows = [x.swapaxes(1, 2) for x in rows] if by_head else rows
-  halves = _call(sizes, by_head, q, rows, scales, interpret)(
-    layer.reshape(1), _by_row(q, sizes), bits, *rows, *scales
+  halves = _call(sizes, by_head, q, rows, scales)(
+    layer.reshape(1), _by_row(q, sizes), part.mask.bits, *rows, *scales
   )
   return Partial(*map(functools.partial(_by_query, sizes), halves))
 
@@ -128,7 +128,7 @@ def pack(mask: jax.Array, start: int) -> jax.Array:
   return jax.lax.bitcast_convert_type(jnp.sum(bits, axis=1, keepdims=True, dtype=jnp.uint32), jnp.int32)
 
 
-def _call(sizes: Sizes, by_head: bool, q: jax.Array, rows: list[Any], scales: list[Any], interpret: bool) -> Any:
+def _call(sizes: Sizes, by_head: bool, q: jax.Array, rows: list[Any], scales: list[Any]) -> Any:
   """The kernel as a function of (layer [1], queries, bits, keys, values, scales)."""
   last = -(-sizes.keys // BLOCK) - 1
   block = lambda half, j: jnp.minimum(sizes.first + half * sizes.blocks + j, last)
@@ -158,7 +158,7 @@ def _call(sizes: Sizes, by_head: bool, q: jax.Array, rows: list[Any], scales: li
       dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM
     ),
     cost_estimate=_cost(sizes, q.dtype.itemsize, rows[0].dtype.itemsize, bool(scales)),
-    interpret=interpret,
+    interpret=platform() == "cpu",
     name="over_long",
   )  # fmt: skip
 
