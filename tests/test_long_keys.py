@@ -103,7 +103,8 @@ def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
   found, in_kernel = run()
   on(monkeypatch, "cpu")
   expected, in_chunks = run()
-  assert in_kernel and not in_chunks
+  assert in_kernel
+  assert not in_chunks
   close(found, expected)
 
 

@@ -87,8 +87,8 @@ def attend(queries: Queries, parts: list[Part]) -> jax.Array:
 def suited(mask: jax.Array, pinned: int) -> jax.Array | Packed:
   """The mask [T, S] of a part with so many pinned keys, as the processor wants it, to be made once for all layers.
 
-  On TPUs a few queries meet many keys in a kernel, which has no gradient: in chunks, scores would be most of what a step
-  reads and writes.
+  On TPUs a few queries meet many keys in a kernel, which has no gradient: of chunks, the scores would be most of what a
+  step reads and writes.
   """
   few, long = mask.shape[0] <= FEW, mask.shape[1] - pinned >= 2 * CHUNK
   if platform() != "tpu" or is_partitioned() or not (few and long):

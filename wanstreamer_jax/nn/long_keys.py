@@ -88,9 +88,7 @@ def over_long(q: jax.Array, part: Part, start: int) -> Partial:
   scales = [_lanes(of_layer(x.scale).T, sizes) for x in (k, v) if isinstance(x, Quantised)]
   by_head = _is_by_head(sizes.heads, rows[0].dtype.itemsize)
   rows = [x.swapaxes(1, 2) for x in rows] if by_head else rows
-  halves = _call(sizes, by_head, q, rows, scales)(
-    layer.reshape(1), _by_row(q, sizes), part.mask.bits, *rows, *scales
-  )
+  halves = _call(sizes, by_head, q, rows, scales)(layer.reshape(1), _by_row(q, sizes), part.mask.bits, *rows, *scales)
   return Partial(*map(functools.partial(_by_query, sizes), halves))
 
 
@@ -121,7 +119,7 @@ def _lanes(x: jax.Array, sizes: Sizes) -> jax.Array:
 
 
 def pack(mask: jax.Array, start: int) -> jax.Array:
-  """bool [T, S], of which keys before `start` do not count -> int32 [words, 1, S]; bit b of word w is query 32 w + b."""
+  """bool [T, S], keys before `start` aside -> int32 [T / 32, 1, S]; bit b of word w is query 32 w + b."""
   queries, keys = mask.shape
   mask = jnp.pad(mask & (jnp.arange(keys) >= start), ((0, -queries % WORD), (0, 0)))
   bits = mask.reshape(-1, WORD, keys).astype(jnp.uint32) << jnp.arange(WORD, dtype=jnp.uint32)[:, None]
@@ -134,11 +132,12 @@ def _call(sizes: Sizes, by_head: bool, q: jax.Array, rows: list[Any], scales: li
   block = lambda half, j: jnp.minimum(sizes.first + half * sizes.blocks + j, last)
   of_tile = lambda width: pl.BlockSpec(
     (None, sizes.heads, sizes.rows, width), lambda half, tile, j, layer: (half, 0, tile, 0)
-  )  # fmt: skip
+  )
+  by_token = lambda half, tile, j, layer: (layer[0], block(half, j), 0, 0)
+  of_keys = pl.BlockSpec((None, BLOCK, sizes.heads, sizes.depth), by_token)
   if by_head:
-    shape, place = (None, sizes.heads, BLOCK, sizes.depth), lambda half, tile, j, layer: (layer[0], 0, block(half, j), 0)
-  else:
-    shape, place = (None, BLOCK, sizes.heads, sizes.depth), lambda half, tile, j, layer: (layer[0], block(half, j), 0, 0)
+    place = lambda half, tile, j, layer: (layer[0], 0, block(half, j), 0)
+    of_keys = pl.BlockSpec((None, sizes.heads, BLOCK, sizes.depth), place)
   queries = pl.BlockSpec((sizes.heads, sizes.rows, sizes.depth), lambda half, tile, j, layer: (0, tile, 0))
   bits = pl.BlockSpec((sizes.words, 1, BLOCK), lambda half, tile, j, layer: (tile, 0, block(half, j)))
   scale = pl.BlockSpec((sizes.heads, BLOCK), lambda half, tile, j, layer: (0, half * sizes.blocks + j))
@@ -148,7 +147,7 @@ def _call(sizes: Sizes, by_head: bool, q: jax.Array, rows: list[Any], scales: li
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=1,
       grid=(HALVES, sizes.tiles, sizes.blocks),
-      in_specs=[queries, bits, *[pl.BlockSpec(shape, place)] * 2, *[scale] * len(scales)],
+      in_specs=[queries, bits, of_keys, of_keys, *[scale] * len(scales)],
       out_specs=[of_tile(width) for width in widths],
     ),
     out_shape=[
@@ -176,8 +175,8 @@ def _cost(sizes: Sizes, of_query: int, of_key: int, scaled: bool) -> pl.CostEsti
 
 
 def _kernel(sizes: Sizes, by_head: bool, layer: Any, q: Any, bits: Any, k: Any, v: Any, *rest: Any) -> None:
-  """One block of keys. q: [M, rows, H]; bits: [words, 1, BLOCK]; k, v: [BLOCK, M, H] or [M, BLOCK, H]; then, of int8, the
-  scales [M, BLOCK] of k and v; then the results, which stay where they are from block to block."""
+  """One block of keys. q: [M, rows, H]; bits: [words, 1, BLOCK]; k, v: [BLOCK, M, H] or [M, BLOCK, H]; then, of int8,
+  the scales [M, BLOCK] of k and v; then the results, which stay where they are from block to block."""
   *scales, mixed, total, highest = rest
   half, step = pl.program_id(0), pl.program_id(2)
 
@@ -198,6 +197,7 @@ def _kernel(sizes: Sizes, by_head: bool, layer: Any, q: Any, bits: Any, k: Any, 
     of_keys, of_values = (x[head][None] for x in scales) if scales else (None, None)
 
     def rows(index: Any, _: None, head=head, keys=keys, values=values, of_keys=of_keys, of_values=of_values) -> None:
+      """Of some of the heads that share these keys."""
       at = (head, pl.ds(index * sizes.together * sizes.tile, sizes.together * sizes.tile))
       scores = _product(q[at], keys, 1) * sizes.depth**-0.5
       scores = scores if of_keys is None else scores * of_keys

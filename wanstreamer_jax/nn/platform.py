@@ -5,8 +5,8 @@ from jax.sharding import AxisType
 
 
 def platform() -> str:
-  """ "cpu", "gpu" or "tpu": of the mesh's devices if there are any, else of the default device. A mesh may be of devices
-  that this machine does not have (wanstreamer aot)."""
+  """One of "cpu", "gpu" and "tpu": of the mesh's devices if there is one, else of the default device. A mesh may be of
+  devices that this machine does not have (wanstreamer aot)."""
   mesh = jax.sharding.get_abstract_mesh()
   device = None if mesh.empty else mesh.abstract_device
   name = jax.default_backend() if device is None else device.platform
