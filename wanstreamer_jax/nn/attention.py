@@ -10,7 +10,7 @@ would be work for a few of its cores (design section 10; FlashDecoding's split k
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,14 +56,14 @@ class Packed(NamedTuple):
 
 
 class Part(NamedTuple):
-  """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S]; pinned: bool [P] for the first P keys, P <= S.
+  """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S] or Packed; pinned: bool [P] for the first P keys, P <= S.
 
   layer: int32, if k and v are of all layers, [L, S, M, H]: which of them it is.
   """
 
   k: Rows
   v: Rows
-  mask: jax.Array | Packed
+  mask: Any
   pinned: jax.Array | None = None
   layer: jax.Array | None = None
 
