@@ -128,6 +128,15 @@ def test_products_and_memory_count_for_every_turn():
   assert program.memory_bytes() == 7 * layer + entry
 
 
+def test_what_a_kernel_says_of_itself_counts_for_every_turn():
+  """Its operand is a whole stack, of which it reads a layer."""
+  kernel = """  %kernel = f32[8,4] custom-call(%stack), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"body":"","cost_estimate":{"flops":"123","transcendentals":"45","bytes_accessed":"678"}}}
+"""
+  plain, program = (hlo.Program(PROGRAM.replace("  %product =", more + "  %product =")) for more in ("", kernel))
+  assert program.product_flops() - plain.product_flops() == 7 * 123
+  assert program.memory_bytes() - plain.memory_bytes() == 7 * 678
+
+
 def test_loops_that_were_unrolled_turn_less_often():
   """7 turns, two in each body: 4 of them; the counter's own addition tells."""
   unrolled = PROGRAM.replace(

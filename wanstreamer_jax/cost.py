@@ -20,7 +20,7 @@ _VIEWS = {
 
 class Cost(NamedTuple):
   """flops: of products and convolutions (a multiply-add is two). bytes: of arguments that they read, at every use.
-  kernels: names of Pallas kernels, which are not counted."""
+  kernels: names of Pallas kernels that do not say what they do, and are not counted."""
 
   flops: float = 0.0
   bytes: float = 0.0
@@ -72,7 +72,8 @@ def _inner(eqn: Any, inputs: list[int], without: str) -> Cost:
   """The cost of an equation that holds programs: loops, branches, calls."""
   name, params = eqn.primitive.name, eqn.params
   if name == "pallas_call":
-    return Cost(kernels=(str(params["name"]),))
+    said = params["cost_estimate"]
+    return Cost(kernels=(str(params["name"]),)) if said is None else Cost(said.flops, said.bytes_accessed)
   if name == "scan":
     constants, carried = params["num_consts"], params["num_carry"]
     stored = inputs[:constants] + [0] * carried + inputs[constants + carried :]

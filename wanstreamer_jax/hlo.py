@@ -49,6 +49,11 @@ class Instruction(NamedTuple):
   def bytes(self) -> int:
     return sum(shape.bytes for shape in self.shapes)
 
+  def said(self, what: str) -> int | None:
+    """What a kernel says of itself: "flops" or "bytes_accessed" (`pl.CostEstimate`)."""
+    found = re.search(rf'"cost_estimate":\{{[^}}]*"{what}":"(\d+)"', self.attributes)
+    return int(found[1]) if found and self.operation == "custom-call" else None
+
   def called(self, role: str) -> list[str]:
     """Names of the computations that it calls as `role`, e.g. "body"."""
     return [name for found, names in _CALLED.findall(self.attributes) if found == role for name in _names(names)]
@@ -158,11 +163,12 @@ class Program:
           yield computation, instruction, self.times[name]
 
   def product_flops(self) -> float:
-    """Of matrix products and convolutions, as compiled: one chip's, kernels not included."""
-    return float(sum(t * _product_flops(c, i) for c, i, t in self.runs() if i.operation in ("convolution", "dot")))
+    """Of matrix products and convolutions, as compiled, and of kernels that say what they compute: one chip's."""
+    of = lambda c, i: _product_flops(c, i) if i.operation in ("convolution", "dot") else i.said("flops") or 0
+    return float(sum(times * of(computation, instruction) for computation, instruction, times in self.runs()))
 
   def memory_bytes(self) -> float:
-    """HBM bytes that the program's operations read and write, each operand once; kernels may read theirs again."""
+    """HBM bytes that the program's operations read and write: what a kernel says, else each operand once."""
     total = 0
     for name, computation in self.computations.items():
       if name not in self.inner and self.times.get(name, 0):
@@ -177,6 +183,9 @@ class Program:
       return 0
     if operation == "custom-call" and not instruction.operands:  # memory set aside
       return 0
+    said = instruction.said("bytes_accessed")
+    if said is not None:
+      return said
     inside = self._inside(instruction)
     read = 0
     for index, name in enumerate(instruction.operands):

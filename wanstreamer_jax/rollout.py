@@ -142,7 +142,7 @@ def start_session(
   empty = cache = Cache.empty(config.model, layout.cache_tokens(ring_units(config, capacity)))
   if layout.world_tokens:
     x, coords = agent.streamer.world(world)
-    _, kv = agent.streamer.transformer(x, coords, see_cache(coords, [], layout.config.window, 0), [])
+    _, kv = agent.streamer.transformer(x, coords, see_cache(coords, [], [], layout.config.window, 0))
     cache = cache.write(kv, coords, jnp.zeros((), jnp.int32))
   video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_vae.latent_dim))
   return SessionState(

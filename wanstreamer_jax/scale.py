@@ -161,12 +161,15 @@ TRAIN_HEAD = (
   f"tokens/s | {HOURS:,} h: hours | chip-hours |"
 )
 STEP_TEXT = """One unit is 160 ms of the conversation; the step must be shorter. Codecs, all solver steps and the whole
-history are included; the host's work and the network to the page are not."""
+history are included; the host's work and the network to the page are not. Attention over the history is a kernel
+(`nn/long_keys.py`) that is counted with all it computes and reads, padding included. What the vector units do is not in
+the bound, since nobody publishes their rates: 60 billion exponentials a unit at 192x336, 250 billion at 640x368."""
 STEP_HEAD = "| size, pictures | history | chip | HBM of chip | unit: at best, serial | bound by |"
 
 
 TABLES_TEXT = """All figures are one chip's. Links: the sides of the torus along which the members of a collective's
-groups lie, and how many; `o` closes a ring. HBM counts every operand of every operation once, kernels' too."""
+groups lie, and how many; `o` closes a ring. HBM counts every operand of every operation once, kernels' too, unless a
+kernel says what it reads."""
 
 
 def _rule(head: str) -> str:

@@ -69,12 +69,12 @@ def _spread(
     heard = jax.lax.all_gather(y[count:], axis, axis=1, tiled=True)
     return jnp.concatenate([seen, heard])
 
-  attend = see_cache(jax.tree.map(reorder, coords), key_coords, layout.config.window, layout.pinned_tokens)
+  attend = see_cache(jax.tree.map(reorder, coords), key_coords, groups, layout.config.window, layout.pinned_tokens)
 
-  def mixer(queries: Queries, own: KeyValue, extra: Any) -> jax.Array:
-    return by_token(attend(Queries(*map(by_head, queries)), KeyValue(*map(by_head, own)), extra))
+  def mixer(queries: Queries, own: KeyValue, index: jax.Array) -> jax.Array:
+    return by_token(attend(Queries(*map(by_head, queries)), KeyValue(*map(by_head, own)), index))
 
-  hidden, kv = transformer(mine(x), jax.tree.map(mine, coords), mixer, groups)
+  hidden, kv = transformer(mine(x), jax.tree.map(mine, coords), mixer)
   seen = jax.lax.all_gather(hidden[: count // devices], axis, axis=0, tiled=True)
   parts = [seen, hidden[count // devices :]]
   whole = jnp.concatenate(parts if video.start < audio.start else parts[::-1])

@@ -215,7 +215,7 @@ def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: Mixer | None 
   )
   x = streamer.tokens.text("text", ids, exists, index).tokens
   if mixer is None:
-    hidden, _ = streamer.transformer(x, coords, see_cache(coords, [], None, 0), [])
+    hidden, _ = streamer.transformer(x, coords, see_cache(coords, [], [], None, 0))
   else:
     hidden, _ = streamer.transformer(x, coords, mixer)
   return streamer.logits(hidden)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config, ModelConfig
-from wanstreamer_jax.nn.attention import Part, Quantised, Queries, attend
+from wanstreamer_jax.nn.attention import Part, Quantised, Queries, attend, suited
 from wanstreamer_jax.nn.blocks import FLOW_CHANNELS as _C
 from wanstreamer_jax.nn.blocks import (
   MODULATIONS,
@@ -29,7 +29,7 @@ from wanstreamer_jax.nn.rotary import angles
 from wanstreamer_jax.parallel.mesh import constrain
 from wanstreamer_jax.units import Coords, Layout, Segment, build_layout, evicted, visible
 
-Mixer = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, what the scan brings) -> [T, N, H]
+Mixer = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, index of the layer) -> [T, N, H]
 
 
 class Cache(NamedTuple):
@@ -68,24 +68,21 @@ class Transformer(nnx.Module):
     self.shared_modulation = Linear(_C, (MODULATIONS, model.width), rngs=rngs, scale=0.0) if shared else None
     self.config = config
 
-  def __call__(self, x: jax.Array, coords: Coords, mixer: Mixer, per_layer: Any = None) -> tuple[jax.Array, KeyValue]:
-    """x: [T, D] -> (hidden [T, D] before the final norm, new keys and values [L, T, M, H]).
-
-    `per_layer` has a leading L axis and is handed to the mixer slice by slice (the cache, mostly).
-    """
+  def __call__(self, x: jax.Array, coords: Coords, mixer: Mixer) -> tuple[jax.Array, KeyValue]:
+    """x: [T, D] -> (hidden [T, D] before the final norm, new keys and values [L, T, M, H])."""
     model = self.config.model
     x = constrain(x.astype(model.dtype), "context", None)  # on a mesh tokens are split, and weights come to them
     turns, latent = self._turns(coords), coords.flow_time >= 0.0
     embedding = self.flow_time(jnp.maximum(coords.flow_time, 0.0)).astype(model.dtype)
 
-    def body(x: jax.Array, scanned: tuple[DecoderLayer, Any]) -> tuple[jax.Array, KeyValue]:
-      layer, extra = scanned
+    def body(x: jax.Array, scanned: tuple[DecoderLayer, jax.Array]) -> tuple[jax.Array, KeyValue]:
+      layer, index = scanned
       condition = Condition(self._shared(embedding), embedding, latent)  # made here: [6, T, D] is never kept
-      x, kv = layer(x, condition, turns, lambda queries, own: mixer(queries, own, extra))
+      x, kv = layer(x, condition, turns, lambda queries, own: mixer(queries, own, index))
       return constrain(x, "context", None), kv
 
     with jax.named_scope("transformer"):
-      return jax.lax.scan(_remat(body, model.remat), x, (self.layers, per_layer))
+      return jax.lax.scan(_remat(body, model.remat), x, (self.layers, jnp.arange(model.layers)))
 
   def _shared(self, embedding: jax.Array) -> jax.Array | None:
     """The modulation [6, T, D] that all layers share, if they share one."""
@@ -109,18 +106,20 @@ def _remat(body: Callable, how: str) -> Callable:
   return jax.checkpoint(body, policy=policy, prevent_cse=False)  # a scan's body is compiled once anyway
 
 
-def see_cache(coords: Coords, key_coords: list[Coords], window: int | None, pinned: int) -> Mixer:
-  """A step: T tokens see the given key groups (scanned in as a list of KeyValue) and each other.
+def see_cache(
+  coords: Coords, key_coords: list[Coords], groups: list[KeyValue], window: int | None, pinned: int
+) -> Mixer:  # fmt: skip
+  """A step: T tokens see the given key groups, of all layers, and each other.
 
-  coords: of the tokens; key_coords: of each group, in the order of `per_layer`; pinned: length of the first group's
-  prefix that may be pinned.
+  coords: of the tokens; key_coords: of each group; pinned: length of the first group's prefix that may be pinned.
   """
-  masks = [visible(coords, keys, window) for keys in key_coords]
+  lengths = [pinned if i == 0 else 0 for i in range(len(key_coords))]
+  masks = [suited(visible(coords, keys, window), length) for keys, length in zip(key_coords, lengths)]
   own_mask = visible(coords, coords, window)
-  prefixes = [keys.pinned[:pinned] if i == 0 else None for i, keys in enumerate(key_coords)]
+  prefixes = [keys.pinned[:length] for keys, length in zip(key_coords, lengths)]
 
-  def mixer(queries: Queries, own: KeyValue, groups: list[KeyValue]) -> jax.Array:
-    parts = [Part(kv.k, kv.v, mask, prefix) for kv, mask, prefix in zip(groups, masks, prefixes)]
+  def mixer(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
+    parts = [Part(kv.k, kv.v, mask, prefix, layer) for kv, mask, prefix in zip(groups, masks, prefixes)]
     return attend(queries, [*parts, Part(own.k, own.v, own_mask)])
 
   return mixer
@@ -135,7 +134,7 @@ def alone(
 ) -> tuple[jax.Array, KeyValue]:  # fmt: skip
   """One pass of the tokens [T, D] of some segments over key groups, on one device: (hidden [T, D], new keys)."""
   layout = build_layout(transformer.config)
-  return transformer(x, coords, see_cache(coords, key_coords, layout.config.window, layout.pinned_tokens), groups)
+  return transformer(x, coords, see_cache(coords, key_coords, groups, layout.config.window, layout.pinned_tokens))
 
 
 def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:

@@ -10,10 +10,12 @@ would be work for a few of its cores (design section 10; FlashDecoding's split k
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from wanstreamer_jax.nn.platform import is_partitioned, platform
 
 MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody sees such a row
 CHUNK = 2048  # keys
@@ -45,13 +47,25 @@ class Quantised(NamedTuple):
 Rows = jax.Array | Quantised  # [S, M, H]
 
 
+class Packed(NamedTuple):
+  """The mask of a long part for the kernel of `nn.long_keys`. pinned: bool [T, P], of the pinned prefix; bits: int32
+  [T / 32, 1, S], of all other keys."""
+
+  pinned: jax.Array
+  bits: jax.Array
+
+
 class Part(NamedTuple):
-  """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S]; pinned: bool [P] for the first P keys, P <= S."""
+  """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S] or Packed; pinned: bool [P] for the first P keys, P <= S.
+
+  layer: int32, if k and v are of all layers, [L, S, M, H]: which of them it is.
+  """
 
   k: Rows
   v: Rows
-  mask: jax.Array
+  mask: Any
   pinned: jax.Array | None = None
+  layer: jax.Array | None = None
 
 
 class Partial(NamedTuple):
@@ -65,18 +79,39 @@ class Partial(NamedTuple):
 def attend(queries: Queries, parts: list[Part]) -> jax.Array:
   """Softmax attention over all parts at once. -> [T, N, H] in the dtype of queries. Scores and softmax are float32."""
   found = [partial for part in parts for partial in _partials(queries, part)]
-  whole = _join(jax.tree.map(lambda *leaves: jnp.stack(leaves), *found))
+  whole = _join(_stacked(found))
   out = jnp.moveaxis(whole.mixed / whole.total[..., None], 2, 0)
   return out.reshape(queries.now.shape).astype(queries.now.dtype)
 
 
+def suited(mask: jax.Array, pinned: int) -> jax.Array | Packed:
+  """The mask [T, S] of a part with so many pinned keys, as the processor wants it, to be made once for all layers.
+
+  On TPUs a few queries meet many keys in a kernel, which has no gradient: of chunks, the scores would be most of what a
+  step reads and writes.
+  """
+  few, long = mask.shape[0] <= FEW, mask.shape[1] - pinned >= 2 * CHUNK
+  if platform() != "tpu" or is_partitioned() or not (few and long):
+    return mask
+  from wanstreamer_jax.nn.long_keys import pack  # Pallas takes a second to import
+
+  return Packed(mask[:, :pinned], pack(mask, pinned))
+
+
 def _partials(queries: Queries, part: Part) -> list[Partial]:
-  """A part's keys in pieces: its pinned prefix, whole chunks where that is worth it, and the rest."""
+  """A part's keys in pieces: its pinned prefix; then all in the kernel, or whole chunks where that is worth it, and the
+  rest."""
   found, pinned = [], 0 if part.pinned is None else part.pinned.shape[0]
+  mask = part.mask.pinned if isinstance(part.mask, Packed) else part.mask
   if pinned:
-    found.append(_over(queries, _some(part, slice(pinned))._replace(pinned=part.pinned)))
-  keys = part.mask.shape[1]
-  chunks = (keys - pinned) // CHUNK if part.mask.shape[0] <= FEW else 0
+    prefix = _some(part._replace(mask=mask), slice(pinned))
+    found.append(_over(queries, prefix._replace(pinned=part.pinned)))
+  if isinstance(part.mask, Packed):
+    from wanstreamer_jax.nn.long_keys import over_long
+
+    return [*found, _join(over_long(queries.now, part, pinned))]
+  keys = mask.shape[1]
+  chunks = (keys - pinned) // CHUNK if mask.shape[0] <= FEW else 0
   end = pinned + chunks * CHUNK if chunks > 1 else pinned
   if end > pinned:
     found.append(_over_chunks(queries, _some(part, slice(pinned, end)), chunks))
@@ -84,8 +119,9 @@ def _partials(queries: Queries, part: Part) -> list[Partial]:
 
 
 def _some(part: Part, place: slice) -> Part:
-  """Some of a part's keys."""
-  k, v = jax.tree.map(lambda x: x[place], (part.k, part.v))
+  """Some of a part's keys, cut out of all layers'."""
+  own = lambda x: x if part.layer is None else jax.lax.dynamic_index_in_dim(x, part.layer, keepdims=False)
+  k, v = jax.tree.map(lambda x: own(x)[place], (part.k, part.v))
   return Part(k, v, part.mask[:, place])
 
 
@@ -105,6 +141,10 @@ def _over(queries: Queries, part: Part) -> Partial:
   highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
   weights = jnp.exp(scores - highest[..., None])
   return Partial(_mix(weights, part.v, queries.now.dtype), jnp.sum(weights, axis=-1), highest)
+
+
+def _stacked(partials: list[Partial]) -> Partial:
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *partials)
 
 
 def _join(partials: Partial) -> Partial:

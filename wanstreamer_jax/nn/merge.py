@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.attention import MASKED
+from wanstreamer_jax.nn.platform import platform
 
 
 class Piece(NamedTuple):
@@ -151,11 +152,10 @@ class CuDNN:
 
 def _cudnn() -> Any:
   """jax's cuDNN attention. Raises ConfigError where the program is not for a GPU."""
-  mesh = jax.sharding.get_abstract_mesh()
-  device = None if mesh.empty else mesh.abstract_device
-  platform = jax.default_backend() if device is None else device.platform
-  if platform not in ("gpu", "cuda"):
-    raise ConfigError(f"model.attention is 'cudnn', for NVIDIA GPUs, but this is a {platform}: set model.attention=xla")
+  if platform() != "gpu":
+    raise ConfigError(
+      f"model.attention is 'cudnn', for NVIDIA GPUs, but this is a {platform()}: set model.attention=xla"
+    )
   from jax._src.cudnn import fused_attention_stablehlo
 
   return fused_attention_stablehlo

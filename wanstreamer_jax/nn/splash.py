@@ -30,6 +30,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.nn.platform import platform
 
 LANES = 128  # head dimensions and blocks are padded to whole vector registers
 _FIELD = 16  # bits of "keys seen of its own group"; the rest is the group
@@ -172,8 +173,10 @@ def splash(
 
   q: [T, N, C] already scaled; k: [T, M, C]; v: [T, M, H]; exists: bool [T], keys that anybody may see; place: int32
   [groups / stride], which group of every stride has late tokens -> [T, N, H]. On a mesh, call it inside
-  `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
+  `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs; raises ConfigError elsewhere.
   """
+  if platform() not in ("tpu", "cpu"):
+    raise ConfigError(f"model.attention is 'splash', a TPU kernel, but this is a {platform()}: set model.attention=xla")
   tokens, width = q.shape[0], v.shape[2]
   block = block_size(tokens)
   padded = -(-tokens // block) * block
@@ -186,19 +189,6 @@ def splash(
   missing = jnp.pad(~exists, (0, padded - tokens)).astype(jnp.int32)
   ids = kernels.SegmentIds(jnp.zeros(padded, jnp.int32), missing)
   bounds = pattern.bounds(padded) if place is None else pattern.bounds_at(place, padded)
-  kernel = _kernel(pattern, block, bounds, interpret=_platform() == "cpu")
+  kernel = _kernel(pattern, block, bounds, interpret=platform() == "cpu")
   out: Any = kernel(to_kernel(q), to_kernel(k), to_kernel(v), segment_ids=ids)
   return out[:, :tokens, :width].transpose(1, 0, 2)
-
-
-def _platform() -> str:
-  """What the program being traced will run on: the mesh's devices if there are any, else the default device.
-
-  Raises ConfigError on GPUs, for which there is no such kernel.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  device = None if mesh.empty else mesh.abstract_device
-  platform = jax.default_backend() if device is None else device.platform
-  if platform not in ("tpu", "cpu"):
-    raise ConfigError(f"model.attention is 'splash', a TPU kernel, but this is a {platform}: set model.attention=xla")
-  return platform

@@ -1,0 +1,20 @@
+"""What the program being traced will run on: some kernels exist for one kind of processor only."""
+
+import jax
+from jax.sharding import AxisType
+
+
+def platform() -> str:
+  """One of "cpu", "gpu" and "tpu": of the mesh's devices if there is one, else of the default device. A mesh may be of
+  devices that this machine does not have (wanstreamer aot)."""
+  mesh = jax.sharding.get_abstract_mesh()
+  device = None if mesh.empty else mesh.abstract_device
+  name = jax.default_backend() if device is None else device.platform
+  return "gpu" if name in ("cuda", "rocm") else name
+
+
+def is_partitioned() -> bool:
+  """Whether XLA divides what is being traced over the mesh's devices, which it cannot do to a kernel: only outside of
+  `jax.shard_map`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.size > 1 and AxisType.Manual not in mesh.axis_types
