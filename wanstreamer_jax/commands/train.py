@@ -31,10 +31,10 @@ def add_train(commands: Any) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-  config = load_config(args)
   from wanstreamer_jax.parallel import hosts
 
   with hosts.joined(args.coordinator, args.processes, args.process, args.heartbeat):
+    config = load_config(args)  # a host where it fails tells the others
     from wanstreamer_jax.train.loop import train as train_stage
     from wanstreamer_jax.train.stages import get_stage
 
