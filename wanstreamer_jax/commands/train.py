@@ -45,12 +45,12 @@ def add_export(commands: Any) -> None:
   examples = """
     wanstreamer export --streamer runs/tiny/duplex --audio-vae runs/tiny/audio_vae --video-vae runs/tiny/video_vae \\
       --out runs/tiny/agent
-    wanstreamer export ... --dtype int8 --out wanstreamer_jax/demo_weights
+    wanstreamer export --streamer runs/tiny/duplex --audio-vae demo --video-vae demo --dtype int8 --out runs/tiny/small
   """
   parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
   parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
-  parser.add_argument("--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`")
-  parser.add_argument("--video-vae", metavar="C", required=True, help="the run of stage `video_vae`")
+  parser.add_argument("--audio-vae", metavar="C", required=True, help="of stage `audio_vae`, or an exported agent")
+  parser.add_argument("--video-vae", metavar="C", required=True, help="of stage `video_vae`, or an exported agent")
   parser.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
   parser.add_argument("--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="on disk (default: bf16)")
 
