@@ -152,13 +152,14 @@ def test_a_run_whose_job_was_killed_goes_on(bucket, capsys):
 
 
 def test_who_lost_the_run_to_another_job_ends_and_leaves_its_lock(bucket):
-  with pytest.raises(TrainingError, match=r"gs://bucket/run was taken over by process 8 on other while this job"):
-    with RunFolder("gs://bucket/run") as run:
-      (run.local / "a.txt").write_text("one")
-      taken = b'{"host": "other", "process": 8, "id": "y", "beats": 1}'
-      Bucket().pipe(f"gs:/{LOCK}", taken)
-      run._lease._beating.join()  # it looks, and ends
-      run.copy()
+  taken = b'{"host": "other", "process": 8, "id": "y", "beats": 1}'
+  run = RunFolder("gs://bucket/run").__enter__()
+  (run.local / "a.txt").write_text("one")
+  Bucket().pipe(f"gs:/{LOCK}", taken)
+  run._lease._beating.join()  # it looks, and ends
+  for stop in (run.copy, lambda: run.__exit__(None, None, None)):
+    with pytest.raises(TrainingError, match=r"gs://bucket/run was taken over by process 8 on other while this job"):
+      stop()
   assert Bucket.store[LOCK].getvalue() == taken
   assert bucket() == {}
 

@@ -17,7 +17,6 @@ import json
 import os
 import re
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
