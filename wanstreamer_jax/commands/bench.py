@@ -59,7 +59,7 @@ def add_bench(commands: Any) -> None:
     "--against", choices=("transformers",), help="text alone, in turns with Hugging Face's (extra `oracles`)"
   )
   train.add_argument("--records", metavar="DIR", help="read batches from this folder (default: one random batch)")
-  train.add_argument("--trace", metavar="DIR", help="write a profile of three steps")
+  train.add_argument("--trace", type=folder, metavar="DIR", help="write a profile of three steps")
   train.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
   serve = add_command(

@@ -42,7 +42,7 @@ from wanstreamer_jax.weights import (
   whole_path,
 )
 
-# Fields that may differ between a run and its continuation: but for rounding they change no number of the steps to come,
+# Fields that may differ between a run and its continuation: but for rounding they change no number of later steps,
 # or only how many there are. (train.steps moves the end of a decaying schedule, as whoever sets it asks for.) data.path
 # may too, since data are moved and mixtures change; but that is said.
 FREE_FIELDS = (
