@@ -3,7 +3,7 @@
     wanstreamer inspect model --config=configs/qwen3_1p7b.py            192x336 (v0.1)
     wanstreamer inspect model --config=configs/qwen3_1p7b.py:640x368    640x368 (v0.2)
 
-Expected time: seconds, nothing is allocated. Expected result: the table of parameters. Trained on pods only.
+Expected time: seconds, nothing is allocated. Expected result: the table of parameters. `configs/pods.py` trains it.
 """
 
 from configs import base

@@ -2,8 +2,8 @@
 # Trains on a Cloud TPU pod, one slice or several: asks for it (a queued resource), sets it up, runs, follows, deletes.
 #
 #   export ZONE=us-east5-b ACCELERATOR=v6e-256
-#   bash launch/tpu_pod.sh up     wan1 --config=configs/qwen2p5_1p5b.py --config.train.run=gs://BUCKET/wan1 \
-#     --config.data.path=../wanstreamer-data        create, wait, setup and run: the whole way
+#   bash launch/tpu_pod.sh up     wan1 --config=configs/pods.py:qwen2p5_1p5b,v6e:16x16 \
+#     --config.train.run=gs://BUCKET/wan1 --config.data.path=../wanstreamer-data     create, wait, setup, run: all of it
 #   bash launch/tpu_pod.sh status wan1              the state of the pod, and of the training on every host
 #   bash launch/tpu_pod.sh follow wan1              the log of process 0
 #   bash launch/tpu_pod.sh stop   wan1              saves and stops; `run` goes on from there
@@ -12,7 +12,8 @@
 #   bash launch/tpu_pod.sh --dry-run up wan1 ...    prints the commands and runs nothing
 #
 # The steps of `up` can be called one by one: create, wait, setup, run. Every command may be repeated.
-# Behind NAME stand arguments of `wanstreamer train`. Settings, from the environment:
+# Behind NAME stand arguments of `wanstreamer train`; docs/training.md says which config is for which pod. Settings, from
+# the environment:
 #   ZONE, ACCELERATOR    where, and what: v5litepod-256, v5p-512, v6e-256 (tpu7x is only in GKE: launch/gke)
 #   RUNTIME              the software of the TPU hosts (default: by ACCELERATOR)
 #   SLICES=1 SPOT=0      how many slices; 1 for spot capacity, which is cheaper and can be taken away

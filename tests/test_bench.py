@@ -14,10 +14,12 @@ import pytest
 from flax import nnx
 
 from tests.conftest import assert_close
+from tests.fake_sessions import FakeSource
 from tests.nano_agent import nano_agent
 from wanstreamer_jax import bench, bench_train, machine
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.cost import Cost, count
+from wanstreamer_jax.data.make import make
 from wanstreamer_jax.model.streamer import World, text_only_logits
 from wanstreamer_jax.rollout import Agent, start_session
 
@@ -157,6 +159,18 @@ def test_bench_train_really_trains():
   for row in result["contenders"].values():
     assert 0 < row["floor_ms"] < row["median_ms"] <= row["p95_ms"]
     assert 0 < row["mfu"] < 1
+
+
+@pytest.mark.slow
+def test_bench_train_reads_records_and_writes_a_profile(tmp_path):
+  config = load_config("configs/nano.py", ["data.units=2", "train.mesh=data=1", "train.stage=audio_vae"]).replace()
+  make(config, FakeSource(config, 4, 4), tmp_path / "media", progress=False)
+  config.data.path = str(tmp_path / "media")
+  sizes = bench_train.Sizes(steps=4, records=True)
+  result = bench_train.bench_train(config.freeze(), sizes, tmp_path / "profile")
+  assert 0 < result["contenders"]["audio_vae"]["input_stall"] < 1
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+  assert f"profile: {tmp_path}/profile" in bench_train.report_lines(result)[-1]
 
 
 def gpu_bench(folder, *arguments, **environment):

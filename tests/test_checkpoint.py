@@ -249,13 +249,23 @@ def change_meta(folder: pathlib.Path, **changes) -> None:
   file.write_text(json.dumps({**meta, "digest": meta_digest(meta)}))
 
 
-def test_another_config_is_refused_with_its_first_difference(run):
+def test_another_config_is_refused_with_its_first_difference(run, capsys):
   folder, _, _ = run
   expected = r"run was trained with another config: train\.learning_rate: 0\.001 -> 0\.5 \(and 1 more\); restore that"
   with pytest.raises(CheckpointError, match=expected):
     restore(folder, frozen_config(folder, learning_rate=0.5, beta1=0.8))
-  free = toy_config(folder, steps=99, log_every=3, keep=5, mesh="data=1").freeze()
-  assert int(restore(folder, free).step) == 2  # these do not change the steps to come
+  free = toy_config(folder, steps=99, log_every=3, keep=5, mesh="data=1")
+  free.flow.steps, free.flow.guidance, free.model.remat = 9, 2.0, "full"
+  assert int(restore(folder, free.freeze()).step) == 2  # these do not change the steps to come
+  assert "data.path" not in capsys.readouterr().out
+
+
+def test_other_data_are_said(run, capsys):
+  folder, _, _ = run
+  other = frozen_config(folder).replace()
+  before, other.data.path = other.data.path, "calls:2,world:1"
+  assert int(restore(folder, other.freeze()).step) == 2
+  assert f"data.path was '{before}' up to step 2 and is 'calls:2,world:1' now: unless" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("version", "advice"), [(7, "update it"), (1, "train or export it again")])

@@ -300,6 +300,14 @@ def test_export_lays_a_world_beside_the_weights(parts, tmp_path, capsys):
   assert not (tmp_path / "other").exists()
 
 
+def test_export_takes_codecs_out_of_an_agent(parts, untrained, tmp_path, capsys):
+  assert export(parts, tmp_path / "agent", **{"audio-vae": untrained, "video-vae": untrained}) == 0
+  found, given = (named_leaves(agent_io.load_agent(path).audio_vae) for path in (tmp_path / "agent", untrained))
+  assert all(np.array_equal(leaf, given[name]) for name, leaf in found.items())
+  assert export(parts, tmp_path / "other", **{"audio-vae": "demo"}) == 2  # for "demo" is of another size
+  assert "demo has media.height = 64, but" in one_error_line(capsys)
+
+
 def test_export_refuses_a_codec_of_another_size(parts, tmp_path, capsys):
   config = nano_agent().config.replace()
   config.audio_vae.latent_dim = 6

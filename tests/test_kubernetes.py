@@ -109,8 +109,9 @@ def test_a_job_set_fits_its_slices_and_the_program(name, slices):
   pod = job["template"]["spec"]
   (container,) = pod["containers"]
   assert jobs["replicas"] == slices
-  rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
-  assert job["parallelism"] == job["completions"] == rows * columns // CHIPS_OF_A_HOST
+  topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+  chips = math.prod(map(int, topology.split("x")))
+  assert job["parallelism"] == job["completions"] == chips // CHIPS_OF_A_HOST
   assert container["resources"]["limits"]["google.com/tpu"] == str(CHIPS_OF_A_HOST)
   (rule,) = job["podFailurePolicy"]["rules"]
   assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [UserError.status]}
@@ -121,9 +122,13 @@ def test_a_job_set_fits_its_slices_and_the_program(name, slices):
   path = args.config.removeprefix("/app/")
   config = load_config(FOLDER.parent.parent / path, overrides)
   mesh = parse_mesh(config.train.mesh)
-  assert math.prod(mesh.values()) == slices * rows * columns
+  assert math.prod(mesh.values()) == slices * chips
   assert mesh["data"] == slices
   assert config.data.batch % (mesh["data"] * mesh["fsdp"]) == 0
+  chip = pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"].removeprefix("tpu-").removesuffix("-slice")
+  where = f"{slices} x {chip}:{topology}" if slices > 1 else f"{chip}:{topology}"
+  planned = f"| {where}, {slices * chips} chips | {config.train.mesh} | {config.data.batch}, "
+  assert planned in (FOLDER.parent.parent / "docs/scale.md").read_text()
   assert config.train.run.startswith("gs://BUCKET/")
   mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
   assert any(config.data.path.startswith(mount + "/") for mount in mounts)
@@ -134,12 +139,12 @@ def compiler_flags(accelerator: str) -> str:
   return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
 
-@pytest.mark.parametrize("name", ["train", "slices"])
-def test_the_compiler_flags_of_a_job_set_are_those_of_the_pods(name):
+@pytest.mark.parametrize(("name", "accelerator"), [("train", "v6e-256"), ("slices", "v5p-256")])
+def test_the_compiler_flags_of_a_job_set_are_those_of_the_pods(name, accelerator):
   (jobs,) = jobset(name)["spec"]["replicatedJobs"]
   environment = jobs["template"]["spec"]["template"]["spec"]["containers"][0]["env"]
   (found,) = [entry["value"] for entry in environment if entry["name"] == "LIBTPU_INIT_ARGS"]
-  assert found.split() == compiler_flags("v6e-256").split() != []
+  assert found.split() == compiler_flags(accelerator).split() != []
 
 
 @pytest.mark.slow

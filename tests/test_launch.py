@@ -1,7 +1,9 @@
 """The scripts under launch/: shellcheck is content, and what they print instead of running is what should be run."""
 
+import math
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -130,6 +132,19 @@ def test_processes_on_this_machine():
   assert [line.rpartition(" --process ")[2] for line in found[-2:]] == ["0", "1"]
   assert found[-1].startswith("/nowhere/bin/python -m wanstreamer_jax train '--config=a b.py' --coordinator localhost:")
   assert "is not a number of processes" in run("local.sh", "--config=a.py").stderr
+
+
+def test_the_example_trains_what_is_planned_for_its_pod():
+  from wanstreamer_jax.config_files import load_config
+
+  text = (LAUNCH / "tpu_pod.sh").read_text()
+  (choice,) = re.findall(r"--config=configs/pods\.py:(\S+)", text)
+  (accelerator,) = re.findall(r"ACCELERATOR=(\S+)", text.partition("set -euo")[0])
+  config, (chip, chips) = load_config(ROOT / f"configs/pods.py:{choice}"), accelerator.split("-")
+  topology = choice.split(",")[1]
+  assert (topology.split(":")[0], math.prod(map(int, topology.split(":")[1].split("x")))) == (chip, int(chips))
+  planned = f"| {topology}, {chips} chips | {config.train.mesh} | {config.data.batch}, "
+  assert planned in (ROOT / "docs/scale.md").read_text()
 
 
 @pytest.mark.parametrize("script", ["tpu_pod.sh", "gpu.sh", "local.sh"])

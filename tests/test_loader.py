@@ -201,6 +201,14 @@ def change(config, section, name, value):
   return config
 
 
+def test_media_where_latents_are_trained_on_say_how_to_make_them(folder):
+  expected = (
+    f"{folder} holds media, but this stage trains on latents: .* with `wanstreamer data encode {folder} --audio"
+  )
+  with pytest.raises(DataError, match=expected):
+    Loader(folder, small_config(), fields=("agent_video_latent", "user_text"))
+
+
 @pytest.mark.parametrize(
   ("section", "name", "value", "message"),
   [

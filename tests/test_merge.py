@@ -71,7 +71,7 @@ def test_cudnn_is_called_as_jax_defines_it(monkeypatch):
   """Shapes only, since there is no GPU: forward with its lse, and backward with the merged ones, batched by vmap."""
   from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-  monkeypatch.setattr(merging, "_cudnn", lambda: cudnn)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
   monkeypatch.setattr(cudnn, "check_is_flash_attention", lambda *_: None)
   like = lambda *shape: jax.ShapeDtypeStruct((3, *shape), jnp.bfloat16)
@@ -84,6 +84,16 @@ def test_cudnn_is_called_as_jax_defines_it(monkeypatch):
     jax.ShapeDtypeStruct((3,), jnp.int32),
   )  # fmt: skip
   assert [grad.shape for grad in grads] == [(3, 16, 4, 64), (3, 24, 2, 64), (3, 24, 2, 64)]
+
+
+def test_cudnn_is_refused_where_jax_is_another_inside(monkeypatch):
+  from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert merging._cudnn() is cudnn
+  monkeypatch.setattr(cudnn, "_dot_product_attention_bwd_rule", lambda scale, seed, residuals, grad: None)
+  with pytest.raises(ConfigError, match=r"jax [\d.]+ is another there: install jax==0.10.2, or set"):
+    CuDNN().forward(Piece(*tensors(2, 2, 2), jnp.int32(1)))
 
 
 def test_cudnn_is_refused_elsewhere_and_sinks_by_chunks():

@@ -318,6 +318,8 @@ def test_tokens_are_exchanged_for_heads_and_never_gathered():
 
 
 def test_what_does_not_divide_over_context_is_refused():
+  with pytest.raises(ConfigError, match=r"model.heads is 2, which does not divide over tensor=4 x context=1"):
+    get_stage("duplex").make_loader(load_config(CONFIGS / "nano.py", ["train.mesh=data=2,tensor=4"]))
   for overrides, message in (
     (("model.heads=2", "model.kv_heads=2"), r"model.heads is 2, which does not divide over tensor=1 x context=4"),
     (("data.units=6",), r"data.units is 6, which does not divide over context=4: use 8"),

@@ -1,8 +1,10 @@
 """Runs in object stores, with a bucket in memory: all that a local run leaves is there, and errors are one line."""
 
 import json
+import os
 import pathlib
 import re
+import socket
 import sys
 
 import fsspec
@@ -15,7 +17,7 @@ from fsspec.registry import _registry
 
 from tests.toy_stage import toy_config, toy_stage
 from wanstreamer_jax.errors import LostHostError, TrainingError
-from wanstreamer_jax.train import checkpoint, loop, run_folder
+from wanstreamer_jax.train import checkpoint, lock, loop, run_folder
 from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.run_folder import RunFolder
 from wanstreamer_jax.weights import checkpoint_steps, export_weights, load_export
@@ -39,12 +41,15 @@ class Bucket(MemoryFileSystem):
 
 @pytest.fixture
 def bucket(monkeypatch):
-  """{path: content} of what gs:// holds."""
+  """{path: content} of what gs:// holds, without locks, which are quick to be given up."""
+  monkeypatch.setattr(lock, "BEAT", 0.05)
+  monkeypatch.setattr(lock, "PATIENCE", 1.0)
+  monkeypatch.setattr(lock, "SETTLE", 0.01)
   monkeypatch.setattr(Bucket, "store", {})
   monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
   fsspec.register_implementation("gcs", Bucket, clobber=True)
   backend._FileSystemSpecBackend._get_filesystem.cache_clear()
-  yield lambda: {path: file.getvalue() for path, file in Bucket.store.items()}
+  yield lambda: {path: file.getvalue() for path, file in Bucket.store.items() if not path.endswith("/lock")}
   _registry.pop("gcs")
   backend._FileSystemSpecBackend._get_filesystem.cache_clear()
   Bucket.clear_instance_cache()
@@ -124,6 +129,48 @@ def test_a_bucket_without_its_package(monkeypatch):
   backend._FileSystemSpecBackend._get_filesystem.cache_clear()
   with pytest.raises(TrainingError, match=r"gs://bucket/run needs a package: .*; pip install gcsfs"):
     loop.train(toy_stage(), toy_config("gs://bucket/run").freeze())
+
+
+LOCK = "/bucket/run/lock"
+
+
+def test_a_second_job_is_refused_and_the_first_goes_on(bucket):
+  message = rf"gs://bucket/run is being trained by process {os.getpid()} on {socket.gethostname()}; wait for it, or set"
+  with RunFolder("gs://bucket/run") as run:
+    with pytest.raises(TrainingError, match=message):
+      RunFolder("gs://bucket/run").__enter__()
+    (run.local / "a.txt").write_text("one")
+  assert bucket() == {"/bucket/run/a.txt": b"one"}
+  assert LOCK not in Bucket.store
+
+
+def test_a_run_whose_job_was_killed_goes_on(bucket, capsys):
+  Bucket().pipe(f"gs:/{LOCK}", b'{"host": "gone", "process": 7, "id": "x", "beats": 3}')
+  with RunFolder("gs://bucket/run") as run:
+    run.copy()
+    assert "gs://bucket/run/lock is held by process 7 on gone: seeing for 1 s whether" in capsys.readouterr().out
+
+
+def test_who_lost_the_run_to_another_job_ends_and_leaves_its_lock(bucket):
+  taken = b'{"host": "other", "process": 8, "id": "y", "beats": 1}'
+  run = RunFolder("gs://bucket/run").__enter__()
+  (run.local / "a.txt").write_text("one")
+  Bucket().pipe(f"gs:/{LOCK}", taken)
+  run._lease._beating.join()  # it looks, and ends
+  for stop in (run.copy, lambda: run.__exit__(None, None, None)):
+    with pytest.raises(TrainingError, match=r"gs://bucket/run was taken over by process 8 on other while this job"):
+      stop()
+  assert Bucket.store[LOCK].getvalue() == taken
+  assert bucket() == {}
+
+
+def test_of_two_jobs_that_come_at_once_one_is_refused(bucket, monkeypatch):
+  def wait(seconds):  # meanwhile the other one writes
+    Bucket().pipe(f"gs:/{LOCK}", b'{"host": "other", "process": 8, "id": "y", "beats": 1}')
+
+  monkeypatch.setattr(lock.time, "sleep", wait)
+  with pytest.raises(TrainingError, match="is being trained by process 8 on other"):
+    RunFolder("gs://bucket/run").__enter__()
 
 
 def test_exports_and_unfinished_checkpoints_in_a_bucket(bucket):

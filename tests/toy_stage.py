@@ -19,6 +19,8 @@ from flax import nnx
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import apply_override
+from wanstreamer_jax.parallel.mesh import make_mesh
+from wanstreamer_jax.train.feed import host_rows
 from wanstreamer_jax.train.stage import Stage
 
 WIDTH, HIDDEN = 16, 32
@@ -59,9 +61,8 @@ class ToyLoader:
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
     time.sleep(self.slow)
     rng = np.random.default_rng((self.config.data.seed, step))
-    rows = self.config.data.batch // jax.process_count()
-    mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-    x = rng.standard_normal((self.config.data.batch, WIDTH)).astype(np.float32)[mine]
+    rows = host_rows(self.config.data.batch, make_mesh(self.config.train.mesh))
+    x = rng.standard_normal((self.config.data.batch, WIDTH)).astype(np.float32)[rows]
     return {"x": x, "y": np.sin(x), "step": np.full(len(x), step, np.int32)}
 
 
@@ -107,11 +108,10 @@ def main() -> None:
   parser.add_argument("--process", type=int)
   parser.add_argument("--heartbeat", type=int, default=20)
   args = parser.parse_args()
-  config = toy_config(args.run, args.steps)
-  config.train.mesh = ""
-  for override in args.overrides:
-    apply_override(config, override)
   with hosts.joined(args.coordinator, args.processes, args.process, args.heartbeat):
+    config = toy_config(args.run, args.steps, mesh="")
+    for override in args.overrides:
+      apply_override(config, override)
     train(toy_stage(slow=args.slow), config.freeze())
 
 

@@ -22,7 +22,7 @@ from wanstreamer_jax.model.streamer import WanStreamer, World
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.weights import Path, export_weights, first_difference, fit_weights, read_weights
+from wanstreamer_jax.weights import Path, export_weights, first_difference, fit_weights, part_of, read_weights
 
 DEMO = "demo"
 RUN_PATHS = ("data.path", "data.heldout", "train.run", "train.init", "train.codecs", "train.mesh")
@@ -52,17 +52,18 @@ def load_agent(checkpoint: Path = DEMO, overrides: Sequence[str] = ()) -> Agent:
 
 
 def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
-  """An agent from the training runs (or exports) of its three parts, with the config of the streamer's run.
+  """An agent from the training runs or exports of its three parts, with the config of the streamer's run.
 
+  An exported agent, "demo" too, may stand for any part that it holds.
   Raises CheckpointError when a codec is not the one that this config describes.
   """
-  config, own = read_weights(streamer)
+  config, own = read_weights(resolve(streamer))
   config = without_paths(config)
   abstract = abstract_agent(config)
-  _expect("streamer", streamer, own, abstract.streamer)
+  own = _checked("streamer", streamer, own, abstract.streamer)
   values = {f"streamer.{name}": value for name, value in own.items()}
   for part, path in (("audio_vae", audio_vae), ("video_vae", video_vae)):
-    codec, found = read_weights(path)
+    codec, found = read_weights(resolve(path))
     for section in ("media", part):
       wanted, has = (flat_fields(getattr(c, section)) for c in (config, codec))
       for name in wanted:
@@ -71,17 +72,19 @@ def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
             f"{path} has {section}.{name} = {has[name]!r}, but {streamer} was trained with {wanted[name]!r}: "
             "give the codec whose latents it was trained on"
           )
-    _expect(part, path, found, getattr(abstract, part))
+    found = _checked(part, path, found, getattr(abstract, part))
     values |= {f"{part}.{name}": value for name, value in found.items()}
   return fit_weights(values, abstract, streamer)
 
 
-def _expect(part: str, path: Path, values: dict[str, np.ndarray], abstract: Any) -> None:
-  """Raises CheckpointError unless named values are the weights of a part."""
+def _checked(part: str, path: Path, values: dict[str, np.ndarray], abstract: Any) -> dict[str, np.ndarray]:
+  """The named values of a part. Raises CheckpointError unless they are its weights."""
   wanted = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
+  values = part_of(values, wanted)
   problem = first_difference({name: value.shape for name, value in values.items()}, wanted)
   if problem:
     raise CheckpointError(f"{path} does not hold the weights of the {part} of this config: {problem}")
+  return values
 
 
 def without_paths(config: Config) -> Config:

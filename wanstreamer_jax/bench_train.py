@@ -72,6 +72,8 @@ class Sizes(NamedTuple):
 
 def bench_train(config: Config, sizes: Sizes, trace: pathlib.Path | None = None) -> dict[str, Any]:
   """Times the contenders in turns. Returns plain values, ready for JSON; milliseconds and seconds, as the names say."""
+  if trace is not None:
+    trace.mkdir(parents=True, exist_ok=True)  # before minutes of compiling, should it not be possible
   contenders = list(make_contenders(config, sizes))
   for contender in contenders:
     for _ in range(WARM_UP):

@@ -64,10 +64,11 @@ def fail(message: str, status: int) -> int:
     import traceback
 
     traceback.print_exc()
-  print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr, flush=True)
-  hosts = sys.modules.get(f"{__package__}.parallel.hosts")
-  if hosts is not None:
-    hosts.leave(status)
+  line = f"{PROGRAM}: {' '.join(message.split())}"
+  verdict = sys.modules.get(f"{__package__}.parallel.verdict")
+  if verdict is not None:
+    verdict.end(status, line)  # in a job of several processes all end so
+  print(line, file=sys.stderr, flush=True)
   return status
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import socket
 import sys
 import types
 import typing
@@ -200,7 +201,12 @@ def flat_fields(config: Section, prefix: str = "") -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a JSON file whole or not at all."""
-  temporary = path.with_name(path.name + ".tmp")
+  """Writes a JSON file whole or not at all, also beside other processes that write the same one."""
+  temporary = own_temporary(path)
   temporary.write_text(json.dumps(values, indent=2) + "\n")
   os.replace(temporary, path)
+
+
+def own_temporary(path: pathlib.Path) -> pathlib.Path:
+  """A name beside `path` that no other process writes to, on any host."""
+  return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")

@@ -247,11 +247,12 @@ def load_weights(path: Path, abstract: Any) -> Any:
   Raises CheckpointError, naming the first parameter that is missing, too many, or of another shape.
   """
   _, values = read_weights(path)
-  return fit_weights(_part(values, named_leaves(abstract)), abstract, path)
+  return fit_weights(part_of(values, named_leaves(abstract)), abstract, path)
 
 
-def _part(values: dict[str, np.ndarray], names: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The values of the one part ("streamer", "audio_vae", ...) that has all the names; all values where none has."""
+def part_of(values: dict[str, np.ndarray], names: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Of an exported agent's values those of the part ("streamer", "audio_vae", ...) that has all the names; all values
+  where none has."""
   for part in sorted({name.partition(".")[0] for name in values}):
     if all(f"{part}.{name}" in values for name in names):
       return {name: values[f"{part}.{name}"] for name in names}

@@ -59,7 +59,7 @@ def add_bench(commands: Any) -> None:
     "--against", choices=("transformers",), help="text alone, in turns with Hugging Face's (extra `oracles`)"
   )
   train.add_argument("--records", metavar="DIR", help="read batches from this folder (default: one random batch)")
-  train.add_argument("--trace", metavar="DIR", help="write a profile of three steps")
+  train.add_argument("--trace", type=folder, metavar="DIR", help="write a profile of three steps")
   train.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
   serve = add_command(
@@ -98,7 +98,7 @@ def add_bench(commands: Any) -> None:
     """
     wanstreamer bench loader data_cache/latents --config configs/tiny.py --seconds 10
     wanstreamer bench loader world:3,calls:1 --config configs/demo.py --step-seconds 0.2 --hosts 4
-    wanstreamer bench loader data_cache/latents --config configs/qwen2p5_1p5b.py --topology v6e:16x16 --mfu 0.5
+    wanstreamer bench loader data/latents --config configs/pods.py:qwen2p5_1p5b,v6e:16x16 --topology v6e:16x16 --mfu 0.5
     """, bench_loader,
   )  # fmt: skip
   loader.add_argument("path", metavar="DIR", help="a folder of records, or a mixture as data.path may be")

@@ -31,10 +31,10 @@ def add_train(commands: Any) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-  config = load_config(args)
   from wanstreamer_jax.parallel import hosts
 
   with hosts.joined(args.coordinator, args.processes, args.process, args.heartbeat):
+    config = load_config(args)  # a host where it fails tells the others
     from wanstreamer_jax.train.loop import train as train_stage
     from wanstreamer_jax.train.stages import get_stage
 
@@ -45,14 +45,14 @@ def add_export(commands: Any) -> None:
   examples = """
     wanstreamer export --streamer runs/tiny/duplex --audio-vae runs/tiny/audio_vae --video-vae runs/tiny/video_vae \\
       --world runs/tiny/persona/world.json --out runs/tiny/agent
-    wanstreamer export ... --dtype int8 --out wanstreamer_jax/demo_weights
+    wanstreamer export --streamer runs/tiny/duplex --audio-vae demo --video-vae demo --dtype int8 --out runs/tiny/small
 
     `wanstreamer data preview --config configs/tiny.py --seed 1 --out runs/tiny/persona` makes such a world.
   """
   parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
   parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
-  parser.add_argument("--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`")
-  parser.add_argument("--video-vae", metavar="C", required=True, help="the run of stage `video_vae`")
+  parser.add_argument("--audio-vae", metavar="C", required=True, help="of stage `audio_vae`, or an exported agent")
+  parser.add_argument("--video-vae", metavar="C", required=True, help="of stage `video_vae`, or an exported agent")
   parser.add_argument(
     "--world", metavar="W.json", help="persona and portrait to lay beside the weights, for all who run them"
   )

@@ -65,6 +65,11 @@ class Loader:
     self.rows = range(self.batch) if rows is None else rows
     known = mixture.fields()
     unknown = sorted(set(fields or ()) - set(known))
+    if mixture.kind == "media" and set(unknown) & set(LATENTS):
+      raise DataError(
+        f"{self.folders[0].path} holds media, but this stage trains on latents: make them once with `wanstreamer data "
+        f"encode {self.folders[0].path} --audio-vae A --video-vae V --out DIR`, and set data.path to DIR"
+      )
     if unknown:
       raise DataError(f"{path} ({mixture.kind}) has no field {unknown[0]!r}: it has {', '.join(known)}")
     self.fields = tuple(fields or known)

@@ -7,17 +7,15 @@ shard there writes the manifest and renames the folder. An interrupted run is re
 
 import contextlib
 import json
-import os
 import pathlib
 import shutil
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.config_files import config_to_dict
+from wanstreamer_jax.config_files import config_to_dict, own_temporary, write_json
 from wanstreamer_jax.data.record_folder import (
   FILES,
   FORMAT,
@@ -167,7 +165,7 @@ def write_shard(
   from array_record.python import array_record_module
 
   names = {kind: f"{kind}-{shard:05d}.array_record" for kind in FILES}
-  temporary = {kind: _temporary(folder / name) for kind, name in names.items()}
+  temporary = {kind: own_temporary(folder / name) for kind, name in names.items()}
   count = 0
   try:
     writers = {kind: array_record_module.ArrayRecordWriter(str(temporary[kind]), WRITER_OPTIONS) for kind in FILES}
@@ -187,15 +185,3 @@ def write_shard(
   except (RuntimeError, OSError) as error:  # the library's writer errors, such as a full disk
     gone = "" if folder.is_dir() else "the folder is gone, perhaps finished by another process: "
     raise DataError(f"cannot write {folder / names['units']}: {gone}{one_line(error)}") from error
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON under a temporary name, then renames it."""
-  temporary = _temporary(path)
-  temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-  temporary.rename(path)
-
-
-def _temporary(path: pathlib.Path) -> pathlib.Path:
-  """A name that no other process writes to."""
-  return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")

@@ -69,8 +69,6 @@ class Shares:
 def check_devices(heads: int, units: int, late_units: int) -> None:
   """Raises ConfigError unless heads and units divide over the current mesh's context (and tensor) axis."""
   context, tensor = axis_size(CONTEXT), axis_size(TENSOR)
-  if context == 1:
-    return
   if heads % (tensor * context):
     raise ConfigError(
       f"model.heads is {heads}, which does not divide over tensor={tensor} x context={context}: attention splits heads "

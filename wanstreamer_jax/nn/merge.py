@@ -13,6 +13,7 @@ so that no kernel's lse is ever differentiated (jax 0.10.2's cuDNN path would dr
 
 import dataclasses
 import functools
+import inspect
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -21,6 +22,13 @@ import jax.numpy as jnp
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.attention import MASKED
 from wanstreamer_jax.nn.platform import platform
+
+# The parameters of the backward rule of cuDNN attention inside of jax, which `CuDNN` calls with the lse of all pieces.
+# No public function takes one: jax.nn.dot_product_attention gives its lse, and drops the gradient that flows into it.
+BACKWARD = (
+  "scale", "seed", "dropout_rate", "variadic_args", "mask_type", "layout", "sliding_window_length", "is_training",
+  "return_residual", "res", "grad_output",
+)  # fmt: skip
 
 
 class Piece(NamedTuple):
@@ -156,6 +164,15 @@ def _cudnn() -> Any:
     raise ConfigError(
       f"model.attention is 'cudnn', for NVIDIA GPUs, but this is a {platform()}: set model.attention=xla"
     )
-  from jax._src.cudnn import fused_attention_stablehlo
+  try:
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-  return fused_attention_stablehlo
+    found = tuple(inspect.signature(cudnn._dot_product_attention_bwd_rule).parameters)
+  except (ImportError, AttributeError):
+    found = ()
+  if found != BACKWARD:
+    raise ConfigError(
+      f"model.attention is 'cudnn', which calls inside of jax, and jax {jax.__version__} is another there: install "
+      "jax==0.10.2, or set model.attention=xla"
+    )
+  return cudnn

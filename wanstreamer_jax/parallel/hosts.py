@@ -4,9 +4,10 @@ One process per host, all with the same command. Where jax knows the surrounding
 Kubernetes with the `kubernetes` package) nothing need be said; elsewhere `--coordinator HOST:PORT --processes N
 --process I` does. Everything here is the identity in a job of one process.
 
-A process that is lost is noticed in one of two ways. Its connections break, and a collective fails in the others:
-`peers_watched` turns that into one line. Or it is only silent (a host without power): after `heartbeat` seconds jax
-ends the others itself (SIGABRT, "another task died"). Either way the job ends, and whoever started it starts it again.
+A process that fails says why, and all end with its words and status (parallel/verdict.py). One that is lost is noticed
+in one of two ways. Its connections break, and a collective fails in the others: `peers_watched` turns that into one
+line. Or it is only silent (a host without power): after `heartbeat` seconds jax ends the others itself (SIGABRT,
+"another task died"). Either way the job ends, and whoever started it starts it again.
 """
 
 import contextlib
@@ -16,7 +17,6 @@ import json
 import os
 import re
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from wanstreamer_jax.errors import ConfigError, LostHostError, Stopped, UserError
+from wanstreamer_jax.parallel import verdict
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import param_shardings
 
@@ -36,11 +37,12 @@ SIGNS = (  # set by those who start several processes, and understood by jax.dis
   "JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri",
   "JOB_COMPLETION_INDEX",
 )  # fmt: skip
-BROKEN = re.compile(
-  r"gloo|nccl|connection (reset|closed|refused)|broken pipe|socket closed|coordination service|heartbeat|"
-  r"peer|UNAVAILABLE|DEADLINE_EXCEEDED|barrier",
-  re.IGNORECASE,
-)  # what a collective says when somebody is missing from it
+BROKEN = re.compile(  # what jax says when somebody is missing from a collective, and from its coordination service
+  r"Gloo [\w -]+ failed: .*(connect|timed? ?out|broken pipe)|"
+  r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE): .*RPC: /[\w.]*CoordinationService/|"
+  r"stopped sending heartbeats|ncclRemoteError|remote process exited",
+  re.IGNORECASE | re.DOTALL,
+)  # and no more: stores, too, are unavailable and close connections, and a defect must be called one
 
 
 @contextlib.contextmanager
@@ -50,7 +52,8 @@ def joined(
   """A job that this process takes part in; see `join`. When all end as they should, they wait for each other."""
   join(coordinator, processes, process, heartbeat)
   try:
-    yield
+    with verdict.listening():
+      yield
   except Stopped:
     _part()
     raise
@@ -60,14 +63,6 @@ def joined(
 def _part() -> None:
   if jax.distributed.is_initialized():
     jax.distributed.shutdown()
-
-
-def leave(status: int) -> None:
-  """Ends a process that failed at once if it is one of several: at a usual exit jax would wait for the others."""
-  if jax.distributed.is_initialized():
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def join(

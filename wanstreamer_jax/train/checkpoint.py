@@ -42,11 +42,13 @@ from wanstreamer_jax.weights import (
   whole_path,
 )
 
-# Fields that may differ between a run and its continuation: they change no number of the steps to come, or only how
-# many there are. (train.steps moves the end of a decaying schedule, which is what whoever sets it asks for.)
+# Fields that may differ between a run and its continuation: but for rounding they change no number of later steps,
+# or only how many there are. (train.steps moves the end of a decaying schedule, as whoever sets it asks for.) data.path
+# may too, since data are moved and mixtures change; but that is said.
 FREE_FIELDS = (
-  "name", "data.path", "train.steps", "train.mesh", "train.log_every", "train.eval_every", "train.checkpoint_every",
-  "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
+  "name", "data.path", "data.heldout", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
+  "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
+  "flow.steps", "flow.shift", "flow.guidance", "model.kv_cache", "model.remat", "model.attention",
 )  # fmt: skip
 FREE_SECTIONS = ("eval.",)
 UNFINISHED = "*.orbax-checkpoint-tmp*"
@@ -267,12 +269,19 @@ class Checkpoints:
       meta = read_meta(folder)
     except CheckpointError as error:
       raise _Damaged(str(error)) from error
-    changes = changed_fields(read_header(folder, META_FILE), self.config)
+    saved = read_header(folder, META_FILE)
+    changes = changed_fields(saved, self.config)
     if changes:
       more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
       raise CheckpointError(
         f"{self.folder.parent} was trained with another config: {changes[0]}{more}; "
         "restore that value, or set train.run to a new folder (and train.init to start from these weights)"
+      )
+    if saved.data.path != self.config.data.path:
+      print(
+        f"data.path was {saved.data.path!r} up to step {folder.name} and is {self.config.data.path!r} now: unless "
+        "these are the same records and weights, the batches to come are those of a run that always had the new ones",
+        flush=True,
       )
     return meta
 

@@ -25,6 +25,7 @@ from wanstreamer_jax.crops import (
 )
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
+from wanstreamer_jax.model.context import check_devices
 from wanstreamer_jax.model.streamer import Predictions, WanStreamer, pick_units
 from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
@@ -199,8 +200,10 @@ def _loader(config: Config) -> Any:
   from wanstreamer_jax.train.feed import host_rows
 
   duplex_watch.check(config)
-  noisy_units(config, config.data.units)
-  loader = Loader(config.data.path, config, host_rows(config.data.batch, make_mesh(config.train.mesh)), FIELDS)
+  mesh = make_mesh(config.train.mesh)
+  with jax.set_mesh(mesh):  # before anything is compiled
+    check_devices(config.model.heads, config.data.units, noisy_units(config, config.data.units))
+  loader = Loader(config.data.path, config, host_rows(config.data.batch, mesh), FIELDS)
   longest = max(folder.units for folder in loader.folders)
   if keeps_all(config) and longest > config.data.session_units:
     raise ConfigError(

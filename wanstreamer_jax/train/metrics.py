@@ -196,7 +196,8 @@ class MetricLog:
   def _show(self, step: int, metrics: dict[str, float], prefix: str) -> None:
     try:
       for name, value in metrics.items():
-        self._board.add_scalar(prefix + name, value, step)
+        if math.isfinite(value):  # a bin that no unit of the batch fell into has no mean
+          self._board.add_scalar(prefix + name, value, step)
       self._board.flush()
     except OSError as error:
       raise self._failed(error) from error

@@ -1,23 +1,22 @@
 """Where a run is kept: a folder of this machine, or one of an object store (`gs://bucket/run`).
 
-Object stores have no appending and no locks, and most of what draws or logs wants a real file. So the small files of a
-remote run are written to a temporary folder, as those of a local one are, and copied out whole in the background, at
-most every half minute and when the run ends. Checkpoints go to the store directly.
+Object stores have no appending, and most of what draws or logs wants a real file. So the small files of a remote run
+are written to a temporary folder, as those of a local one are, and copied out whole in the background, at most every
+half minute and when the run ends. Checkpoints go to the store directly.
 """
 
 import concurrent.futures
 import contextlib
-import fcntl
 import pathlib
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from etils import epath
 
 from wanstreamer_jax.errors import TrainingError
 from wanstreamer_jax.parallel import hosts
+from wanstreamer_jax.train.lock import Lease, only_trainer
 from wanstreamer_jax.weights import first_line, is_remote
 
 CONTINUED = ("metrics.jsonl",)  # what a continued run appends to
@@ -35,30 +34,37 @@ class RunFolder:
     self.path = path
     self.checkpoints = epath.Path(path) / "checkpoints"
     self.local = pathlib.Path(path)
-    self._open = contextlib.ExitStack()
+    self._lease: Lease | None = None  # of the process that writes a remote run
     self._copied: dict[pathlib.Path, tuple[int, float]] = {}
     self._copying: concurrent.futures.Future[None] | None = None
     self._next = 0.0
 
   def __enter__(self) -> "RunFolder":
-    remote = is_remote(self.path)
-    if remote or not hosts.is_first():
-      self.local = pathlib.Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="wanstreamer-run-")))
-    if remote:
-      with self._reaching():
-        epath.Path(self.path).mkdir(parents=True, exist_ok=True)
-        for name in CONTINUED if hosts.is_first() else ():
-          if (epath.Path(self.path) / name).exists():
-            (self.local / name).write_bytes((epath.Path(self.path) / name).read_bytes())
-    elif hosts.is_first():
+    with contextlib.ExitStack() as opening:  # undoes what was done when the rest fails
+      self._open_in(opening)
+      self._open = opening.pop_all()
+    return self
+
+  def _open_in(self, opening: contextlib.ExitStack) -> None:
+    remote, first = is_remote(self.path), hosts.is_first()
+    if remote or not first:
+      self.local = pathlib.Path(opening.enter_context(tempfile.TemporaryDirectory(prefix="wanstreamer-run-")))
+    if not first:
+      return
+    if not remote:
       try:
         self.local.mkdir(parents=True, exist_ok=True)
       except OSError as error:
         raise TrainingError(f"cannot make the run folder {self.path}: {error.strerror}; set train.run") from error
-      self._open.enter_context(_only_trainer(self.local))
-    if remote and hosts.is_first():
-      self._worker = self._open.enter_context(concurrent.futures.ThreadPoolExecutor(1))
-    return self
+      opening.enter_context(only_trainer(self.local))
+      return
+    with self._reaching():
+      epath.Path(self.path).mkdir(parents=True, exist_ok=True)
+      self._lease = opening.enter_context(Lease(self.path))
+      for name in CONTINUED:
+        if (epath.Path(self.path) / name).exists():
+          (self.local / name).write_bytes((epath.Path(self.path) / name).read_bytes())
+    self._worker = opening.enter_context(concurrent.futures.ThreadPoolExecutor(1))
 
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
     with self._open:
@@ -72,10 +78,11 @@ class RunFolder:
     """Copies what changed to the store; nothing for a local run.
 
     In the background a failure is a warning, and the next copy has what this one had not: stores have bad minutes.
-    `now` it is a TrainingError.
+    `now` it is a TrainingError, as it is when another job has taken the run.
     """
-    if not (is_remote(self.path) and hosts.is_first()):
+    if self._lease is None:
       return
+    self._lease.check()
     if not now and (time.monotonic() < self._next or (self._copying and not self._copying.done())):
       return
     self._next = time.monotonic() + EVERY
@@ -108,6 +115,8 @@ class RunFolder:
     """Whatever a store's client raises (many kinds), as one line."""
     try:
       yield
+    except TrainingError:
+      raise
     except ImportError as error:
       raise TrainingError(f"{self.path} needs a package: {error}; pip install gcsfs (s3fs for s3://)") from error
     except Exception as error:
@@ -115,15 +124,3 @@ class RunFolder:
         f"cannot reach {self.path}: {first_line(error)}; check the bucket's name, the network and the credentials "
         "(gcloud auth application-default login), or set train.run"
       ) from error
-
-
-@contextlib.contextmanager
-def _only_trainer(run: pathlib.Path) -> Iterator[Any]:
-  """Holds the run's folder for this process: two that train into one folder would destroy each other's files."""
-  with (run / "lock").open("w") as file:
-    try:
-      # A record lock: gone with this process however it ends, and not inherited by its workers.
-      fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-      raise TrainingError(f"{run} is being trained by another process; wait for it, or set train.run") from None
-    yield file
