@@ -1,6 +1,8 @@
 """The live service around the engine: seats, recordings, restarts, the client, over a real socket."""
 
 import asyncio
+import errno
+import os
 import time
 import zipfile
 
@@ -13,8 +15,8 @@ from tests.live import MEDIA, RATE, Echo, hello, running, units, until
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.media import MediaReader
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.serve import hall, protocol
+from wanstreamer_jax.errors import CheckpointError, UserError
+from wanstreamer_jax.serve import hall, protocol, restart
 from wanstreamer_jax.serve.picture import VP8Decoder, VP8Encoder, decode_picture
 from wanstreamer_jax.serve.report import PHASES, throughput
 
@@ -38,6 +40,8 @@ def test_a_conversation_over_a_socket():
       assert figures["wanstreamer_latency_seconds_count"] >= 3
       assert figures['wanstreamer_phase_seconds_sum{phase="think"}'] >= 0.003
       assert figures["wanstreamer_units_total"] >= 3
+      assert figures["wanstreamer_joined_total"] == 1
+      assert "# TYPE wanstreamer_joined_total counter" in metrics
       assert (figures["wanstreamer_free_slots"], figures["wanstreamer_busy_ratio"]) == (1, 0.5)
       await socket.send_str(protocol.say("bye"))
       await asyncio.sleep(0.1)
@@ -279,11 +283,14 @@ def test_sessions_outlast_a_restart(tmp_path):
     async with aiohttp.ClientSession() as session:
       async with running(Echo(), state=state, drawn=drawn) as (server, address):
         talking, one = await hello(session, address)
-        watching, other = await hello(session, address, watch=True)
+        watching, other = await hello(session, address, watch=True, seed=77, record=True)
+        assert (one["recording"], other["recording"]) == (False, True)
         await units(talking, 2)
         await server._end(None)
         assert (await until(talking, "restarting"))["message"]
       assert {path.name for path in state.iterdir()} == {"sessions.json", "engine.json"}
+      modes = {path.stat().st_mode & 0o777 for path in state.iterdir()}
+      assert (state.stat().st_mode & 0o777, modes) == (0o700, {0o600})  # what was said, and tokens
       engine = Echo()
       async with running(engine, state=state, drawn=drawn) as (server, address):
         assert engine.began == [None, None]
@@ -294,12 +301,32 @@ def test_sessions_outlast_a_restart(tmp_path):
         assert (await until(talking, "unit"))["unit"] >= again["unit"]
         watching, again = await hello(session, address, session=other["session"])
         assert again["type"] == "welcome"
+        assert not again["recording"]  # that does not outlast it, and the page is told
+        assert server.hall.seat(other["session"]).source.person == 77
         await talking.send_str(protocol.say("bye"))
         await watching.send_str(protocol.say("bye"))
         await asyncio.sleep(0.1)
         assert server.hall.free == 2
 
   asyncio.run(talk())
+
+
+class FullDisk(Echo):
+  def save(self, folder):
+    super().save(folder)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+  async def talk():
+    async with running(FullDisk()) as (server, address), aiohttp.ClientSession() as session:
+      socket, _ = await hello(session, address)
+      await units(socket, 1)
+      with pytest.raises(CheckpointError, match="No space left"):
+        restart.save(server.hall, tmp_path / "state")
+
+  asyncio.run(talk())
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_whether_units_are_done_in_time():
