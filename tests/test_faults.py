@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import socket
+import sys
 import threading
 import time
 
@@ -197,6 +198,42 @@ def test_going_down_under_load():
       await down
       await server._end(None)
       assert "going down" in (await until(talking, "ended"))["message"]
+
+  asyncio.run(talk())
+
+
+SERVER = """
+import sys, pathlib
+from tests.live import Echo
+from wanstreamer_jax.serve.server import ServeOptions, listen, serve
+state = pathlib.Path(sys.argv[1]) if sys.argv[1:] else None
+options = ServeOptions(port=0, drain=0.5, state=state, token="secret")
+serve(Echo(), options, *listen(options))
+"""
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_sigterm_under_load(keep, tmp_path):
+  """A process of its own: visitors are told, sessions are kept where they should be, and it ends by itself with 0."""
+  state = tmp_path / "state"
+
+  async def talk():
+    process = await asyncio.create_subprocess_exec(
+      sys.executable, "-c", SERVER, *([state] if keep else []), stdout=asyncio.subprocess.PIPE
+    )
+    line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().split()[-1]
+    address, _, query = line.partition("/?")
+    assert query == "token=..."  # a log does not hold it
+    async with aiohttp.ClientSession() as session:
+      socket = await session.ws_connect(f"{address}/live?token=secret")
+      await socket.send_str(protocol.say("hello", version=1))
+      assert len(await units(socket, 2)) == 2
+      process.terminate()
+      if not keep:
+        assert (await until(socket, "draining"))["seconds"] == 0.5
+      assert await until(socket, "restarting" if keep else "ended")
+      assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert (state / "sessions.json").exists() == keep
 
   asyncio.run(talk())
 

@@ -311,6 +311,50 @@ def test_sessions_outlast_a_restart(tmp_path):
   asyncio.run(talk())
 
 
+async def marked(session, address, hertz, seconds):
+  """A visitor who says one tone. -> what it was answered: float32 [samples], or None when there was no place."""
+  socket, welcome = await hello(session, address)
+  if welcome["type"] == "full":
+    return None
+  heard, begin, loop = [], time.monotonic(), asyncio.get_running_loop()
+
+  async def say():
+    for index in range(int(50 * seconds)):
+      await asyncio.sleep(max(0.0, begin + 0.02 * index - time.monotonic()))
+      times = (480 * index + np.arange(480)) / RATE
+      await socket.send_bytes(protocol.sound(0.5 * np.sin(2 * np.pi * hertz * times), times[0]).pack())
+    await socket.send_str(protocol.say("bye"))
+
+  saying = loop.create_task(say())
+  async for message in socket:
+    if message.type is aiohttp.WSMsgType.BINARY and (media := protocol.unpack(message.data)).kind == protocol.SOUND:
+      heard.append(media.samples)
+  await saying
+  return np.concatenate(heard)
+
+
+@pytest.mark.slow
+def test_eight_visitors_and_four_places():
+  """Four are served in real time, and hear nothing but themselves; four are told that there is no place."""
+  tones, seconds = [300 + 200 * k for k in range(8)], 20
+
+  async def talk():
+    async with running(Echo(slots=4)) as (server, address), aiohttp.ClientSession() as session:
+      answers = await asyncio.gather(*(marked(session, address, hertz, seconds) for hertz in tones))
+      assert (server.hall.figures.joined, server.hall.figures.refused) == (4, 4)
+      assert (server.hall.figures.evicted, server.hall.figures.clock_restarts) == (0, 0)
+      return answers
+
+  answers = asyncio.run(talk())
+  assert sum(answer is None for answer in answers) == 4
+  for own, answer in zip(tones, answers):
+    if answer is not None:
+      assert len(answer) > 0.9 * seconds * RATE
+      spectrum = np.abs(np.fft.rfft(answer))
+      power = {hertz: spectrum[round(hertz * len(answer) / RATE) + np.arange(-3, 4)].max() for hertz in tones}
+      assert all(power[hertz] < 0.01 * power[own] for hertz in tones if hertz != own)
+
+
 class FullDisk(Echo):
   def save(self, folder):
     super().save(folder)
