@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import time
+import types
 import zipfile
 
 import aiohttp
@@ -12,11 +13,16 @@ import numpy as np
 import pytest
 
 from tests.live import MEDIA, RATE, Echo, hello, running, units, until
+from wanstreamer_jax import agent_io
+from wanstreamer_jax.cli import build_parser
+from wanstreamer_jax.commands import serve as commands
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.media import MediaReader
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import CheckpointError, UserError
-from wanstreamer_jax.serve import hall, protocol, restart
+from wanstreamer_jax.errors import CheckpointError, DataError, UserError
+from wanstreamer_jax.parallel import mesh
+from wanstreamer_jax.serve import hall, protocol, restart, slots
 from wanstreamer_jax.serve.picture import VP8Decoder, VP8Encoder, decode_picture
 from wanstreamer_jax.serve.report import PHASES, throughput
 
@@ -238,6 +244,31 @@ def test_sound_and_pictures_over_webrtc_that_loses_packets(monkeypatch):
   asyncio.run(talk())
 
 
+def test_pictures_over_webrtc_have_the_same_limits():
+  pytest.importorskip("aiortc")
+  from wanstreamer_jax.serve.inbox import Inbox
+  from wanstreamer_jax.serve.limit import Bucket
+  from wanstreamer_jax.serve.webrtc import Peer
+
+  class Track:
+    sizes = [(480, 640), (720, 1280), (64, 64), (64, 64)]
+
+    async def recv(self):
+      if not self.sizes:
+        raise EOFError
+      return av.VideoFrame.from_ndarray(np.zeros((*self.sizes.pop(0), 3), np.uint8), format="rgb24")
+
+  async def look():
+    inbox = Inbox(MEDIA)
+    peer = Peer(MEDIA, inbox, Bucket(0, 9), Bucket(0, 3))
+    with pytest.raises(EOFError):
+      await peer._see(Track())
+    assert len(inbox._pictures) == 2  # one was too large, one was one too many
+    await peer.close()
+
+  asyncio.run(look())
+
+
 def test_a_broken_connection_comes_back_into_its_session():
   async def talk():
     engine = Echo(slots=1)
@@ -400,3 +431,25 @@ def test_a_voice_sample_is_read_where_it_is_heeded():
       assert "sent.voice" in refused["message"]
 
   asyncio.run(talk())
+
+
+def test_a_world_that_the_model_does_not_take_is_refused_before_anything_is_compiled(monkeypatch):
+  class Narrow(Echo):
+    def __init__(self, agent, *_):
+      super().__init__()
+      self.agent = agent
+
+    def check(self, request):
+      assert request.world.fields == {"name": "too long"}
+      super().check(request)
+
+    def prepare(self, tell):
+      raise AssertionError("compiled")
+
+  agent = types.SimpleNamespace(config=Config())
+  monkeypatch.setattr(slots, "SlotEngine", Narrow)
+  monkeypatch.setattr(mesh, "enable_compilation_cache", lambda: None)
+  monkeypatch.setattr(agent_io, "load_agent", lambda *_: agent)
+  monkeypatch.setattr(agent_io, "load_session_world", lambda *_: World(fields={"name": "too long"}))
+  with pytest.raises(DataError, match="has 99 tokens"):
+    commands.serve(build_parser().parse_args(["serve", "--port", "0"]))
