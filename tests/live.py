@@ -35,8 +35,10 @@ class Echo:
     self.resets += 1
 
   def join(self, slot, request):
-    if request.world.fields.get("name") == "unexpected":
+    if request.world.fields.get("name") == "unforeseen":
       raise DataError("this was not foreseen")
+    if request.world.fields.get("name") == "unexpected":
+      raise RuntimeError("the device is lost")
     self.began.append((slot, request.world.fields, request.seed))
 
   def commit(self):

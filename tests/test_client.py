@@ -1,16 +1,19 @@
 """`wanstreamer client`: a media file as the visitor, and what it says of servers that are away, full or not ours."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
 from aiohttp import web
 
-from tests.live import RATE, Echo, running
+from tests.live import MEDIA, RATE, Echo, running
 from tests.media_files import halves, tone, write_video
-from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.data.media import MediaReader, MediaWriter
+from wanstreamer_jax.errors import MediaError, UserError
 from wanstreamer_jax.serve import client
-from wanstreamer_jax.serve.client import stream_to
+from wanstreamer_jax.serve.client import Answer, stream_to
+from wanstreamer_jax.serve.report import PHASES
 
 
 def test_the_client_saves_what_it_is_answered(tmp_path):
@@ -66,13 +69,46 @@ def test_a_server_that_is_not_ours(tmp_path, monkeypatch, said, reason):
   assert not (tmp_path / "out").exists()
 
 
+class Breaking(MediaReader):
+  """Its file cannot be read on after two units."""
+
+  def __iter__(self):
+    yield from itertools.islice(super().__iter__(), 2)
+    raise MediaError("the file is damaged from here on")
+
+
+def test_a_file_that_breaks_in_the_middle_is_no_answer_to_silence(tmp_path, monkeypatch):
+  monkeypatch.setattr(client, "MediaReader", Breaking)
+  clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24, sound=tone(0.96, RATE))
+
+  async def talk():
+    async with running(Echo()) as (_, address):
+      with pytest.raises(MediaError, match="damaged from here on"):
+        await asyncio.to_thread(stream_to, address, clip, tmp_path / "out", False)
+
+  asyncio.run(talk())
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_unit_without_sound_has_no_latency(tmp_path):
+  clip, folder = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24), tmp_path / "out"
+  folder.mkdir()
+  answer = Answer(MEDIA, MediaReader(clip, MEDIA), folder, False)
+  value = {"text": "", "speaking": False, "late": False, **{f"{phase}_ms": 1.0 for phase in PHASES}}
+  with MediaWriter(folder / "agent.mp4", MEDIA) as writer:
+    for latency in (60.0, None):
+      answer._unit(value, [], [], latency, writer)
+  assert [row.latency for row in answer.log.rows] == [60.0, None]
+
+
 def test_a_client_without_the_token_is_told_so(tmp_path):
   clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
 
   async def talk():
     async with running(Echo(), token="secret") as (_, address):
-      with pytest.raises(UserError, match="a token is needed"):
-        await asyncio.to_thread(stream_to, address, clip, tmp_path / "out", False)
+      with pytest.raises(UserError, match="a token is needed") as caught:
+        await asyncio.to_thread(stream_to, f"{address}?token=mine", clip, tmp_path / "out", False)
+      assert "mine" not in str(caught.value)
 
   asyncio.run(talk())
 
@@ -81,3 +117,7 @@ def test_a_server_that_is_away(tmp_path):
   clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
   with pytest.raises(UserError, match="cannot be talked to"):
     stream_to("http://127.0.0.1:9", clip, tmp_path / "out", False)
+  for wrong in ("http://127.0.0.1:9?token=mine", "http://127.0.0.1:nine?token=mine", "ftp://127.0.0.1?token=mine"):
+    with pytest.raises(UserError) as caught:
+      stream_to(wrong, clip, tmp_path / "out", False)
+    assert "mine" not in str(caught.value)

@@ -2,7 +2,12 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import socket
+import sys
+import threading
+import time
 
 import aiohttp
 import numpy as np
@@ -13,13 +18,19 @@ from tests.media_files import halves, tone, write_video
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.serve import hall, protocol, visit
 from wanstreamer_jax.serve.client import stream_to
-from wanstreamer_jax.serve.picture import VP8Encoder, encode_picture
+from wanstreamer_jax.serve.picture import VP8Encoder, decode_picture, encode_picture
 from wanstreamer_jax.serve.server import ServeOptions
 
 
-async def raw_visit(address):
-  """A visitor without a WebSocket library: (reader, writer, session), after the welcome."""
-  reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+async def raw_visit(address, buffer=None):
+  """A visitor without a WebSocket library: (reader, writer, session), after the welcome.
+
+  buffer: bytes that the line holds, and the visitor reads on its own no more than that.
+  """
+  line = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+  if buffer is not None:
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+  reader, writer = await asyncio.open_connection(sock=line, limit=buffer or 1 << 16)
   writer.write(
     b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -94,14 +105,13 @@ def test_sound_out_of_order_and_pictures_that_change_their_size():
   async def talk():
     async with running(Echo(slots=1)) as (_, address), aiohttp.ClientSession() as session:
       socket, _ = await hello(session, address, pictures=["vp8"])
-      part, encoders = np.zeros(480, np.float32), [VP8Encoder(64, 64, 25), VP8Encoder(96, 160, 25)]
+      part, encoders = np.zeros(480, np.float32), [VP8Encoder(*size, 25) for size in ((64, 64), (96, 160), (64, 64))]
       for index in (3, 1, 2, 0, 9, 8, 7, 6, 5, 4):
         await socket.send_bytes(protocol.sound(part, 100.0 - 0.02 * index).pack())
-      for index, encode in enumerate([encoders[0], encoders[1], encoders[0]]):
-        encode.restart()
+      for index, encode in enumerate(encoders):
         data, key = encode(np.full((96, 160, 3), 60 * index, np.uint8))
         await socket.send_bytes(protocol.Media(protocol.VP8, data, 0.04 * index, key_frame=key).pack())
-      for size in ((48, 48), (720, 1280)):
+      for size in ((48, 48), (360, 640)):
         jpeg = encode_picture(np.zeros((*size, 3), np.uint8))
         await socket.send_bytes(protocol.Media(protocol.JPEG, jpeg, 1.0).pack())
       for unit in range(3):
@@ -192,6 +202,42 @@ def test_going_down_under_load():
   asyncio.run(talk())
 
 
+SERVER = """
+import sys, pathlib
+from tests.live import Echo
+from wanstreamer_jax.serve.server import ServeOptions, listen, serve
+state = pathlib.Path(sys.argv[1]) if sys.argv[1:] else None
+options = ServeOptions(port=0, drain=0.5, state=state, token="secret")
+serve(Echo(), options, *listen(options))
+"""
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_sigterm_under_load(keep, tmp_path):
+  """A process of its own: visitors are told, sessions are kept where they should be, and it ends by itself with 0."""
+  state = tmp_path / "state"
+
+  async def talk():
+    process = await asyncio.create_subprocess_exec(
+      sys.executable, "-c", SERVER, *([state] if keep else []), stdout=asyncio.subprocess.PIPE
+    )
+    line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().split()[-1]
+    address, _, query = line.partition("/?")
+    assert query == "token=..."  # a log does not hold it
+    async with aiohttp.ClientSession() as session:
+      socket = await session.ws_connect(f"{address}/live?token=secret")
+      await socket.send_str(protocol.say("hello", version=1))
+      assert len(await units(socket, 2)) == 2
+      process.terminate()
+      if not keep:
+        assert (await until(socket, "draining"))["seconds"] == 0.5
+      assert await until(socket, "restarting" if keep else "ended")
+      assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert (state / "sessions.json").exists() == keep
+
+  asyncio.run(talk())
+
+
 class Defective(Echo):
   """Raises in the first `failures` units."""
 
@@ -221,6 +267,122 @@ def test_an_engine_that_fails_once_goes_on(caplog):
   assert "the device is lost" in caplog.text
 
 
+def test_an_engine_that_fails_while_a_session_begins_goes_on():
+  """All sessions may be gone with it: everybody is told, and the next visitor is served."""
+
+  async def talk():
+    engine = Echo()
+    async with running(engine) as (_, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      await units(first, 1)
+      second, _ = await hello(session, address, world={"fields": {"name": "unexpected"}})
+      for socket in (first, second):
+        assert "the server failed" in (await until(socket, "ended"))["message"]
+      third, _ = await hello(session, address)
+      assert len(await units(third, 2)) == 2
+      assert engine.resets == 1
+
+  asyncio.run(talk())
+
+
+class Irreparable(Defective):
+  """And cannot be reset, so many times."""
+
+  def __init__(self, failures, unrepaired):
+    super().__init__(failures)
+    self.unrepaired = unrepaired
+
+  def reset(self):
+    super().reset()
+    if self.resets <= self.unrepaired:
+      raise RuntimeError("the device is still lost")
+
+
+@pytest.mark.parametrize(("unrepaired", "status"), [(1, "ok"), (99, "broken")])
+def test_an_engine_that_cannot_be_reset(unrepaired, status, tmp_path):
+  """Is reset again, and when that does not help the server says so, and still goes down in good order."""
+
+  async def talk():
+    engine = Irreparable(1, unrepaired)
+    async with running(engine, state=tmp_path / "state") as (server, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      await until(first, "ended")
+      await asyncio.sleep(0.1)
+      health = await session.get(f"{address}/healthz")
+      assert (await health.json())["status"] == status
+      second, said = await hello(session, address)
+      if status == "ok":
+        assert len(await units(second, 2)) == 2
+        assert engine.resets == 2
+      else:
+        assert "broke" in said["message"]
+        assert health.status == 503
+        assert engine.resets == hall.MOST_FAILURES - 1
+    with pytest.raises(RuntimeError, match="shutdown"):
+      server.hall._thinker.submit(print)
+
+  asyncio.run(talk())
+
+
+class Overlapping(Echo):
+  """Thinks a unit while the one before is still being answered, for long; notes what is under way."""
+
+  overlaps = True
+
+  def __init__(self, failing=0):
+    super().__init__(slots=1)
+    self.failing, self.thought, self.answered, self.answering, self.at_rest = failing, 0, 0, False, []
+
+  def think(self, users, typed):
+    self.thought += users[0] is not None
+    if self.thought == self.failing:
+      self.failing = 0
+      raise RuntimeError("the device is lost")
+    return super().think(users, typed)
+
+  def answer(self, thought):
+    self.answering = True
+    time.sleep(0.2)  # longer than a unit
+    self.answering = False
+    self.answered += 1
+    return super().answer(thought)
+
+  def reset(self):
+    self.at_rest.append(not self.answering)
+    super().reset()
+
+  def save(self, folder):
+    self.at_rest.append(not self.answering)
+    super().save(folder)
+
+
+def test_what_is_saved_is_what_was_answered(tmp_path):
+  async def talk():
+    engine = Overlapping()
+    async with running(engine, state=tmp_path / "state") as (server, address), aiohttp.ClientSession() as session:
+      socket, _ = await hello(session, address)
+      await units(socket, 2)
+      (seat,) = server.hall.seats
+    assert engine.thought == engine.answered == seat.unit >= 3
+    assert engine.at_rest == [True]
+
+  asyncio.run(talk())
+
+
+def test_an_engine_is_reset_when_it_is_at_rest():
+  async def talk():
+    engine = Overlapping(failing=3)
+    async with running(engine) as (_, address), aiohttp.ClientSession() as session:
+      first, _ = await hello(session, address)
+      await until(first, "ended")
+      second, _ = await hello(session, address)
+      assert len(await units(second, 1)) == 1
+    assert engine.at_rest == [True]
+    assert engine.answered == engine.thought - 1  # all but the one that failed
+
+  asyncio.run(talk())
+
+
 def test_an_engine_that_keeps_failing_is_said_to_be_broken():
   async def talk():
     async with running(Defective(99)) as (_, address), aiohttp.ClientSession() as session:
@@ -235,7 +397,7 @@ def test_an_engine_that_keeps_failing_is_said_to_be_broken():
   asyncio.run(talk())
 
 
-@pytest.mark.parametrize(("name", "reason"), [("too long", "has 99 tokens"), ("unexpected", "was not foreseen")])
+@pytest.mark.parametrize(("name", "reason"), [("too long", "has 99 tokens"), ("unforeseen", "was not foreseen")])
 def test_a_world_that_the_model_does_not_take_ends_nobody_else(name, reason):
   async def talk():
     async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
@@ -250,25 +412,54 @@ def test_a_world_that_the_model_does_not_take_ends_nobody_else(name, reason):
   asyncio.run(talk())
 
 
-def test_a_visitor_who_does_not_read_is_sent_away_and_the_others_go_on(monkeypatch):
-  monkeypatch.setattr(visit, "STUCK", 4)
-  send = visit.Visit._send
+class Noisy(Echo):
+  """Shows and says what cannot be compressed: lines are full soon."""
 
-  async def never(self):
-    await asyncio.Event().wait()
+  def echo(self, slot, user, texts):
+    answer, random = super().echo(slot, user, texts), np.random.default_rng(0)
+    return answer and dataclasses.replace(answer, video=random.integers(0, 255, answer.video.shape, np.uint8))
+
+
+def test_a_visitor_who_does_not_read_is_cut_off_and_the_others_go_on(monkeypatch):
+  """But goes on talking, so that the line looks alive."""
+  monkeypatch.setattr(visit, "STUCK", 4)
+  monkeypatch.setattr(visit, "NOTICE", 0.2)
 
   async def talk():
-    async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
-      monkeypatch.setattr(visit.Visit, "_send", never)
-      _slow, welcome = await hello(session, address)
-      assert welcome["type"] == "welcome"
-      monkeypatch.setattr(visit.Visit, "_send", send)
-      first, _ = await hello(session, address)
-      assert len(await units(first, 7)) == 7
+    async with running(Noisy()) as (server, address), aiohttp.ClientSession() as session:
+      _, writer, _ = await raw_visit(address, buffer=4096)
+      (deaf,) = server.visits
+      deaf.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+      other, _ = await hello(session, address)
+      async with asyncio.timeout(10):
+        while deaf in server.visits:
+          with contextlib.suppress(ConnectionError):
+            writer.write(frame(2, protocol.sound(np.zeros(480), 0.0).pack()))
+            await writer.drain()
+          await units(other, 1)
       assert server.hall.free == 1
-      assert not server.hall.broken
+      assert len(await units(other, 2)) == 2
 
   asyncio.run(talk())
+
+
+def test_pictures_are_decoded_beside_the_event_loop(monkeypatch):
+  threads = []
+  jpeg = lambda *size: protocol.Media(protocol.JPEG, encode_picture(np.zeros((*size, 3), np.uint8)), 0.0).pack()
+  decode = lambda *given: threads.append(threading.current_thread()) or decode_picture(*given)
+  monkeypatch.setattr(visit, "decode_picture", decode)
+
+  async def talk():
+    async with running(Echo()) as (_, address), aiohttp.ClientSession() as session:
+      socket, _ = await hello(session, address)
+      await socket.send_bytes(jpeg(64, 64))
+      await units(socket, 1)
+      await socket.send_bytes(jpeg(64, 641))
+      assert "641 x 64 pixels: at most 640 a side" in (await until(socket, "error"))["message"]
+
+  asyncio.run(talk())
+  assert len(threads) == 2
+  assert threading.main_thread() not in threads
 
 
 def test_a_broken_session_is_ended_and_the_other_goes_on():

@@ -5,7 +5,7 @@ import pytest
 
 from tests.live import MEDIA, RATE
 from wanstreamer_jax.serve.echo import EchoMeter
-from wanstreamer_jax.serve.inbox import GONE, Inbox
+from wanstreamer_jax.serve.inbox import GONE, MOST_UNITS, Inbox
 
 
 def parts(samples: np.ndarray, begin: float = 0.0):
@@ -48,6 +48,30 @@ def test_sound_that_piles_up_is_dropped_from_its_old_end():
   assert inbox.waiting <= 0.081
   assert inbox.dropped > MEDIA.samples
   assert end == pytest.approx(10.0 + (user.audio[-1] + 1) / RATE)
+
+
+def test_what_the_host_has_to_catch_up_with_is_not_dropped():
+  """One unit took 400 ms: sound of two and a half units waits, and two are taken one after the other."""
+  inbox, samples = Inbox(MEDIA), np.arange(int(0.4 * RATE), dtype=np.float32)
+  for part, begin in parts(samples):
+    inbox.sound(part, begin)
+  heard = [inbox.take(behind)[0].audio for behind in (1, 0)]
+  np.testing.assert_array_equal(np.concatenate(heard), samples[: 2 * MEDIA.samples])
+  assert (inbox.missing, inbox.dropped) == (0, 0)
+  inbox.sound(samples, 0.4)  # the same for a host that has nothing to catch up with
+  inbox.take(0)
+  assert inbox.dropped > MEDIA.samples
+
+
+def test_sound_that_nobody_takes_does_not_pile_up():
+  inbox = Inbox(MEDIA)
+  for second in range(600):
+    inbox.sound(np.full(RATE, second, np.float32), float(second))
+  assert inbox.waiting <= MOST_UNITS * MEDIA.samples / RATE
+  assert inbox.dropped == 600 * RATE - MOST_UNITS * MEDIA.samples
+  user, _, end = inbox.take(MOST_UNITS - 1)
+  assert set(user.audio) == {598.0}  # the oldest that is left
+  assert end == pytest.approx(600 - (MOST_UNITS - 1) * MEDIA.samples / RATE)
 
 
 def test_sound_that_waits_for_nothing_is_dropped_after_a_while():

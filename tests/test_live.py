@@ -1,7 +1,10 @@
 """The live service around the engine: seats, recordings, restarts, the client, over a real socket."""
 
 import asyncio
+import errno
+import os
 import time
+import types
 import zipfile
 
 import aiohttp
@@ -10,11 +13,16 @@ import numpy as np
 import pytest
 
 from tests.live import MEDIA, RATE, Echo, hello, running, units, until
+from wanstreamer_jax import agent_io
+from wanstreamer_jax.cli import build_parser
+from wanstreamer_jax.commands import serve as commands
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.media import MediaReader
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.serve import hall, protocol
+from wanstreamer_jax.errors import CheckpointError, DataError, UserError
+from wanstreamer_jax.parallel import mesh
+from wanstreamer_jax.serve import hall, protocol, restart, slots
 from wanstreamer_jax.serve.picture import VP8Decoder, VP8Encoder, decode_picture
 from wanstreamer_jax.serve.report import PHASES, throughput
 
@@ -38,6 +46,8 @@ def test_a_conversation_over_a_socket():
       assert figures["wanstreamer_latency_seconds_count"] >= 3
       assert figures['wanstreamer_phase_seconds_sum{phase="think"}'] >= 0.003
       assert figures["wanstreamer_units_total"] >= 3
+      assert figures["wanstreamer_joined_total"] == 1
+      assert "# TYPE wanstreamer_joined_total counter" in metrics
       assert (figures["wanstreamer_free_slots"], figures["wanstreamer_busy_ratio"]) == (1, 0.5)
       await socket.send_str(protocol.say("bye"))
       await asyncio.sleep(0.1)
@@ -234,6 +244,31 @@ def test_sound_and_pictures_over_webrtc_that_loses_packets(monkeypatch):
   asyncio.run(talk())
 
 
+def test_pictures_over_webrtc_have_the_same_limits():
+  pytest.importorskip("aiortc")
+  from wanstreamer_jax.serve.inbox import Inbox
+  from wanstreamer_jax.serve.limit import Bucket
+  from wanstreamer_jax.serve.webrtc import Peer
+
+  class Track:
+    sizes = [(480, 640), (720, 1280), (64, 64), (64, 64)]
+
+    async def recv(self):
+      if not self.sizes:
+        raise EOFError
+      return av.VideoFrame.from_ndarray(np.zeros((*self.sizes.pop(0), 3), np.uint8), format="rgb24")
+
+  async def look():
+    inbox = Inbox(MEDIA)
+    peer = Peer(MEDIA, inbox, Bucket(0, 9), Bucket(0, 3))
+    with pytest.raises(EOFError):
+      await peer._see(Track())
+    assert len(inbox._pictures) == 2  # one was too large, one was one too many
+    await peer.close()
+
+  asyncio.run(look())
+
+
 def test_a_broken_connection_comes_back_into_its_session():
   async def talk():
     engine = Echo(slots=1)
@@ -279,11 +314,14 @@ def test_sessions_outlast_a_restart(tmp_path):
     async with aiohttp.ClientSession() as session:
       async with running(Echo(), state=state, drawn=drawn) as (server, address):
         talking, one = await hello(session, address)
-        watching, other = await hello(session, address, watch=True)
+        watching, other = await hello(session, address, watch=True, seed=77, record=True)
+        assert (one["recording"], other["recording"]) == (False, True)
         await units(talking, 2)
         await server._end(None)
         assert (await until(talking, "restarting"))["message"]
       assert {path.name for path in state.iterdir()} == {"sessions.json", "engine.json"}
+      modes = {path.stat().st_mode & 0o777 for path in state.iterdir()}
+      assert (state.stat().st_mode & 0o777, modes) == (0o700, {0o600})  # what was said, and tokens
       engine = Echo()
       async with running(engine, state=state, drawn=drawn) as (server, address):
         assert engine.began == [None, None]
@@ -294,12 +332,76 @@ def test_sessions_outlast_a_restart(tmp_path):
         assert (await until(talking, "unit"))["unit"] >= again["unit"]
         watching, again = await hello(session, address, session=other["session"])
         assert again["type"] == "welcome"
+        assert not again["recording"]  # that does not outlast it, and the page is told
+        assert server.hall.seat(other["session"]).source.person == 77
         await talking.send_str(protocol.say("bye"))
         await watching.send_str(protocol.say("bye"))
         await asyncio.sleep(0.1)
         assert server.hall.free == 2
 
   asyncio.run(talk())
+
+
+async def marked(session, address, hertz, seconds):
+  """A visitor who says one tone. -> what it was answered: float32 [samples], or None when there was no place."""
+  socket, welcome = await hello(session, address)
+  if welcome["type"] == "full":
+    return None
+  heard, begin, loop = [], time.monotonic(), asyncio.get_running_loop()
+
+  async def say():
+    for index in range(int(50 * seconds)):
+      await asyncio.sleep(max(0.0, begin + 0.02 * index - time.monotonic()))
+      times = (480 * index + np.arange(480)) / RATE
+      await socket.send_bytes(protocol.sound(0.5 * np.sin(2 * np.pi * hertz * times), times[0]).pack())
+    await socket.send_str(protocol.say("bye"))
+
+  saying = loop.create_task(say())
+  async for message in socket:
+    if message.type is aiohttp.WSMsgType.BINARY and (media := protocol.unpack(message.data)).kind == protocol.SOUND:
+      heard.append(media.samples)
+  await saying
+  return np.concatenate(heard)
+
+
+@pytest.mark.slow
+def test_eight_visitors_and_four_places():
+  """Four are served in real time, and hear nothing but themselves; four are told that there is no place."""
+  tones, seconds = [300 + 200 * k for k in range(8)], 20
+
+  async def talk():
+    async with running(Echo(slots=4)) as (server, address), aiohttp.ClientSession() as session:
+      answers = await asyncio.gather(*(marked(session, address, hertz, seconds) for hertz in tones))
+      assert (server.hall.figures.joined, server.hall.figures.refused) == (4, 4)
+      assert (server.hall.figures.evicted, server.hall.figures.clock_restarts) == (0, 0)
+      return answers
+
+  answers = asyncio.run(talk())
+  assert sum(answer is None for answer in answers) == 4
+  for own, answer in zip(tones, answers):
+    if answer is not None:
+      assert len(answer) > 0.9 * seconds * RATE
+      spectrum = np.abs(np.fft.rfft(answer))
+      power = {hertz: spectrum[round(hertz * len(answer) / RATE) + np.arange(-3, 4)].max() for hertz in tones}
+      assert all(power[hertz] < 0.01 * power[own] for hertz in tones if hertz != own)
+
+
+class FullDisk(Echo):
+  def save(self, folder):
+    super().save(folder)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+  async def talk():
+    async with running(FullDisk()) as (server, address), aiohttp.ClientSession() as session:
+      socket, _ = await hello(session, address)
+      await units(socket, 1)
+      with pytest.raises(CheckpointError, match="No space left"):
+        restart.save(server.hall, tmp_path / "state")
+
+  asyncio.run(talk())
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_whether_units_are_done_in_time():
@@ -329,3 +431,25 @@ def test_a_voice_sample_is_read_where_it_is_heeded():
       assert "sent.voice" in refused["message"]
 
   asyncio.run(talk())
+
+
+def test_a_world_that_the_model_does_not_take_is_refused_before_anything_is_compiled(monkeypatch):
+  class Narrow(Echo):
+    def __init__(self, agent, *_):
+      super().__init__()
+      self.agent = agent
+
+    def check(self, request):
+      assert request.world.fields == {"name": "too long"}
+      super().check(request)
+
+    def prepare(self, tell):
+      raise AssertionError("compiled")
+
+  agent = types.SimpleNamespace(config=Config())
+  monkeypatch.setattr(slots, "SlotEngine", Narrow)
+  monkeypatch.setattr(mesh, "enable_compilation_cache", lambda: None)
+  monkeypatch.setattr(agent_io, "load_agent", lambda *_: agent)
+  monkeypatch.setattr(agent_io, "load_session_world", lambda *_: World(fields={"name": "too long"}))
+  with pytest.raises(DataError, match="has 99 tokens"):
+    commands.serve(build_parser().parse_args(["serve", "--port", "0"]))

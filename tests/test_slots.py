@@ -119,13 +119,30 @@ def test_sessions_go_on_after_a_restart(agent, engine, tmp_path):
     step(engine, k)
   engine.commit()  # as in the pause before the next unit
   engine.save(tmp_path)
-  other = SlotEngine(agent, SLOTS)
-  other.restore(tmp_path)
+  serve(engine, 0, crowd)  # whatever it did meanwhile
+  compiled = compilations()
+  engine.restore(tmp_path)
   for k in range(half, len(units)):
-    answer = step(other, k)
+    answer = step(engine, k)
     np.testing.assert_array_equal(answer.audio, whole[k].audio)
     np.testing.assert_array_equal(answer.video, whole[k].video)
     assert answer.text == whole[k].text
+  assert compiled == []  # visitors wait: everything was compiled before
+
+
+def test_a_defect_before_a_session_begins_is_that_sessions_own(agent, engine, monkeypatch):
+  expected = [answers[1] for answers in serve(engine, 1, nobody)]
+
+  def break_another(k, engine):
+    if k == 2:
+      with monkeypatch.context() as broken:
+        broken.setattr(slots.agent_io, "world_arrays", lambda *_: 1 / 0)
+        with pytest.raises(DataError, match="could not begin"):
+          engine.join(0, Request(BEN))
+    return nobody(k, engine)
+
+  for a, b in zip(expected, (answers[1] for answers in serve(engine, 1, break_another))):
+    np.testing.assert_array_equal(a.audio, b.audio)
 
 
 def test_sessions_of_another_server_are_refused(agent, engine, tmp_path):
@@ -195,7 +212,7 @@ def hold(engine: SlotEngine, ahead: bool) -> tuple:
   return jax.tree.map(np.asarray, (engine.states.past, engine.states.cache.kv, engine.decoders))
 
 
-def test_all_placements_are_equal(close):
+def test_all_placements_are_equal(close, tmp_path):
   """The performer elsewhere, and thinking ahead of it: the same sessions, joins in between and REFEED included."""
   config = small_config(world_text=16, commit_delay=2).replace()
   config.model.vocab, config.model.heads, config.model.kv_heads, config.flow.guidance = 1024, 4, 4, 2.0
@@ -206,6 +223,8 @@ def test_all_placements_are_equal(close):
   for place in ("split", "group"):
     assert engines[place].overlaps
     close(hold(engines[place], ahead=False), expected)
+    engines[place].save(tmp_path)
+    engines[place].restore(tmp_path)
     compiled = compilations()
     close(hold(engines[place], ahead=True), expected)
     assert compiled == []  # all arrays are where they were the first time

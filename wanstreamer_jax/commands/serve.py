@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -22,7 +23,9 @@ def add_serve(commands: Any) -> None:
   parser.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
   parser.add_argument("--port", type=number(int, 0, 65535), default=8765, help="default: 8765; 0 takes any free one")
-  parser.add_argument("--token", default="", help="what visitors must have in their address; needed with --host")
+  parser.add_argument("--token", default=os.environ.get("WANSTREAMER_TOKEN", ""),
+                      help="what visitors must have in their address; needed with --host (default: $WANSTREAMER_TOKEN, "
+                      "which other users of this machine do not see)")  # fmt: skip
   parser.add_argument("--origin", action="append", default=[], metavar="URL", help="another page that may connect")
   parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
   parser.add_argument("--longest", type=number(float, 1), default=3600.0, help="seconds of a session (default: 3600)")
@@ -49,6 +52,7 @@ def serve(args: argparse.Namespace) -> None:
   from wanstreamer_jax import agent_io
   from wanstreamer_jax.data.duplex_source import world_config
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
+  from wanstreamer_jax.serve.request import Request
   from wanstreamer_jax.serve.slots import SlotEngine
 
   enable_compilation_cache()
@@ -57,6 +61,7 @@ def serve(args: argparse.Namespace) -> None:
   capacity = int(1000 * args.longest / agent.config.media.unit_ms) if agent.config.layout.window is None else None
   engine = SlotEngine(agent, args.slots, capacity, args.placement, args.performers)
   agent = engine.agent  # in the dtypes of its use: the loaded float32 weights go
+  engine.check(Request(world))  # before everything is compiled
   engine.prepare(lambda line: print(line, flush=True))
   print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots, engine.overlaps), flush=True)
   structured_logs()

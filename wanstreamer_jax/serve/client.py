@@ -33,8 +33,9 @@ def stream_to(server: str, source: str | Path, out: str | Path, progress: bool =
 
 
 async def _stream(server: str, source: Path, out: Path, progress: bool) -> dict[str, float]:
+  shown = server.partition("?")[0]  # without the token
   if not server.startswith(("http://", "https://")):
-    raise UserError(f"--server {server}: expected an address that begins with http:// or https://")
+    raise UserError(f"--server {shown}: expected an address that begins with http:// or https://")
   probe(source)  # before a place is taken
   address = server.rstrip("/").replace("http", "ws", 1)
   path, mark, query = address.partition("?")
@@ -48,17 +49,22 @@ async def _stream(server: str, source: Path, out: Path, progress: bool) -> dict[
         await socket.send_str(protocol.say("hello", version=protocol.VERSION))
         welcome = protocol.hear(await socket.receive_str(timeout=ANSWER_WITHIN))
         if welcome["type"] != "welcome":
-          raise UserError(f"{server}: {welcome.get('message', welcome['type'])}")
+          raise UserError(f"{shown}: {welcome.get('message', welcome['type'])}")
         media = MediaConfig(**{name: welcome[name] for name in ("unit_ms", "fps", "sample_rate", "height", "width")})
         return await Answer(media, MediaReader(source, media), folder, progress).run(socket)
     except aiohttp.WSServerHandshakeError as error:
-      raise UserError(f"{server} does not let us in: {await _reason(live) or error.message}") from error
+      raise UserError(f"{shown} does not let us in: {await _reason(live) or error.message}") from error
     except TimeoutError as error:
-      raise UserError(f"{server} did not answer for {ANSWER_WITHIN:g} s") from error
+      raise UserError(f"{shown} did not answer for {ANSWER_WITHIN:g} s") from error
     except (aiohttp.ClientError, ConnectionError) as error:
-      raise UserError(f"{server} cannot be talked to: {str(error) or type(error).__name__}") from error
+      raise UserError(f"{shown} cannot be talked to: {_without(query, error) or type(error).__name__}") from error
     except (KeyError, TypeError, AttributeError, ValueError, DataError) as error:
-      raise UserError(f"{server} does not speak this protocol ({type(error).__name__}: {error})") from error
+      raise UserError(f"{shown} does not speak this protocol ({type(error).__name__}: {error})") from error
+
+
+def _without(query: str, error: Exception) -> str:
+  """What an error says, which may be the whole address."""
+  return str(error).replace(query, "...") if query else str(error)
 
 
 async def _reason(live: str) -> str:
@@ -77,7 +83,7 @@ class Answer:
     self.bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=not progress)
     self.users: list[UserUnit] = []
     self.log = SessionLog(folder / "units.jsonl", media)
-    self.latencies: list[float] = []
+    self.latencies: list[float] = []  # of the units that answer sound
     self.late = 0
     self.shown = np.zeros((media.height, media.width, 3), np.uint8)
 
@@ -87,7 +93,7 @@ class Answer:
     try:
       with contextlib.closing(self.log), self.bar, MediaWriter(self.folder / "agent.mp4", self.media) as writer:
         try:
-          await self._receive(socket, writer)
+          await self._receive(socket, writer, sender)
         except asyncio.CancelledError as error:  # Ctrl-C: the film up to here is completed
           if not writer.frames:
             raise
@@ -119,26 +125,30 @@ class Answer:
           jpeg = encode_picture(user.video[frame])
           await socket.send_bytes(protocol.Media(protocol.JPEG, jpeg, captured, key_frame=True).pack())
 
-  async def _receive(self, socket: aiohttp.ClientWebSocketResponse, writer: MediaWriter) -> None:
-    """Units as they come, until there are as many as the file has."""
-    media, unit = self.media, None
+  async def _receive(
+    self, socket: aiohttp.ClientWebSocketResponse, writer: MediaWriter, sender: asyncio.Task[None]
+  ) -> None:
+    """Units as they come, until there are as many as the file has. Raises what made the sender stop."""
+    media, unit, latency = self.media, None, None
     sound, pictures = [], []
     while len(self.log.rows) < len(self.reader):
+      if sender.done():
+        sender.result()
       message = await socket.receive(ANSWER_WITHIN)
       if message.type is aiohttp.WSMsgType.BINARY:
         part = protocol.unpack(message.data)
         if part.kind == protocol.SOUND:
           sound.append(part.samples)
           if unit is not None and unit["heard"] is not None and sum(map(len, sound)) == media.samples:
-            self.latencies.append(1000 * (time.perf_counter() - unit["heard"]))
+            latency = 1000 * (time.perf_counter() - unit["heard"])
         else:
           pictures.append(decode_picture(part.payload, media.height, media.width))
       elif message.type is aiohttp.WSMsgType.TEXT:
         value = protocol.hear(message.data)
         if value["type"] == "unit":
           if unit is not None:  # the server left pictures of it out
-            self._unit(unit, sound, pictures, writer)
-            sound, pictures = [], []
+            self._unit(unit, sound, pictures, latency, writer)
+            sound, pictures, latency = [], [], None
           unit = value
         elif value["type"] in ("ended", "error"):
           raise UserError(f"the server ended the conversation: {value.get('message')}")
@@ -146,11 +156,14 @@ class Answer:
         raise UserError("the connection was lost")
       whole = sum(map(len, sound)) == media.samples and len(pictures) == media.frames
       if unit is not None and whole:
-        self._unit(unit, sound, pictures, writer)
-        unit, sound, pictures = None, [], []
+        self._unit(unit, sound, pictures, latency, writer)
+        unit, sound, pictures, latency = None, [], [], None
 
-  def _unit(self, value: dict, sound: list[np.ndarray], pictures: list[np.ndarray], writer: MediaWriter) -> None:
+  def _unit(self, value: dict, sound: list[np.ndarray], pictures: list[np.ndarray], latency: float | None,
+            writer: MediaWriter) -> None:  # fmt: skip
+    """latency: milliseconds from the capture of the user's unit to its answer, None where it had no sound."""
     media = self.media
+    self.latencies += [] if latency is None else [latency]
     audio = np.concatenate([*sound, np.zeros(media.samples, np.float32)])[: media.samples]
     self.shown = pictures[-1] if pictures else self.shown
     video = np.stack([*pictures, *[self.shown] * media.frames][: media.frames])
@@ -164,7 +177,7 @@ class Answer:
       times={phase: value[f"{phase}_ms"] for phase in PHASES}, text=value["text"], typed=(),
       speaking=value["speaking"], user_speaking=heard is not None and is_loud(heard), level=round(level(audio), 1),
       user_level=None if heard is None else round(level(heard), 1),
-      latency=round(self.latencies[-1], 3) if self.latencies else None,
+      latency=None if latency is None else round(latency, 3),
     )  # fmt: skip
     self.log.add(row, heard, audio)
     self.bar.update()

@@ -14,6 +14,7 @@ class DrawnUser:
 
   def __init__(self, world: WorldConfig, seed: int):
     self.world, self.seed = world, seed
+    self.person = seed  # the seed of who sits there
     self._units = round(1000 * SITTING / world.unit_ms)
     self._heard = np.zeros(world.samples, np.float32)
     self._typed: list[str] = []
@@ -33,14 +34,15 @@ class DrawnUser:
     if self._next is not None:
       return
     if self._count % self._units == 0:
-      self.sitting = ReactingUser(self.seed + self._count // self._units, self.world, "heldout")
+      self.person = self.seed + self._count // self._units
+      self.sitting = ReactingUser(self.person, self.world, "heldout")
     assert self.sitting is not None
     sound, video, typed = self.sitting.step(self._heard)
     self._count += 1
     self._typed += typed
     self._next = UserUnit(video, sound)
 
-  def take(self) -> tuple[UserUnit, list[str], float | None]:
+  def take(self, behind: int = 0) -> tuple[UserUnit, list[str], float | None]:
     """As `Inbox.take`; nobody's clock tells when this was captured."""
     self.prepare()
     assert self._next is not None

@@ -41,10 +41,12 @@ class SlotEngine(Protocol):
     """Raises DataError for a request that `join` would not take. From any thread."""
     ...
 
-  def join(self, slot: int, request: Request) -> None: ...
+  def join(self, slot: int, request: Request) -> None:
+    """Begins a session in a slot. Raises UserError when it cannot begin and all others are as they were."""
+    ...
 
   def reset(self) -> None:
-    """After an error in a step: all sessions are gone, the engine goes on."""
+    """After any other error, with nothing under way any more: all sessions are gone, the engine goes on."""
     ...
 
   def commit(self) -> None: ...
@@ -72,8 +74,11 @@ class Source(Protocol):
     """What can be done before the next unit is due; in the thinker's thread."""
     ...
 
-  def take(self) -> Input:
-    """The next unit, what was typed, and the capture time of the unit's end, if known."""
+  def take(self, behind: int) -> Input:
+    """The next unit, what was typed, and the capture time of the unit's end, if known.
+
+    behind: units that will be taken at once after this one, since the hall is late.
+    """
     ...
 
   def hear(self, audio: np.ndarray) -> None:
@@ -144,7 +149,7 @@ class Hall:
     self.figures = Figures()
     self._joins: list[tuple[Seat, Request]] = []
     self._thinker, self._performer = (ThreadPoolExecutor(1, name) for name in ("thinker", "performer"))
-    self.broken = self._stopping = False
+    self._stopping = False
     self._task: asyncio.Task[None] | None = None
 
   async def __aenter__(self) -> "Hall":
@@ -154,9 +159,16 @@ class Hall:
   async def __aexit__(self, *_: object) -> None:
     assert self._task is not None
     self._stopping = True  # after a whole unit, so that what is saved then is what was sent
-    await self._task
-    self._thinker.shutdown()
-    self._performer.shutdown()
+    try:
+      await self._task
+    finally:
+      self._thinker.shutdown()
+      self._performer.shutdown()
+
+  @property
+  def broken(self) -> bool:
+    """Whether the clock has stopped, for whatever reason: nobody will be served any more."""
+    return self._task is not None and self._task.done()
 
   @property
   def free(self) -> int:
@@ -216,19 +228,19 @@ class Hall:
       self.seats[seat.slot] = None
 
   async def _run(self) -> None:
-    failures = 0
-    while not self._stopping and not self.broken:
+    """Until it is told to stop, or has failed too often."""
+    loop, failures = asyncio.get_running_loop(), 0
+    while not self._stopping and failures < MOST_FAILURES:
       begin = time.monotonic()
       try:
+        if failures:
+          await loop.run_in_executor(self._thinker, self.engine.reset)
         await self._serve()
       except Exception:  # a defect, or the device is lost: nobody may be left hanging
         log.exception("the engine failed")
         failures = failures + 1 if time.monotonic() - begin < QUIET else 1
-        self.broken = failures == MOST_FAILURES
         for seat in filter(None, list(self.seats)):
           self._evict(seat, "the server failed in the middle of this session; please start again")
-        if not self.broken:
-          await asyncio.get_running_loop().run_in_executor(self._thinker, self.engine.reset)
 
   def _evict(self, seat: Seat, reason: str) -> None:
     """Ends one session; whatever that raises, the others go on."""
@@ -250,33 +262,39 @@ class Hall:
     return found
 
   async def _serve(self) -> None:
+    """Unit after unit; leaves nothing under way, however it ends."""
     loop, unit_s = asyncio.get_running_loop(), self.media.unit_ms / 1000
     due = loop.time() + unit_s
     answering: asyncio.Task[None] | None = None  # the unit before, while this one is being thought
-    while not self._stopping:
-      joins = self._new_seats()
-      if answering is not None and joins:
-        await answering  # a slot changes hands between units
-        answering = None
-      for seat, reason in await loop.run_in_executor(self._thinker, self._prepare, joins):
-        self._evict(seat, reason)
-      await asyncio.sleep(max(0.0, due - loop.time()))
-      taken = time.perf_counter()
-      present = [seat for seat in self.seats if seat is not None and seat.ready]
-      inputs = self._each(present, lambda seat: seat.source.take())
-      present = [seat for seat in present if seat.slot in inputs]
-      if present:
-        thought = await loop.run_in_executor(self._thinker, self._think, inputs)
-        before, answering = answering, asyncio.create_task(self._answer(thought, present, inputs, taken, due + unit_s))
-        if before is not None:
-          await before
-        if not self.engine.overlaps:
-          await answering
-          answering = None
-      due += unit_s
-      if loop.time() > due + LOST * unit_s:  # the machine slept, or is too slow: no endless hurry
-        self.figures.clock_restarts += 1
-        due = loop.time() + unit_s
+    try:
+      while not self._stopping:
+        joins = self._new_seats()
+        if answering is not None and joins:
+          await answering  # a slot changes hands between units
+        for seat, reason in await loop.run_in_executor(self._thinker, self._prepare, joins):
+          self._evict(seat, reason)
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        taken = time.perf_counter()
+        present = [seat for seat in self.seats if seat is not None and seat.ready]
+        inputs = self._take(present, max(0, int((loop.time() - due) / unit_s)))
+        present = [seat for seat in present if seat.slot in inputs]
+        if present:
+          thought = await loop.run_in_executor(self._thinker, self._think, inputs)
+          if answering is not None:
+            await answering
+          answering = asyncio.create_task(self._answer(thought, present, inputs, taken, due + unit_s))
+          if not self.engine.overlaps:
+            await answering
+        due += unit_s
+        if loop.time() > due + LOST * unit_s:  # the machine slept, or is too slow: no endless hurry
+          self.figures.clock_restarts += 1
+          due = loop.time() + unit_s
+    finally:
+      if answering is not None:
+        await answering  # what was thought is what was sent, and the engine is at rest
+
+  def _take(self, present: list[Seat], behind: int) -> dict[int, Input]:
+    return self._each(present, lambda seat: seat.source.take(behind))
 
   async def _answer(
     self, thought: Any, present: list[Seat], inputs: dict[int, Input], taken: float, late: float

@@ -1,13 +1,29 @@
 """What Prometheus reads at /metrics: latency by phase, units and late ones, sessions, slots, memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from wanstreamer_jax.serve.hall import Hall, Served
 from wanstreamer_jax.serve.report import PHASES
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32, 0.64)
+
+
+class HallCounts(Collector):
+  """What the hall counts itself, as counters of Prometheus."""
+
+  def __init__(self, hall: Hall):
+    self.hall = hall
+
+  def collect(self) -> Iterator[CounterMetricFamily]:
+    for name, what in (
+      ("joined", "Conversations begun"), ("refused", "Visitors for whom there was no place"),
+      ("evicted", "Sessions that broke"), ("clock_restarts", "Times that the clock was too far behind"),
+    ):  # fmt: skip
+      yield CounterMetricFamily(f"wanstreamer_{name}", what, getattr(self.hall.figures, name))
 
 
 class Metrics:
@@ -36,11 +52,7 @@ class Metrics:
     away = lambda: sum(seat is not None and seat.away is not None for seat in hall.seats)
     gauge("away", "Places kept for broken connections", away)
     gauge("queued_units", "Units that wait for slow connections", queued)
-    for name, what in (
-      ("joined", "Conversations begun"), ("refused", "Visitors for whom there was no place"),
-      ("evicted", "Sessions that broke"), ("clock_restarts", "Times that the clock was too far behind"),
-    ):  # fmt: skip
-      gauge(name, what, lambda name=name: getattr(hall.figures, name))
+    self.registry.register(HallCounts(hall))
 
   def unit(self, served: Served) -> None:
     """Counts one unit of one visitor."""

@@ -1,6 +1,7 @@
 """Pictures of a live conversation on the wire: each by itself as JPEG, or VP8 where the other side knows it."""
 
 import io
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wanstreamer_jax.errors import DataError
 
-LARGEST_SIDE = 1280  # pixels
+LARGEST_SIDE = 640  # pixels, or what the model sees where that is more
 QUALITY = 88  # of JPEG
 BITS = 4.0  # of VP8, per pixel and second
 SWIFT = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "error-resilient": "1"}
@@ -20,12 +21,18 @@ def decode_picture(data: bytes, height: int, width: int) -> np.ndarray:
   """A JPEG as uint8 [height, width, 3], cropped at the centre and scaled. Raises DataError."""
   try:
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-      if max(image.size) > LARGEST_SIDE:
-        raise DataError(f"a picture of {image.width} x {image.height} pixels: at most {LARGEST_SIDE} a side")
+      check_sides(image.size, height, width)
       image.draft("RGB", (2 * width, 2 * height))
       return fit(image.convert("RGB"), height, width)
   except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise DataError("a picture that cannot be decoded") from error
+
+
+def check_sides(sides: Sequence[int], height: int, width: int) -> None:
+  """Raises DataError for a picture that is much larger than what the model sees."""
+  most = max(LARGEST_SIDE, height, width)
+  if max(sides) > most:
+    raise DataError(f"a picture of {sides[0]} x {sides[1]} pixels: at most {most} a side")
 
 
 def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
@@ -46,17 +53,10 @@ class PictureEncoder(Protocol):
     """uint8 [height, width, 3] -> (bytes, whether this picture can be decoded without those before)."""
     ...
 
-  def restart(self) -> None:
-    """Pictures were left out: the next one must not need them."""
-    ...
-
 
 class JPEGEncoder:
   def __call__(self, picture: np.ndarray) -> tuple[bytes, bool]:
     return encode_picture(picture), True
-
-  def restart(self) -> None:
-    pass
 
 
 class VP8Encoder:
@@ -67,20 +67,15 @@ class VP8Encoder:
     context.height, context.width, context.pix_fmt = height // 2 * 2, width // 2 * 2, "yuv420p"
     context.framerate, context.bit_rate, context.gop_size = Fraction(fps), int(BITS * height * width) + 32_000, 10 * fps
     context.options = dict(SWIFT)
-    self._context, self._count, self._fresh = context, 0, True
+    self._context, self._count = context, 0
 
   def __call__(self, picture: np.ndarray) -> tuple[bytes, bool]:
     context = self._context
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[: context.height, : context.width]), format="rgb24")
     frame = frame.reformat(format="yuv420p")
     frame.pts, self._count = self._count, self._count + 1
-    frame.pict_type = av.video.frame.PictureType.I if self._fresh else av.video.frame.PictureType.NONE
-    self._fresh = False
     (packet,) = context.encode(frame)
     return bytes(packet), packet.is_keyframe
-
-  def restart(self) -> None:
-    self._fresh = True
 
 
 class VP8Decoder:
@@ -97,9 +92,7 @@ class VP8Decoder:
     if not self._begun:
       return None
     if data[0] & 1 == 0 and len(data) >= 10:  # a key frame tells its size: refuse it before decoding
-      sides = [int.from_bytes(data[i : i + 2], "little") & 0x3FFF for i in (6, 8)]
-      if max(sides) > LARGEST_SIDE:
-        raise DataError(f"a picture of {sides[0]} x {sides[1]} pixels: at most {LARGEST_SIDE} a side")
+      check_sides([int.from_bytes(data[i : i + 2], "little") & 0x3FFF for i in (6, 8)], self.height, self.width)
     try:
       frames = self._context.decode(av.Packet(data))
     except av.error.FFmpegError as error:

@@ -31,9 +31,12 @@ def save(hall: Hall, folder: Path) -> int:
   temporary = folder.with_name(folder.name + ".tmp")
   shutil.rmtree(temporary, ignore_errors=True)
   try:
-    temporary.mkdir(parents=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir(mode=0o700)  # what visitors said and showed, and their tokens: nobody else's
     hall.engine.save(temporary)
     write_json(temporary / SESSIONS, [_describe(seat) for seat in seats])
+    for path in temporary.iterdir():
+      path.chmod(0o600)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
   except OSError as error:
@@ -43,9 +46,9 @@ def save(hall: Hall, folder: Path) -> int:
 
 
 def _describe(seat: Seat) -> dict[str, object]:
-  watching = isinstance(seat.source, DrawnUser)
+  watched = seat.source.person if isinstance(seat.source, DrawnUser) else None
   age = time.monotonic() - seat.began
-  return {"slot": seat.slot, "token": seat.token, "unit": seat.unit, "age": age, "watch": watching}
+  return {"slot": seat.slot, "token": seat.token, "unit": seat.unit, "age": age, "watched": watched}
 
 
 def restore(hall: Hall, folder: Path, source: MakeSource) -> int:
@@ -59,7 +62,9 @@ def restore(hall: Hall, folder: Path, source: MakeSource) -> int:
     seats = json.loads((folder / SESSIONS).read_text())
     hall.engine.restore(folder)
     for value in seats:
-      hall.resume(value["slot"], value["token"], value["unit"], value["age"], source(value["watch"], value["slot"]))
+      watched = value["watched"]
+      whose = source(watched is not None, watched or 0)
+      hall.resume(value["slot"], value["token"], value["unit"], value["age"], whose)
   except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
     raise CheckpointError(f"{folder} does not hold sessions that can be continued: {error}") from error
   shutil.rmtree(folder)

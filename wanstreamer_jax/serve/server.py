@@ -12,6 +12,7 @@ import logging
 import signal
 import socket
 import ssl
+import sys
 import time
 import urllib.parse
 from pathlib import Path
@@ -30,10 +31,9 @@ from wanstreamer_jax.serve.inbox import Inbox
 from wanstreamer_jax.serve.metrics import Metrics
 from wanstreamer_jax.serve.picture import encode_picture
 from wanstreamer_jax.serve.recording import KEPT, Recording
-from wanstreamer_jax.serve.visit import Visit
+from wanstreamer_jax.serve.visit import NOTICE, Visit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-NOTICE = 3.0  # seconds for a last message
 PAGE = Path(__file__).parent / "page"
 log = logging.getLogger("wanstreamer")
 
@@ -257,7 +257,9 @@ def serve(engine: SlotEngine, options: ServeOptions, listening: socket.socket, c
   """Serves on what `listen` gave until Ctrl-C or SIGTERM."""
   server = Server(engine, options)
   host = f"[{options.host}]" if ":" in options.host else options.host
-  ending = f"/?token={urllib.parse.quote(options.token, safe='')}" if options.token else "/"
+  ending = "/?token=..." if options.token else "/"
+  if options.token and sys.stdout.isatty():  # what is no terminal is a log
+    ending = f"/?token={urllib.parse.quote(options.token, safe='')}"
   print(f"open {'https' if context else 'http'}://{host}:{listening.getsockname()[1]}{ending}", flush=True)
   app = server.app()
 

@@ -7,6 +7,7 @@ neither compiles anything. Rows never mix: `jax.vmap` over the same functions th
 import functools
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from wanstreamer_jax import agent_io, rollout
 from wanstreamer_jax.config_files import config_to_dict, write_json
 from wanstreamer_jax.data.media import UserUnit
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import CheckpointError, ConfigError
+from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from wanstreamer_jax.loudness import is_loud
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
@@ -33,6 +34,7 @@ from wanstreamer_jax.serve.placement import make_performer
 from wanstreamer_jax.serve.request import Request
 
 STATES, ARRAYS = "engine.json", "engine.safetensors"  # what `SlotEngine.save` writes
+log = logging.getLogger("wanstreamer")
 
 
 class Programs(NamedTuple):
@@ -200,10 +202,16 @@ class SlotEngine:
     return found
 
   def join(self, slot: int, request: Request) -> None:
-    """Begins a session in a slot, whatever was in it."""
-    arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world))
+    """Begins a session in a slot, whatever was in it. Raises DataError before anything was touched."""
+    try:
+      arguments = (jnp.int32(slot), jax.random.PRNGKey(request.seed), self._world(request.world))
+      drawing = sampling(self.agent.config, request)
+    except UserError:
+      raise
+    except Exception as error:  # a defect, but one session's
+      log.exception("a session could not begin")
+      raise DataError("this session could not begin; please start again") from error
     self.settle()
-    drawing = sampling(self.agent.config, request)
     self.states, self.decoders = self.programs.join(self.agent, (self.states, self.decoders), *arguments, drawing)
     self.performer.join(slot, self.states)
     self._text[slot] = self._new_text()
@@ -216,12 +224,12 @@ class SlotEngine:
 
   def save(self, folder: Path) -> None:
     """Writes the state of all slots into a folder."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     self.settle()
     whole = (self.states, self.decoders)
     arrays = {name: np.asarray(jax.device_get(leaf)) for name, leaf in named_leaves(whole).items()}
-    save_file(arrays, folder / ARRAYS)
+    (folder / ARRAYS).write_bytes(save(arrays))  # `save_file` says that a disk is full with an error of its own
     text = [{"typed": keyboard.waiting, "written": stream.open} for keyboard, stream in self._text]
     write_json(
       folder / STATES, {"agent": self._identity(), "committed": bool(self._committed.milliseconds), "text": text}
@@ -242,8 +250,8 @@ class SlotEngine:
       raise CheckpointError(
         f"{folder} holds sessions of another agent, or of another --slots: they cannot be continued"
       )
-    leaves = {name: jnp.asarray(leaf) for name, leaf in arrays.items()}
-    self.states, self.decoders = fill_leaves((self.states, self.decoders), leaves)
+    leaves = fill_leaves((self.states, self.decoders), arrays)
+    self.states, self.decoders = jax.device_put(leaves, jax.devices()[0])  # expressly, as in `_zeros`
     self._made = []
     self.performer.restore(self.states)
     self._committed = Clock()

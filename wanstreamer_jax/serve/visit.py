@@ -36,6 +36,7 @@ from wanstreamer_jax.serve.request import LARGEST_SEED, Request
 HELLO_WITHIN = 10.0  # seconds
 SLOW = 3  # units that wait for a visitor; from there on pictures are left out
 STUCK = 16  # from there on the visitor is sent away
+NOTICE = 3.0  # seconds for a last message
 BROKEN = (None, 1006)  # how a WebSocket ends that nobody closed: all others were closed on purpose, by either side
 LONGEST_REASON = 120  # bytes of a closing frame
 PART = 0.02  # seconds of sound in one message
@@ -145,6 +146,7 @@ class Visit:
     await self._say(
       "welcome", version=protocol.VERSION, session=seat.token, unit_ms=media.unit_ms, fps=media.fps,
       sample_rate=media.sample_rate, height=media.height, width=media.width, unit=seat.unit, generated=True,
+      recording=self.recording is not None,
       pictures="vp8" if self.kind == protocol.VP8 else "jpeg",
     )  # fmt: skip
 
@@ -177,7 +179,7 @@ class Visit:
         continue
       try:
         if message.type is WSMsgType.BINARY:
-          self._media(protocol.unpack(message.data))
+          await self._media(protocol.unpack(message.data))
         elif message.type is WSMsgType.TEXT and not await self._text(protocol.hear(message.data)):
           return True
       except (DataError, ValueError, OverflowError) as error:
@@ -185,20 +187,24 @@ class Visit:
         return True
     return not self.house.draining and self.socket.close_code not in BROKEN
 
-  def _media(self, media: protocol.Media) -> None:
+  async def _media(self, media: protocol.Media) -> None:
+    """Sound or a picture; the next message waits until a picture is decoded, and nobody else does."""
     if not isinstance(self.source, Inbox):
       raise DataError("who watches may type, but sends no sound and no picture")
     if media.kind == protocol.SOUND:
       self.source.sound(media.samples, media.time)
     elif self.pictures.take():
-      size = self.house.hall.media
-      if media.kind == protocol.JPEG:
-        picture: np.ndarray | None = decode_picture(media.payload, size.height, size.width)
-      else:
-        self.decoder = self.decoder or VP8Decoder(size.height, size.width)
-        picture = self.decoder(media.payload)
+      picture = await asyncio.to_thread(self._decode, media)
       if picture is not None:
         self.source.picture(picture, media.time)
+
+  def _decode(self, media: protocol.Media) -> np.ndarray | None:
+    """In a thread, one picture after the other."""
+    size = self.house.hall.media
+    if media.kind == protocol.JPEG:
+      return decode_picture(media.payload, size.height, size.width)
+    self.decoder = self.decoder or VP8Decoder(size.height, size.width)
+    return self.decoder(media.payload)
 
   async def _text(self, value: dict[str, Any]) -> bool:
     """Whether the conversation goes on."""
@@ -225,7 +231,7 @@ class Visit:
       raise DataError("this server has no WebRTC: pip install 'wanstreamer-jax[webrtc]', or use this socket") from None
     if not isinstance(offer, str) or not isinstance(self.source, Inbox) or self.peer is not None:
       raise DataError("an offer needs its sdp, comes once, and from who talks")
-    peer = webrtc.Peer(self.house.hall.media, self.source)
+    peer = webrtc.Peer(self.house.hall.media, self.source, self.messages, self.pictures)
     try:
       sdp = await peer.answer(offer)
     except DataError:
@@ -275,8 +281,6 @@ class Visit:
     pictures = [(users, video) for users, _, video in sides]
     if waiting >= SLOW:
       self.house.metrics.pictures_dropped(sum(len(video) for _, video in pictures))
-      for users, _ in pictures:
-        self._encoder(users).restart()
       pictures = []
     self.outgoing.put_nowait(Outgoing(messages, served.unit, pictures))
 
@@ -305,6 +309,8 @@ class Visit:
       self.outgoing.get_nowait()
     self.outgoing.put_nowait(Outgoing([protocol.say("ended", message=reason)]))
     self.outgoing.put_nowait(None)
+    if self.transport is not None:  # whoever does not even read that is cut off; aborting what is closed does nothing
+      asyncio.get_running_loop().call_later(NOTICE, self.transport.abort)
 
   async def _send(self) -> None:
     with contextlib.suppress(ConnectionError):  # the visitor is gone; `_receive` notices

@@ -15,12 +15,12 @@ import aiortc.rtcrtpreceiver
 import av
 import numpy as np
 from aiortc.mediastreams import MediaStreamError
-from PIL import Image
 
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.serve.inbox import Inbox
-from wanstreamer_jax.serve.picture import fit
+from wanstreamer_jax.serve.limit import Bucket
+from wanstreamer_jax.serve.picture import check_sides, fit
 
 MARGIN = 0.06  # seconds of sound that wait before the first is played
 PART = 0.02  # seconds of sound in a frame of Opus
@@ -124,10 +124,14 @@ class Pictures(Paced):
 
 
 class Peer:
-  """One visitor's connection: fills an inbox, plays what the agent answers."""
+  """One visitor's connection: fills an inbox, plays what the agent answers.
 
-  def __init__(self, media: MediaConfig, inbox: Inbox):
+  messages, pictures: how much the visitor may send, over whatever way; more is left out.
+  """
+
+  def __init__(self, media: MediaConfig, inbox: Inbox, messages: Bucket, pictures: Bucket):
     self.media, self.inbox, self.playout = media, inbox, Playout(media)
+    self._messages, self._pictures = messages, pictures
     self._connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
     self._tasks: list[asyncio.Task[None]] = []
 
@@ -156,6 +160,8 @@ class Peer:
     while True:
       frame = await track.recv()
       assert isinstance(frame, av.AudioFrame)
+      if not self._messages.take():
+        continue
       arrived = time.monotonic() - frame.samples / frame.sample_rate
       for part in resampler.resample(frame):
         self.inbox.sound(part.to_ndarray()[0].astype(np.float32), arrived)
@@ -164,8 +170,16 @@ class Peer:
     while True:
       frame = await track.recv()  # of any size, and browsers change it on the way
       assert isinstance(frame, av.VideoFrame)
-      image: Image.Image = frame.to_image()
-      self.inbox.picture(fit(image, self.media.height, self.media.width), time.monotonic())
+      if self._pictures.take():
+        arrived = time.monotonic()
+        with contextlib.suppress(DataError):  # too large: left out, as its sender would not be told
+          self.inbox.picture(await asyncio.to_thread(self._fit, frame), arrived)
+
+  def _fit(self, frame: av.VideoFrame) -> np.ndarray:
+    """uint8 [height, width, 3]. In a thread. Raises DataError."""
+    height, width = self.media.height, self.media.width
+    check_sides((frame.width, frame.height), height, width)
+    return fit(frame.to_image(), height, width)
 
   async def close(self) -> None:
     for task in self._tasks:
