@@ -87,8 +87,12 @@ def session_world(user: DrawnUser) -> World:
 def compilations() -> list[str]:
   """A list that grows with every program that this process compiles from now on."""
   found: list[str] = []
-  listener = lambda event, seconds, **_: found.append(event) if "backend_compile" in event else None
-  jax.monitoring.register_event_duration_secs_listener(listener)
+
+  def listen(event: str, duration_secs: float, **_: str | int) -> None:
+    if "backend_compile" in event:
+      found.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
   return found
 
 

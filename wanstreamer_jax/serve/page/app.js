@@ -454,7 +454,7 @@ function finish(message) {
   $("turn").textContent = "";
   $("figures").replaceChildren();
   [$("before").hidden, $("during").hidden] = [false, true];
-  if (recorded) {
+  if (recorded && welcome.recording) {  // a new server has not what the old one recorded
     $("download").firstElementChild.href = at(`/recordings/${welcome.session}`, visit);
     $("download").hidden = false;
   }
