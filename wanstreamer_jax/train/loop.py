@@ -171,7 +171,9 @@ class _Updates:
 
   def _not_finite(self, step: int, record: dict[str, float], compiled: Any) -> TrainingError:
     """The error of an update whose loss or gradient is not finite, with the first bad tensor and the batch."""
-    broken = ", ".join(f"{name} = {record[name]}" for name in _broken(record))
+    names = sorted(_broken(record), key=lambda name: name != "loss")
+    more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
+    broken = ", ".join(f"{name} = {record[name]}" for name in names[:3]) + more
     print(f"step {step} is not finite ({broken}); repeating the steps since the last checkpoint to see why", flush=True)
     state = start_state(self.stage, self.config, self.mesh, self.checkpoints)
     with Feed(self.loader, self.mesh, int(state.step), step) as feed:
