@@ -40,15 +40,15 @@ def count(function: Callable[..., Any], *args: Any, without: str = "") -> Cost:
   """
   closed = jax.make_jaxpr(function)(*args)
   stored = [_itemsize(var) for var in closed.jaxpr.invars]
-  return _count(closed.jaxpr, stored, without)
+  return _count(closed.jaxpr, stored, without)[0]
 
 
 def _itemsize(var: Any) -> int:
   return getattr(getattr(var.aval, "dtype", None), "itemsize", 0)
 
 
-def _count(jaxpr: core.Jaxpr, stored: list[int], without: str) -> Cost:
-  """stored: for each argument, bytes per element if it lies in memory, 0 if it was just computed."""
+def _count(jaxpr: core.Jaxpr, stored: list[int], without: str) -> tuple[Cost, list[int]]:
+  """stored: for each argument, bytes per element if it lies in memory, 0 if it was just computed. Results likewise."""
   sizes: dict[Any, int] = dict(zip(jaxpr.invars, stored))
   get = lambda var: 0 if isinstance(var, core.Literal) else sizes.get(var, 0)
   total = Cost()
@@ -63,13 +63,17 @@ def _count(jaxpr: core.Jaxpr, stored: list[int], without: str) -> Cost:
       shapes: list[Any] = [var.aval for var in eqn.invars]
       read = sum(size * math.prod(aval.shape) for size, aval in zip(inputs, shapes))
       total += Cost(_dot_flops(eqn) if name == "dot_general" else _conv_flops(eqn), read)
+    elif name == "jit":
+      cost, results = _count(eqn.params["jaxpr"].jaxpr, inputs, without)
+      total += cost
+      sizes.update(zip(eqn.outvars, results))
     else:
       total += _inner(eqn, inputs, without)
-  return total
+  return total, [get(var) for var in jaxpr.outvars]
 
 
 def _inner(eqn: Any, inputs: list[int], without: str) -> Cost:
-  """The cost of an equation that holds programs: loops, branches, calls."""
+  """The cost of an equation that holds programs and is no plain call: loops, branches, what is made of functions."""
   name, params = eqn.primitive.name, eqn.params
   if name == "pallas_call":
     said = params["cost_estimate"]
@@ -77,18 +81,17 @@ def _inner(eqn: Any, inputs: list[int], without: str) -> Cost:
   if name == "scan":
     constants, carried = params["num_consts"], params["num_carry"]
     stored = inputs[:constants] + [0] * carried + inputs[constants + carried :]
-    return _count(params["jaxpr"].jaxpr, stored, without).times(params["length"])
+    return _count(params["jaxpr"].jaxpr, stored, without)[0].times(params["length"])
   if name == "while":
-    return _count(params["body_jaxpr"].jaxpr, [0] * len(params["body_jaxpr"].jaxpr.invars), without)
+    return _count(params["body_jaxpr"].jaxpr, [0] * len(params["body_jaxpr"].jaxpr.invars), without)[0]
   if name == "cond":
-    return max(
-      (_count(branch.jaxpr, inputs[1:], without) for branch in params["branches"]), key=lambda cost: cost.flops
-    )
+    branches = [_count(branch.jaxpr, inputs[1:], without)[0] for branch in params["branches"]]
+    return max(branches, key=lambda cost: cost.flops)
   repeats = params["mesh"].size if name == "shard_map" else 1
   total = Cost()
   for inner in (params.get("jaxpr"), params.get("call_jaxpr")):
     if inner is not None:
-      total += _count(getattr(inner, "jaxpr", inner), inputs, without)
+      total += _count(getattr(inner, "jaxpr", inner), inputs, without)[0]
   return total.times(repeats)
 
 
