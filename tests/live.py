@@ -1,5 +1,6 @@
 """What the tests of the live service share: an engine that echoes, a server on a real socket, and its visitors."""
 
+import asyncio
 import contextlib
 import json
 
@@ -102,8 +103,9 @@ async def units(socket, count):
 
 async def until(socket, *types):
   """The next JSON message of one of these types."""
-  while True:
-    message = await socket.receive(timeout=3)
-    assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
-    if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] in types:
-      return protocol.hear(message.data)
+  async with asyncio.timeout(20):
+    while True:
+      message = await socket.receive(timeout=3)
+      assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
+      if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] in types:
+        return protocol.hear(message.data)
