@@ -309,7 +309,7 @@ class TrainConfig(Section):
   keep: int = 2  # the last so many checkpoints stay
   keep_every: int = 0  # and for good those of every so many steps; 0: none
   run: str = "runs/default"
-  init: str = ""  # a checkpoint to start from (weights only)
+  init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
 

@@ -30,6 +30,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from wanstreamer_jax.agent_io import resolve
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict, write_json
 from wanstreamer_jax.errors import Stopped, TrainingError
@@ -91,7 +92,7 @@ def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoin
     print(f"continuing {config.train.run} from step {int(state.step)}", flush=True)
     return state
   if config.train.init:
-    weights = jax.device_put(load_weights(config.train.init, abstract.params), shardings.params)
+    weights = jax.device_put(load_weights(resolve(config.train.init), abstract.params), shardings.params)
     return jax.jit(functools.partial(fresh_state, stage, config), out_shardings=shardings)(weights)
   return jax.jit(functools.partial(init_state, stage, config), out_shardings=shardings)()
 
