@@ -3,16 +3,19 @@
 import asyncio
 import itertools
 import json
+import time
 
+import numpy as np
 import pytest
-from aiohttp import web
+from aiohttp import WSMessage, WSMsgType, web
 
 from tests.live import MEDIA, RATE, Echo, running
 from tests.media_files import halves, tone, write_video
 from wanstreamer_jax.data.media import MediaReader, MediaWriter
 from wanstreamer_jax.errors import MediaError, UserError
-from wanstreamer_jax.serve import client
+from wanstreamer_jax.serve import client, protocol
 from wanstreamer_jax.serve.client import Answer, stream_to
+from wanstreamer_jax.serve.picture import encode_picture
 from wanstreamer_jax.serve.report import PHASES
 
 
@@ -90,15 +93,31 @@ def test_a_file_that_breaks_in_the_middle_is_no_answer_to_silence(tmp_path, monk
   assert not (tmp_path / "out").exists()
 
 
-def test_a_unit_without_sound_has_no_latency(tmp_path):
-  clip, folder = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24), tmp_path / "out"
+def test_a_latency_belongs_to_the_unit_that_answers_a_sound(tmp_path):
+  """Also when pictures of the unit before were left out, so that it is over only when the next one begins."""
+  clip, folder = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 8), tmp_path / "out"
   folder.mkdir()
-  answer = Answer(MEDIA, MediaReader(clip, MEDIA), folder, False)
-  value = {"text": "", "speaking": False, "late": False, **{f"{phase}_ms": 1.0 for phase in PHASES}}
-  with MediaWriter(folder / "agent.mp4", MEDIA) as writer:
-    for latency in (60.0, None):
-      answer._unit(value, [], [], latency, writer)
-  assert [row.latency for row in answer.log.rows] == [60.0, None]
+  phases = {f"{phase}_ms": 1.0 for phase in PHASES}
+  begin = lambda heard: protocol.say("unit", text="", speaking=False, late=False, heard=heard, **phases)
+  sound = protocol.sound(np.zeros(MEDIA.samples), 0.0).pack()
+  jpeg = encode_picture(np.zeros((MEDIA.height, MEDIA.width, 3), np.uint8))
+  pictures = [protocol.Media(protocol.JPEG, jpeg, 0.0).pack()] * MEDIA.frames
+  coming = [begin(time.perf_counter() - 0.06), sound, begin(None), sound, *pictures]
+
+  class Socket:
+    async def receive(self, _):
+      data = coming.pop(0)
+      return WSMessage(WSMsgType.TEXT if isinstance(data, str) else WSMsgType.BINARY, data, None)
+
+  async def hear():
+    answer = Answer(MEDIA, MediaReader(clip, MEDIA), folder, False)
+    with MediaWriter(folder / "agent.mp4", MEDIA) as writer:
+      await answer._receive(Socket(), writer, asyncio.get_running_loop().create_future())
+    return [row.latency for row in answer.log.rows]
+
+  first, second = asyncio.run(hear())
+  assert first >= 60.0
+  assert second is None
 
 
 def test_a_client_without_the_token_is_told_so(tmp_path):
