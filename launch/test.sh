@@ -2,7 +2,7 @@
 # Sets up and checks everything: lint, format, types, tests. Under 15 minutes on two cores, the first time included.
 #
 #   bash launch/test.sh                          all of it
-#   bash launch/test.sh tests/test_cli.py -x     any arguments of pytest: only those tests (lint and types are skipped)
+#   bash launch/test.sh tests/cli/test_cli.py -x     any arguments of pytest: only those tests (lint and types are skipped)
 #   bash launch/test.sh --oracles                also fetches torch and transformers, to compare with them
 #   bash launch/test.sh -m slow                  the tests that take minutes
 #   bash launch/test.sh --browser                a headless Chromium talks with the demo weights (installs Chromium)
@@ -22,7 +22,7 @@ arguments=()
 for argument in "$@"; do
   case "$argument" in
     --oracles) oracles=true ;;
-    --browser) browser=true; arguments+=(-m browser tests/test_browser.py tests/test_page.py) ;;
+    --browser) browser=true; arguments+=(-m browser tests/serve/test_browser.py tests/serve/test_page.py) ;;
     *) arguments+=("$argument") ;;
   esac
 done

@@ -1,10 +1,10 @@
 """Config files, overrides and their errors; JSON and back; what fits together and what does not."""
 
-import pathlib
 import sys
 
 import pytest
 
+from tests import CONFIGS
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import (
   config_from_dict,
@@ -15,8 +15,6 @@ from wanstreamer_jax.config_files import (
   split_overrides,
 )
 from wanstreamer_jax.errors import ConfigError
-
-CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wanstreamer_jax.flow.path import interpolate, schedule, velocity, velocity_from_mean
-from wanstreamer_jax.flow.sampler import euler, guided
+from wanstreamer_jax.flow import euler, guided, interpolate, schedule, velocity, velocity_from_mean
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.3, 0.7, 0.95])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import assert_close
-from tests.nano_agent import nano_agent
+from tests.helpers.nano_agent import nano_agent
 from tests.test_parallel import duplex_batch
 from wanstreamer_jax.config_files import load_config
-from wanstreamer_jax.crops import crop_latents
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.teacher_forcing import crop_latents
 from wanstreamer_jax.train import duplex
 
 UNITS, PICKED = 4, 2

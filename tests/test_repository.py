@@ -7,12 +7,12 @@ import subprocess
 
 import pytest
 
-from tests import readme_tree
+from tests import ROOT
+from tests.helpers import readme_tree
 
-ROOT = pathlib.Path(__file__).parent.parent
 TEXT_SUFFIXES = {".py", ".md", ".sh", ".txt", ".cfg", ".toml", ".yaml", ".yml", ".json", ".html", ".css", ".js", ""}
 LARGE = 1_000_000  # bytes; anything above needs a line in ALLOWED
-ALLOWED = {"wanstreamer_jax/demo_weights": 16_000_000}  # the shipped demo weights, at most 16 MB together
+ALLOWED = {"wanstreamer_jax/weights/demo": 16_000_000}  # the shipped demo weights, at most 16 MB together
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt)/[\w.-]+")
 
 
@@ -28,7 +28,7 @@ def test_readme_tree_is_true():
   block = readme_tree.BLOCK.search((ROOT / "README.md").read_text())
   assert block is not None, "README.md has no ```text block whose first line is wanstreamer-jax/"
   listed_files()  # skips where there is no git
-  assert block.group(0) == readme_tree.tree(), "the tree is behind; write it with: python -m tests.readme_tree"
+  assert block.group(0) == readme_tree.tree(), "the tree is behind; write it with: python -m tests.helpers.readme_tree"
 
 
 def test_every_module_says_what_it_is():

@@ -2,19 +2,17 @@
 
 import functools
 import math
-import pathlib
 
 import jax
 import pytest
 from flax import nnx
 
+from tests import CONFIGS
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.units import PERFORM, build_layout
-
-CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 # Parameters of the published language models without embeddings and output layer, and with them.
 PUBLISHED = {

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.agents import small_config
+from tests.helpers.agents import small_config
 from wanstreamer_jax.config import Config, LayoutConfig
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError

@@ -240,7 +240,7 @@ class FlowConfig(Section):
   train_shift: float = 3.0  # what the past implies is learned where there is little else to go by
   train_mean: float = 0.0  # of the logit-normal law of tau
   train_std: float = 1.0
-  video_std: float = 0.2  # deviation of latents once the past is known, for the velocity heads (flow/path.py)
+  video_std: float = 0.2  # deviation of latents once the past is known, for the velocity heads (flow.py)
   audio_std: float = 0.6
 
 

@@ -9,10 +9,8 @@ needs no Python to read; fields that a newer program added take their defaults.
 import ast
 import dataclasses
 import importlib.util
-import json
 import os
 import pathlib
-import socket
 import sys
 import types
 import typing
@@ -198,15 +196,3 @@ def flat_fields(config: Section, prefix: str = "") -> dict[str, Any]:
     else:
       fields[prefix + field.name] = value
   return fields
-
-
-def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a JSON file whole or not at all, also beside other processes that write the same one."""
-  temporary = own_temporary(path)
-  temporary.write_text(json.dumps(values, indent=2) + "\n")
-  os.replace(temporary, path)
-
-
-def own_temporary(path: pathlib.Path) -> pathlib.Path:
-  """A name beside `path` that no other process writes to, on any host."""
-  return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")

@@ -35,3 +35,15 @@ class LostHostError(UserError):
 
 class Stopped(KeyboardInterrupt):
   """Training ended because somebody asked for it: in all processes at the same step, with everything saved."""
+
+
+def one_line(error: BaseException, length: int = 120) -> str:
+  """An exception's text on one line, shortened: other libraries' messages inside ours."""
+  text = " ".join(str(error).split())
+  return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def first_line(error: BaseException) -> str:
+  """An exception as one short line."""
+  lines = str(error).strip().splitlines() or [""]
+  return f"{type(error).__name__}: {lines[0][:200]}"

@@ -23,11 +23,11 @@ from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.flow.path import schedule
-from wanstreamer_jax.flow.sampler import Field, euler, guided
+from wanstreamer_jax.flow import Field, euler, guided, schedule
+from wanstreamer_jax.model.attention import see_cache
 from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
 from wanstreamer_jax.model.tokens import PAD, Latents, pack, text_valid
-from wanstreamer_jax.model.transformer import Cache, Pass, alone, see_cache
+from wanstreamer_jax.model.transformer import Cache, Pass, alone
 from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.perception.audio import AudioState
@@ -282,7 +282,7 @@ def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:
 def perform(agent: Agent, state: SessionState, one_pass: Pass = alone) -> tuple[Latents, dict[str, Any]]:
   """REFEED once, then the solver over PERFORM; reads the KV-cache only. -> (the unit's latents, trace).
 
-  one_pass: how the Transformer is run, on one device or spread over several (`model/by_head.py`).
+  one_pass: how the Transformer is run, on one device or spread over several (`model/ulysses_performer.py`).
   """
   with jax.named_scope("perform"):
     field = _field(agent, state, state.cache, one_pass)

@@ -1,0 +1,1 @@
+"""Audio and video to continuous latents and back, causal and streamable."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wanstreamer_jax.codecs.posterior import Posterior
-from wanstreamer_jax.nn.spectrum import mel_filterbank
+from wanstreamer_jax.nn.mel import mel_filterbank
 
 STFT_SIZES = (256, 512, 1024, 2048)
 MEL_SIZE, MEL_BINS = 1024, 80

@@ -1,0 +1,1 @@
+"""Sessions, where they come from, and records of them for training."""

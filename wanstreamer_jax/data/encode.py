@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from flax import nnx
 
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
@@ -27,9 +26,12 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import record_writer, records
 from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dtype_to_json
 from wanstreamer_jax.data.record_writer import WHOLE
+from wanstreamer_jax.data.records import video_to_float
+from wanstreamer_jax.data.session import World as SessionWorld
+from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.perception.text import TextTokenizer
-from wanstreamer_jax.weights import Path, fit_weights, read_weights
+from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.rollout import Agent
 
 REPLACED = ("agent_video", "agent_audio")
 STORED = "<f2"  # float16: latents are standardised, so 11 bits are a thousandth of their deviation
@@ -198,17 +200,43 @@ def _finite(values: np.ndarray) -> np.ndarray:
   return stored
 
 
-def load_codecs(config: Config, audio_vae: Path, video_vae: Path) -> tuple[AudioVAE, VideoVAE]:
-  """Both codecs with their weights, each from its training run or from the folder of an exported agent.
+def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld, cut: bool = False) -> World:
+  """A session's world as the model takes it: text as ids, portrait and voice as latents.
 
-  Raises CheckpointError when the weights are missing or of another shape than `config` says.
+  Raises DataError when the text has more tokens than the layout has room for; or cuts it, as records of training do.
   """
-  abstract = jax.eval_shape(
-    lambda: (AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(0)))
-  )
-  codecs = []
-  for name, path, shapes in zip(("audio_vae.", "video_vae."), (audio_vae, video_vae), abstract):
-    values = read_weights(path)[1]
-    own = {key.removeprefix(name): value for key, value in values.items() if key.startswith(name)}
-    codecs.append(jax.device_put(fit_weights(own or values, shapes, path)))
-  return codecs[0], codecs[1]
+  config, empty = agent.config, World.empty(agent.config)
+  result = empty._replace(text=jnp.asarray(world_text(config, tokenizer, world, cut)))
+  if world.portrait is not None and config.layout.portrait:
+    portrait = _encode_portrait(agent.video_vae, world.portrait)
+    result = result._replace(portrait=portrait, portrait_valid=jnp.ones((), bool))
+  if world.voice is not None and config.layout.voice_units:
+    samples = np.zeros(config.layout.voice_units * config.media.samples, np.float32)
+    samples[: len(world.voice)] = world.voice[: len(samples)]
+    result = result._replace(voice=_encode_voice(agent.audio_vae, samples), voice_valid=jnp.ones((), bool))
+  return result
+
+
+def world_text(config: Config, tokenizer: TextTokenizer, world: SessionWorld, cut: bool = False) -> np.ndarray:
+  """The world's text as PAD-filled ids: int32 [layout.world_text]. Raises DataError when it is too long, or cuts it."""
+  capacity = config.layout.world_text
+  ids = tokenizer.encode(world.text()) if world.fields and capacity else []
+  if len(ids) > capacity and not cut:
+    raise DataError(
+      f"the world text has {len(ids)} tokens: this model takes {capacity} (layout.world_text); shorten the fields"
+    )
+  text = np.full(capacity, tokenizer.pad_id, np.int32)
+  text[: len(ids[:capacity])] = ids[:capacity]
+  return text
+
+
+@jax.jit
+def _encode_portrait(video_vae: VideoVAE, portrait: jax.Array) -> jax.Array:
+  """uint8 [H, W, 3] -> [h, w, Z]."""
+  return video_vae.encode_first(video_to_float(portrait)[None])[0].mean[0]
+
+
+@jax.jit
+def _encode_voice(audio_vae: AudioVAE, samples: jax.Array) -> jax.Array:
+  """float32 [S] -> [T, Z]."""
+  return audio_vae.encode(samples, audio_vae.encoder_state())[0].mean

@@ -1,19 +1,54 @@
 """Batches of crops: the rows of global batches that one host reads, in the order of `mixture.py`.
 
-A loader's whole state is the step. Grain reads ahead and places batches on the devices (`train/feed.py`).
+A loader's whole state is the step. Grain reads ahead and places batches on the devices (`train/prefetch.py`).
 """
 
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.mixture import Mixture, Place
 from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.model.streamer import World
+
+FIELDS = (
+  "user_video", "user_audio", "user_text", "user_video_valid", "user_audio_valid",
+  "agent_text", "agent_video_latent", "agent_audio_latent", "agent_video_valid", "agent_audio_valid",
+)  # fmt: skip
+
+
+def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of what the loader reads from a folder of latents for one global batch (`data/loader.py`)."""
+  rows, units = config.data.batch, config.data.units
+  latents = {
+    "agent_video_latent": (config.latent_height, config.latent_width, config.video_vae.latent_dim),
+    "agent_audio_latent": (config.audio_latents, config.audio_vae.latent_dim),
+  }
+  empty = jax.eval_shape(lambda: World.empty(config))
+  fields: dict[str, tuple[tuple[int, ...], Any]] = {
+    "session": ((), np.int32),
+    "start": ((), np.int32),
+    "portrait_latent": (empty.portrait.shape, np.float16),
+    "voice_latent": (empty.voice.shape, np.float16),
+  }
+  for name in LATENTS:
+    fields[name] = ((units, *latents[name]), np.float16)
+  unit, session = unit_dtype(config, ()), session_dtype(config)
+  for name in set(FIELDS) - set(LATENTS):
+    fields[name] = ((units, *unit[name].shape), unit[name].base)
+  for name in CARRIED:
+    shape, dtype = fields[name]
+    fields[f"previous_{name}"] = ((PREVIOUS, *shape[1:]), dtype)
+  for name in session.names or ():
+    fields[name] = (session[name].shape, jax.dtypes.canonicalize_dtype(session[name].base))
+  return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in fields.items()}
+
 
 PREVIOUS = 2  # units before a crop whose latents it carries: the largest commit_delay
 LATENTS = ("agent_video_latent", "agent_audio_latent")
@@ -85,15 +120,3 @@ class Loader:
       for folder, session, start in self.places(step)
     ]
     return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
-
-
-def bench(loader: Loader, seconds: float = 5.0) -> dict[str, Any]:
-  """Reads batches for about that long and returns units/s, MB/s and how many times real time one session that is."""
-  loader.batch_at(0)
-  begin, step, size = time.perf_counter(), 0, 0
-  while (elapsed := time.perf_counter() - begin) < seconds:
-    step += 1
-    size += sum(array.nbytes for array in loader.batch_at(step).values())
-  rate = step * len(loader.rows) * loader.units / elapsed
-  unit_seconds = loader.folders[0].manifest["media"]["unit_ms"] / 1000
-  return {"units_per_second": rate, "mb_per_second": size / elapsed / 1e6, "times_real_time": rate * unit_seconds}

@@ -17,8 +17,8 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import record_writer, records
 from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.session import AGENT, USER, Session
+from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError, MediaError
-from wanstreamer_jax.perception.text import TextTokenizer
 
 SHARDS, LARGEST = 16, 32  # at least so many shards, for many processes; at most so many items in one, to lose little
 

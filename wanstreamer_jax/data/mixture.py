@@ -25,8 +25,8 @@ import numpy as np
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.perception.text import TextTokenizer
 
 LONGEST_BLOCK = 100_000  # elements
 WEIGHT = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}|\d{1,9}/0*[1-9]\d{0,8}")

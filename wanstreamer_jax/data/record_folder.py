@@ -24,8 +24,8 @@ import numpy as np
 from wanstreamer_jax.config import PAD, Config
 from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.data.records import SessionRecord
-from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.perception.text import TextTokenizer, one_line
+from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.errors import DataError, one_line
 
 FORMAT = 1
 MANIFEST = "manifest.json"

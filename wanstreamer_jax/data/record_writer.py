@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.config_files import config_to_dict, own_temporary, write_json
+from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.data.record_folder import (
   FILES,
   FORMAT,
@@ -26,8 +26,9 @@ from wanstreamer_jax.data.record_folder import (
   sha256_of,
 )
 from wanstreamer_jax.data.records import SessionRecord
-from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.perception.text import TextTokenizer, one_line
+from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.errors import DataError, one_line
+from wanstreamer_jax.files import own_temporary, write_json
 
 PLAN, REPORT = "plan.json", "report.json"
 WRITER_OPTIONS = "group_size:1,zstd:3"  # group_size:1 makes random access fast; zstd reads 19 000 units/s, brotli 9 000

@@ -28,8 +28,7 @@ import numpy as np
 from wanstreamer_jax.config import Config, MediaConfig, unknown_name
 from wanstreamer_jax.data.session import AGENT, USER, Event, Session, Side, Word, World
 from wanstreamer_jax.data.world_file import check_world, world_of
-from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.perception.text import one_line
+from wanstreamer_jax.errors import DataError, one_line
 
 LINE_KEYS = ("id", "path", "duration", "user", "agent", "world", "events")
 SIDE_KEYS = ("video", "audio", "words")

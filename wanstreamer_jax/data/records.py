@@ -14,8 +14,8 @@ import numpy as np
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.session import AGENT, USER, Event, Phone, Session, Side, Word, World
+from wanstreamer_jax.data.tokenizer import CUT, TextTokenizer
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.perception.text import CUT, TextTokenizer
 
 AUDIO_SCALE = 32767.0
 ROUNDING = 1e-6  # units; a time that is meant to be a unit's start may be a rounding error before it

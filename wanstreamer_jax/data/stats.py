@@ -8,7 +8,7 @@ import numpy as np
 
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.session import AGENT, USER
-from wanstreamer_jax.perception.text import TextTokenizer
+from wanstreamer_jax.data.tokenizer import TextTokenizer
 
 
 def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200) -> dict[str, Any]:

@@ -23,8 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.errors import DataError, UserError
-from wanstreamer_jax.perception.text import one_line
+from wanstreamer_jax.errors import DataError, UserError, one_line
 
 Example = tuple[int, dict[str, Any]]  # its key, which is its place, and its features
 

@@ -18,8 +18,8 @@ from wanstreamer_jax.config import MediaConfig, unknown_name
 from wanstreamer_jax.data.media import read_audio
 from wanstreamer_jax.data.records import audio_to_int16
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.errors import DataError, MediaError
-from wanstreamer_jax.perception.text import is_one_line, one_line
+from wanstreamer_jax.data.tokenizer import is_one_line
+from wanstreamer_jax.errors import DataError, MediaError, one_line
 
 KEYS = ["fields", "portrait", "voice"]
 MOST_FIELDS = 32

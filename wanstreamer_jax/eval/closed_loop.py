@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wanstreamer_jax.agent_io import world_arrays
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.encode import world_arrays
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World as SessionWorld
-from wanstreamer_jax.eval.conversation import Conversation, Script
-from wanstreamer_jax.eval.lockstep import Lockstep, Programs
+from wanstreamer_jax.data.tokenizer import Keyboard, TextTokenizer
+from wanstreamer_jax.eval.baselines import Lockstep, Programs
+from wanstreamer_jax.eval.scores import Conversation, Script
 from wanstreamer_jax.model.streamer import World
-from wanstreamer_jax.perception.text import Keyboard, TextTokenizer
 from wanstreamer_jax.rollout import Agent, UserUnit
 
 

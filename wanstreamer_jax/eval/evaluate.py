@@ -17,21 +17,25 @@ import numpy as np
 from tqdm import tqdm
 
 from wanstreamer_jax.config import Config, EvalConfig
+from wanstreamer_jax.data.duplex_world.source import world_config
+from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.session import Session
+from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.eval import conversation, heldout, metrics
-from wanstreamer_jax.eval.closed_loop import MakeUser, batches, converse, encode_worlds
-from wanstreamer_jax.eval.conversation import Conversation, Scores
-from wanstreamer_jax.eval.events import scripted_conversation
-from wanstreamer_jax.eval.lockstep import VARIANTS, Programs, programs
-from wanstreamer_jax.eval.teacher_forced import Tally
+from wanstreamer_jax.eval import heldout, metrics
+from wanstreamer_jax.eval import scores as conversation
+from wanstreamer_jax.eval.baselines import VARIANTS, Programs, programs
+from wanstreamer_jax.eval.closed_loop import MakeUser, User, batches, converse, encode_worlds
+from wanstreamer_jax.eval.duplex_world import SimulatedUser, scripted_conversation
+from wanstreamer_jax.eval.latent_errors import Tally
+from wanstreamer_jax.eval.scores import Conversation, Scores
 from wanstreamer_jax.eval.turns import speech_intervals
 from wanstreamer_jax.model.tokens import Latents
-from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent
 
 MakeSession = Callable[[int], Session]
 LEAST_SPEECH = 1000  # log-mel frames (10 s) that a spectrum's statistics need
+SPLIT = "heldout"  # of duplex_world
 SHOWN = 2  # conversations of each kind that are kept for pictures
 
 
@@ -181,3 +185,18 @@ def codec_figures(
   yield "copy_previous", heldout.codec_scores(rows, late(true_audio), late(true_video), rate)
   other = lambda x: np.roll(x, 1, axis=0)[:count]
   yield "shuffled", heldout.codec_scores(rows, other(true_audio), other(true_video), rate)
+
+
+def duplex_world(config: Config, options: EvalConfig) -> tuple[MakeSession, MakeUser]:
+  """Held-out sessions and reacting users of duplex_world, as long as `options` say."""
+  world = dataclasses.replace(world_config(config), units=units_of(config, options))
+
+  def user(seed: int) -> User:
+    return SimulatedUser(seed, world, SPLIT)
+
+  return lambda seed: make_session(seed, world, SPLIT), user
+
+
+def evaluate_agent(agent: Agent, options: EvalConfig, progress: bool = True) -> Evaluation:
+  """The evaluation of an agent on duplex_world."""
+  return evaluate(agent, options, *duplex_world(agent.config, options), progress)

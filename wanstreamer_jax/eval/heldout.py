@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.crops import FIELDS
 from wanstreamer_jax.data.encode import encode_session
-from wanstreamer_jax.data.loader import CARRIED, last_units
+from wanstreamer_jax.data.loader import CARRIED, FIELDS, last_units
 from wanstreamer_jax.data.records import (
   audio_to_float,
   session_dtype,
@@ -20,10 +19,10 @@ from wanstreamer_jax.data.records import (
   video_to_uint8,
 )
 from wanstreamer_jax.data.session import Session
+from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.eval import metrics
 from wanstreamer_jax.model.streamer import World
 from wanstreamer_jax.model.tokens import Latents
-from wanstreamer_jax.perception.text import TextTokenizer
 from wanstreamer_jax.rollout import Agent, prime_video_decoder
 
 Arrays = dict[str, np.ndarray]

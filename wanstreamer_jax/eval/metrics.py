@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.loudness import SILENCE, levels
-from wanstreamer_jax.nn.spectrum import mel_filterbank
+from wanstreamer_jax.data.loudness import SILENCE, levels
+from wanstreamer_jax.nn.mel import mel_filterbank
 
 PSNR_CAP = 100.0  # dB, for identical frames
 MEL_SIZE, MEL_BINS, MEL_HOP = 1024, 80, 240

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.config_files import write_json
+from wanstreamer_jax.data.loudness import levels
+from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.eval import metrics, turns
-from wanstreamer_jax.eval.conversation import Conversation, timed_words
 from wanstreamer_jax.eval.evaluate import Evaluation
-from wanstreamer_jax.loudness import levels
-from wanstreamer_jax.perception.text import TextTokenizer
+from wanstreamer_jax.eval.scores import Conversation, timed_words
+from wanstreamer_jax.files import write_json
 
 COLUMNS = ("truth", "model", "shuffled_user", "text_only", "copy_previous")
 USER_COLOUR, AGENT_COLOUR = "#3b6ea5", "#c8553d"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.loudness import LOUD, levels
+from wanstreamer_jax.data.loudness import LOUD, levels
 
 # What should happen at an opportunity, and the take-over (0 or 1) that is right. (VideoFDB, arXiv 2605.30256)
 # "continue", speaking on through the user's listening noises, has no occasion in duplex_world and is left out.

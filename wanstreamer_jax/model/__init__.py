@@ -1,0 +1,1 @@
+"""Tokens, Transformer, heads, and the streamer that composes them; who attends to whom, on which kernel."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.flow.path import velocity_from_mean
+from wanstreamer_jax.flow import velocity_from_mean
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
 from wanstreamer_jax.nn.folding import depth_to_space

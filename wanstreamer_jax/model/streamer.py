@@ -9,10 +9,11 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
-from wanstreamer_jax.model.context import CONTEXT, Shares, check_devices, locally, training_mixer
+from wanstreamer_jax.model.attention import Mixer, see_cache
 from wanstreamer_jax.model.heads import Heads
 from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
-from wanstreamer_jax.model.transformer import Mixer, Transformer, see_cache
+from wanstreamer_jax.model.transformer import Transformer
+from wanstreamer_jax.model.ulysses import CONTEXT, Shares, check_devices, locally, training_mixer
 from wanstreamer_jax.parallel.mesh import axis_size, constrain
 from wanstreamer_jax.perception.audio import AudioEncoder, AudioState
 from wanstreamer_jax.perception.video import VideoEncoder

@@ -4,7 +4,6 @@ There is one forward. `see_two_copies` is the training pass over [clean | noisy]
 cache. Both only choose which keys a query is shown; the mask is `units.visible` in both.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config, ModelConfig
-from wanstreamer_jax.nn.attention import Part, Quantised, Queries, attend, suited
+from wanstreamer_jax.model.attention import Mixer, see_cache
+from wanstreamer_jax.nn.attention_parts import Quantised
 from wanstreamer_jax.nn.blocks import FLOW_CHANNELS as _C
 from wanstreamer_jax.nn.blocks import (
   MODULATIONS,
@@ -27,9 +27,7 @@ from wanstreamer_jax.nn.blocks import (
 )
 from wanstreamer_jax.nn.rotary import angles
 from wanstreamer_jax.parallel.mesh import constrain
-from wanstreamer_jax.units import Coords, Layout, Segment, build_layout, evicted, visible
-
-Mixer = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, index of the layer) -> [T, N, H]
+from wanstreamer_jax.units import Coords, Segment, build_layout, evicted
 
 
 class Cache(NamedTuple):
@@ -106,25 +104,6 @@ def _remat(body: Callable, how: str) -> Callable:
   return jax.checkpoint(body, policy=policy, prevent_cse=False)  # a scan's body is compiled once anyway
 
 
-def see_cache(
-  coords: Coords, key_coords: list[Coords], groups: list[KeyValue], window: int | None, pinned: int
-) -> Mixer:  # fmt: skip
-  """A step: T tokens see the given key groups, of all layers, and each other.
-
-  coords: of the tokens; key_coords: of each group; pinned: length of the first group's prefix that may be pinned.
-  """
-  lengths = [pinned if i == 0 else 0 for i in range(len(key_coords))]
-  masks = [suited(visible(coords, keys, window), length) for keys, length in zip(key_coords, lengths)]
-  own_mask = visible(coords, coords, window)
-  prefixes = [keys.pinned[:length] for keys, length in zip(key_coords, lengths)]
-
-  def mixer(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
-    parts = [Part(kv.k, kv.v, mask, prefix, layer) for kv, mask, prefix in zip(groups, masks, prefixes)]
-    return attend(queries, [*parts, Part(own.k, own.v, own_mask)])
-
-  return mixer
-
-
 Pass = Callable[..., tuple[jax.Array, KeyValue]]  # `alone`, or `by_head.over_devices`
 
 
@@ -135,32 +114,3 @@ def alone(
   """One pass of the tokens [T, D] of some segments over key groups, on one device: (hidden [T, D], new keys)."""
   layout = build_layout(transformer.config)
   return transformer(x, coords, see_cache(coords, key_coords, groups, layout.config.window, layout.pinned_tokens))
-
-
-def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:
-  """The training pass: tokens are [clean | ephemeral], ephemeral = E tokens for each of some units.
-
-  Clean tokens see clean ones. An ephemeral token sees clean ones and its own unit's ephemeral ones; all other
-  ephemeral keys are invisible to it by their scope, so they are not even scored.
-  """
-  window, total = layout.config.window, clean.unit.shape[0]
-  per_unit = layout.tokens("REFEED", "PERFORM")
-  by_unit = jax.tree.map(lambda x: x.reshape(-1, per_unit, *x.shape[1:]), ephemeral)
-  clean_mask, noisy_mask = visible(clean, clean, window), visible(ephemeral, clean, window)
-  own_mask = jax.vmap(functools.partial(visible, window=window))(by_unit, by_unit)  # [K, E, E]
-  noisy_mask = noisy_mask.reshape(-1, per_unit, total)
-  pinned = clean.pinned[: layout.pinned_tokens]
-  fold = lambda x: x.reshape(-1, per_unit, *x.shape[1:])
-
-  def mixer(queries: Queries, own: KeyValue, _: None) -> jax.Array:
-    k, v = own.k[:total], own.v[:total]
-    first = attend(Queries(queries.now[:total], queries.pinned[:total]), [Part(k, v, clean_mask, pinned)])
-
-    def unit(now, turned, own_k, own_v, to_clean, to_own):
-      return attend(Queries(now, turned), [Part(k, v, to_clean, pinned), Part(own_k, own_v, to_own)])
-
-    late = [fold(x[total:]) for x in (queries.now, queries.pinned, own.k, own.v)]
-    second = jax.vmap(unit)(*late, noisy_mask, own_mask)  # type: ignore[call-arg]
-    return jnp.concatenate([first, second.reshape(-1, *second.shape[2:])])
-
-  return mixer

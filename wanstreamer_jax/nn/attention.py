@@ -10,70 +10,16 @@ would be work for a few of its cores (design section 10; FlashDecoding's split k
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from wanstreamer_jax.nn.platform import is_partitioned, platform
+from wanstreamer_jax.nn.attention_parts import MASKED, Packed, Part, Partial, Quantised, Queries, Rows, _join
+from wanstreamer_jax.nn.backend import is_partitioned, platform
 
-MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody sees such a row
 CHUNK = 2048  # keys
 AT_ONCE = 4  # chunks side by side
 FEW = 1024  # queries; more are enough to do for any processor, and come with keys that are no longer than they
-
-
-class Queries(NamedTuple):
-  """The same queries twice. now: [T, N, H], rotated to their time; pinned: [T, N, H], to their time minus the gap."""
-
-  now: jax.Array
-  pinned: jax.Array
-
-
-class Quantised(NamedTuple):
-  """Keys or values in int8, with one scale per token and head. values: int8 [..., S, M, H]; scale: [..., S, M]."""
-
-  values: jax.Array
-  scale: jax.Array
-
-  @classmethod
-  def of(cls, x: jax.Array) -> "Quantised":
-    """The nearest of 255 levels between plus and minus the largest component."""
-    scale = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=-1) / 127
-    values = jnp.rint(x / jnp.maximum(scale, 1e-30)[..., None])
-    return cls(values.astype(jnp.int8), scale)
-
-
-Rows = jax.Array | Quantised  # [S, M, H]
-
-
-class Packed(NamedTuple):
-  """The mask of a long part for the kernel of `nn.long_keys`. pinned: bool [T, P], of the pinned prefix; bits: int32
-  [T / 32, 1, S], of all other keys."""
-
-  pinned: jax.Array
-  bits: jax.Array
-
-
-class Part(NamedTuple):
-  """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S] or Packed; pinned: bool [P] for the first P keys, P <= S.
-
-  layer: int32, if k and v are of all layers, [L, S, M, H]: which of them it is.
-  """
-
-  k: Rows
-  v: Rows
-  mask: Any
-  pinned: jax.Array | None = None
-  layer: jax.Array | None = None
-
-
-class Partial(NamedTuple):
-  """Attention over some of the keys, in float32. Sums are of exp(score - highest) and may be joined by `_join`."""
-
-  mixed: jax.Array  # [M, G, T, H], sum of weights times values
-  total: jax.Array  # [M, G, T], sum of weights
-  highest: jax.Array  # [M, G, T]
 
 
 def attend(queries: Queries, parts: list[Part]) -> jax.Array:
@@ -93,7 +39,7 @@ def suited(mask: jax.Array, pinned: int) -> jax.Array | Packed:
   few, long = mask.shape[0] <= FEW, mask.shape[1] - pinned >= 2 * CHUNK
   if platform() != "tpu" or is_partitioned() or not (few and long):
     return mask
-  from wanstreamer_jax.nn.long_keys import pack  # Pallas takes a second to import
+  from wanstreamer_jax.nn.attention_cache import pack  # Pallas takes a second to import
 
   return Packed(mask[:, :pinned], pack(mask, pinned))
 
@@ -107,7 +53,7 @@ def _partials(queries: Queries, part: Part) -> list[Partial]:
     prefix = _some(part._replace(mask=mask), slice(pinned))
     found.append(_over(queries, prefix._replace(pinned=part.pinned)))
   if isinstance(part.mask, Packed):
-    from wanstreamer_jax.nn.long_keys import over_long
+    from wanstreamer_jax.nn.attention_cache import over_long
 
     return [*found, _join(over_long(queries.now, part, pinned))]
   keys = mask.shape[1]
@@ -145,15 +91,6 @@ def _over(queries: Queries, part: Part) -> Partial:
 
 def _stacked(partials: list[Partial]) -> Partial:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *partials)
-
-
-def _join(partials: Partial) -> Partial:
-  """Partials over different keys, stacked along a first axis, as one."""
-  highest = jnp.max(partials.highest, axis=0)
-  scale = jnp.exp(partials.highest - highest)
-  return Partial(
-    jnp.sum(partials.mixed * scale[..., None], axis=0), jnp.sum(partials.total * scale, axis=0), highest
-  )  # fmt: skip
 
 
 def _mix(weights: jax.Array, v: Rows, dtype: jnp.dtype) -> jax.Array:

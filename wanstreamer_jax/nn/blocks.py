@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import ModelConfig
-from wanstreamer_jax.nn.attention import Queries
+from wanstreamer_jax.nn.attention_parts import Queries
 from wanstreamer_jax.nn.rotary import Angles, rotate
 
 MODULATIONS = 6  # shift, scale and gate, for attention and for the MLP

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from wanstreamer_jax.nn.attention import Part, Queries, attend
+from wanstreamer_jax.nn.attention import attend
+from wanstreamer_jax.nn.attention_parts import Part, Queries
 from wanstreamer_jax.nn.blocks import MLP, Linear, OutputProjection, RMSNorm
 from wanstreamer_jax.nn.rotary import angles, rotate
 

@@ -1,0 +1,1 @@
+"""Several devices and several hosts as one job: meshes, where every parameter lives, launching, what a chip can do."""

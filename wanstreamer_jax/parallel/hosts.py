@@ -4,9 +4,9 @@ One process per host, all with the same command. Where jax knows the surrounding
 Kubernetes with the `kubernetes` package) nothing need be said; elsewhere `--coordinator HOST:PORT --processes N
 --process I` does. Everything here is the identity in a job of one process.
 
-A process that fails says why, and all end with its words and status (parallel/verdict.py). One that is lost is noticed
-in one of two ways. Its connections break, and a collective fails in the others: `peers_watched` turns that into one
-line. Or it is only silent (a host without power): after `heartbeat` seconds jax ends the others itself (SIGABRT,
+A process that fails says why, and all end with its words and status (parallel/exit_reason.py). One that is lost is
+noticed in one of two ways. Its connections break, and a collective fails in the others: `peers_watched` turns that into
+one line. Or it is only silent (a host without power): after `heartbeat` seconds jax ends the others itself (SIGABRT,
 "another task died"). Either way the job ends, and whoever started it starts it again.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from wanstreamer_jax.errors import ConfigError, LostHostError, Stopped, UserError
-from wanstreamer_jax.parallel import verdict
+from wanstreamer_jax.parallel import exit_reason
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import param_shardings
 
@@ -52,7 +52,7 @@ def joined(
   """A job that this process takes part in; see `join`. When all end as they should, they wait for each other."""
   join(coordinator, processes, process, heartbeat)
   try:
-    with verdict.listening():
+    with exit_reason.listening():
       yield
   except Stopped:
     _part()

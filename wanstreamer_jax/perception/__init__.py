@@ -1,0 +1,1 @@
+"""How the agent hears and sees its user."""

@@ -10,7 +10,7 @@ from flax import nnx
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
 from wanstreamer_jax.nn.local_attention import LocalAttentionLayer, LocalState
-from wanstreamer_jax.nn.spectrum import mel_filterbank
+from wanstreamer_jax.nn.mel import mel_filterbank
 
 _FLOOR = 1e-5  # of the mel power; silence in a 16-bit file is about 1e-6
 

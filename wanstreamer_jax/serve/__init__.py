@@ -1,0 +1,1 @@
+"""The agent at work: a file is streamed through it, people talk with it."""

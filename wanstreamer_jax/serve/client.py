@@ -10,14 +10,14 @@ import numpy as np
 from tqdm import tqdm
 
 from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.data.loudness import is_loud, level
 from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
 from wanstreamer_jax.data.media_probe import probe
 from wanstreamer_jax.errors import DataError, UserError
-from wanstreamer_jax.loudness import is_loud, level
 from wanstreamer_jax.serve import protocol
-from wanstreamer_jax.serve.file import staged
-from wanstreamer_jax.serve.picture import decode_picture, encode_picture
-from wanstreamer_jax.serve.report import PHASES, SessionLog, UnitRow, write_vtt
+from wanstreamer_jax.serve.picture_codec import decode_picture, encode_picture
+from wanstreamer_jax.serve.session_log import PHASES, SessionLog, UnitRow, write_vtt
+from wanstreamer_jax.serve.stream_file import staged
 
 PART = 0.02  # seconds of sound in a message
 ANSWER_WITHIN = 5.0  # seconds

@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.loudness import is_loud
+from wanstreamer_jax.data.loudness import is_loud
 
 SPAN = 2.4  # seconds of the agent's sound that are looked for
 DELAY = 0.8  # seconds after which an echo may come: network, play-out, air

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.duplex_source import world_config
+from wanstreamer_jax.data.duplex_world.source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
+from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.media import MediaWriter, UserUnit
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.world_file import write_world
+from wanstreamer_jax.engine.phases import AgentUnit
+from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.loudness import is_loud
-from wanstreamer_jax.serve.file import AgentUnit, StreamOptions, StreamSummary, stream_file
-from wanstreamer_jax.serve.report import PHASES
-from wanstreamer_jax.serve.request import Request
+from wanstreamer_jax.serve.session_log import PHASES
+from wanstreamer_jax.serve.stream_file import StreamOptions, StreamSummary, stream_file
 
 CLIP = "user.mp4"
 

@@ -15,10 +15,10 @@ import numpy as np
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import MediaReader, MediaWriter
 from wanstreamer_jax.errors import MediaError
-from wanstreamer_jax.serve.conversation import write_conversation
-from wanstreamer_jax.serve.file import row
-from wanstreamer_jax.serve.hall import Served
-from wanstreamer_jax.serve.report import SessionLog, write_vtt
+from wanstreamer_jax.serve.film import write_conversation
+from wanstreamer_jax.serve.scheduler import Served
+from wanstreamer_jax.serve.session_log import SessionLog, write_vtt
+from wanstreamer_jax.serve.stream_file import row
 
 KEPT = 600.0  # seconds
 MOST_WAITING = 200  # units that wait for the disk; more are left out

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from wanstreamer_jax.config_files import write_json
 from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.files import write_json
 from wanstreamer_jax.serve.drawn_user import DrawnUser
-from wanstreamer_jax.serve.hall import Hall, Seat, Source
+from wanstreamer_jax.serve.scheduler import Hall, Seat, Source
 
 SESSIONS = "sessions.json"
 MakeSource = Callable[[bool, int], Source]  # (whether it watches, seed)

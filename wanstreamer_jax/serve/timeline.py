@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from wanstreamer_jax.serve.report import BINS, PHASES, Caption, SessionLog, agent_captions, typed_captions
+from wanstreamer_jax.serve.session_log import BINS, PHASES, Caption, SessionLog, agent_captions, typed_captions
 
 STRIP_SECONDS, MOST_STRIPS = 20.0, 6  # a longer session is folded into strips; a very long one has denser strips
 WIDTH = 16.0  # inches

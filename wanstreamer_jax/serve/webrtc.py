@@ -19,8 +19,8 @@ from aiortc.mediastreams import MediaStreamError
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.serve.inbox import Inbox
-from wanstreamer_jax.serve.limit import Bucket
-from wanstreamer_jax.serve.picture import check_sides, fit
+from wanstreamer_jax.serve.picture_codec import check_sides, fit
+from wanstreamer_jax.serve.rate_limit import Bucket
 
 MARGIN = 0.06  # seconds of sound that wait before the first is played
 PART = 0.02  # seconds of sound in a frame of Opus

@@ -1,0 +1,1 @@
+"""One loop for all stages, what the stages are, and what a run keeps."""

@@ -3,7 +3,7 @@
 `RUN/checkpoints/STEP/` holds `state` (arrays, flat by name: step, params, optimizer, ema, spikes) and `meta`
 (format, config, code, shapes, and a checksum of every array). A checkpoint is written under a temporary name and
 renamed when it is whole (object stores: gets its last file); older ones are removed after that. All processes write
-their own parts of one checkpoint, and all take the same one back. weights.py reads the weights alone.
+their own parts of one checkpoint, and all take the same one back. weights/store.py reads the weights alone.
 """
 
 import json
@@ -22,24 +22,21 @@ from orbax.checkpoint import checkpoint_managers
 
 from wanstreamer_jax.config import Config, TrainConfig
 from wanstreamer_jax.config_files import config_to_dict, flat_fields
-from wanstreamer_jax.errors import CheckpointError, LostHostError, UserError
+from wanstreamer_jax.errors import CheckpointError, LostHostError, UserError, first_line
+from wanstreamer_jax.files import Path, is_remote, whole_path
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.state import TrainState
-from wanstreamer_jax.weights import (
+from wanstreamer_jax.weights.store import (
   FORMAT,
   META_FILE,
-  Path,
   checkpoint_steps,
   checksum,
   first_difference,
-  first_line,
-  is_remote,
   meta_digest,
   read_header,
   read_meta,
-  whole_path,
 )
 
 # Fields that may differ between a run and its continuation: but for rounding they change no number of later steps,

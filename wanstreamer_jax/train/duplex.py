@@ -12,8 +12,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.crops import (
-  FIELDS,
+from wanstreamer_jax.data.loader import FIELDS
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.flow import interpolate, sample_time, velocity
+from wanstreamer_jax.model.streamer import Predictions, WanStreamer, pick_units
+from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
+from wanstreamer_jax.model.ulysses import check_devices
+from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
+from wanstreamer_jax.teacher_forcing import (
   Shown,
   crop_heard,
   crop_history,
@@ -23,14 +29,9 @@ from wanstreamer_jax.crops import (
   onsets,
   text_entropy,
 )
-from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.flow.path import interpolate, sample_time, velocity
-from wanstreamer_jax.model.context import check_devices
-from wanstreamer_jax.model.streamer import Predictions, WanStreamer, pick_units
-from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
-from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
 from wanstreamer_jax.train.flops import duplex_attention_flops
 from wanstreamer_jax.train.stage import Batch, Metrics, Ratio, Stage
+from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
 
 FLOW_TIME_BINS = 4  # of equal width, for the losses that are only reported
 FIRST_UNITS, FIRST_WORDS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the words
@@ -196,10 +197,10 @@ def _init(config: Config, key: jax.Array) -> WanStreamer:
 
 def _loader(config: Config) -> Any:
   from wanstreamer_jax.data.loader import Loader
-  from wanstreamer_jax.train import duplex_watch
-  from wanstreamer_jax.train.feed import host_rows
+  from wanstreamer_jax.train import duplex_validation
+  from wanstreamer_jax.train.prefetch import host_rows
 
-  duplex_watch.check(config)
+  duplex_validation.check(config)
   mesh = make_mesh(config.train.mesh)
   with jax.set_mesh(mesh):  # before anything is compiled
     check_devices(config.model.heads, config.data.units, noisy_units(config, config.data.units))
@@ -214,7 +215,7 @@ def _loader(config: Config) -> Any:
 
 
 def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:
-  from wanstreamer_jax.train.duplex_watch import watch
+  from wanstreamer_jax.train.duplex_validation import watch
 
   return watch(streamer, config, run, step)
 
@@ -225,3 +226,10 @@ def duplex_stage() -> Stage:
     name="duplex", init=_init, loss=duplex_loss, make_loader=_loader, evaluate=_evaluate,
     attention_flops=duplex_attention_flops,
   )  # fmt: skip
+
+
+def crop_tokens(config: Config) -> int:
+  """Tokens of one crop in the training pass."""
+  layout, units = build_layout(config), config.data.units
+  late = noisy_units(config, units) * layout.tokens(*EPHEMERAL_PHASES)
+  return layout.world_tokens + units * layout.tokens(*CLEAN_PHASES) + late

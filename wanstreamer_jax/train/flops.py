@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.cost import count
 from wanstreamer_jax.nn.blocks import MIXING
+from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.train.stage import Stage
 from wanstreamer_jax.train.state import loss_and_grads
 from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, Layout, Segment, build_layout

@@ -3,7 +3,7 @@
 A run is a folder (`config.train.run`), here or in an object store (train/run_folder.py):
   config.json     the exact config of the last start
   code.json       the code of that start: git revision, whether it was changed, versions
-  metrics.jsonl   one line per step and per evaluation (train/metrics.py)
+  metrics.jsonl   one line per step and per evaluation (train/metric_log.py)
   tensorboard/    the same for TensorBoard
   checkpoints/    whole states (train/checkpoint.py)
   lock            held by the process that trains
@@ -30,23 +30,24 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from wanstreamer_jax.agent_io import resolve
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.config_files import config_to_dict, write_json
+from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.errors import Stopped, TrainingError
-from wanstreamer_jax.machine import peak_flops
+from wanstreamer_jax.files import write_json
 from wanstreamer_jax.parallel import hosts
+from wanstreamer_jax.parallel.machine import peak_flops
 from wanstreamer_jax.parallel.mesh import check_batch, enable_compilation_cache, make_mesh
 from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.checkpoint import Checkpoints
-from wanstreamer_jax.train.diagnosis import first_bad
-from wanstreamer_jax.train.feed import Feed
 from wanstreamer_jax.train.flops import model_flops
-from wanstreamer_jax.train.metrics import MetricLog
+from wanstreamer_jax.train.metric_log import MetricLog
+from wanstreamer_jax.train.nonfinite import first_bad
+from wanstreamer_jax.train.prefetch import Feed
 from wanstreamer_jax.train.run_folder import RunFolder
 from wanstreamer_jax.train.stage import Loader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
-from wanstreamer_jax.weights import load_weights
+from wanstreamer_jax.weights.agent import resolve
+from wanstreamer_jax.weights.store import load_weights
 
 
 def train(stage: Stage, config: Config) -> TrainState:

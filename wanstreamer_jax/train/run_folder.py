@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.errors import TrainingError, first_line
+from wanstreamer_jax.files import is_remote
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.train.lock import Lease, only_trainer
-from wanstreamer_jax.weights import first_line, is_remote
 
 CONTINUED = ("metrics.jsonl",)  # what a continued run appends to
 EVERY = 30.0  # seconds between two copies

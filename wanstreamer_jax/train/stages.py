@@ -8,13 +8,13 @@ from wanstreamer_jax.train.stage import Stage
 
 
 def _audio_vae() -> Stage:
-  from wanstreamer_jax.train.codec_stage import audio_vae_stage
+  from wanstreamer_jax.train.codecs import audio_vae_stage
 
   return audio_vae_stage()
 
 
 def _video_vae() -> Stage:
-  from wanstreamer_jax.train.codec_stage import video_vae_stage
+  from wanstreamer_jax.train.codecs import video_vae_stage
 
   return video_vae_stage()
 

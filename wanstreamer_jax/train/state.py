@@ -145,7 +145,7 @@ def update_average(ema: Params, params: Params, decay: float, updates: jax.Array
 
 
 def train_step(stage: Stage, config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-  """One update. batch: arrays [B, ...]. The metrics (train/metrics.py) are those of the weights before the update."""
+  """One update. batch: arrays [B, ...]. The metrics (train/metric_log.py) are those before the update."""
   (loss, metrics), grads = loss_and_grads(stage, config, state.params, batch, state.step)
   norm = optax.global_norm(grads)
   spikes, taken = state.spikes.see(norm, state.step, config.train.spike)

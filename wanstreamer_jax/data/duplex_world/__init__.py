@@ -1,0 +1,1 @@
+"""The procedural world: seed -> session, with ground truth."""

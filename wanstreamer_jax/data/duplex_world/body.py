@@ -9,7 +9,8 @@ import numpy as np
 
 from wanstreamer_jax.data.duplex_world.faces import TRACKS, Held, Look, draw, still_tracks
 from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE
-from wanstreamer_jax.data.duplex_world.speech import Utterance, Voice, synthesise
+from wanstreamer_jax.data.duplex_world.speech import Utterance, synthesise
+from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
 
 RAISE_SECONDS = 0.4

@@ -25,7 +25,7 @@ from wanstreamer_jax.data.session import Phone, Word
 from wanstreamer_jax.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # speech.py imports this file
-  from wanstreamer_jax.data.duplex_world.speech import Voice
+  from wanstreamer_jax.data.duplex_world.voice import Voice
 
 WHEEL = "espeakng-loader"
 WORDS_PER_MINUTE = 150  # of a voice of rate 1: the formant voice's tempo

@@ -10,7 +10,7 @@ import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.faces import COLOURS, SHAPES
-from wanstreamer_jax.data.duplex_world.speech import Voice
+from wanstreamer_jax.data.duplex_world.voice import Voice
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "star": "stars"}

@@ -6,7 +6,7 @@ import numpy as np
 
 from wanstreamer_jax.data.duplex_world.script import User
 from wanstreamer_jax.data.duplex_world.world import WorldConfig, cast, microphone, session_world
-from wanstreamer_jax.loudness import is_loud
+from wanstreamer_jax.data.loudness import is_loud
 
 
 class ReactingUser:

@@ -13,28 +13,13 @@ import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.phones import NOISES, PHONES, SILENCE, Segment, pronounce
+from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
 
 FRAME_MS = 16 / 3  # 128 samples at 24 kHz
 _BANDWIDTHS = (75.0, 95.0, 150.0)
 _UPPER = ((3550.0, 220.0), (4500.0, 280.0), (5600.0, 380.0), (6900.0, 500.0), (8300.0, 650.0), (9900.0, 800.0))
 _NOISE_KEYS = ("", *NOISES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Voice:
-  """A speaker. `pitch` in Hz; `size` scales the formants (1 is an adult man, 1.17 a woman, 1.3 a child)."""
-
-  name: str
-  pitch: float = 120.0
-  size: float = 1.0
-  rate: float = 1.0
-  breath: float = 0.05
-  tilt: float = 0.5  # 0 bright .. 1 dull
-  open_quotient: float = 0.6
-  liveliness: float = 1.0  # depth of the intonation
-  engine: str = "formant"  # or "espeak", which reads pitch, rate, liveliness and:
-  variant: str = ""  # a key of `espeak.PITCHES`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,180 @@
+"""Latent records: the codecs' own values, continuous over units and behind the portrait, and what they replace."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.helpers.fake_sessions import FakeSource, small_config
+from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.data import encode as encode_module
+from wanstreamer_jax.data import records
+from wanstreamer_jax.data.encode import encode
+from wanstreamer_jax.data.loader import Loader
+from wanstreamer_jax.data.make import make
+from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.errors import DataError
+
+SESSIONS, UNITS = 34, 6  # twelve shards, the last smaller than a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class SomePortraits(FakeSource):
+  """Every other session has no portrait; all have a voice."""
+
+  def sessions(self, item):
+    for session in super().sessions(item):
+      world = dataclasses.replace(session.world, voice=session.agent.audio[:700])
+      yield dataclasses.replace(session, world=dataclasses.replace(world, portrait=None) if item % 2 else world)
+
+
+def tiny_config():
+  config = small_config(units=3, batch=4)
+  config.audio_vae.strides, config.audio_vae.channels, config.audio_vae.max_channels = (24, 4), 8, 8
+  config.audio_vae.cepstrum, config.audio_vae.latent_dim = 8, 6
+  config.video_vae.channels, config.video_vae.latent_dim = (4, 4, 4), 5
+  config.layout.voice_units = 4
+  return config
+
+
+@pytest.fixture(scope="module")
+def codecs():
+  config = tiny_config()
+  rng = np.random.default_rng(0)
+
+  def codecs():
+    return AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(1))
+
+  def fill(path, leaf):  # by NumPy: compiling the initialisers takes longer than all tests here
+    low = 0.5 if "latent_std" in jax.tree_util.keystr(path) else -1.0
+    return jnp.asarray(rng.uniform(low, 1.0, leaf.shape), leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(codecs))
+
+
+@jax.jit
+def in_one_go(audio_vae, video_vae, frames, samples, portrait, has_portrait, voice):
+  """A session's latents, each from one call over the whole of it."""
+  first, behind = video_vae.encode_first(portrait[None])
+  primed = video_vae.primed_encoder_state(*portrait.shape[:2])
+  state = jax.tree.map(lambda a, b: jnp.where(has_portrait, a, b), behind, primed)
+  video = video_vae.encode(frames, state)[0].mean
+  audio, said = (audio_vae.encode(sound, audio_vae.encoder_state())[0].mean for sound in (samples, voice))
+  return {"video": video, "audio": audio, "portrait": first.mean[0], "voice": said}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, codecs):
+  config, base = tiny_config(), tmp_path_factory.mktemp("encode")
+  make(config, SomePortraits(config, SESSIONS, UNITS), base / "media", progress=False)
+  encode(base / "media", *codecs, config, base / "latents", batch=8, progress=False)
+  return base / "media", base / "latents"
+
+
+@pytest.mark.parametrize("session", [6, 33])
+def test_latents_are_those_of_the_whole_session(folders, codecs, session, close):
+  media, latents = (RecordFolder(folder) for folder in folders)
+  units, fixed = media.read_units(session), media.read_session(session).fixed
+  assert fixed["portrait_valid"] == (session % 2 == 0)
+  expected = in_one_go(
+    *codecs,
+    records.video_to_float(units["agent_video"]).reshape(-1, 16, 16, 3),
+    records.audio_to_float(units["agent_audio"]).reshape(-1),
+    records.video_to_float(fixed["portrait"]),
+    fixed["portrait_valid"],
+    records.audio_to_float(fixed["voice"]),
+  )
+  stored, header = latents.read_units(session), latents.read_session(session)
+  close(stored["agent_video_latent"], expected["video"], 1e-3)  # float16
+  close(stored["agent_audio_latent"].reshape(-1, 6), expected["audio"], 1e-3)
+  close(header.fixed["portrait_latent"], expected["portrait"], 1e-3)
+  close(header.fixed["voice_latent"], expected["voice"], 1e-3)
+  assert header.truth == media.read_session(session).truth
+
+
+def test_the_rest_is_kept_and_agent_media_are_not(folders):
+  media, latents = (RecordFolder(folder) for folder in folders)
+  before, after = media.read_units(33), latents.read_units(33)
+  assert set(before.dtype.names) - set(after.dtype.names) == {"agent_video", "agent_audio"}
+  assert all(np.array_equal(before[name], after[name]) for name in set(before.dtype.names) & set(after.dtype.names))
+  assert latents.kind == "latents"
+  assert latents.manifest["source"]["media"] == media.fingerprint()
+  latents.verify()
+
+
+def test_crops_carry_the_latents_before_them(folders):
+  loader, latents = Loader(folders[1], tiny_config()), RecordFolder(folders[1])
+  starts = set()
+  for step in range(8):
+    batch = loader.batch_at(step)
+    for row, (_, session, start) in enumerate(loader.places(step)):
+      units, before = latents.read_units(session), min(start, 2)
+      starts.add(start)
+      for name in ("agent_video_valid", "agent_audio_valid"):
+        assert batch[f"previous_{name}"][row].tolist() == [start >= 2, start >= 1]
+      for name in ("agent_video_latent", "agent_audio_latent"):
+        previous = batch[f"previous_{name}"][row]
+        assert np.array_equal(batch[name][row], units[name][start : start + 3])
+        assert np.array_equal(previous[2 - before :], units[name][start - before : start])
+        assert not previous[: 2 - before].any()
+  assert starts == {0, 1, 2, 3}
+
+
+def test_encoding_continues_behind_the_last_shard(folders, codecs, tmp_path, monkeypatch):
+  config, out = tiny_config(), tmp_path / "latents"
+  original = encode_module._encoded
+
+  def interrupted(job, numbers, skipped):
+    if numbers.start:
+      raise KeyboardInterrupt
+    return original(job, numbers, skipped)
+
+  monkeypatch.setattr(encode_module, "_encoded", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    encode(folders[0], *codecs, config, out, progress=False)
+  assert not out.exists()
+  monkeypatch.setattr(encode_module, "_encoded", original)
+  assert encode(folders[0], *codecs, config, out, share=(1, 2), progress=False) is None  # the first is there
+  assert encode(folders[0], *codecs, config, out, share=(0, 2), progress=False) == RecordFolder(out).manifest
+  assert RecordFolder(out).manifest == RecordFolder(folders[1]).manifest
+
+
+def test_sessions_that_cannot_be_encoded_stop_or_are_skipped_and_reported(folders, codecs, tmp_path, monkeypatch):
+  config, media, out = tiny_config(), shutil.copytree(folders[0], tmp_path / "media"), tmp_path / "latents"
+  damaged = media / "units-00003.array_record"  # sessions 9, 10 and 11
+  damaged.write_bytes(bytes(len(damaged.read_bytes())))
+  original = encode_module._finite
+  calls = iter(range(100_000))
+  monkeypatch.setattr(encode_module, "_finite", lambda x: original(x * (np.inf if next(calls) == 4 * 5 else 1)))
+  with pytest.raises(DataError, match=r"session 5 of \S*media: the codecs gave .* not finite .*--skip-bad"):
+    encode(media, *codecs, config, out, progress=False)
+  calls = iter(range(100_000))
+  monkeypatch.setattr(encode_module, "_finite", lambda x: original(x * (np.inf if next(calls) == 4 * 2 else 1)))
+  manifest = encode(media, *codecs, config, out, skip_bad=True, progress=False)
+  skipped = json.loads((out / "report.json").read_text())["skipped"]
+  assert [entry["where"].split()[1] for entry in skipped] == ["5", "9", "10", "11"]
+  assert "not finite" in skipped[0]["reason"]
+  assert "units-00003.array_record: damaged" in skipped[1]["reason"]
+  assert (manifest["sessions"], manifest["skipped"]) == (SESSIONS - 4, 4)
+  latents, whole = RecordFolder(out), RecordFolder(folders[1])
+  assert np.array_equal(latents.read_units(5)["agent_audio_latent"], whole.read_units(6)["agent_audio_latent"])
+
+
+def test_other_codecs_other_kinds_and_broken_weights_are_refused(folders, codecs, tmp_path):
+  config = tiny_config()
+  with pytest.raises(DataError, match="holds latents: encode needs"):
+    encode(folders[1], *codecs, config, tmp_path / "a", progress=False)
+  config.media.height = 32
+  with pytest.raises(DataError, match="height = 16"):
+    encode(folders[0], *codecs, config, tmp_path / "b", progress=False)
+  audio_vae, video_vae = codecs
+  broken = jax.tree.map(lambda leaf: leaf * jnp.nan, audio_vae)
+  with pytest.raises(DataError, match="not finite"):
+    encode(folders[0], broken, video_vae, tiny_config(), tmp_path / "c", progress=False)
+  assert not (tmp_path / "c").exists()

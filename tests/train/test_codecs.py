@@ -1,0 +1,98 @@
+"""Stage 0: clips are drawn as promised, and a finished codec run is read standardised by whoever names it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers.fake_sessions import FakeSource
+from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data.make import make
+from wanstreamer_jax.data.mixture import Mixture
+from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.train.codec_losses import calibration_statistics
+from wanstreamer_jax.train.codecs import ClipLoader
+from wanstreamer_jax.train.loop import train
+from wanstreamer_jax.train.stages import get_stage
+from wanstreamer_jax.weights.agent import load_codecs
+
+UNITS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class OneSided(FakeSource):
+  """Sessions in which the sides of `mute` have no sound."""
+
+  mute: tuple[str, ...] = ()
+
+  def sessions(self, item):
+    for session in super().sessions(item):
+      sides = {name: dataclasses.replace(getattr(session, name), audio=None) for name in self.mute}
+      yield dataclasses.replace(session, **sides)
+
+
+def config_of(stage: str, run="", data="", **overrides):
+  settings = {"train.stage": stage, "train.run": run, "data.path": data, "train.steps": 3, "train.eval_every": 3}
+  settings |= {"data.units": 3, "data.batch": 2, "train.checkpoint_every": 3, "train.mesh": "data=1"} | overrides
+  return load_config("configs/nano.py", [f"{name}={value}" for name, value in settings.items()])
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+  config, folder = config_of("audio_vae"), tmp_path_factory.mktemp("media")
+  for name, mute in (("both", ()), ("no_agent", ("agent",)), ("nobody", ("agent", "user"))):
+    make(config, OneSided(config, 4, UNITS, mute=mute), folder / name, progress=False)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def runs(media, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("runs")
+  for stage in ("audio_vae", "video_vae"):
+    train(get_stage(stage), config_of(stage, folder / stage, media / "both"))
+  return folder
+
+
+def test_a_finished_run_is_read_standardised(runs, media):
+  config = config_of("duplex")
+  codecs = load_codecs(config, runs / "audio_vae", runs / "video_vae")
+  for codec, medium, to_float in zip(codecs, ("audio", "video"), (audio_to_float, video_to_float)):
+    loader = ClipLoader(Mixture(str(media / "both")), config_of(f"{medium}_vae", data=media / "both"), medium)
+    clips = np.concatenate([to_float(loader.batch_at(10**9 + i)[medium]) for i in range(16)])
+    means = np.asarray(jax.jit(calibration_statistics)(codec, clips)).reshape(-1, codec.cfg.latent_dim)
+    np.testing.assert_allclose(means.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(means.std(0), 1, atol=1e-2)
+    assert list((runs / f"{medium}_vae" / "pictures").glob("*.png"))
+
+
+def test_clips_are_a_pure_function_of_the_step(media):
+  loader = ClipLoader(Mixture(str(media / "both")), config_of("video_vae"), "video")
+  first = loader.batch_at(5)["video"]
+  assert first.shape == (2, 1 + 3 * 4, 32, 32, 3)
+  np.testing.assert_array_equal(first[:, 0], first[:, 1])  # a still first
+  np.testing.assert_array_equal(first, loader.batch_at(5)["video"])
+  assert not np.array_equal(first, loader.batch_at(6)["video"])
+
+
+def test_a_side_without_sound_is_left_out(media):
+  mixture = Mixture(str(media / "no_agent"))
+  folder = mixture.folders[0]
+  sound = np.concatenate([folder.read_units(i)["user_audio"].reshape(-1) for i in range(folder.sessions)])
+  loader = ClipLoader(mixture, config_of("audio_vae"), "audio")
+  for step in range(4):
+    for clip in loader.batch_at(step)["audio"]:
+      assert clip[:50].tobytes() in sound.tobytes()
+
+
+def test_nobody_sounds(media):
+  with pytest.raises(DataError, match="no audio on either side"):
+    ClipLoader(Mixture(str(media / "nobody")), config_of("audio_vae"), "audio").batch_at(0)
+
+
+def test_clips_longer_than_sessions_and_too_short_for_the_kernel(media):
+  with pytest.raises(DataError, match=r"sessions of 6 units, but data\.units is 7"):
+    ClipLoader(Mixture(str(media / "both")), config_of("audio_vae", **{"data.units": 7}), "audio")
+  with pytest.raises(ConfigError, match="never train it as it is used; set data.units to at least 9"):
+    config_of("video_vae", **{"video_vae.time_kernel": 4})

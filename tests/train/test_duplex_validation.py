@@ -1,0 +1,74 @@
+"""What the duplex stage looks at while it trains: held-out rollouts and their picture; errors before the first step."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.fake_sessions import FakeSource
+from tests.helpers.nano_agent import nano_agent
+from wanstreamer_jax.data.encode import encode
+from wanstreamer_jax.data.make import make
+from wanstreamer_jax.errors import ConfigError, DataError, UserError
+from wanstreamer_jax.train import duplex_validation
+from wanstreamer_jax.weights import agent as agent_weights
+
+UNITS = 4
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  """nano with held-out latents and an exported agent for its codecs."""
+  agent, base = nano_agent(f"data.units={UNITS}"), tmp_path_factory.mktemp("watch")
+  make(agent.config, FakeSource(agent.config, duplex_validation.SESSIONS, UNITS), base / "media", progress=False)
+  encode(base / "media", agent.audio_vae, agent.video_vae, agent.config, base / "latents", progress=False)
+  agent_weights.export_agent(agent, base / "agent", "f32")
+  config = agent.config.replace()
+  config.data.heldout, config.train.codecs = str(base / "latents"), str(base / "agent")
+  config.data.path = config.data.heldout
+  return config
+
+
+def frozen(config, **changes):
+  copy = config.replace()
+  for name, value in changes.items():
+    setattr(copy.data if name == "heldout" else copy.train, name, value)
+  return copy.freeze()
+
+
+def test_a_rollout_is_scored_and_drawn(config, tmp_path):
+  metrics = duplex_validation.watch(nano_agent(f"data.units={UNITS}").streamer, frozen(config), tmp_path, 7)
+  assert set(metrics) == {"writes", "should_write", "sounds", "should_sound", "words_in_place"}
+  assert all(np.isfinite(list(metrics.values())))
+  assert metrics["should_write"] == 1 / UNITS  # both words of every fake session are written in one unit
+  assert min(Image.open(tmp_path / "pictures" / "rollout_000007.png").size) > 300
+
+
+def test_nothing_is_watched_where_nothing_is_given(config, tmp_path):
+  streamer = nano_agent(f"data.units={UNITS}").streamer
+  assert duplex_validation.watch(streamer, frozen(config, heldout=""), tmp_path, 7) == {}
+  assert duplex_validation.watch(streamer, frozen(config, codecs=""), tmp_path, 7) == {}
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["codecs", "heldout"])
+def test_held_out_records_and_codecs_come_together(config, missing):
+  with pytest.raises(ConfigError, match=f"{missing} is not: evaluations while training need both"):
+    duplex_validation.check(frozen(config, **{missing: ""}))
+
+
+def test_latents_of_other_codecs_are_refused(config, tmp_path):
+  agent = nano_agent(f"data.units={UNITS}")
+  other = agent_weights.with_streamer(agent.streamer, jax.tree.map(lambda x: 1.1 * x, agent.audio_vae), agent.video_vae)
+  agent_weights.export_agent(other, tmp_path / "other", "f32")
+  duplex_validation.check(frozen(config))
+  with pytest.raises(DataError, match="were made by other codecs"):
+    duplex_validation.check(frozen(config, codecs=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize(
+  "changes", [{"heldout": "nowhere"}, {"codecs": "nowhere"}, {"codecs": "nowhere,nothing"}], ids=str
+)
+def test_what_cannot_be_read_is_said_before_the_first_step(config, changes):
+  with pytest.raises(UserError, match="nowhere"):
+    duplex_validation.check(frozen(config, **changes))

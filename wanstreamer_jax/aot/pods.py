@@ -1,0 +1,236 @@
+"""The larger sizes on the pods that suit them, compiled ahead: `docs/scale.md`, for whoever plans a booking.
+
+One cell is one program on one pod. Cells are kept in a JSON file beside the document as they are done, so that a
+command that was stopped goes on where it was; a cell whose config changed is compiled anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from wanstreamer_jax.aot.report import report_lines
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import REPOSITORY, load_config
+from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.parallel.machine import GIB
+
+HOURS = 10_000  # of conversation, the stated amount of training
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One program. config: a file of configs/ and its argument; window: of the unit step, in seconds."""
+
+  config: str
+  topology: str
+  what: str
+  slices: int = 1
+  window: int = 0
+  overrides: tuple[str, ...] = ()
+
+  @property
+  def name(self) -> str:
+    slices = f"{self.slices} x " if self.slices > 1 else ""
+    window = f", {self.window} s" if self.window else ""
+    return " ".join([f"{self.what}: {self.config}{window}, {slices}{self.topology}", *self.overrides])
+
+  @property
+  def path(self) -> str:
+    return str(REPOSITORY / "configs" / self.config)
+
+  def changes(self) -> list[str]:
+    """What its config changes of the file's. Slices share a larger batch."""
+    config, changes = load_config(self.path, self.overrides), list(self.overrides)
+    if self.slices > 1:
+      changes += [f"train.mesh=data={self.slices},{config.train.mesh}", f"data.batch={self.slices * config.data.batch}"]
+    if self.window:
+      changes.append(f"layout.window={round(self.window * 1000 / config.media.unit_ms)}")
+    return changes
+
+  def load(self) -> Config:
+    """Its frozen config."""
+    return load_config(self.path, self.changes())
+
+
+def _on(size: str, topology: str, slices: int = 1) -> tuple[Cell, ...]:
+  """Training with both published picture sizes: 60 s of the small one, 20 s of the large one."""
+  of = f"pods.py:{size},{topology}"
+  return tuple(Cell(f"{of},{pictures}", topology, "train", slices) for pictures in ("192x336", "640x368"))
+
+
+CELLS = (
+  Cell("demo.py", "v5e:2x2", "train"),
+  *_on("qwen2p5_1p5b", "v5e:16x16"),
+  *_on("qwen2p5_1p5b", "v6e:16x16"),
+  *_on("qwen3_1p7b", "v5p:4x4x4"),
+  *_on("qwen3_8b", "v5p:4x4x8"),
+  *_on("qwen3_8b", "v6e:16x16"),
+  *_on("qwen3_8b", "v5p:4x4x8", slices=2),
+  Cell("demo.py", "v5e:2x2", "step", window=10),
+  *(
+    Cell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
+    for topology in ("v6e:1x1", "v5p:2x2x1")
+    for pictures, seconds in (("192x336", 60), ("640x368", 20))
+  ),
+)
+
+
+def compile_cells(
+  store: pathlib.Path, cells: Sequence[Cell], only: str = "", plan: bool = False
+) -> dict[str, dict[str, Any]]:
+  """Results by cell name, those of `store` and what was missing there; `only` compiles names that contain it. A plan
+  (`aot.plan_memory`) counts as missing where code is wanted."""
+  done = json.loads(store.read_text()) if store.exists() else {}
+  for number, cell in enumerate(cells):
+    key = fingerprint(cell.load())
+    found = done.get(cell.name, {})
+    if only not in cell.name or (found.get("key") == key and (plan or found.get("code", True))):
+      continue
+    print(f"{time.strftime('%H:%M:%S')} {number + 1} of {len(cells)}: {cell.name}", flush=True)
+    done[cell.name] = {"key": key, **compile_cell(cell, plan)}
+    store.parent.mkdir(parents=True, exist_ok=True)
+    store.write_text(json.dumps(done, indent=1) + "\n")
+  return {cell.name: done[cell.name] for cell in cells if cell.name in done}
+
+
+def fingerprint(config: Config) -> str:
+  """A hash of what a config sets; a field that a newer program added, at its default, changes nothing."""
+  values, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
+  changed = {
+    f"{section}.{name}": value
+    for section, fields in values.items()
+    for name, value in (fields.items() if isinstance(fields, dict) else (("", fields),))
+    if value != (defaults[section][name] if isinstance(fields, dict) else defaults[section])
+  }
+  return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def compile_cell(cell: Cell, plan: bool) -> dict[str, Any]:
+  """The result of `wanstreamer aot` in a process of its own, whose memory ends with it; {"error": a line} where the
+  command refuses, as it does for a program that does not fit."""
+  command = [sys.executable, "-m", "wanstreamer_jax", "aot", "--config", cell.path, "--topology", cell.topology]
+  command += ["--what", cell.what, "--slices", str(cell.slices), "--json", *(["--plan"] if plan else [])]
+  changes = [f"--config.{change}" for change in cell.changes()]
+  run = subprocess.run([*command, *changes], capture_output=True, text=True)
+  if run.returncode not in (0, 2):
+    raise UserError(f"{cell.name}: aot ended with code {run.returncode}: {run.stderr.strip()[-500:]}")
+  line = (run.stderr.strip().splitlines() or [""])[-1]
+  return {"error": line.removeprefix("wanstreamer: error: ")} if run.returncode else json.loads(run.stdout)
+
+
+def document(results: dict[str, dict[str, Any]]) -> str:
+  """docs/scale.md."""
+  cells = [(cell, results[cell.name]) for cell in CELLS if cell.name in results]
+  missing = [cell.name for cell in CELLS if cell.name not in results]
+  train = [_train_row(cell, result) for cell, result in cells if cell.what == "train"]
+  step = [_step_row(cell, result) for cell, result in cells if cell.what == "step"]
+  tables = [f"### {cell.name}\n\n```\n{_table(result)}\n```" for cell, result in cells]
+  planned = [cell.name for cell, result in cells if not result.get("code", True)]
+  notes = [f"Not compiled yet: {'; '.join(missing)}."] if missing else []
+  if planned:
+    which = "all of them" if len(planned) == len(cells) else "; ".join(planned)
+    notes.append(f"Partitioned, optimised and given their memory, but no code generated (`--plan`): {which}.")
+  return "\n\n".join([
+    HEAD, *notes, "## Training", TRAIN_TEXT, "\n".join([TRAIN_HEAD, _rule(TRAIN_HEAD), *train]),
+    "## One session, live", STEP_TEXT, "\n".join([STEP_HEAD, _rule(STEP_HEAD), *step]),
+    "## Every table", TABLES_TEXT, *tables,
+  ]) + "\n"  # fmt: skip
+
+
+HEAD = """# Which pod for which size
+
+Written by `wanstreamer aot --all --out docs/scale.md`; do not edit. Each row is the real program of one config,
+put through the TPU compiler for that pod on a machine without TPUs.
+
+**How far this goes:** memory, products and collectives are the compiler's own, but nothing was run: times are lower
+bounds, computed from published rates (`wanstreamer_jax/aot/roofline.py`), not measurements."""
+
+TRAIN_TEXT = f"""`at best`: the busiest of matrix units, HBM, torus links and the network between slices works at its
+published rate all the time, and everything else hides behind it. `serial`: at the same rates nothing overlaps. A real
+step takes longer than the first, and with a good schedule less than the second plus launch gaps. MFU counts what the
+model asks for (thrice the forward pass, no recomputation, no masked attention) over `at best`. The last two columns
+are for {HOURS:,} hours of conversation seen once, at best and serial: book the second."""
+TRAIN_HEAD = (
+  "| size, pictures | session | pod | mesh | batch, tokens | HBM of chip | step: at best, serial | bound by | MFU | "
+  f"tokens/s | {HOURS:,} h: hours | chip-hours |"
+)
+STEP_TEXT = """One unit is 160 ms of the conversation; the step must be shorter. Codecs, all solver steps and the
+whole history are included; the host's work and the network to the page are not. Attention over the history is a
+kernel (`nn/attention_cache.py`) that is counted with all it computes and reads, padding included. What the vector
+units do is not in the bound, since nobody publishes their rates: 60 billion exponentials a unit at 192x336, 250
+billion at 640x368."""
+STEP_HEAD = "| size, pictures | history | chip | HBM of chip | unit: at best, serial | bound by |"
+
+
+TABLES_TEXT = """All figures are one chip's. Links: the sides of the torus along which the members of a collective's
+groups lie, and how many; `o` closes a ring. HBM counts every operand of every operation once, kernels' too, unless a
+kernel says what it reads."""
+
+
+def _rule(head: str) -> str:
+  return "|" + "---|" * (head.count("|") - 1)
+
+
+def _pod(cell: Cell) -> str:
+  return f"{cell.slices} x {cell.topology}" if cell.slices > 1 else cell.topology
+
+
+def _size(cell: Cell) -> str:
+  """What the config's name says without the pod: "qwen3_8b, 640x368"."""
+  name = cell.config.removeprefix("pods.py:").replace(f",{cell.topology}", "").replace(".py", "")
+  return name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
+
+
+def _seconds(cell: Cell) -> str:
+  config = cell.load()
+  return (
+    f"{(config.data.units if cell.what == 'train' else config.layout.window or 0) * config.media.unit_ms / 1000:.0f} s"
+  )
+
+
+def _memory(result: dict[str, Any]) -> str:
+  peak, hbm = result["memory"]["peak"], result["hbm"]
+  return f"{peak / GIB:.1f} of {hbm / GIB:.1f} GiB ({peak / hbm:.0%})"
+
+
+def _train_row(cell: Cell, result: dict[str, Any]) -> str:
+  if "error" in result:
+    return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
+  train, batch = cell.load().train, cell.load().data.batch
+  roofline, amount = result["roofline"], result["amount"]
+  times = (roofline["seconds"], roofline["serial"])
+  steps = HOURS * 3_600_000 / result["unit_ms"] / amount["units"]
+  hours = [steps * seconds / 3600 for seconds in times]
+  return (
+    f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)}, {result['used']} chips | {train.mesh or 'fsdp'} | {batch}, "
+    f"{amount['tokens'] / 1e6:.2f} M | {_memory(result)} | {times[0]:.2f} s, {times[1]:.2f} s | {roofline['bound']} | "
+    f"{roofline['mfu']:.0%} | {amount['tokens'] / times[0] / 1e6:.2f} M | {hours[0]:,.0f} to {hours[1]:,.0f} | "
+    f"{hours[0] * result['used']:,.0f} to {hours[1] * result['used']:,.0f} |"
+  )
+
+
+def _step_row(cell: Cell, result: dict[str, Any]) -> str:
+  if "error" in result:
+    return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
+  roofline = result["roofline"]
+  return (
+    f"| {_size(cell)} | {_seconds(cell)} | one of {_pod(cell)} | {_memory(result)} | "
+    f"{roofline['seconds'] * 1e3:.1f} ms, {roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} |"
+  )
+
+
+def _table(result: dict[str, Any]) -> str:
+  return result["error"] if "error" in result else "\n".join(report_lines(result))
+
+
+def scale_command(out: pathlib.Path, only: str, plan: bool) -> None:
+  """Compiles what is missing and writes the document; the cells are kept beside it."""
+  results = compile_cells(out.with_suffix(".json"), CELLS, only, plan)
+  out.write_text(document(results))
+  print(f"wrote {out}: {len(results)} of {len(CELLS)} cells")

@@ -1,0 +1,258 @@
+"""How long a unit takes on this machine, phase by phase, beside the least that the machine could need.
+
+The floor of a phase is the larger of FLOPs / (measured matrix-product rate) and bytes / (measured reading rate): every
+weight and every cached key must be read at each use, and the products must be done (see parallel/cost.py). Both
+rates are measured in the same run, the second over as many bytes as the model and its cache have, so that a model
+that fits into the processor's caches is held to their speed.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wanstreamer_jax import rollout
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.records import video_to_float, video_to_uint8
+from wanstreamer_jax.engine.phases import Phases, compile_phases, decode, encode, fetched
+from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.parallel import machine
+from wanstreamer_jax.parallel.cost import Cost, count
+from wanstreamer_jax.parallel.machine import best_seconds, product_rate, timed
+from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
+from wanstreamer_jax.units import CLEAN_PHASES, PERFORM, REFEED, build_layout
+
+WARM_UP = 5
+AFTER_THE_USER = ("perceive", "think", "perform", "render")
+PHASES = ("commit", *AFTER_THE_USER)
+
+
+class Ceilings(NamedTuple):
+  """What this machine does at best. flops: per second, of a large matrix product; read: bytes per second."""
+
+  flops: float
+  read: float
+  buffer: int  # bytes that were read
+
+  def floor(self, cost: Cost) -> float:
+    """Milliseconds."""
+    return 1000 * max(cost.flops / self.flops, cost.bytes / self.read)
+
+
+def bench_step(config: Config, runs: int = 100) -> dict[str, Any]:
+  """Times every phase and the whole donated `step_unit`, with random weights, on the default device.
+
+  Returns plain values, ready for JSON; times are in milliseconds, compile times in seconds.
+  """
+  agent, user = random_agent(config), random_unit(config)
+  capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
+  start = jax.jit(functools.partial(rollout.start_session, capacity=capacity))
+  begin = lambda: start(agent, jax.random.PRNGKey(0), World.empty(config))
+  state = begin()
+  resident = _nbytes(agent) + _nbytes(state.cache)
+  ceilings = measure_ceilings(config.model.dtype, resident)
+  costs = phase_costs(agent, state, user)
+  phases, compile_times = _compile(compile_phases(), agent, state, user)
+  times = _time_phases(phases, agent, begin(), user, runs)
+  step, compile_times["step"] = _compile_step(agent, state, user)
+  times["step"] = _time_step(step, agent, begin(), user, runs)
+  costs["step"] = sum(costs.values(), Cost())
+  floors = {name: ceilings.floor(costs[name]) for name in PHASES}
+  floors["step"] = sum(floors.values())  # phases follow each other
+  row = lambda name: {
+    **_statistics(times[name]),
+    "floor_ms": floors[name],
+    "gflop": costs[name].flops / 1e9,
+    "megabytes": costs[name].bytes / 1e6,
+    "compile_s": compile_times[name],
+  }
+  return {
+    "config": config.name,
+    "machine": machine.describe(),
+    "dtype": config.model.dtype,
+    "sizes": sizes(agent, state),
+    "ceilings": {"gflops": ceilings.flops / 1e9, "gbytes": ceilings.read / 1e9, "buffer_mb": ceilings.buffer / 1e6},
+    "runs": runs,
+    "phases": {name: row(name) for name in PHASES},
+    "step": row("step"),
+    "latency": _statistics([sum(unit) for unit in zip(*(times[phase] for phase in AFTER_THE_USER))]),
+    "split": split_throughput(times, config.layout.commit_delay),
+  }
+
+
+def random_agent(config: Config) -> Agent:
+  """An agent of small random weights, made without compiling its initialisation."""
+  normal = np.random.default_rng(0).standard_normal
+  abstract = jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
+  return jax.tree.map(lambda x: jnp.asarray(0.02 * normal(x.shape, np.float32), x.dtype), abstract)
+
+
+def random_unit(config: Config) -> UserUnit:
+  """A unit in which the user is heard and seen, and types nothing, on the host as it comes from outside."""
+  media, random = config.media, np.random.default_rng(1)
+  audio = random.uniform(-0.5, 0.5, media.samples).astype(np.float32)
+  video = random.integers(0, 256, (media.frames, media.height, media.width, 3), np.uint8)
+  text = np.zeros(config.layout.user_text_slots, np.int32)
+  return UserUnit(audio, video, text, np.True_, np.True_)
+
+
+def phase_costs(agent: Agent, state: SessionState, user: UserUnit) -> dict[str, Cost]:
+  """What each phase must do at least."""
+  heard, _ = jax.eval_shape(encode, agent, state, user)
+  latents, _ = jax.eval_shape(rollout.perform, agent, state)
+  return {
+    "commit": count(rollout.commit, agent, state),
+    "perceive": count(encode, agent, state, user),
+    "think": count(rollout.think, agent, state, heard),
+    "perform": count(rollout.perform, agent, state),
+    "render": count(decode, agent, state, latents),
+  }
+
+
+def measure_ceilings(dtype: str, resident: int) -> Ceilings:
+  """The best of several runs. resident: how many bytes to read."""
+  buffer = jnp.ones((max(resident, 1 << 22) // 4 // 1024, 1024))
+  # A machine's reading rate is whatever some program reaches; which one does depends on the backend.
+  readers = {
+    lambda x: jnp.sum(x): 1,
+    lambda x: x @ jnp.ones(1024): 1,
+    lambda x: jnp.ones(x.shape[0]) @ x: 1,
+    lambda x: x + 1: 2,
+  }
+  read = max(traffic * buffer.nbytes / best_seconds(jax.jit(reader), buffer) for reader, traffic in readers.items())
+  return Ceilings(product_rate(dtype), read, buffer.nbytes)
+
+
+def _compile(phases: Phases, agent: Agent, state: SessionState, user: UserUnit) -> tuple[Phases, dict[str, float]]:
+  """The phases as compiled programs, and the seconds that each took to compile."""
+  heard, _ = jax.eval_shape(encode, agent, state, user)
+  latents, _ = jax.eval_shape(rollout.perform, agent, state)
+  rest = {"commit": (), "perceive": (user,), "think": (heard,), "perform": (), "render": (latents,)}
+  functions = dict(zip(PHASES, (phases.commit, phases.encode, phases.think, phases.perform, phases.decode)))
+  seconds, compiled = {}, []
+  for name, function in functions.items():
+    taken, program = timed(lambda f=function, name=name: f.lower(agent, state, *rest[name]).compile())
+    seconds[name] = taken / 1000
+    compiled.append(program)
+  return Phases(phases.start, *compiled), seconds
+
+
+def _time_phases(
+  phases: Phases, agent: Agent, state: SessionState, user: UserUnit, runs: int
+) -> dict[str, list[float]]:
+  """Milliseconds of every phase in `runs` units of a session, after the warm-up."""
+  times: dict[str, list[float]] = {name: [] for name in PHASES}
+  for _ in range(WARM_UP + runs):
+    commit, state = timed(phases.commit, agent, state)
+    perceive, (heard, state) = timed(phases.encode, agent, state, user)
+    think, (_, state) = timed(phases.think, agent, state, heard)
+    perform, latents = timed(phases.perform, agent, state)
+    render, (*_, state) = timed(lambda: fetched(phases.decode(agent, state, latents)))  # noqa: B023
+    for name, value in zip(PHASES, (commit, perceive, think, perform, render)):
+      times[name].append(value)
+  return {name: values[WARM_UP:] for name, values in times.items()}
+
+
+def _compile_step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Callable[..., Any], float]:
+  """The whole `step_unit` as one program with donated state, and the seconds that it took to compile."""
+
+  def step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[jax.Array, jax.Array, SessionState]:
+    state, spoken = rollout.step_unit(agent, state, user._replace(video=video_to_float(user.video)))
+    return jnp.clip(spoken.audio, -1.0, 1.0), video_to_uint8(spoken.video), state
+
+  milliseconds, compiled = timed(lambda: jax.jit(step, donate_argnums=1).lower(agent, state, user).compile())
+  return compiled, milliseconds / 1000
+
+
+def _time_step(step: Callable[..., Any], agent: Agent, state: SessionState, user: UserUnit, runs: int) -> list[float]:
+  times = []
+  for _ in range(WARM_UP + runs):
+    milliseconds, (*_, state) = timed(lambda: fetched(step(agent, state, user)))  # noqa: B023
+    times.append(milliseconds)
+  return times[WARM_UP:]
+
+
+def _statistics(times: list[float]) -> dict[str, float]:
+  median, p95, p99 = np.percentile(times, (50, 95, 99))
+  return {"median_ms": float(median), "p95_ms": float(p95), "p99_ms": float(p99)}
+
+
+def _nbytes(tree: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # of arrays or their shapes
+
+
+def sizes(agent: Agent, state: SessionState) -> dict[str, Any]:
+  """What was run."""
+  config = agent.config
+  layout = build_layout(config)
+  return {
+    "parameters": sum(leaf.size for leaf in jax.tree.leaves(agent)),
+    "weights_mb": _nbytes(agent) / 1e6,
+    "width": config.model.width,
+    "layers": config.model.layers,
+    "picture": [config.media.height, config.media.width],
+    "committed_tokens": layout.tokens(*CLEAN_PHASES),
+    "performed_tokens": layout.tokens(REFEED, PERFORM),
+    "cache_tokens": state.cache.coords.unit.shape[0],
+    "cache_mb": _nbytes(state.cache) / 1e6,
+    "text_slots": config.layout.text_slots,
+    "solver_steps": config.flow.steps,
+    "commit_delay": config.layout.commit_delay,
+    "unit_ms": config.media.unit_ms,
+  }
+
+
+def report_lines(result: dict[str, Any]) -> list[str]:
+  """The result as a page of text."""
+  size, host, ceilings, step = result["sizes"], result["machine"], result["ceilings"], result["step"]
+  load = "" if host["load"] is None else f", load {host['load']:.1f}"
+  lines = [
+    f"{result['config']}: {size['parameters'] / 1e6:.1f} M parameters, width {size['width']}, {size['layers']} layers, "
+    f"{result['dtype']}, pictures {size['picture'][0]}x{size['picture'][1]}",
+    f"a unit: {size['committed_tokens']} tokens committed, {size['performed_tokens']} performed in "
+    f"{size['solver_steps']} solver steps, {size['text_slots']} text slots; cache {size['cache_tokens']} tokens, "
+    f"{size['cache_mb']:.1f} MB",
+    f"on {host['device']} ({host['platform']}), {host['cores']} cores{load}, jax {host['jax']}",
+    f"ceilings: {ceilings['gflops']:.0f} GFLOP/s (matrix product), {ceilings['gbytes']:.1f} GB/s "
+    f"(reading {ceilings['buffer_mb']:.0f} MB)",
+    "",
+    f"{'ms':10}{'median':>9}{'p95':>9}{'p99':>9}{'floor':>9}{'x floor':>9}{'GFLOP':>9}{'MB':>9}{'compile s':>11}",
+  ]
+  for name, row in [*result["phases"].items(), ("step", step)]:
+    lines.append(
+      f"{name:10}{row['median_ms']:9.2f}{row['p95_ms']:9.2f}{row['p99_ms']:9.2f}{row['floor_ms']:9.2f}"
+      f"{row['median_ms'] / row['floor_ms']:9.1f}{row['gflop']:9.2f}{row['megabytes']:9.1f}{row['compile_s']:11.1f}"
+    )
+  return [*lines, "", *verdict(result)]
+
+
+def verdict(result: dict[str, Any]) -> list[str]:
+  """Latency and the throughput conditions, apart (design section 7)."""
+  unit, step, split = result["sizes"]["unit_ms"], result["step"]["p95_ms"], result["split"]
+  holds = lambda needed: "holds" if needed < unit else "too slow"
+  return [
+    f"latency: p95 {result['latency']['p95_ms']:.1f} ms from a whole unit of the user to the answer on the host "
+    f"({result['runs']} units), {' + '.join(AFTER_THE_USER)}",
+    f"throughput on this device: the whole step, p95 {step:.1f} of {unit} ms a unit: {holds(step)}",
+    f"throughput on two (one thinks, one performs; their exchange is not measured here): {split['rule']} p95 "
+    f"{split['p95_ms']:.1f} ms: {holds(split['p95_ms'])}",
+  ]
+
+
+def split_throughput(times: dict[str, list[float]], commit_delay: int) -> dict[str, Any]:
+  """What must fit into a unit when thinker and performer have a device each: percentiles over the same units."""
+  units = list(zip(times["commit"], times["think"], times["perform"]))
+  if commit_delay == 1:  # the thinker waits for the latents that it commits
+    return {"rule": "commit + think + perform", **_statistics([sum(unit) for unit in units])}
+  return {"rule": "max(commit + think, perform)", **_statistics([max(c + t, p) for c, t, p in units])}
+
+
+def bench_step_command(config: Config, runs: int, as_json: bool) -> None:
+  """Prints one or the other."""
+  result = bench_step(config, runs)
+  print(json.dumps(result, indent=2) if as_json else "\n".join(report_lines(result)))

@@ -1,0 +1,1 @@
+"""The command line: one module per command, with its parser, its examples and its handler. Imports stay lazy."""

@@ -1,0 +1,88 @@
+"""`wanstreamer eval` and `ablate`: what weights are worth, and what each choice is worth."""
+
+import argparse
+from typing import Any
+
+from wanstreamer_jax.cli.parsing import add_command, folder, number
+
+
+def add_eval(commands: Any) -> None:
+  examples = """
+    wanstreamer eval --checkpoint demo --out out/eval
+    wanstreamer eval --checkpoint runs/tiny/agent --sessions 10 --baseline-sessions 10 --out out/quick
+
+    Held-out sessions with a user that reacts; baselines and the scripted truth beside every figure. Without
+    --sessions and the like, the checkpoint's own config says (section `eval`).
+  """
+  parser = add_command(commands, "eval", "judge an agent in closed loop, beside trivial baselines", examples, evaluate)
+  parser.add_argument("--checkpoint", metavar="C", default="demo", help="an exported agent (default: demo)")
+  parser.add_argument("--sessions", type=number(int, 2), help="closed-loop sessions")
+  parser.add_argument("--baseline-sessions", type=number(int, 2), help="sessions for baselines, truth and codecs")
+  parser.add_argument("--seconds", type=number(float, 4, 3600), help="length of a session")
+  parser.add_argument("--batch", type=number(int, 2), help="sessions side by side")
+  parser.add_argument("--seed", type=number(int, 0), help="of the first held-out session")
+  parser.add_argument(
+    "--out", type=folder, metavar="DIR", default="out/eval", help="folder to write (default: out/eval)"
+  )
+
+
+def evaluate(args: argparse.Namespace) -> None:
+  names = ("sessions", "baseline_sessions", "seconds", "batch", "seed")
+  changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+  evaluate_checkpoint(args.checkpoint, args.out, changes)
+
+
+def add_ablate(commands: Any) -> None:
+  examples = """
+    wanstreamer ablate --codecs demo --out docs/ablations.md
+    wanstreamer ablate --configs configs/ablations/no_history.py configs/ablations/window_12.py --seeds 1
+    wanstreamer ablate --init demo --steps 128
+
+    Trains configs/tiny.py and every config for each seed and evaluates it; the same command continues. From nothing
+    that is a night on two cores; from trained weights (--init) an hour or two.
+  """
+  parser = add_command(commands, "ablate", "train and evaluate ablations, and write the table", examples, ablate)
+  parser.add_argument("--configs", metavar="FILE", nargs="+", help="config files (default: configs/ablations/*.py)")
+  parser.add_argument("--reference", metavar="FILE", default="configs/tiny.py", help="what they are compared with")
+  parser.add_argument("--codecs", metavar="C", default="demo", help="an exported agent whose codecs to use")
+  parser.add_argument("--init", metavar="C", help="an exported agent whose weights all start from (default: nothing)")
+  parser.add_argument("--seeds", type=number(int, 1), default=2, help="trainings of each config (default: 2)")
+  parser.add_argument("--steps", type=number(int, 1), help="updates of each (default: what the config says)")
+  parser.add_argument("--train-sessions", type=number(int, 2), default=400, help="of 20 s, made once (default: 400)")
+  parser.add_argument("--eval-sessions", type=number(int, 2), default=20, help="held-out sessions (default: 20)")
+  parser.add_argument("--runs", metavar="DIR", default="runs/ablations", help="where runs and results are kept")
+  parser.add_argument("--data", metavar="DIR", default="data_cache/ablations", help="where records are kept")
+  parser.add_argument("--out", metavar="FILE", default="docs/ablations.md", help="the table; a PNG goes beside it")
+
+
+def ablate(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.eval import ablation
+
+  options = {name: getattr(args, name) for name in ablation.Options.__dataclass_fields__}
+  ablation.ablate(ablation.Options(**options), train_duplex)
+
+
+def train_duplex(config: Any) -> Any:
+  """The averaged weights of a duplex run, which goes on where it stood."""
+  from wanstreamer_jax.train.loop import train
+  from wanstreamer_jax.train.stages import get_stage
+
+  return train(get_stage("duplex"), config).averaged
+
+
+def evaluate_checkpoint(checkpoint: str, out: str, changes: dict[str, Any]) -> None:
+  """`wanstreamer eval`: writes eval.json and eval.png into `out` and prints the table. changes: of the eval config."""
+  import dataclasses
+
+  from wanstreamer_jax.data.tokenizer import TextTokenizer
+  from wanstreamer_jax.eval.evaluate import evaluate_agent
+  from wanstreamer_jax.eval.report import lines, make_folder, write_report
+  from wanstreamer_jax.weights.agent import load_agent
+
+  agent = load_agent(checkpoint)
+  make_folder(out)  # before the work
+  options = dataclasses.replace(agent.config.eval, **changes)
+  evaluation = evaluate_agent(agent, options)
+  files = write_report(evaluation, out, agent.config.media, TextTokenizer(agent.config.data.tokenizer))
+  print(*lines(evaluation.figures), sep="\n")
+  print(*(f"{name}: {path}" for name, path in files.items()), sep="\n")

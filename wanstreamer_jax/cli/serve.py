@@ -1,0 +1,91 @@
+"""`wanstreamer serve` and `wanstreamer client`: the live service and a visitor made of a file."""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from wanstreamer_jax.cli.parsing import add_agent, add_command, agent_overrides, folder, number
+
+
+def add_serve(commands: Any) -> None:
+  examples = """
+    wanstreamer serve                                        # the shipped weights, one visitor at a time, this machine
+    wanstreamer serve --checkpoint runs/demo/agent --slots 4
+    wanstreamer serve --host 0.0.0.0 --token "$(openssl rand -hex 16)" --certificate cert.pem --key key.pem
+  """
+  parser = add_command(commands, "serve", "let people talk with the agent in a browser", examples, serve)
+  add_agent(parser)
+  parser.add_argument("--slots", type=number(int, 1), default=1, help="how many may talk at once (default: 1)")
+  parser.add_argument("--placement", choices=("fused", "split", "group"), default="fused",
+                      help="the solver runs with the rest, on a second device, or spread over all others")  # fmt: skip
+  parser.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
+  parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+  parser.add_argument("--port", type=number(int, 0, 65535), default=8765, help="default: 8765; 0 takes any free one")
+  parser.add_argument("--token", default=os.environ.get("WANSTREAMER_TOKEN", ""),
+                      help="what visitors must have in their address; needed with --host (default: $WANSTREAMER_TOKEN, "
+                      "which other users of this machine do not see)")  # fmt: skip
+  parser.add_argument("--origin", action="append", default=[], metavar="URL", help="another page that may connect")
+  parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
+  parser.add_argument("--longest", type=number(float, 1), default=3600.0, help="seconds of a session (default: 3600)")
+  parser.add_argument("--state", metavar="DIR", help="where sessions outlast SIGTERM and a new start within 30 s")
+  parser.add_argument("--drain", type=number(float, 0), default=0.0, help="seconds that visitors have left at SIGTERM")
+  parser.add_argument(
+    "--certificate", metavar="PEM", default="", help="TLS certificate; browsers need it off localhost"
+  )
+  parser.add_argument("--key", metavar="PEM", default="", help="its key")
+
+
+def serve(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.serve.server import ServeOptions, listen, structured_logs
+  from wanstreamer_jax.serve.server import serve as run
+  from wanstreamer_jax.serve.session_log import throughput
+
+  options = ServeOptions(
+    host=args.host, port=args.port, token=args.token, origins=tuple(args.origin), longest=args.longest,
+    certificate=args.certificate, key=args.key, drain=args.drain,
+    state=pathlib.Path(args.state) if args.state else None,
+  )  # fmt: skip
+  listening, context = listen(options)
+  print("loading and compiling (the second start is faster)", flush=True)
+  from wanstreamer_jax.data.duplex_world.source import world_config
+  from wanstreamer_jax.engine.engine import SlotEngine
+  from wanstreamer_jax.engine.request import Request
+  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
+  from wanstreamer_jax.weights import agent as agent_weights
+
+  enable_compilation_cache()
+  agent = agent_weights.load_agent(args.checkpoint, agent_overrides(args))
+  world = agent_weights.load_session_world(args.checkpoint, args.world, agent.config.media)
+  capacity = int(1000 * args.longest / agent.config.media.unit_ms) if agent.config.layout.window is None else None
+  engine = SlotEngine(agent, args.slots, capacity, args.placement, args.performers)
+  agent = engine.agent  # in the dtypes of its use: the loaded float32 weights go
+  engine.check(Request(world))  # before everything is compiled
+  engine.prepare(lambda line: print(line, flush=True))
+  print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots, engine.overlaps), flush=True)
+  structured_logs()
+  drawn, voice = world_config(agent.config), bool(agent.config.layout.voice_units)
+  run(engine, dataclasses.replace(options, world=world, voice=voice, drawn=drawn), listening, context)
+
+
+def add_client(commands: Any) -> None:
+  examples = """
+    wanstreamer client clip.mp4 --server http://127.0.0.1:8765 --out answer
+  """
+  parser = add_command(commands, "client", "stream a media file to a live server, save its answer", examples, client)
+  parser.add_argument("input", metavar="FILE", help="any media file")
+  parser.add_argument("--server", metavar="URL", required=True, help="its address, with ?token=... where it has one")
+  parser.add_argument(
+    "--out", type=folder, metavar="DIR", required=True, help="folder for agent.mp4, agent.vtt and units.jsonl"
+  )
+
+
+def client(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.serve.client import stream_to
+
+  figures = stream_to(args.server, args.input, args.out)
+  print(
+    f"latency p50 {figures['p50_ms']:.0f} ms, p95 {figures['p95_ms']:.0f}, p99 {figures['p99_ms']:.0f} (unit captured "
+    f"-> answer here); {100 * figures['late']:.1f} % of units late\n{args.out}"
+  )

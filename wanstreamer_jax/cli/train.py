@@ -1,0 +1,70 @@
+"""`wanstreamer train` and `export`: from a config file to weights."""
+
+import argparse
+from typing import Any
+
+from wanstreamer_jax.cli.parsing import add_command, add_config, folder, load_config, number
+
+
+def add_train(commands: Any) -> None:
+  examples = """
+    wanstreamer train --config=configs/tiny.py
+    wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.train.run=runs/short
+    wanstreamer train --config=configs/tiny.py --config.train.mesh=data=2,fsdp=4
+    wanstreamer train --config=configs/tiny.py --config.train.run=gs://bucket/runs/tiny
+    wanstreamer train --config=configs/tiny.py --coordinator 10.0.0.2:8476 --processes 4 --process 1
+
+    The same command continues a run that was stopped.
+  """
+  parser = add_command(commands, "train", "train a stage from a config file, or continue its run", examples, train)
+  add_config(parser)
+  job = parser.add_argument_group(
+    "several hosts", "Cloud TPU, GKE, Slurm and Open MPI need none of these: the same command on every host is enough."
+  )
+  job.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens for the others")
+  job.add_argument("--processes", metavar="N", type=number(int, 1), help="how many processes there are")
+  job.add_argument("--process", metavar="I", type=number(int, 0), help="which of them this is, from 0")
+  job.add_argument(
+    "--heartbeat", metavar="S", type=number(int, 5), default=100,
+    help="end when a process was silent for so many seconds (default: 100)",
+  )  # fmt: skip
+
+
+def train(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.parallel import hosts
+
+  with hosts.joined(args.coordinator, args.processes, args.process, args.heartbeat):
+    config = load_config(args)  # a host where it fails tells the others
+    from wanstreamer_jax.train.loop import train as train_stage
+    from wanstreamer_jax.train.stages import get_stage
+
+    train_stage(get_stage(config.train.stage), config)
+
+
+def add_export(commands: Any) -> None:
+  examples = """
+    wanstreamer export --streamer runs/tiny/duplex --audio-vae runs/tiny/audio_vae --video-vae runs/tiny/video_vae \\
+      --world runs/tiny/persona/world.json --out runs/tiny/agent
+    wanstreamer export --streamer runs/tiny/duplex --audio-vae demo --video-vae demo --dtype int8 --out runs/tiny/small
+
+    `wanstreamer data preview --config configs/tiny.py --seed 1 --out runs/tiny/persona` makes such a world.
+  """
+  parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
+  parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
+  parser.add_argument("--audio-vae", metavar="C", required=True, help="of stage `audio_vae`, or an exported agent")
+  parser.add_argument("--video-vae", metavar="C", required=True, help="of stage `video_vae`, or an exported agent")
+  parser.add_argument(
+    "--world", metavar="W.json", help="persona and portrait to lay beside the weights, for all who run them"
+  )
+  parser.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
+  parser.add_argument("--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="on disk (default: bf16)")
+
+
+def export(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.weights import agent as agent_weights
+
+  agent = agent_weights.assemble(args.streamer, args.audio_vae, args.video_vae)
+  size = agent_weights.export_agent(agent, args.out, args.dtype, args.world)
+  print(f"{args.out}: {size / 1e6:.1f} MB; try it: wanstreamer stream CLIP --checkpoint {args.out} --out out")
+  if not agent_weights.own_world(args.out).exists():
+    print("it has no persona and no portrait: export it with --world W.json, or give --world to `stream` and `serve`")

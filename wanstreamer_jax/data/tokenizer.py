@@ -1,0 +1,154 @@
+"""Text in and out: a `tokenizer.json` read with the `tokenizers` library.
+
+A small one is shipped (`tokenizer.json` beside this file, made by `data/duplex_world/build_tokenizer.py`): every word
+of duplex_world is one token with its leading space, and bytes cover all other text. A language model's own file works
+too; the control tokens it lacks are added behind its vocabulary. Text never turns into control tokens: `<cut>` typed
+by a user is five characters, and only `encode_word` makes the control token.
+"""
+
+import functools
+import hashlib
+import pathlib
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+
+from wanstreamer_jax.errors import DataError, one_line
+
+PAD, CUT, UNK = "<pad>", "<cut>", "<unk>"
+HALF = "\ufffd"  # what decoders show where bytes are not yet a character
+CONTROL = (PAD, CUT, UNK)
+SHIPPED = pathlib.Path(__file__).with_name("tokenizer.json")
+
+
+class TextTokenizer:
+  """Encodes text to ids and back, losslessly for any Unicode text with the shipped file.
+
+  `pad_id` ends a unit's text, `cut_id` follows words that an interruption silenced. Raises DataError for a file that
+  is missing or not a tokenizer.json.
+  """
+
+  def __init__(self, path: str | pathlib.Path = "default"):
+    self.path = SHIPPED if str(path) == "default" else pathlib.Path(path)
+    try:
+      blob = self.path.read_bytes()
+      self._tokenizer = tokenizers.Tokenizer.from_buffer(blob)
+    except OSError as error:
+      raise DataError(f"tokenizer {self.path}: {error.strerror}; give the path of a tokenizer.json") from error
+    except Exception as error:  # the library raises bare Exception and ValueError
+      raise DataError(f"tokenizer {self.path}: not a tokenizer.json ({one_line(error)})") from error
+    self.sha256 = hashlib.sha256(blob).hexdigest()
+    self._tokenizer.no_padding()
+    self._tokenizer.no_truncation()
+    self._tokenizer.add_special_tokens([token for token in CONTROL if self._tokenizer.token_to_id(token) is None])
+    self._tokenizer.encode_special_tokens = True  # control tokens in a text are plain text
+    self.pad_id, self.cut_id, self.unk_id = (self._id(token) for token in CONTROL)
+
+  @property
+  def vocab_size(self) -> int:
+    """Ids run from 0 to vocab_size - 1, control tokens included."""
+    return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of any text, without control tokens. An empty text has none."""
+    return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  def encode_word(self, word: str) -> list[int]:
+    """The ids of one word of a stream, as it stands behind other words; `<cut>` is the control token."""
+    if word == CUT:
+      return [self.cut_id]
+    return self.encode(word if self._adds_space else " " + word)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of ids; PAD and other control tokens are left out. Raises DataError for ids out of range."""
+    values = [int(i) for i in ids]
+    if values and not 0 <= min(values) <= max(values) < self.vocab_size:
+      raise DataError(f"token ids {min(values)}..{max(values)}: expected 0..{self.vocab_size - 1}")
+    return self._tokenizer.decode([i for i in values if i not in self._control_ids], skip_special_tokens=False)
+
+  def captions(self, ids: Sequence[int]) -> str:
+    """`decode` with `<cut>` shown, for captions and logs."""
+    return TextStream(self)(ids).strip()
+
+  def _id(self, token: str) -> int:
+    found = self._tokenizer.token_to_id(token)
+    assert found is not None, token  # added above
+    return found
+
+  @functools.cached_property
+  def _adds_space(self) -> bool:
+    """Whether `encode` puts a space in front of a text by itself, as the shipped file does."""
+    ids = self.encode("a a")
+    return len(ids) == 2 and ids[0] == ids[1]
+
+  @functools.cached_property
+  def _control_ids(self) -> frozenset[int]:
+    return frozenset((self.pad_id, self.cut_id, self.unk_id))
+
+
+class TextStream:
+  """Ids to text, piece by piece: what all calls gave, joined, is the text of all ids.
+
+  A new word begins with a space, so a word that is torn between calls is whole when joined; half a character waits
+  for its other half. PAD says nothing, `<cut>` is shown.
+  """
+
+  def __init__(self, tokenizer: TextTokenizer):
+    self.tokenizer = tokenizer
+    self._open: list[int] = []  # ids of the last characters shown, behind which the next ones join, and of half ones
+    self._shown = ""  # their text as far as it is shown
+
+  @property
+  def open(self) -> tuple[list[int], str]:
+    """All that it remembers; may be set to what it was."""
+    return self._open, self._shown
+
+  @open.setter
+  def open(self, value: tuple[list[int], str]) -> None:
+    self._open, self._shown = value
+
+  def __call__(self, ids: Sequence[int] | np.ndarray) -> str:
+    return "".join(self._push(int(i)) for i in ids)
+
+  def _push(self, i: int) -> str:
+    tokenizer = self.tokenizer
+    if i == tokenizer.pad_id:
+      return ""
+    if i == tokenizer.cut_id:
+      self._open, self._shown = [], ""
+      return " " + CUT
+    text = tokenizer.decode([*self._open, i])
+    if text.endswith(HALF):
+      self._open.append(i)
+      return ""
+    new = text[len(self._shown) :] if self._shown else " " + text.lstrip()
+    alone = tokenizer.decode([i])  # nothing for a space, which some decoders strip from a text's begin
+    self._open, self._shown = ([i], alone) if alone and HALF not in alone else ([*self._open, i], text)
+    return new
+
+
+MOST_TYPED = 2000  # ids
+
+
+class Keyboard:
+  """Typed texts as slots of units: what does not fit waits for the next unit."""
+
+  def __init__(self, tokenizer: TextTokenizer, slots: int):
+    self.tokenizer, self.slots = tokenizer, slots
+    self.waiting: list[int] = []  # ids; what is typed when MOST_TYPED wait is lost
+
+  def __call__(self, typed: Sequence[str]) -> np.ndarray:
+    """int32 [slots], PAD-filled."""
+    for text in typed:
+      for word in text.split():
+        if len(self.waiting) < MOST_TYPED:
+          self.waiting += self.tokenizer.encode_word(word)
+    now, self.waiting = self.waiting[: self.slots], self.waiting[self.slots :]
+    return np.array(now + [self.tokenizer.pad_id] * (self.slots - len(now)), np.int32)
+
+
+def is_one_line(text: str) -> bool:
+  """Whether a text has no line breaks and no control characters; joined emoji and scripts of any kind are welcome."""
+  return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)

@@ -1,0 +1,78 @@
+"""The training pass's attention as one TPU kernel call; the same numbers as `see_two_copies` in transformer.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.attention import Mixer
+from wanstreamer_jax.nn.attention_parts import Queries
+from wanstreamer_jax.nn.attention_splash import Pattern, splash
+from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, Coords, Layout, Segment
+
+
+def two_copy_pattern(layout: Layout, units: int, late_units: int | None = None) -> Pattern:
+  """`units.visible` over [WORLD | clean units | ephemeral units] of a crop, as static bounds.
+
+  late_units: of how many units there are ephemeral tokens, one of every `units / late_units`; default all.
+  Raises ConfigError where the rule says more than bounds can: a crop longer than the window, or a layout whose blocks
+  do not follow each other in cache order.
+  """
+  window = layout.config.window
+  if window is not None and units > window:
+    raise ConfigError(
+      f"splash attention needs the whole crop inside the window: data.units is {units}, layout.window {window}; "
+      "shorten the crops, widen the window, or set model.attention=xla"
+    )
+  return Pattern(
+    groups=units,
+    prefix_bounds=_bounds(layout.world),
+    clean_bounds=_bounds(layout.phase(*CLEAN_PHASES)),
+    late_bounds=_bounds(layout.phase(*EPHEMERAL_PHASES)),
+    stride=units // (late_units or units),
+  )
+
+
+def _bounds(segments: tuple[Segment, ...]) -> tuple[int, ...]:
+  """For every token of some segments, how many of them have its block or an earlier one, which must come first."""
+  blocks = np.array([block for segment in segments for block in segment.blocks], np.int64)
+  if (np.diff(blocks) < 0).any():
+    names = ", ".join(segment.name for segment in segments)
+    raise ConfigError(f"splash attention needs segments in the order of their blocks, not {names}")
+  return tuple(np.searchsorted(blocks, blocks, side="right").tolist())
+
+
+def see_two_copies_splash(clean: Coords, ephemeral: Coords, layout: Layout, evicts: bool = True) -> Mixer:
+  """`see_two_copies` in one call; arguments and numbers are the same. evicts: whether any unit of the crop may have
+  lost a part of its session's past.
+
+  Pinned keys are met by queries that are turned by another angle (design section 3). Where a session's past can be
+  evicted, queries and keys therefore get twice the width: [now | pinned] against [key | 0], or [0 | key] for a pinned
+  key. That is exact for every unit on the clock, and costs nothing where a head fills half of the matrix unit's depth.
+  """
+  units = (clean.unit.shape[0] - layout.world_tokens) // layout.clean_tokens
+  late_unit = ephemeral.unit[:: layout.tokens(*EPHEMERAL_PHASES)]
+  pattern = two_copy_pattern(layout, units, late_unit.shape[0])
+  place = None
+  if pattern.stride > 1:
+    first_of_stride = clean.unit[layout.world_tokens :: layout.clean_tokens * pattern.stride]
+    place = late_unit - first_of_stride
+  exists = jnp.concatenate([clean.valid, ephemeral.valid])
+  pinned = jnp.concatenate([clean.pinned, ephemeral.pinned])[:, None, None]
+
+  def mixer(queries: Queries, own: KeyValue, _: None) -> jax.Array:
+    scale = queries.now.shape[-1] ** -0.5
+    q, k = queries.now, own.k
+    if widened(layout, evicts):
+      none = jnp.zeros((), k.dtype)
+      q = jnp.concatenate([queries.now, queries.pinned], axis=-1)
+      k = jnp.concatenate([jnp.where(pinned, none, k), jnp.where(pinned, k, none)], axis=-1)
+    return splash(q * scale, k, own.v, exists, pattern, place)
+
+  return mixer
+
+
+def widened(layout: Layout, evicts: bool) -> bool:
+  """Whether `see_two_copies_splash` doubles the width of queries and keys."""
+  return evicts and layout.config.window is not None

@@ -1,0 +1,194 @@
+"""One splash-attention call (TPU, Pallas) over [prefix | groups of clean tokens | groups of late tokens].
+
+A clean query sees the clean keys before some bound. A late query sees the clean keys up to the end of its group and,
+among the late keys, a first part of its own group's. Two groups (c clean, l late tokens each; x = sees):
+
+          prefix c0 c1 l0 l1
+  prefix    x    .  .  .  .
+  c0        x    x  .  .  .
+  c1        x    x  x  .  .
+  l0        x    x  .  x  .
+  l1        x    x  x  .  x
+
+Only one group of every `stride` consecutive ones may have late tokens; which one is then data, not part of the program.
+With stride = 2 the row of the only late group is that of l0 or that of l1, without the key of the other.
+
+The kernel skips blocks nobody can see and computes the others' masks from one number a query: a clean query carries
+its last visible key, b >= 0; a late one carries three fields, b = -1 - (late group, place in its stride, keys seen of
+its own group). No division: the TPU lowering of integer division asks for a live device, so shifts unpack them. What
+else is data (keys that do not exist in this session) is a segment id: queries and existing keys have 0, missing ones 1.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
+
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.nn.backend import platform
+
+LANES = 128  # head dimensions and blocks are padded to whole vector registers
+_FIELD = 16  # bits of "keys seen of its own group"; the rest is the group
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+  """Who sees whom, as static numbers; also the mask function that runs inside the kernel.
+
+  prefix, groups: tokens before the first group; number of groups.
+  prefix_bounds: for each prefix token, how many prefix keys it sees.
+  clean_bounds: for each clean token of a group, how many of its own group's clean keys it sees (and all before them).
+  late_bounds: for each late token of a group, how many of its own group's late keys it sees (and all clean keys up to
+    the end of its group).
+  stride: one of so many consecutive groups has late tokens; it divides `groups`.
+  """
+
+  groups: int
+  prefix_bounds: tuple[int, ...]
+  clean_bounds: tuple[int, ...]
+  late_bounds: tuple[int, ...]
+  stride: int = 1
+
+  @property
+  def prefix(self) -> int:
+    return len(self.prefix_bounds)
+
+  @property
+  def clean(self) -> int:
+    """Tokens of the prefix and of all groups' clean parts."""
+    return self.prefix + self.groups * len(self.clean_bounds)
+
+  @property
+  def tokens(self) -> int:
+    return self.clean + self.groups // self.stride * len(self.late_bounds)
+
+  @property
+  def _stride_bits(self) -> int:
+    return (self.stride - 1).bit_length()
+
+  def bounds(self, padded: int) -> np.ndarray:
+    """What each query carries: int32 [padded], late groups being the first of their strides. Queries of the padding see
+    the first key only, and nobody sees them."""
+    late_groups = self.groups // self.stride
+    if late_groups << self._stride_bits >= 1 << (31 - _FIELD) or len(self.late_bounds) >= 1 << _FIELD:
+      raise ConfigError(f"splash attention: {self.groups} groups of {len(self.late_bounds)} tokens are too many")
+    group = np.arange(self.groups)[:, None]
+    clean = self.prefix + group * len(self.clean_bounds) + np.array(self.clean_bounds, np.int64) - 1
+    late = -1 - ((group[:late_groups] << self._stride_bits + _FIELD) + np.array(self.late_bounds, np.int64))
+    parts = [np.array(self.prefix_bounds, np.int64) - 1, clean.reshape(-1), late.reshape(-1)]
+    return np.concatenate([*parts, np.zeros(padded - self.tokens, np.int64)]).astype(np.int32)
+
+  def bounds_at(self, place: jax.Array, padded: int) -> jax.Array:
+    """`bounds` where late groups are those at `place` of their strides: int32 [groups / stride], below `stride`."""
+    moved = jnp.repeat(place << _FIELD, len(self.late_bounds), total_repeat_length=self.tokens - self.clean)
+    return jnp.asarray(self.bounds(padded)).at[self.clean : self.tokens].add(-moved)
+
+  def __call__(self, bound, key):
+    """The mask of what queries carry and of key indices (int32 of one shape, in NumPy or inside the kernel)."""
+    end, start, stop = self._late_ranges(bound)
+    own = (key >= start) & (key < stop)
+    return (key <= bound) | ((bound < 0) & ((key < end) | own))
+
+  def _late_ranges(self, bound):
+    """Of a late query: the end of the clean keys that it sees, and the range of late ones."""
+    packed = -1 - bound
+    where, seen = packed >> _FIELD, packed & ((1 << _FIELD) - 1)
+    late, place = where >> self._stride_bits, where & ((1 << self._stride_bits) - 1)
+    start = self.clean + late * len(self.late_bounds)
+    return self.prefix + (late * self.stride + place + 1) * len(self.clean_bounds), start, start + seen
+
+
+def visited_blocks(pattern: Pattern, block: int) -> np.ndarray:
+  """Which blocks of the mask anybody can see: bool [query blocks, key blocks]. O(tokens + blocks^2) work."""
+  padded = -(-pattern.tokens // block) * block
+  bounds = pattern.bounds(padded).astype(np.int64)
+  end, start, stop = pattern._late_ranges(bounds)
+  late = bounds < 0
+  end = np.where(late, end + (pattern.stride - 1) * len(pattern.clean_bounds), bounds + 1)
+  of_block = lambda reduce, x: reduce(x.reshape(-1, block), axis=1)[:, None]
+  first = np.arange(0, padded, block)
+  own_start = of_block(np.min, np.where(late, start, padded))
+  own_stop = of_block(np.max, np.where(late, stop, 0))
+  return (first < of_block(np.max, end)) | ((first < own_stop) & (first + block > own_start))
+
+
+def block_size(tokens: int) -> int:
+  """Side of the kernel's blocks: large for long sequences, where the padding is small beside them."""
+  return 1024 if tokens >= 64 * 1024 else 512 if tokens >= 8 * 512 else LANES
+
+
+def _mask_info(visited: np.ndarray) -> MaskInfo:
+  """Each row of the kernel's grid goes through the blocks that it visits, after idle turns on the first of them. The
+  library's own preparation asks for every block of the mask by itself, in Python, four times."""
+  order = np.argsort(visited, axis=1, kind="stable")[:, -visited.sum(axis=1).max() :]
+  runs = np.take_along_axis(visited, order, axis=1)
+  blocks = np.where(runs, order, visited.argmax(axis=1)[:, None])
+  return MaskInfo(blocks.astype(np.int16)[None], None, runs.astype(np.int8)[None], None, None)
+
+
+@functools.lru_cache(maxsize=16)
+def mask_infos(pattern: Pattern, block: int) -> tuple[MaskInfo, MaskInfo]:
+  """What the kernels visit: of forward and dq, row by row, and of dkv, column by column. NumPy arrays [1, query blocks,
+  key blocks], whose last and second axis, respectively, is as long as need be; there may be no device to put them on
+  (wanstreamer aot)."""
+  visited = visited_blocks(pattern, block)
+  return _mask_info(visited), jax.tree.map(lambda x: x.swapaxes(1, 2), _mask_info(visited.T))
+
+
+def _kernel(pattern: Pattern, block: int, bounds: Any, interpret: bool) -> Any:
+  sizes = kernels.BlockSizes(
+    block_q=block, block_kv=block, block_kv_compute=block,
+    block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
+  )  # fmt: skip
+  forward, backward = (info._replace(q_sequence=bounds) for info in mask_infos(pattern, block))
+  return kernels.SplashAttentionKernel(
+    forward, forward, backward, block_sizes=sizes, is_mqa=False, save_residuals=False,
+    mask_value=kernels.DEFAULT_MASK_VALUE, attn_logits_soft_cap=None, residual_checkpoint_name=None,
+    mask_function=pattern, interpret=interpret,
+  )  # fmt: skip
+
+
+def kernel_flops(name: str, pattern: Pattern, heads: int, widths: tuple[int, int]) -> float:
+  """FLOPs of one call of the kernel `name` for one session, over the blocks that it visits.
+
+  widths: of queries and keys, and of values, before padding. The compiler counts none of this.
+  """
+  block = block_size(pattern.tokens)
+  visited = int(visited_blocks(pattern, block).sum()) * block * block
+  key, value = (-(-width // LANES) * LANES for width in widths)
+  depth = {"fwd": key + value, "dq": 2 * key + value, "dkv": 2 * key + 2 * value}
+  part = next(part for part in depth if f"_{part}_" in name)
+  return 2.0 * visited * heads * depth[part]
+
+
+def splash(
+  q: jax.Array, k: jax.Array, v: jax.Array, exists: jax.Array, pattern: Pattern, place: jax.Array | None = None
+) -> jax.Array:
+  """Softmax attention of all tokens in one kernel call, under the mask of `pattern` and `exists`, on one device.
+
+  q: [T, N, C] already scaled; k: [T, M, C]; v: [T, M, H]; exists: bool [T], keys that anybody may see; place: int32
+  [groups / stride], which group of every stride has late tokens -> [T, N, H]. On a mesh, call it inside
+  `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs; raises ConfigError elsewhere.
+  """
+  if platform() not in ("tpu", "cpu"):
+    raise ConfigError(f"model.attention is 'splash', a TPU kernel, but this is a {platform()}: set model.attention=xla")
+  tokens, width = q.shape[0], v.shape[2]
+  block = block_size(tokens)
+  padded = -(-tokens // block) * block
+
+  def to_kernel(x: jax.Array) -> jax.Array:
+    """[T, heads, H] -> [heads, padded T, padded H]; zeros in a head change no score."""
+    lanes = -(-x.shape[2] // LANES) * LANES
+    return jnp.pad(x, ((0, padded - tokens), (0, 0), (0, lanes - x.shape[2]))).transpose(1, 0, 2)
+
+  missing = jnp.pad(~exists, (0, padded - tokens)).astype(jnp.int32)
+  ids = kernels.SegmentIds(jnp.zeros(padded, jnp.int32), missing)
+  bounds = pattern.bounds(padded) if place is None else pattern.bounds_at(place, padded)
+  kernel = _kernel(pattern, block, bounds, interpret=platform() == "cpu")
+  out: Any = kernel(to_kernel(q), to_kernel(k), to_kernel(v), segment_ids=ids)
+  return out[:, :tokens, :width].transpose(1, 0, 2)

@@ -1,0 +1,186 @@
+"""Stage 0 as training stages: the audio and the video codec, each on clips of media records, both sides of a session.
+
+When a run ends, its averaged weights are standardised (`posterior.calibrate`) and written to RUN/weights, which is
+what `data encode` and `export` read.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.posterior import calibrate
+from wanstreamer_jax.codecs.video_vae import VideoVAE, still_first
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.mixture import Mixture, Order
+from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
+from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.parallel.mesh import make_mesh
+from wanstreamer_jax.train.codec_losses import audio_vae_loss, calibration_statistics, video_vae_loss
+from wanstreamer_jax.train.prefetch import host_rows
+from wanstreamer_jax.train.stage import Batch, Metrics, Stage
+from wanstreamer_jax.weights.store import EXPORTED, export_weights
+
+CALIBRATION_BATCHES = 16
+EVALUATION_STEP = 1_000_000_000  # batches that training never reaches
+TRIES = 100  # clips that are drawn to find one with the stream
+SIDES = ("agent", "user")
+AGENT_SHARE = 0.7  # of the clips: the codec speaks for the agent, but must know other faces and voices too
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipLoader:
+  """Clips of one medium: `batch_at(step)` -> {name: [rows, ...]}, in the order of `data/mixture.py`."""
+
+  mixture: Mixture
+  config: Config
+  name: str  # "audio" or "video"
+  rows: Sequence[int] | None = None  # of every global batch; all by default
+
+  def __post_init__(self) -> None:
+    """Raises DataError for records of another kind, size or rate, and for clips longer than a session."""
+    for folder in self.mixture.folders:
+      if folder.kind != "media":
+        raise DataError(f"{folder.path} holds {folder.kind}: codecs are trained on media records (`data make`)")
+      folder.check_media(self.config)
+    _ = self._order
+
+  @functools.cached_property
+  def _order(self) -> Order:
+    return self.mixture.order(self.config)
+
+  def batch_at(self, step: int) -> dict[str, np.ndarray]:
+    rows = range(self.config.data.batch) if self.rows is None else self.rows
+    return {self.name: np.stack([self.clip(step, row) for row in rows])}
+
+  def clip(self, step: int, row: int) -> np.ndarray:
+    """Audio int16 [units * samples], or video uint8 [1 + units * frames, H, W, 3] (a still, then the clip)."""
+    data = self.config.data
+    number, session, start = self._order.place(step * data.batch + row)
+    folder, rng = self.mixture.folders[number], np.random.default_rng([data.seed, step, row])
+    for _ in range(TRIES):
+      units = folder.read_units(session, start, data.units)
+      first = int(rng.random() >= AGENT_SHARE)
+      for side in (SIDES[first], SIDES[1 - first]):  # the other side may have this stream
+        if units[f"{side}_{self.name}_valid"].all():
+          media = units[f"{side}_{self.name}"]
+          media = media.reshape(-1, *media.shape[2:])
+          return media if self.name == "audio" else np.concatenate([media[:1], media])
+      session, start = int(rng.integers(folder.sessions)), int(rng.integers(folder.units - data.units + 1))
+    raise DataError(f"{folder.path}: {TRIES} random clips of {data.units} units had no {self.name} on either side")
+
+
+def audio_vae_stage() -> Stage:
+  """The audio codec."""
+
+  def loss(vae: AudioVAE, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+    return _mean_loss(audio_vae_loss, vae, audio_to_float(batch["audio"]), keys, config)
+
+  init = lambda config, key: AudioVAE(config.audio_vae, rngs=nnx.Rngs(key))
+  return _stage("audio_vae", "audio", init, loss, _draw_audio)
+
+
+def video_vae_stage() -> Stage:
+  """The video codec."""
+
+  def loss(vae: VideoVAE, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+    return _mean_loss(video_vae_loss, vae, video_to_float(batch["video"]), keys, config)
+
+  init = lambda config, key: VideoVAE(config.video_vae, rngs=nnx.Rngs(key))
+  return _stage("video_vae", "video", init, loss, _draw_video)
+
+
+def _mean_loss(loss: Any, vae: Any, clips: jax.Array, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+  values, metrics = jax.vmap(lambda clip, k: loss(vae, clip, k, config.train))(clips, keys)
+  metrics.pop("loss")
+  return values.mean(), jax.tree.map(lambda x: x.mean(), metrics)
+
+
+def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
+  loader = lambda config, rows=None: ClipLoader(Mixture(config.data.path), config, medium, rows)
+  own_rows = lambda config: host_rows(config.data.batch, make_mesh(config.train.mesh))
+  evaluation_loss = jax.jit(loss, static_argnums=3)
+
+  def evaluate(vae: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
+    """Losses of one batch (of `data.heldout` where it is set), and a picture of originals above reconstructions."""
+    held_out = config.data.replace(path=config.data.heldout or config.data.path)
+    batch = loader(config.replace(data=held_out).freeze()).batch_at(EVALUATION_STEP)
+    keys = jax.random.split(jax.random.key(0), config.data.batch)
+    value, metrics = evaluation_loss(vae, batch, keys, config)
+    path = run / "pictures" / f"{step:06d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(vae, batch[medium], path)
+    return {"loss": float(value)} | {key: float(metric) for key, metric in metrics.items()}
+
+  def finish(vae: Any, config: Config, run: pathlib.Path) -> None:
+    export_weights(standardised(vae, loader(config), medium), config, run / EXPORTED, "f32")
+
+  return Stage(
+    name=name, init=init, loss=loss, make_loader=lambda config: loader(config, own_rows(config)), evaluate=evaluate,
+    finish=finish, frozen=("standard.*",),
+  )  # fmt: skip
+
+
+_measure = jax.jit(calibration_statistics)
+
+
+def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
+  """The codec with its latents' mean and deviation measured over some batches."""
+  to_float = audio_to_float if medium == "audio" else video_to_float
+  means = [_measure(vae, to_float(loader.batch_at(EVALUATION_STEP + i)[medium])) for i in range(CALIBRATION_BATCHES)]
+  return calibrate(vae, jnp.concatenate(means))
+
+
+@jax.jit
+def _again_video(vae: VideoVAE, clip: jax.Array) -> jax.Array:
+  """The last frame of a clip [1 + F, H, W, 3] through the codec."""
+  height, width = clip.shape[1:3]
+  posterior, _ = vae.encode(still_first(clip), vae.encoder_state(height, width))
+  return vae.decode(posterior.mean, vae.decoder_state(height, width))[0][-1]
+
+
+@jax.jit
+def _again_audio(vae: AudioVAE, clip: jax.Array) -> jax.Array:
+  """A clip [S] through the codec."""
+  posterior, _ = vae.encode(clip, vae.encoder_state())
+  return vae.decode(posterior.mean, vae.decoder_state())[0]
+
+
+def _draw_video(vae: VideoVAE, clips: np.ndarray, path: pathlib.Path) -> None:
+  """Last frames of up to 8 clips above their reconstructions, enlarged."""
+  from PIL import Image
+
+  shown = clips[:8]
+  again = [np.asarray(_again_video(vae, video_to_float(clip))) for clip in shown]
+  below = [video_to_uint8(frame) for frame in again]
+  rows = [np.concatenate([clip[-1] for clip in shown], axis=1), np.concatenate(below, axis=1)]
+  picture = Image.fromarray(np.concatenate(rows))
+  scale = max(1, 192 // shown.shape[2])
+  picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)
+
+
+def _draw_audio(vae: AudioVAE, clips: np.ndarray, path: pathlib.Path) -> None:
+  """Spectrograms of up to 4 clips above those of their reconstructions."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  shown = [np.asarray(audio_to_float(clip)) for clip in clips[:4]]
+  hiss = 1e-6 * np.random.default_rng(0).standard_normal(len(shown[0]))  # no log of zero
+  rate = vae.cfg.sample_rate
+  figure, axes = pyplot.subplots(2, len(shown), figsize=(4 * len(shown), 6), squeeze=False)
+  for column, clip in enumerate(shown):
+    for row, samples in enumerate((clip, np.asarray(_again_audio(vae, clip)))):
+      axes[row][column].specgram(samples + hiss[: len(samples)], NFFT=512, noverlap=384, Fs=rate, vmin=-140, vmax=-40)
+      axes[row][column].set_title(("original", "reconstruction")[row])
+  figure.tight_layout()
+  figure.savefig(path, dpi=70)
+  pyplot.close(figure)

@@ -1,0 +1,147 @@
+"""What the duplex stage looks at while it trains: a rollout on held-out users, since teacher-forced losses mislead.
+
+The agent answers recorded users in closed loop with itself (it hears its own past, not the truth). Printed: how much
+it writes and sounds beside how much the scripted agent did, and the words that it got right. Drawn: film strips and
+log-spectra above those of the truth.
+"""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wanstreamer_jax import rollout
+from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.encode import fingerprint
+from wanstreamer_jax.data.loader import Loader
+from wanstreamer_jax.data.loudness import is_loud
+from wanstreamer_jax.data.mixture import Mixture
+from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.model.streamer import WanStreamer
+from wanstreamer_jax.model.tokens import PAD, Latents
+from wanstreamer_jax.teacher_forcing import crop_world
+from wanstreamer_jax.train.stage import Batch, Metrics
+from wanstreamer_jax.weights.agent import load_codecs, with_streamer
+
+SESSIONS = 4
+LONGEST = 100  # units
+FILM_EVERY = 5  # units between the frames of a film strip
+
+
+def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:
+  """Rolls out on `data.heldout` with the codecs of `train.codecs`; nothing where either is not set."""
+  if not (config.data.heldout and config.train.codecs):
+    return {}
+  audio_vae, video_vae = _codecs(config)
+  batch = _held_out(config)
+  spoken, truth = _roll(streamer, audio_vae, video_vae, batch)
+  text, words = np.asarray(spoken.text), batch["agent_text"] != PAD
+  wrote, should = (text != PAD).any(-1), (batch["agent_text"] != PAD).any(-1)
+  sounded, sounds = (np.apply_along_axis(is_loud, -1, np.asarray(x)) for x in (spoken.audio, truth[0]))
+  path = run / "pictures" / f"rollout_{step:06d}.png"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _draw(path, config, batch["agent_text"], spoken, truth)
+  return {
+    "writes": float(wrote.mean()), "should_write": float(should.mean()), "sounds": float(sounded.mean()),
+    "should_sound": float(sounds.mean()), "words_in_place": float((text == batch["agent_text"])[words].mean()),
+  }  # fmt: skip
+
+
+def check(config: Config) -> None:
+  """Raises before the first step what `watch` would raise after many: for codecs or records that cannot be read, and
+  for latents that other codecs made."""
+  if bool(config.train.codecs) != bool(config.data.heldout):
+    given, missing = ("train.codecs", "data.heldout") if config.train.codecs else ("data.heldout", "train.codecs")
+    raise ConfigError(f"{given} is set, but {missing} is not: evaluations while training need both")
+  if config.data.heldout and config.train.codecs:
+    _held_out(config)
+    made_by = fingerprint(*_codecs(config))
+    for folder in (*Mixture(config.data.path).folders, RecordFolder(config.data.heldout)):
+      if folder.manifest["source"].get("codecs") != made_by:
+        raise DataError(
+          f"the latents in {folder.path} were made by other codecs than {config.train.codecs}: encode them again, or "
+          "set train.codecs to those that made them"
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _codecs(config: Config) -> tuple[AudioVAE, VideoVAE]:
+  """train.codecs: "AUDIO_RUN,VIDEO_RUN", or one exported agent."""
+  audio, _, video = config.train.codecs.partition(",")
+  return load_codecs(config, audio, video or audio)
+
+
+@functools.lru_cache(maxsize=1)
+def _held_out(config: Config) -> Batch:
+  """Held-out sessions from their start."""
+  units = min(LONGEST, RecordFolder(config.data.heldout).units)
+  data = config.data.replace(shuffle=False, batch=SESSIONS, units=units)
+  loader = Loader(config.data.heldout, config.replace(data=data).freeze())
+  return loader.batch_at(0)
+
+
+def _roll(
+  streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE, batch: Batch
+) -> tuple[rollout.Spoken, tuple[jax.Array, jax.Array]]:
+  """What the agent does, and what the decoders make of the true latents (audio [B, K, S], video [B, K, F, H, W, 3])."""
+
+  parts = (streamer, audio_vae, video_vae)
+  found = [_session(parts, jax.tree.map(lambda x, i=i: x[i], batch)) for i in range(SESSIONS)]
+  return jax.tree.map(lambda *xs: np.stack(xs), *found)
+
+
+@jax.jit
+def _session(parts: tuple[WanStreamer, AudioVAE, VideoVAE], row: Batch) -> tuple:
+  """One row of `_roll`."""
+  agent = with_streamer(*parts)
+  world, units = crop_world(row, agent.config), row["user_audio"].shape[0]
+  state = rollout.start_session(agent, jax.random.PRNGKey(0), world, capacity=units)
+  users = rollout.UserUnit(
+    audio_to_float(row["user_audio"]), video_to_float(row["user_video"]), row["user_text"],
+    row["user_audio_valid"], row["user_video_valid"],
+  )  # fmt: skip
+  _, spoken = rollout.rollout(agent, state, users)
+
+  def decode(state, latents):
+    audio, video, state = rollout.render(agent, state, latents)
+    return state, (audio, video)
+
+  true = Latents(row["agent_video_latent"].astype(jnp.float32), row["agent_audio_latent"].astype(jnp.float32))
+  return spoken._replace(trace={}), jax.lax.scan(decode, state, true)[1]
+
+
+def _draw(path: pathlib.Path, config: Config, text: np.ndarray, spoken: rollout.Spoken, truth: tuple) -> None:
+  """Per session: the agent's film and log-spectrum, then the truth's; words where they are written."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  tokenizer = TextTokenizer(config.data.tokenizer)
+  rows = [("agent", spoken.audio, spoken.video, spoken.text), ("truth", *truth, text)]
+  figure, axes = pyplot.subplots(4 * 2, 2, figsize=(26, 16), gridspec_kw={"height_ratios": [1.0, 1.6] * 4})
+  for session in range(SESSIONS):
+    column, top = session % 2, 4 * (session // 2)
+    for index, (name, audio, video, ids) in enumerate(rows):
+      film, sound = axes[top + 2 * index][column], axes[top + 2 * index + 1][column]
+      frames = np.clip((video[session][::FILM_EVERY, 0] + 1) / 2, 0, 1)
+      film.imshow(np.concatenate(list(frames), axis=1), aspect="auto")
+      film.axis("off")
+      film.set_title(name, loc="left", fontsize=9)
+      samples = audio[session].reshape(-1)
+      hiss = 1e-6 * np.random.default_rng(0).standard_normal(len(samples))
+      sound.specgram(samples + hiss, NFFT=512, noverlap=256, Fs=config.media.sample_rate, vmin=-140, vmax=-40)
+      sound.set_ylim(0, 5000)
+      for unit in np.flatnonzero((ids[session] != PAD).any(-1)):
+        words = tokenizer.captions([int(i) for i in ids[session][unit] if i != PAD])
+        sound.text(unit * config.media.unit_ms / 1000, 4200 - 500 * (unit % 4), words, fontsize=7, color="white")
+  figure.tight_layout()
+  figure.savefig(path, dpi=60)
+  pyplot.close(figure)

@@ -1,0 +1,239 @@
+"""What a run reports: `RUN/metrics.jsonl` (every step), TensorBoard (every log), lines on the terminal.
+
+A line of metrics.jsonl is {"step": updates done, "loss": ..., ...} with the fields of FIELDS; those of MEASURED are in
+the last line of every `train.log_every` steps. Numbers are float32 written exactly, so two equal runs have equal lines,
+MEASURED aside. TensorBoard has the means of the same, as train/NAME.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.parallel.machine import memory_bytes
+
+METRICS_FILE = "metrics.jsonl"
+QUIET = 5.0  # seconds between two lines where there is no terminal
+SHOWN = ("text", "audio", "video")  # parts of the loss that a line on the terminal names
+
+FIELDS = {  # every field, by a pattern of its name; losses are of the weights before the update
+  r"step": "updates done or skipped",
+  r"loss": "what is minimised, mean over the batch",
+  r"text": "cross-entropy of the agent's text slots that exist, nats",
+  r"word_entropy": "the same, of words alone (no PAD)",
+  r"onset_entropy": "the same, of the first word after a unit without words",
+  r"word_accuracy": "share of words that are the likeliest token",
+  r"z_squared": "mean of log(Z)^2 of the text logits; with train.z_loss",
+  r"(audio|video)": "mean squared error of the velocities",
+  r"(audio|video)_tau_[0-3]": "the same, of units whose flow time is in [i/4, (i+1)/4); null where none was",
+  r"(stft|mel|pitch|kl|reconstruction|edge)": "parts of a codec's loss (train/codec_losses.py)",
+  r"psnr": "of the video codec's reconstruction, dB",
+  r"learning_rate": "of this update, before relative rates of groups",
+  r"grad_norm": "L2 norm of the gradient, before clipping",
+  r"grad_norm_usual": "what it usually is (train/state.py, Spikes)",
+  r"(grad|update)_norm/\w+": "of the gradient before clipping, and of what was added to the parameters, by group",
+  r"skipped": "updates skipped so far, because their gradient norm was train.spike times the usual one",
+  r"eval/.*": "an evaluation's metric, on its own line (the stage's `evaluate`)",
+  r"started": "unix time of the run's first start, on a line of its own",
+  r"units_per_s": "units trained on per second, since the last log",
+  r"seconds": "between two logs, without compilation and evaluations",
+  r"mfu": "model FLOPs (train/flops.py) / seconds / peak of all devices: bfloat16's data sheet, or a measured product",
+  r"input_stall": "share of `seconds` spent waiting for the next batch",
+  r"memory_gb": "the most that one device of this host ever held, GB; not on CPUs",
+  r"goodput": "share of the time since the first start that went into steps which count, restarts included",
+}
+MEASURED = ("started", "units_per_s", "seconds", "mfu", "input_stall", "memory_gb", "goodput")
+
+
+def describe(name: str) -> str | None:
+  """What a field means; None for one that is not documented."""
+  return next((text for pattern, text in FIELDS.items() if re.fullmatch(pattern, name)), None)
+
+
+def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The lines of RUN/metrics.jsonl; a torn last line is left out."""
+  file = pathlib.Path(run) / METRICS_FILE
+  return _whole_lines(file.read_text()) if file.exists() else []
+
+
+def _whole_lines(text: str) -> list[dict[str, Any]]:
+  lines = []
+  for line in text.splitlines():
+    try:
+      lines.append(json.loads(line))
+    except ValueError:
+      break  # the process was killed while it wrote this line; nothing after it can be trusted
+  return lines
+
+
+class MetricLog:
+  """Writes the metrics of one run from step `start` on; what an earlier process wrote beyond `start` is dropped."""
+
+  def __init__(self, run: pathlib.Path, start: int, steps: int, units_per_step: int):
+    from tensorboardX import SummaryWriter
+    from tqdm import tqdm
+
+    self.run, self._units, self._steps = run, units_per_step, steps
+    self.evaluated = False  # whether step `start` has its evaluation already
+    self._at_peak = 0.0  # seconds of a step at the devices' peak; 0: not known
+    try:
+      kept = self._truncate(start)
+      self._file = (run / METRICS_FILE).open("a")
+      self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1, filename_suffix=f".{start}")
+    except OSError as error:
+      raise self._failed(error) from error
+    self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
+    self._good = sum(line.get("seconds", 0.0) for line in kept)  # of earlier processes, as far as it was kept
+    self._skipped = max((line.get("skipped", 0) for line in kept), default=0)
+    started = [line["started"] for line in kept if "started" in line]
+    self._started = started[0] if started else time.time()
+    if not started:
+      self._write([{"step": start, "started": self._started}])
+    self._clock, self._since, self._said = time.perf_counter(), start, 0.0
+
+  def _truncate(self, start: int) -> list[dict[str, Any]]:
+    """Drops lines beyond `start` and returns the others."""
+    kept = [line for line in read_metrics(self.run) if line["step"] <= start]
+    self.evaluated = any(line["step"] == start and _is_evaluation(line) for line in kept)
+    file = self.run / METRICS_FILE
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    os.replace(temporary, file)
+    return kept
+
+  def compare_with(self, seconds_at_peak: float) -> None:
+    """From now on `mfu` is reported: what a step would take at the devices' peak rate over what it takes."""
+    self._at_peak = seconds_at_peak
+
+  def restart_clock(self) -> None:
+    """Leaves out what was just done (an evaluation, a compilation) from the speed."""
+    self._clock = time.perf_counter()
+
+  def steps(self, first: int, records: Sequence[dict[str, float]], waited: float = 0.0) -> None:
+    """Metrics of the updates first, first + 1, ... (counted from 1), in order. waited: seconds without a batch."""
+    if not records:
+      return
+    last = first + len(records) - 1
+    measured = self._measure(last, waited)
+    lines = [{"step": first + index, "loss": record["loss"], **record} for index, record in enumerate(records)]
+    lines[-1] |= measured
+    self._write(lines)
+    means = {name: _mean([record[name] for record in records]) for name in records[0]}
+    self._show(last, {**means, **measured}, prefix="train/")
+    self._tell_skips(first, records)
+    self._tell(last, means, measured)
+    self._clock, self._since = time.perf_counter(), last
+
+  def _measure(self, last: int, waited: float) -> dict[str, float]:
+    """The fields of MEASURED since the last log."""
+    seconds, steps = max(time.perf_counter() - self._clock, 1e-9), last - self._since
+    self._good += seconds
+    measured = {"units_per_s": round(self._units * steps / seconds, 2), "seconds": round(seconds, 3)}
+    if self._at_peak:
+      measured["mfu"] = round(steps * self._at_peak / seconds, 4)
+    measured["input_stall"] = round(min(waited / seconds, 1.0), 4)
+    memory = memory_bytes()
+    if memory is not None:
+      measured["memory_gb"] = round(memory / 1e9, 3)
+    measured["goodput"] = round(min(self._good / max(time.time() - self._started, 1e-9), 1.0), 4)
+    return measured
+
+  def _tell_skips(self, first: int, records: Sequence[dict[str, float]]) -> None:
+    for step, record in enumerate(records, start=first):
+      if record.get("skipped", 0) > self._skipped:
+        self._skipped = record["skipped"]
+        self._say(
+          f"step {step} skipped: gradient norm {record['grad_norm']:.4g}, usually {record['grad_norm_usual']:.4g} "
+          f"({self._skipped:.0f} skipped so far)"
+        )
+
+  def _tell(self, last: int, means: dict[str, float], measured: dict[str, float]) -> None:
+    """A line that says what matters: at every log on a terminal, every few seconds elsewhere."""
+    self._bar.update(last - self._bar.n)
+    now = time.perf_counter()
+    if self._bar.disable and now <= self._said + QUIET and last != self._steps:
+      return
+    self._said = now
+    parts = " ".join(f"{name} {means[name]:.4g}" for name in SHOWN if name in means)
+    line = [f"step {last}/{self._steps} loss {means['loss']:.4g}" + (f" ({parts})" if parts else "")]
+    if "grad_norm" in means:
+      line.append(f"gradient {means['grad_norm']:.3g}")
+    line.append(f"{measured['units_per_s']:.0f} units/s")
+    shares = {"mfu": "MFU", "input_stall": "waiting", "goodput": "goodput"}
+    line += [f"{title} {measured[name]:.0%}" for name, title in shares.items() if name in measured]
+    if "memory_gb" in measured:
+      line.append(f"{measured['memory_gb']:.1f} GB")
+    left = measured["seconds"] / max(last - self._since, 1) * (self._steps - last)
+    self._say(", ".join([*line, f"{_duration(left)} left"]))
+
+  def _say(self, text: str) -> None:
+    if self._bar.disable:
+      print(text, flush=True)
+    else:
+      self._bar.write(text, file=sys.stdout)
+
+  def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
+    """Metrics of an evaluation after `step` updates."""
+    record = {f"eval/{name}": float(value) for name, value in metrics.items()}
+    self._write([{"step": step, **record}])
+    self._show(step, record, prefix="")
+    text = ", ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
+    self._say(f"step {step}: {text}")
+
+  def _write(self, lines: list[dict[str, Any]]) -> None:
+    try:
+      self._file.write("".join(json.dumps(_plain(line)) + "\n" for line in lines))
+      self._file.flush()  # before the next checkpoint begins: a restart from it finds these lines
+    except OSError as error:
+      raise self._failed(error) from error
+
+  def _show(self, step: int, metrics: dict[str, float], prefix: str) -> None:
+    try:
+      for name, value in metrics.items():
+        if math.isfinite(value):  # a bin that no unit of the batch fell into has no mean
+          self._board.add_scalar(prefix + name, value, step)
+      self._board.flush()
+    except OSError as error:
+      raise self._failed(error) from error
+
+  def _failed(self, error: OSError) -> TrainingError:
+    return TrainingError(f"cannot write metrics to {self.run}: {error.strerror or error}; checkpoints stay as they are")
+
+  def __enter__(self) -> "MetricLog":
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._bar.close()
+    try:
+      self._board.close()
+      self._file.close()
+    except OSError:
+      pass  # said already, or lost with nothing but a buffer
+
+
+def _mean(values: list[float]) -> float:
+  """Of those that are there: a bin of flow times is empty at some steps."""
+  found = [value for value in values if not math.isnan(value)]
+  return sum(found) / len(found) if found else math.nan
+
+
+def _duration(seconds: float) -> str:
+  """Short: 40 s, 12 min, 3.5 h."""
+  if seconds < 120:
+    return f"{seconds:.0f} s"
+  return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _is_evaluation(line: dict[str, Any]) -> bool:
+  return any(name.startswith("eval/") for name in line)
+
+
+def _plain(line: dict[str, Any]) -> dict[str, Any]:
+  """JSON has no NaN: such a value is written as null."""
+  return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}

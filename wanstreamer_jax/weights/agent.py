@@ -1,0 +1,155 @@
+"""An `Agent` on disk: assembled from the runs that trained its parts, exported as one folder, loaded from anywhere."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.config import Config, MediaConfig
+from wanstreamer_jax.config_files import apply_override, flat_fields
+from wanstreamer_jax.data.encode import world_text
+from wanstreamer_jax.data.session import World as SessionWorld
+from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.world_file import load_world, write_world
+from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.files import Path
+from wanstreamer_jax.model.streamer import WanStreamer
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
+from wanstreamer_jax.rollout import Agent
+from wanstreamer_jax.weights.store import export_weights, first_difference, fit_weights, part_of, read_weights
+
+DEMO = "demo"
+RUN_PATHS = ("data.path", "data.heldout", "train.run", "train.init", "train.codecs", "train.mesh")
+DEMO_FOLDER = pathlib.Path(__file__).parent / "demo"
+
+
+def resolve(checkpoint: Path) -> epath.Path:
+  """The folder of a checkpoint; "demo" is the weights that this package carries."""
+  if str(checkpoint) != DEMO:
+    return epath.Path(checkpoint)
+  if not DEMO_FOLDER.is_dir():
+    raise CheckpointError(f"this installation has no demo weights in {DEMO_FOLDER}; give --checkpoint a folder")
+  return epath.Path(DEMO_FOLDER)
+
+
+def load_agent(checkpoint: Path = DEMO, overrides: Sequence[str] = ()) -> Agent:
+  """An agent from an exported folder, in float32. Raises CheckpointError with one line that says what is wrong.
+
+  overrides: fields of its config that whoever runs it may choose, as on the command line: "flow.guidance=1.5".
+  """
+  folder = resolve(checkpoint)
+  config, values = read_weights(folder)
+  config = config.replace()
+  for override in overrides:
+    apply_override(config, override)
+  return jax.device_put(fit_weights(values, abstract_agent(config.freeze()), folder))
+
+
+def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
+  """An agent from the training runs or exports of its three parts, with the config of the streamer's run.
+
+  An exported agent, "demo" too, may stand for any part that it holds.
+  Raises CheckpointError when a codec is not the one that this config describes.
+  """
+  config, own = read_weights(resolve(streamer))
+  config = without_paths(config)
+  abstract = abstract_agent(config)
+  own = _checked("streamer", streamer, own, abstract.streamer)
+  values = {f"streamer.{name}": value for name, value in own.items()}
+  for part, path in (("audio_vae", audio_vae), ("video_vae", video_vae)):
+    codec, found = read_weights(resolve(path))
+    for section in ("media", part):
+      wanted, has = (flat_fields(getattr(c, section)) for c in (config, codec))
+      for name in wanted:
+        if wanted[name] != has[name]:
+          raise CheckpointError(
+            f"{path} has {section}.{name} = {has[name]!r}, but {streamer} was trained with {wanted[name]!r}: "
+            "give the codec whose latents it was trained on"
+          )
+    found = _checked(part, path, found, getattr(abstract, part))
+    values |= {f"{part}.{name}": value for name, value in found.items()}
+  return fit_weights(values, abstract, streamer)
+
+
+def _checked(part: str, path: Path, values: dict[str, np.ndarray], abstract: Any) -> dict[str, np.ndarray]:
+  """The named values of a part. Raises CheckpointError unless they are its weights."""
+  wanted = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
+  values = part_of(values, wanted)
+  problem = first_difference({name: value.shape for name, value in values.items()}, wanted)
+  if problem:
+    raise CheckpointError(f"{path} does not hold the weights of the {part} of this config: {problem}")
+  return values
+
+
+def without_paths(config: Config) -> Config:
+  """The config as others can use it: without the folders of the machine that trained."""
+  config, default = config.replace(), Config()
+  for name in RUN_PATHS:
+    section, field = name.split(".")
+    setattr(getattr(config, section), field, getattr(getattr(default, section), field))
+  return config.freeze()
+
+
+def with_streamer(streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE) -> Agent:
+  """An agent from its three modules."""
+  agent = abstract_agent(streamer.config)
+  parts = {"streamer": streamer, "audio_vae": audio_vae, "video_vae": video_vae}
+  leaves = {f"{part}.{name}": leaf for part, tree in parts.items() for name, leaf in named_leaves(tree).items()}
+  return fill_leaves(agent, leaves)
+
+
+def abstract_agent(config: Config) -> Agent:
+  """The agent's tree of shapes."""
+  return jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
+
+
+def export_agent(agent: Agent, folder: Path, dtype: str = "bf16", world_file: str | None = None) -> int:
+  """Writes an agent as one folder, with its world where one is given. Returns the size of the weights in bytes.
+
+  Raises DataError or MediaError, before anything is written, for a world that the agent cannot take.
+  """
+  config = agent.config
+  world = load_world(world_file, config.media) if world_file else None
+  if world is not None:
+    world_text(config, TextTokenizer(config.data.tokenizer), world)
+    portrait = world.portrait if config.layout.portrait else None
+    voice = world.voice if config.layout.voice_units else None
+    world = SessionWorld(world.fields, portrait, voice)
+  size = export_weights(agent, config, folder, dtype)
+  if world is not None:
+    write_world(pathlib.Path(folder), world, config.media)
+  return size
+
+
+def own_world(checkpoint: Path) -> epath.Path:
+  """Where the world of an exported agent lies, if it has one."""
+  return resolve(checkpoint) / "world.json"
+
+
+def load_session_world(checkpoint: str, world_file: str | None, media: MediaConfig) -> SessionWorld:
+  """The world that a file describes, or else the one beside the weights, or none at all."""
+  own = own_world(checkpoint)
+  chosen = world_file or (own if own.exists() else None)
+  return load_world(chosen, media) if chosen else SessionWorld()
+
+
+def load_codecs(config: Config, audio_vae: Path, video_vae: Path) -> tuple[AudioVAE, VideoVAE]:
+  """Both codecs with their weights, each from its training run or from the folder of an exported agent.
+
+  Raises CheckpointError when the weights are missing or of another shape than `config` says.
+  """
+  abstract = jax.eval_shape(
+    lambda: (AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(0)))
+  )
+  codecs = []
+  for name, path, shapes in zip(("audio_vae.", "video_vae."), (audio_vae, video_vae), abstract):
+    values = read_weights(path)[1]
+    own = {key.removeprefix(name): value for key, value in values.items() if key.startswith(name)}
+    codecs.append(jax.device_put(fit_weights(own or values, shapes, path)))
+  return codecs[0], codecs[1]

@@ -1,0 +1,254 @@
+"""Weights on disk, for everybody who only reads them: training checkpoints (Orbax) and exported folders (safetensors).
+
+An export is a folder with `weights.safetensors` and `config.json`; a training checkpoint is a folder
+`RUN/checkpoints/STEP` written by train/checkpoint.py. Both carry their config and a format number. In memory weights
+are float32, named as in parallel/rules.py. Any path may be one of an object store, `gs://bucket/folder`.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import config_from_dict, config_to_dict
+from wanstreamer_jax.errors import CheckpointError, ConfigError, first_line
+from wanstreamer_jax.files import Path, is_remote, local_copy, whole_path
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
+
+FORMAT = 2  # 1: heads that state velocities, kinds in another order
+WEIGHTS_FILE = "weights.safetensors"
+CONFIG_FILE = "config.json"
+EXPORTED = "weights"  # folder of a finished codec run that holds the standardised codec, as an export
+META_FILE = "meta/metadata"  # of a training checkpoint
+COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
+SCALE = ":scale"  # suffix of the int8 rows' scales
+MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
+
+
+# Clients of stores log every failure with its traceback before they raise it; here it becomes one line.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+
+def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16") -> int:
+  """Writes weights and config as a folder. Returns its size in bytes.
+
+  dtype: "f32", "bf16", or "int8": one float32 scale per row (the last axis); short rows and vectors stay bf16.
+  """
+  if dtype not in ("f32", "bf16", "int8"):
+    raise CheckpointError(f"export dtype is {dtype!r}: expected f32, bf16 or int8")
+  from safetensors.numpy import save
+
+  tensors: dict[str, np.ndarray] = {}
+  for name, leaf in named_leaves(params).items():
+    tensors.update(_pack(name, np.asarray(jax.device_get(leaf)), dtype))
+  folder = epath.Path(path)
+  data = save(tensors)
+  header = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "config": config_to_dict(config)}
+  files = {WEIGHTS_FILE: data, CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode()}
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+      (folder / (name + ".tmp")).write_bytes(data)
+    for name in files:
+      (folder / (name + ".tmp")).replace(folder / name)
+  except OSError as error:
+    for name in files:
+      with contextlib.suppress(OSError):
+        (folder / (name + ".tmp")).unlink(missing_ok=True)
+    raise CheckpointError(f"cannot write weights to {folder}: {error.strerror or error}") from error
+  return sum(len(data) for data in files.values())
+
+
+def _pack(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+  import ml_dtypes
+
+  if dtype == "f32":
+    return {name: value.astype(np.float32)}
+  if dtype == "bf16" or value.ndim < 2 or value.shape[-1] < MIN_INT8_ROW:
+    return {name: value.astype(ml_dtypes.bfloat16)}
+  scale = np.abs(value).max(-1, keepdims=True).astype(np.float32) / 127
+  rounded = np.rint(value / np.where(scale == 0, 1, scale)).astype(np.int8)
+  return {name: rounded, name + SCALE: scale}
+
+
+def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
+  """(config, {name: float32 array}) of an exported folder. Raises CheckpointError."""
+  from safetensors import SafetensorError
+  from safetensors.numpy import load_file
+
+  folder = epath.Path(path)
+  config = read_header(folder, CONFIG_FILE)
+  try:
+    with local_copy(folder / WEIGHTS_FILE) as file:
+      tensors, found = load_file(file), hashlib.sha256(file.read_bytes()).hexdigest()
+  except (OSError, SafetensorError) as error:
+    raise CheckpointError(f"cannot read {folder / WEIGHTS_FILE}: {error}; the file is missing or incomplete") from error
+  stated = json.loads((folder / CONFIG_FILE).read_text()).get("sha256")
+  if stated is not None and stated != found:
+    raise CheckpointError(
+      f"{folder / WEIGHTS_FILE} is not the file that {CONFIG_FILE} beside it describes: damaged, or of another export; "
+      "copy the folder again"
+    )
+  values = {}
+  for name, value in tensors.items():
+    if not name.endswith(SCALE):
+      values[name] = value.astype(np.float32) * tensors.get(name + SCALE, np.float32(1))
+  return config, values
+
+
+def read_header(folder: epath.Path, file_name: str) -> Config:
+  """The config that was written beside weights. Raises CheckpointError: missing, damaged, or of a newer format."""
+  file = folder / file_name
+  try:
+    header = json.loads(file.read_text())
+    version, values = header["format"], header["config"]
+  except OSError as error:
+    raise CheckpointError(f"no checkpoint at {folder}: {file_name} is missing ({error.strerror})") from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(f"{file} is damaged or not a checkpoint's: {error}") from error
+  if version != FORMAT:
+    newer = isinstance(version, int) and version > FORMAT
+    advice = "update it" if newer else "train or export it again"
+    raise CheckpointError(f"{folder} has format {version}; this program reads format {FORMAT}: {advice}")
+  try:
+    return config_from_dict(values)
+  except ConfigError as error:
+    raise CheckpointError(f"{folder} holds a config that this program cannot use: {error}") from error
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+  """Steps of the whole checkpoints in RUN/checkpoints, oldest first.
+
+  Unfinished ones have other names; in object stores, which cannot rename a folder, they lack a file.
+  """
+  root = epath.Path(folder)
+  steps = sorted(int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()) if root.is_dir() else []
+  if not is_remote(folder):
+    return steps
+  return [step for step in steps if (root / str(step) / COMMITTED).exists()]
+
+
+def find_weights(path: Path) -> epath.Path:
+  """The folder to read: an export, RUN (its export, else its last checkpoint), RUN/checkpoints, or one checkpoint."""
+  folder = epath.Path(path)
+  if (folder / EXPORTED / WEIGHTS_FILE).exists():
+    return folder / EXPORTED
+  if (folder / WEIGHTS_FILE).exists() or (folder / "state").is_dir():
+    return folder
+  for parent in (folder / "checkpoints", folder):
+    steps = checkpoint_steps(parent)
+    if steps:
+      return parent / str(steps[-1])
+  if not folder.exists():
+    raise CheckpointError(f"no checkpoint at {folder}: there is no such folder")
+  raise CheckpointError(f"no checkpoint in {folder}: expected {WEIGHTS_FILE}, or checkpoints/STEP of a training run")
+
+
+def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
+  """(config, {name: float32 array}) of an export or a training checkpoint; averaged weights where there are any."""
+  folder = find_weights(path)
+  if (folder / WEIGHTS_FILE).exists():
+    return load_export(folder)
+  config = read_header(folder, META_FILE)
+  return config, read_checkpoint(folder, "ema" if config.train.ema else "params")
+
+
+def checksum(leaf: Any, xp: Any = np) -> Any:
+  """A uint32 of a leaf's bits that changes with any one of them, and when numbers change places.
+
+  leaf: an array of 1-, 2- or 4-byte numbers; xp: numpy or jax.numpy. Sums of integers do not depend on their order,
+  so that the figure is the same on any mesh, and for any number of processes.
+  """
+  words = leaf.astype(np.uint8) if leaf.dtype == bool else leaf.view(f"uint{8 * leaf.dtype.itemsize}")
+  place = xp.uint32(0)
+  for size in leaf.shape:  # the number's place in the whole leaf, as a sum that needs no reshaping
+    place = place[..., None] * xp.uint32(size) + xp.arange(size, dtype=xp.uint32)
+  weight = (place * xp.uint32(0x9E3779B1)) | xp.uint32(1)  # odd: no single bit is lost
+  return xp.sum(words.astype(xp.uint32) * weight, dtype=xp.uint32)
+
+
+def meta_digest(meta: Mapping[str, Any]) -> str:
+  """Of a checkpoint's meta without the digest itself."""
+  rest = {name: value for name, value in meta.items() if name != "digest"}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read_meta(folder: epath.Path) -> dict[str, Any]:
+  """The meta of a training checkpoint. Raises CheckpointError when it is missing or damaged."""
+  try:
+    meta = json.loads((folder / META_FILE).read_text())
+    whole = meta.get("digest") in (None, meta_digest(meta))  # checkpoints of before had none
+  except (OSError, ValueError, AttributeError) as error:
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+  if not whole:
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({META_FILE} is not what was written)")
+  return meta
+
+
+def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
+  """One part ("params" or "ema") of a training checkpoint as host arrays. Raises CheckpointError."""
+  import orbax.checkpoint as ocp
+
+  meta = read_meta(folder)
+  try:
+    shapes, sums = dict(meta["leaves"][part]), meta.get("checksums", {}).get(part, {})
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(f"checkpoint {folder} is damaged: {META_FILE} does not list its {part}") from error
+  target = {part: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}}
+  arguments = {part: {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in shapes}}
+  try:
+    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    restore = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
+    values = dict(handler.restore(whole_path(folder) / "state", args=restore)[part])
+  except Exception as error:  # Orbax and TensorStore raise many kinds
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {first_line(error)}") from error
+  for name, value in values.items():
+    if name in sums and int(checksum(value)) != sums[name]:
+      raise CheckpointError(f"checkpoint {folder} is damaged: {part} {name} has not the numbers that were saved")
+  return values
+
+
+def load_weights(path: Path, abstract: Any) -> Any:
+  """The weights at `path` in the shape of `abstract`, as float32 host arrays.
+
+  path: an export, a training run or one of its checkpoints; of an exported agent the part that fits is taken.
+  abstract: the parameters' tree of `jax.eval_shape`.
+  Raises CheckpointError, naming the first parameter that is missing, too many, or of another shape.
+  """
+  _, values = read_weights(path)
+  return fit_weights(part_of(values, named_leaves(abstract)), abstract, path)
+
+
+def part_of(values: dict[str, np.ndarray], names: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Of an exported agent's values those of the part ("streamer", "audio_vae", ...) that has all the names; all values
+  where none has."""
+  for part in sorted({name.partition(".")[0] for name in values}):
+    if all(f"{part}.{name}" in values for name in names):
+      return {name: values[f"{part}.{name}"] for name in names}
+  return values
+
+
+def fit_weights(values: Mapping[str, np.ndarray], abstract: Any, path: Path) -> Any:
+  """`abstract` filled with named values; see `load_weights`."""
+  wanted = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
+  problem = first_difference({name: value.shape for name, value in values.items()}, wanted)
+  if problem:
+    raise CheckpointError(f"{path} does not fit this model: {problem}; use the config that it was trained with")
+  return fill_leaves(abstract, dict(values))
+
+
+def first_difference(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str | None:
+  """The first parameter (and how many more) in which two tables of shapes differ, in words; None if they are equal."""
+  problems = [f"{name} has shape {list(found[name])}, expected {list(wanted[name])}"
+              for name in wanted if name in found and tuple(found[name]) != tuple(wanted[name])]  # fmt: skip
+  problems += [f"{name} is missing" for name in wanted if name not in found]
+  problems += [f"{name} is unknown" for name in found if name not in wanted]
+  more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+  return problems[0] + more if problems else None
