@@ -1,4 +1,4 @@
-"""Who attends to whom: a step that reads the cache, and the training pass over [clean | noisy]. One rule: `units.visible`."""
+"""Who attends to whom: a step that reads the cache, and the pass over [clean | noisy]. One rule: `units.visible`."""
 
 import functools
 from collections.abc import Callable
