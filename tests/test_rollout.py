@@ -11,7 +11,7 @@ from tests.helpers.agents import random_text, random_users, random_world, replay
 from tests.helpers.streaming import check_causality, check_chunking
 from wanstreamer_jax import rollout
 from wanstreamer_jax.config_files import apply_override
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import text_valid
 
 UNITS = 8  # past the window of 4, the sink, and one whole turn of the ring
@@ -70,7 +70,7 @@ def test_law_3_guidance_is_two_teacher_forced_passes(close):
   no = jnp.zeros(UNITS, bool)
   alone = users._replace(text=jnp.zeros_like(users.text), audio_valid=no, video_valid=no)
   told = jax.jit(lambda a, world, users: replay(a, world, users, spoken, 0, 0, 0).velocity)
-  v, u = told(agent, world, users), told(agent, World.empty(agent.config), alone)
+  v, u = told(agent, world, users), told(agent, WorldArrays.empty(agent.config), alone)
   expected = jax.tree.map(lambda v, u: v + 0.7 * (v - u), v, u)
   first, second = (jax.tree.map(lambda x, i=i: x[:, i], spoken.trace["solver_inputs"]) for i in (0, 1))
   step = spoken.trace["times"][0, 0] - spoken.trace["times"][0, 1]
@@ -83,7 +83,7 @@ def test_layers_in_the_dtype_of_their_use_give_the_same_numbers():
   config.model.dtype = "bfloat16"
   config.freeze()
   agent, world = small_agent(config), random_world(config)
-  used = rollout.as_used(agent)
+  used = rollout.cast_layers_to_compute_dtype(agent)
   assert {leaf.dtype for leaf in jax.tree.leaves(used.streamer.transformer.layers)} == {jnp.dtype(jnp.bfloat16)}
   state = rollout.start_session(agent, jax.random.PRNGKey(0), world)
   perform = jax.jit(lambda agent: rollout.perform(agent, state)[0])

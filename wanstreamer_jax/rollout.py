@@ -24,8 +24,8 @@ from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow import Field, euler, guided, schedule
-from wanstreamer_jax.model.attention import see_cache
-from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
+from wanstreamer_jax.model.attention import cached_attention
+from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
 from wanstreamer_jax.model.tokens import PAD, Latents, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, alone
 from wanstreamer_jax.nn.blocks import KeyValue
@@ -44,7 +44,7 @@ class Agent(nnx.Module):
     self.config = config
 
 
-def as_used(agent: Agent) -> Agent:
+def cast_layers_to_compute_dtype(agent: Agent) -> Agent:
   """The agent with its layers in the dtype that they are cast to at every use: the same numbers from fewer bytes."""
   dtype, leaves = agent.config.model.dtype, named_leaves(agent)
   layers = {
@@ -111,7 +111,7 @@ class SessionState(NamedTuple):
   sampling: Sampling
 
 
-class Spoken(NamedTuple):
+class AgentUnit(NamedTuple):
   """What the agent did in one unit. `trace` holds intermediates that jit prunes when nobody asks for them."""
 
   audio: jax.Array  # float32 [samples]
@@ -130,7 +130,13 @@ def ring_units(config: Config, capacity: int | None = None) -> int:
 
 
 def start_session(
-  agent: Agent, seed: jax.Array, world: World, first_unit: int = 0, first_word: int = 0, *, capacity: int | None = None
+  agent: Agent,
+  seed: jax.Array,
+  world: WorldArrays,
+  first_unit: int = 0,
+  first_word: int = 0,
+  *,
+  capacity: int | None = None,
 ) -> SessionState:
   """The state before the first unit: WORLD prefilled once, codecs primed with the portrait or mid-grey.
 
@@ -142,7 +148,7 @@ def start_session(
   empty = cache = Cache.empty(config.model, layout.cache_tokens(ring_units(config, capacity)))
   if layout.world_tokens:
     x, coords = agent.streamer.world(world)
-    _, kv = agent.streamer.transformer(x, coords, see_cache(coords, [], [], layout.config.window, 0))
+    _, kv = agent.streamer.transformer(x, coords, cached_attention(coords, [], [], layout.config.window, 0))
     cache = cache.write(kv, coords, jnp.zeros((), jnp.int32))
   video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_vae.latent_dim))
   return SessionState(
@@ -160,7 +166,7 @@ def start_session(
   )
 
 
-def prime_video_decoder(agent: Agent, world: World) -> Any:
+def prime_video_decoder(agent: Agent, world: WorldArrays) -> Any:
   """The video decoder's state after the portrait, or after a mid-grey frame where there is none."""
   media = agent.config.media
   grey = agent.video_vae.primed_decoder_state(media.height, media.width)
@@ -170,10 +176,10 @@ def prime_video_decoder(agent: Agent, world: World) -> Any:
   return jax.tree.map(lambda a, b: jnp.where(world.portrait_valid, a, b), seen, grey)
 
 
-def perceive(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Heard, SessionState]:
+def perceive(agent: Agent, state: SessionState, user: UserUnit) -> tuple[UserTokens, SessionState]:
   """Raw user unit -> tokens."""
   audio, video, hearing = agent.streamer.perceive(user.audio, user.video[None], state.hearing)
-  heard = Heard(audio[0], video[0], user.text, user.audio_valid, user.video_valid)
+  heard = UserTokens(audio[0], video[0], user.text, user.audio_valid, user.video_valid)
   return heard, state._replace(hearing=hearing)
 
 
@@ -192,7 +198,7 @@ def commit(agent: Agent, state: SessionState) -> SessionState:
 
 
 def think(
-  agent: Agent, state: SessionState, heard: Heard, forced_text: jax.Array | None = None
+  agent: Agent, state: SessionState, heard: UserTokens, forced_text: jax.Array | None = None
 ) -> tuple[jax.Array, SessionState, dict[str, Any]]:
   """HEAR and STATE in one pass, then one pass per TEXT slot, after `commit`. -> (text int32 [n], state, trace).
 
@@ -219,7 +225,7 @@ def think(
   return jnp.stack(text), state, {"logits": jnp.stack(logits[:-1])}
 
 
-def _unheard(agent: Agent, state: SessionState, heard: Heard, text: jax.Array) -> Unconditional:
+def _unheard(agent: Agent, state: SessionState, heard: UserTokens, text: jax.Array) -> Unconditional:
   """HEAR, STATE and TEXT of the unconditional branch, in one pass: nothing was heard, and the words are known."""
   assert state.unconditional is not None
   layout, (words, cache) = build_layout(agent.config), state.unconditional
@@ -352,21 +358,21 @@ def finish_unit(state: SessionState, latents: Latents) -> SessionState:
 
 def step_unit(
   agent: Agent, state: SessionState, user: UserUnit, forced_text: jax.Array | None = None
-) -> tuple[SessionState, Spoken]:
+) -> tuple[SessionState, AgentUnit]:
   """One unit: 160 ms of the user in, 160 ms of the agent out."""
   heard, state = perceive(agent, state, user)
   text, state, thoughts = think(agent, commit(agent, state), heard, forced_text)
   latents, performance = perform(agent, state)
   audio, video, state = render(agent, state, latents)
-  return finish_unit(state, latents), Spoken(audio, video, text, latents, thoughts | performance)
+  return finish_unit(state, latents), AgentUnit(audio, video, text, latents, thoughts | performance)
 
 
 def rollout(
   agent: Agent, state: SessionState, users: UserUnit, forced_text: jax.Array | None = None
-) -> tuple[SessionState, Spoken]:
+) -> tuple[SessionState, AgentUnit]:
   """`lax.scan` of `step_unit` over units (leading axis K of `users` and `forced_text`)."""
 
-  def body(state: SessionState, inputs: tuple[UserUnit, jax.Array | None]) -> tuple[SessionState, Spoken]:
+  def body(state: SessionState, inputs: tuple[UserUnit, jax.Array | None]) -> tuple[SessionState, AgentUnit]:
     user, text = inputs
     return step_unit(agent, state, user, text)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
-from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
+from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.model.ulysses import CONTEXT
 from wanstreamer_jax.parallel.mesh import constrain
@@ -49,10 +49,10 @@ def mask_inputs(row: Row, shown: Shown) -> Row:
   return row | masked | {name: row[name] & keep for name, keep in media.items()}
 
 
-def crop_world(row: Row, config: Config) -> World:
+def crop_world(row: Row, config: Config) -> WorldArrays:
   """WORLD of the session."""
-  empty = World.empty(config)
-  return World(
+  empty = WorldArrays.empty(config)
+  return WorldArrays(
     text=row["world_text"],
     portrait=row["portrait_latent"].astype(jnp.float32) if config.layout.portrait else empty.portrait,
     portrait_valid=row["portrait_valid"],
@@ -61,11 +61,11 @@ def crop_world(row: Row, config: Config) -> World:
   )
 
 
-def crop_heard(streamer: WanStreamer, row: Row) -> Heard:
+def crop_heard(streamer: WanStreamer, row: Row) -> UserTokens:
   """The user's side, perceived."""
   samples = audio_to_float(row["user_audio"]).reshape(-1)
   audio, video, _ = streamer.perceive(samples, video_to_float(row["user_video"]), streamer.hear.initial_state())
-  return Heard(audio, video, row["user_text"], row["user_audio_valid"], row["user_video_valid"])
+  return UserTokens(audio, video, row["user_text"], row["user_audio_valid"], row["user_video_valid"])
 
 
 def crop_history(row: Row, shown: Latents, level: jax.Array, keep_audio: jax.Array, delay: int) -> History:

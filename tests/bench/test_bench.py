@@ -20,7 +20,7 @@ from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.bench import train_step, unit_step
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.model.streamer import World, text_only_logits
+from wanstreamer_jax.model.streamer import WorldArrays, text_only_logits
 from wanstreamer_jax.parallel import machine
 from wanstreamer_jax.parallel.cost import Cost, count
 from wanstreamer_jax.rollout import Agent, start_session
@@ -79,7 +79,7 @@ def test_a_scope_can_be_left_out():
 def test_the_demo_reads_its_transformer_once_per_pass():
   config = load_config("configs/demo.py")
   agent = jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
-  state = jax.eval_shape(lambda a: start_session(a, jax.random.PRNGKey(0), World.empty(config)), agent)
+  state = jax.eval_shape(lambda a: start_session(a, jax.random.PRNGKey(0), WorldArrays.empty(config)), agent)
   user = unit_step.random_unit(config)
   costs = unit_step.phase_costs(agent, state, user)
   size = lambda x: x.size * x.dtype.itemsize

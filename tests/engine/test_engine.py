@@ -9,7 +9,7 @@ from flax import nnx
 from tests.helpers.agents import random_users, random_weights, small_config
 from wanstreamer_jax import rollout
 from wanstreamer_jax.data.encode import world_arrays
-from wanstreamer_jax.data.media import UserUnit
+from wanstreamer_jax.data.media import MediaUnit
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import Keyboard, TextStream
@@ -29,11 +29,13 @@ def engine():
   return StreamEngine(random_weights(jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))))
 
 
-def session(config) -> tuple[list[UserUnit], list[list[str]]]:
+def session(config) -> tuple[list[MediaUnit], list[list[str]]]:
   """A user whose camera fails in unit 2 and whose microphone fails in unit 5, and who types twice."""
   users = random_users(config, UNITS)
   video = np.asarray((users.video + 1) * 127.5, np.uint8)
-  units = [UserUnit(None if k == 2 else video[k], None if k == 5 else np.asarray(users.audio[k])) for k in range(UNITS)]
+  units = [
+    MediaUnit(None if k == 2 else video[k], None if k == 5 else np.asarray(users.audio[k])) for k in range(UNITS)
+  ]
   return units, [["hello"] if k in (1, 4) else [] for k in range(UNITS)]
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from wanstreamer_jax import rollout
 from wanstreamer_jax.config import AudioVAEConfig, Config, ModelConfig, PerceptionConfig, VideoVAEConfig
 from wanstreamer_jax.data.loader import PREVIOUS
-from wanstreamer_jax.model.streamer import Heard, World
+from wanstreamer_jax.model.streamer import UserTokens, WorldArrays
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.teacher_forcing import crop_history, crop_latents
@@ -51,14 +51,14 @@ def small_agent(config: Config) -> Agent:
   return random_weights(jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0))))
 
 
-def random_world(config: Config, seed: int = 0) -> World:
+def random_world(config: Config, seed: int = 0) -> WorldArrays:
   r = np.random.default_rng(seed)
-  empty = World.empty(config)
+  empty = WorldArrays.empty(config)
   text = np.zeros(config.layout.world_text, np.int32)
   text[:3] = r.integers(2, config.model.vocab, 3)[: len(text)]
   normal = lambda x: jnp.asarray(r.standard_normal(x.shape), jnp.float32)
   yes = jnp.ones((), bool)
-  return World(jnp.asarray(text), normal(empty.portrait), yes, normal(empty.voice), yes)
+  return WorldArrays(jnp.asarray(text), normal(empty.portrait), yes, normal(empty.voice), yes)
 
 
 def random_sound(r: np.random.Generator, units: int, samples: int) -> np.ndarray:
@@ -89,14 +89,14 @@ def random_text(config: Config, units: int, seed: int = 0) -> jax.Array:
 
 
 def replay(
-  agent: Agent, world: World, users: rollout.UserUnit, spoken: rollout.Spoken, step: int, first: int, word: int
+  agent: Agent, world: WorldArrays, users: rollout.UserUnit, spoken: rollout.AgentUnit, step: int, first: int, word: int
 ):
   """The teacher-forced pass over what a rollout did, with the noisy latents of one of its solver steps, and with the
   history as training takes it from records."""
   config, streamer = agent.config, agent.streamer
   units, delay = users.text.shape[0], config.layout.commit_delay
   audio, video, _ = streamer.perceive(users.audio.reshape(-1), users.video, streamer.hear.initial_state())
-  heard = Heard(audio, video, users.text, users.audio_valid, users.video_valid)
+  heard = UserTokens(audio, video, users.text, users.audio_valid, users.video_valid)
   before = lambda x: jnp.zeros((PREVIOUS, *x.shape[1:]), x.dtype)
   made = {"agent_video_latent": spoken.latents.video, "agent_audio_latent": spoken.latents.audio}
   made |= {f"agent_{kind}_valid": jnp.ones(units, bool) for kind in ("video", "audio")}

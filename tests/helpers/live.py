@@ -9,7 +9,7 @@ import numpy as np
 from aiohttp import web
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.engine.phases import AgentUnit
+from wanstreamer_jax.engine.phases import UnitOutput
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.server import ServeOptions, Server
@@ -62,7 +62,7 @@ class Echo:
       return None
     video = np.full((4, 64, 64, 3), 100, np.uint8) if user.video is None else user.video
     audio = np.zeros(MEDIA.samples, np.float32) if user.audio is None else user.audio
-    return AgentUnit(video, audio, " ".join(texts), bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 1.0))
+    return UnitOutput(video, audio, " ".join(texts), bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 1.0))
 
 
 @contextlib.asynccontextmanager

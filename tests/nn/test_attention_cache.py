@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.nn import attention, attention_cache
-from wanstreamer_jax.nn.attention import attend, suited
+from wanstreamer_jax.nn.attention import attend, prepare_mask
 from wanstreamer_jax.nn.attention_parts import Packed, Part, Partial, Quantised, Queries
 from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.parallel.mesh import make_mesh
@@ -25,7 +25,7 @@ def small(monkeypatch):
 
 
 def on(monkeypatch, name: str) -> None:
-  """`suited` chooses as it would there."""
+  """`prepare_mask` chooses as it would there."""
   monkeypatch.setattr(attention, "platform", lambda: name)
 
 
@@ -87,7 +87,7 @@ def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
     queries, cache = example(9, 300, (4, 2), int8=True, layers=LAYERS)
     own = Part(queries.now[:, :2], queries.now[:, 2:], jnp.eye(9, dtype=bool))
     mask, prefix = jnp.roll(cache.mask, turn, axis=1), jnp.arange(pinned) % 3 == turn
-    mask = suited(mask, pinned)
+    mask = prepare_mask(mask, pinned)
 
     def body(x: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
       part = cache._replace(mask=mask, pinned=prefix, layer=layer)
@@ -110,7 +110,7 @@ def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
 
 
 def test_the_kernel_is_for_tpus_few_queries_many_keys_and_programs_that_xla_does_not_partition(monkeypatch):
-  is_packed = lambda queries, keys: isinstance(suited(jnp.ones((queries, keys), bool), 7), Packed)
+  is_packed = lambda queries, keys: isinstance(prepare_mask(jnp.ones((queries, keys), bool), 7), Packed)
   mesh = make_mesh("fsdp=2", jax.devices()[:2])
   for name, expected in (("tpu", True), ("cpu", False), ("gpu", False)):
     on(monkeypatch, name)

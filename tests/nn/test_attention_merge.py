@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import assert_close
 from tests.test_splash import LAYOUTS, UNITS, nano, random_attention
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.attention import see_two_copies
-from wanstreamer_jax.model.attention_gpu import _chunks, see_two_copies_in_chunks
+from wanstreamer_jax.model.attention import teacher_forced_attention
+from wanstreamer_jax.model.attention_gpu import _chunks, teacher_forced_attention_gpu
 from wanstreamer_jax.nn import attention_merge as merging
 from wanstreamer_jax.nn.attention import attend
 from wanstreamer_jax.nn.attention_merge import CuDNN, Dense, FirstKeys, Piece, merge
@@ -52,14 +52,14 @@ def test_values_and_gradients_are_those_of_one_softmax(key_heads):
 def test_the_training_pass_in_chunks_equals_the_dense_mask(overrides, first, picked):
   config = nano(*overrides, "model.heads=4", "model.kv_heads=2")
   attention, inputs, out, valid = random_attention(config, first, tuple(picked))
-  in_chunks = functools.partial(see_two_copies_in_chunks, history=FirstKeys(), size=1)
+  in_chunks = functools.partial(teacher_forced_attention_gpu, history=FirstKeys(), size=1)
 
   def value(mixer, *inputs):
     mixed = attention(mixer, *inputs)
     return jnp.sum(mixed * out), mixed * valid
 
   for_mixer = lambda mixer: jax.jit(jax.grad(functools.partial(value, mixer), (0, 1, 2), has_aux=True))(*inputs)
-  assert_close(for_mixer(in_chunks), for_mixer(see_two_copies), 1e-5)
+  assert_close(for_mixer(in_chunks), for_mixer(teacher_forced_attention), 1e-5)
 
 
 def test_chunks_are_whole_units_and_whole_strides():
@@ -102,4 +102,4 @@ def test_cudnn_is_refused_elsewhere_and_sinks_by_chunks():
     CuDNN().forward(Piece(*tensors(2, 2, 2), jnp.int32(1)))
   attention, inputs, *_ = random_attention(nano("layout.sinks=2"), 0)
   with pytest.raises(ConfigError, match=r"needs layout.sinks=0 \(now 2\)"):
-    attention(functools.partial(see_two_copies_in_chunks, history=FirstKeys()), *inputs)
+    attention(functools.partial(teacher_forced_attention_gpu, history=FirstKeys()), *inputs)

@@ -13,9 +13,9 @@ from tests.conftest import assert_close
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.attention import see_two_copies
-from wanstreamer_jax.model.attention_tpu import see_two_copies_splash, two_copy_pattern
-from wanstreamer_jax.model.streamer import Heard, History, WanStreamer, World
+from wanstreamer_jax.model.attention import teacher_forced_attention
+from wanstreamer_jax.model.attention_tpu import teacher_forced_attention_tpu, two_copy_pattern
+from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.nn.attention_parts import Queries
 from wanstreamer_jax.nn.attention_splash import LANES, Pattern, mask_infos, visited_blocks
@@ -163,7 +163,7 @@ def test_values_and_gradients_equal_the_dense_mask(overrides, first, picked):
     return jnp.sum(mixed * out), mixed * valid  # what tokens that do not exist see is nobody's business
 
   for_mixer = lambda mixer: jax.jit(jax.grad(functools.partial(value, mixer), (0, 1, 2), has_aux=True))(*inputs)
-  assert_close(for_mixer(see_two_copies_splash), for_mixer(see_two_copies), 1e-5)
+  assert_close(for_mixer(teacher_forced_attention_tpu), for_mixer(teacher_forced_attention), 1e-5)
 
 
 def crop(config: Config, key: jax.Array, units: int = UNITS) -> tuple:
@@ -178,13 +178,13 @@ def crop(config: Config, key: jax.Array, units: int = UNITS) -> tuple:
   )
   rows, columns = config.user_video_grid
   exists = jnp.arange(units) > 0
-  heard = Heard(
+  heard = UserTokens(
     normal(units, config.perception.audio_tokens, width), normal(units, rows * columns, width),
     ids(units, layout.user_text_slots), exists, ~exists,
   )  # fmt: skip
   zeros, both = jnp.zeros(units), jnp.stack([exists, exists], axis=1)
   history = History(latents(), zeros, both, latents(), zeros, both)
-  world = World.empty(config)._replace(text=ids(layout.world_text))
+  world = WorldArrays.empty(config)._replace(text=ids(layout.world_text))
   tau = jax.random.uniform(next(keys), (units,))
   return world, heard, history, ids(units, layout.text_slots), latents(), tau, jnp.int32(30), jnp.int32(9)
 

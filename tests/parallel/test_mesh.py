@@ -18,7 +18,7 @@ from tests.helpers.toy_stage import ToyLoader, toy_config, toy_stage
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.parallel import mesh as meshes
 from wanstreamer_jax.parallel.rules import Rule, fill_leaves, matching_rules, named_leaves, param_shardings, partition
 from wanstreamer_jax.train.stages import get_stage
@@ -214,7 +214,7 @@ def duplex_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
   """Noise in the shape of what the loader reads from a folder of latents."""
   r = np.random.default_rng(0)
   units, media, layout = config.data.units, config.media, config.layout
-  empty = World.empty(config)
+  empty = WorldArrays.empty(config)
   normal = lambda *shape: r.standard_normal((rows, *shape)).astype(np.float16)
   words = lambda *shape: (r.integers(2, config.model.vocab, (rows, *shape)) * (r.random((rows, *shape)) < 0.5)).astype(
     np.int32

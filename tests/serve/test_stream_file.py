@@ -13,7 +13,7 @@ from tests.helpers.media_files import float_wav, halves, tone, write_audio, writ
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.world_file import load_world, write_world
-from wanstreamer_jax.engine.phases import AgentUnit
+from wanstreamer_jax.engine.phases import UnitOutput
 from wanstreamer_jax.errors import DataError, MediaError, UserError
 from wanstreamer_jax.serve import stream_file as file
 from wanstreamer_jax.serve.session_log import PHASES
@@ -47,7 +47,7 @@ class Parrot:
     audio = np.zeros(MEDIA.samples, np.float32) if user.audio is None else user.audio
     text = f" unit{self.unit}" if self.unit % 2 == 0 else "and"  # every other word is torn
     self.unit += 1
-    return AgentUnit(video, audio, text, bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 2.0))
+    return UnitOutput(video, audio, text, bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 2.0))
 
 
 @pytest.fixture

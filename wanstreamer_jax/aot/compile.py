@@ -30,7 +30,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.loader import duplex_batch
 from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.model.attention_tpu import two_copy_pattern, widened
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.nn.attention_splash import kernel_flops
 from wanstreamer_jax.parallel.cost import Cost, count
 from wanstreamer_jax.parallel.machine import CHIPS
@@ -161,9 +161,11 @@ def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
 
 def step_program(config: Config, devices: list[jax.Device]) -> Program:
   """The unit step of one session on one chip, with donated state."""
-  agent = jax.eval_shape(lambda: rollout.as_used(Agent(config, rngs=nnx.Rngs(0))))
+  agent = jax.eval_shape(lambda: rollout.cast_layers_to_compute_dtype(Agent(config, rngs=nnx.Rngs(0))))
   capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
-  start = lambda agent: rollout.start_session(agent, jax.random.PRNGKey(0), World.empty(config), capacity=capacity)
+  start = lambda agent: rollout.start_session(
+    agent, jax.random.PRNGKey(0), WorldArrays.empty(config), capacity=capacity
+  )
   state = jax.eval_shape(start, agent)
   user = unit_of_user(config)
 

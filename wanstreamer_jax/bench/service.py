@@ -24,7 +24,7 @@ from wanstreamer_jax.bench.trace import write_trace
 from wanstreamer_jax.bench.unit_step import measure_ceilings, phase_costs, random_unit, sizes
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.engine.engine import SlotEngine
-from wanstreamer_jax.model.streamer import World as ModelWorld
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.parallel.cost import Cost
 from wanstreamer_jax.parallel.machine import describe
 from wanstreamer_jax.serve import protocol
@@ -94,7 +94,7 @@ def floors(engine: SlotEngine) -> dict[str, float]:
 def abstract_state(engine: SlotEngine) -> rollout.SessionState:
   """The shapes of what one session remembers."""
   start = functools.partial(rollout.start_session, capacity=engine.capacity)
-  return jax.eval_shape(start, engine.agent, jax.random.PRNGKey(0), ModelWorld.empty(engine.agent.config))
+  return jax.eval_shape(start, engine.agent, jax.random.PRNGKey(0), WorldArrays.empty(engine.agent.config))
 
 
 def memory_mb() -> dict[str, float]:

@@ -20,7 +20,7 @@ from wanstreamer_jax import rollout
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.records import video_to_float, video_to_uint8
 from wanstreamer_jax.engine.phases import Phases, compile_phases, decode, encode, fetched
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.parallel import machine
 from wanstreamer_jax.parallel.cost import Cost, count
 from wanstreamer_jax.parallel.machine import best_seconds, product_rate, timed
@@ -52,7 +52,7 @@ def bench_step(config: Config, runs: int = 100) -> dict[str, Any]:
   agent, user = random_agent(config), random_unit(config)
   capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
   start = jax.jit(functools.partial(rollout.start_session, capacity=capacity))
-  begin = lambda: start(agent, jax.random.PRNGKey(0), World.empty(config))
+  begin = lambda: start(agent, jax.random.PRNGKey(0), WorldArrays.empty(config))
   state = begin()
   resident = _nbytes(agent) + _nbytes(state.cache)
   ceilings = measure_ceilings(config.model.dtype, resident)

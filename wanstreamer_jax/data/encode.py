@@ -27,10 +27,10 @@ from wanstreamer_jax.data import record_writer, records
 from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dtype_to_json
 from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.records import video_to_float
-from wanstreamer_jax.data.session import World as SessionWorld
+from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.rollout import Agent
 
 REPLACED = ("agent_video", "agent_audio")
@@ -200,12 +200,12 @@ def _finite(values: np.ndarray) -> np.ndarray:
   return stored
 
 
-def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld, cut: bool = False) -> World:
+def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: World, cut: bool = False) -> WorldArrays:
   """A session's world as the model takes it: text as ids, portrait and voice as latents.
 
   Raises DataError when the text has more tokens than the layout has room for; or cuts it, as records of training do.
   """
-  config, empty = agent.config, World.empty(agent.config)
+  config, empty = agent.config, WorldArrays.empty(agent.config)
   result = empty._replace(text=jnp.asarray(world_text(config, tokenizer, world, cut)))
   if world.portrait is not None and config.layout.portrait:
     portrait = _encode_portrait(agent.video_vae, world.portrait)
@@ -217,7 +217,7 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: SessionWorld, cu
   return result
 
 
-def world_text(config: Config, tokenizer: TextTokenizer, world: SessionWorld, cut: bool = False) -> np.ndarray:
+def world_text(config: Config, tokenizer: TextTokenizer, world: World, cut: bool = False) -> np.ndarray:
   """The world's text as PAD-filled ids: int32 [layout.world_text]. Raises DataError when it is too long, or cuts it."""
   capacity = config.layout.world_text
   ids = tokenizer.encode(world.text()) if world.fields and capacity else []

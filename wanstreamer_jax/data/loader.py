@@ -15,7 +15,7 @@ from wanstreamer_jax.data.mixture import Mixture, Place
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 
 FIELDS = (
   "user_video", "user_audio", "user_text", "user_video_valid", "user_audio_valid",
@@ -30,7 +30,7 @@ def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     "agent_video_latent": (config.latent_height, config.latent_width, config.video_vae.latent_dim),
     "agent_audio_latent": (config.audio_latents, config.audio_vae.latent_dim),
   }
-  empty = jax.eval_shape(lambda: World.empty(config))
+  empty = jax.eval_shape(lambda: WorldArrays.empty(config))
   fields: dict[str, tuple[tuple[int, ...], Any]] = {
     "session": ((), np.int32),
     "start": ((), np.int32),

@@ -25,13 +25,13 @@ from wanstreamer_jax.data.media_probe import AudioInfo, MediaInfo, VideoInfo, de
 from wanstreamer_jax.data.media_writer import MediaWriter
 from wanstreamer_jax.errors import MediaError
 
-__all__ = ["AudioInfo", "MediaInfo", "MediaReader", "MediaWriter", "UserUnit", "VideoInfo", "probe", "read_audio"]
+__all__ = ["AudioInfo", "MediaInfo", "MediaReader", "MediaUnit", "MediaWriter", "VideoInfo", "probe", "read_audio"]
 
 SLACK = 0.001  # seconds beyond a whole unit that do not open another one (containers round times to 1 ms)
 
 
 @dataclasses.dataclass(frozen=True)
-class UserUnit:
+class MediaUnit:
   """What the user showed and sounded during one unit; None where the file has no such stream."""
 
   video: np.ndarray | None  # uint8 [frames, height, width, 3]
@@ -52,13 +52,13 @@ class MediaReader:
   def __len__(self) -> int:
     return self.units
 
-  def __iter__(self) -> Iterator[UserUnit]:
+  def __iter__(self) -> Iterator[MediaUnit]:
     info, media = self.info, self.media
     pictures = None if info.video is None else ticks(info.path, info.video, info.origin, media)
     sound = None if info.audio is None else blocks(info.path, info.audio, info.origin, media)
     for _ in range(self.units):
       frames = None if pictures is None else np.stack([next(pictures) for _ in range(media.frames)])
-      yield UserUnit(frames, None if sound is None else next(sound))
+      yield MediaUnit(frames, None if sound is None else next(sound))
 
 
 def read_audio(path: str | Path, media: MediaConfig, longest: float) -> np.ndarray:

@@ -21,10 +21,10 @@ from wanstreamer_jax import rollout
 from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.data.encode import world_arrays, world_text
 from wanstreamer_jax.data.loudness import is_loud
-from wanstreamer_jax.data.media import UserUnit
+from wanstreamer_jax.data.media import MediaUnit
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import Keyboard, TextStream, TextTokenizer
-from wanstreamer_jax.engine.phases import AgentUnit, Clock, Span, check_tokenizer, encode, host_unit, sampling, shown
+from wanstreamer_jax.engine.phases import Clock, Span, UnitOutput, check_tokenizer, encode, host_unit, sampling, shown
 from wanstreamer_jax.engine.placement import make_performer
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import CheckpointError, DataError, UserError
@@ -119,7 +119,12 @@ class SlotEngine:
   def __init__(
     self, agent: Agent, slots: int, capacity: int | None = None, placement: str = "fused", performers: int | None = None
   ):
-    self.agent, self.media, self.slots, self.capacity = rollout.as_used(agent), agent.config.media, slots, capacity
+    self.agent, self.media, self.slots, self.capacity = (
+      rollout.cast_layers_to_compute_dtype(agent),
+      agent.config.media,
+      slots,
+      capacity,
+    )
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     check_tokenizer(agent.config, self.tokenizer)
     self.placement, self.programs = placement, programs(capacity)
@@ -174,7 +179,7 @@ class SlotEngine:
 
   def measure(self, units: int = 30) -> list[dict[str, float]]:
     """Milliseconds of every phase of some units with all slots taken, after `prepare`; sessions are lost."""
-    nobody: UserUnit = UserUnit(None, None)
+    nobody: MediaUnit = MediaUnit(None, None)
     found = []
     for _ in range(units):
       answers = self.step([nobody] * self.slots, [[]] * self.slots)
@@ -261,12 +266,12 @@ class SlotEngine:
       clock = self.programs.remember(clock_of(self.states), latents, units)
       self.states = with_clock(self.states, clock)
 
-  def think(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> Thought:
+  def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> Thought:
     """Hears one unit of every slot and writes its words. In the thinker's thread."""
     self.commit()
     clock, self._committed = self._committed, Clock(self.spans)
     rows = [
-      host_unit(self.media, user or UserUnit(None, None), keyboard(texts))
+      host_unit(self.media, user or MediaUnit(None, None), keyboard(texts))
       for (keyboard, _), user, texts in zip(self._text, users, typed)
     ]
     inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
@@ -277,14 +282,14 @@ class SlotEngine:
     self.states = with_clock(states, self.programs.move(clock_of(states)))
     return Thought(brief, states.unit, [user is not None for user in users], written, clock)
 
-  def answer(self, thought: Thought) -> list[AgentUnit | None]:
+  def answer(self, thought: Thought) -> list[UnitOutput | None]:
     """Performs and decodes what was thought. None where nobody is, and where a session is no longer finite."""
     clock = thought.clock
     latents = clock("perform", self.performer.perform, thought.brief)
     (audio, video, finite), self.decoders = clock("decode", self._decode, latents)
     self._made.append((thought.units, latents))
     return [
-      AgentUnit(video[k], audio[k], thought.written[k], is_loud(audio[k]), clock.milliseconds)
+      UnitOutput(video[k], audio[k], thought.written[k], is_loud(audio[k]), clock.milliseconds)
       if here and finite[k]
       else None
       for k, here in enumerate(thought.present)
@@ -295,6 +300,6 @@ class SlotEngine:
     made, decoders = self.programs.decode(self.agent, self.decoders, latents)
     return jax.device_get(made), decoders
 
-  def step(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> list[AgentUnit | None]:
+  def step(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> list[UnitOutput | None]:
     """One unit in every slot, thought and answered."""
     return self.answer(self.think(users, typed))

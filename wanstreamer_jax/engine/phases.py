@@ -18,18 +18,18 @@ from wanstreamer_jax import rollout
 from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.data.encode import world_arrays
 from wanstreamer_jax.data.loudness import is_loud
-from wanstreamer_jax.data.media import UserUnit
+from wanstreamer_jax.data.media import MediaUnit
 from wanstreamer_jax.data.records import video_to_float, video_to_uint8
 from wanstreamer_jax.data.tokenizer import Keyboard, TextStream, TextTokenizer
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.model.streamer import Heard
+from wanstreamer_jax.model.streamer import UserTokens
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.rollout import Agent, Sampling, SessionState
 
 
 @dataclasses.dataclass(frozen=True)
-class AgentUnit:
+class UnitOutput:
   """What the agent shows, sounds and wrote during one unit."""
 
   video: np.ndarray  # uint8 [frames, height, width, 3]
@@ -54,7 +54,7 @@ class Engine(Protocol):
 
   def commit(self) -> None: ...
 
-  def step(self, user: UserUnit, typed: list[str]) -> AgentUnit: ...
+  def step(self, user: MediaUnit, typed: list[str]) -> UnitOutput: ...
 
 
 class Phases(NamedTuple):
@@ -68,7 +68,7 @@ class Phases(NamedTuple):
   decode: Callable[..., Any]
 
 
-def encode(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[Heard, SessionState]:
+def encode(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[UserTokens, SessionState]:
   """A unit as it comes from outside, with video as uint8."""
   return rollout.perceive(agent, state, user._replace(video=video_to_float(user.video)))
 
@@ -107,7 +107,7 @@ class StreamEngine:
   """One session of one agent, a unit at a time. Implements `serve.file.Engine`."""
 
   def __init__(self, agent: Agent):
-    self.agent, self.media = rollout.as_used(agent), agent.config.media
+    self.agent, self.media = rollout.cast_layers_to_compute_dtype(agent), agent.config.media
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     self.phases = compile_phases()
     self._state: SessionState | None = None
@@ -123,7 +123,7 @@ class StreamEngine:
     start = lambda: self.phases.start(self.agent, jax.random.PRNGKey(request.seed), arrays, capacity=capacity)
     begin = lambda: start()._replace(sampling=sampling(self.agent.config, request))
     self._begin(begin())
-    self.step(UserUnit(None, None), [])
+    self.step(MediaUnit(None, None), [])
     self._begin(begin())
 
   def _begin(self, state: SessionState) -> None:
@@ -143,7 +143,7 @@ class StreamEngine:
     if not self._committed.milliseconds:
       self._state = self._committed("commit", self.phases.commit, self.agent, self._state)
 
-  def step(self, user: UserUnit, typed: list[str]) -> AgentUnit:
+  def step(self, user: MediaUnit, typed: list[str]) -> UnitOutput:
     """Answers one unit. `typed` texts enter as many of this and the next units' slots as they need."""
     self.commit()
     clock, self._committed = self._committed, Clock()
@@ -153,7 +153,7 @@ class StreamEngine:
     text, state = clock("think", self.phases.think, self.agent, state, heard)
     latents = clock("perform", self.phases.perform, self.agent, state)
     sound, video, self._state = clock("decode", lambda: fetched(self.phases.decode(self.agent, state, latents)))
-    return AgentUnit(video, sound, self._written(np.asarray(text)), is_loud(sound), clock.milliseconds)
+    return UnitOutput(video, sound, self._written(np.asarray(text)), is_loud(sound), clock.milliseconds)
 
 
 def sampling(config: Config, request: Request) -> Sampling:
@@ -166,7 +166,7 @@ def sampling(config: Config, request: Request) -> Sampling:
   return Sampling.of(config, request.temperature, request.pad_bias, steps, guidance)
 
 
-def host_unit(media: MediaConfig, user: UserUnit, text: np.ndarray) -> rollout.UserUnit:
+def host_unit(media: MediaConfig, user: MediaUnit, text: np.ndarray) -> rollout.UserUnit:
   """A unit of media and typed ids as arrays on the host; absent streams are zeros that are not valid."""
   frames = (media.frames, media.height, media.width, 3)
   video = np.zeros(frames, np.uint8) if user.video is None else user.video  # floats are made on the device

@@ -13,7 +13,7 @@ import numpy as np
 
 from wanstreamer_jax import rollout
 from wanstreamer_jax.data.records import video_to_uint8
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
 
@@ -39,7 +39,7 @@ class Programs(NamedTuple):
 def programs(units: int) -> Programs:
   """Programs for sessions of `units` units (the ring size of layouts with full history)."""
 
-  def start(agent: Agent, seed: jax.Array, world: World) -> SessionState:
+  def start(agent: Agent, seed: jax.Array, world: WorldArrays) -> SessionState:
     return rollout.start_session(agent, seed, world, capacity=units)
 
   def step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[SessionState, Any, Any, Any, Latents]:
@@ -59,7 +59,7 @@ def programs(units: int) -> Programs:
 class Lockstep:
   """B sessions of one variant. `step` takes what the B users did in a unit and returns what the agents did."""
 
-  def __init__(self, agent: Agent, compiled: Programs, worlds: World, seeds: np.ndarray, variant: str = "model"):
+  def __init__(self, agent: Agent, compiled: Programs, worlds: WorldArrays, seeds: np.ndarray, variant: str = "model"):
     if variant not in VARIANTS:
       raise ValueError(f"variant is {variant!r}: expected one of {', '.join(VARIANTS)}")
     if variant == "shuffled_user" and len(seeds) < 2:

@@ -15,18 +15,18 @@ import numpy as np
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import world_arrays
 from wanstreamer_jax.data.records import video_to_float
-from wanstreamer_jax.data.session import World as SessionWorld
+from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import Keyboard, TextTokenizer
 from wanstreamer_jax.eval.baselines import Lockstep, Programs
 from wanstreamer_jax.eval.scores import Conversation, Script
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.rollout import Agent, UserUnit
 
 
 class User(Protocol):
   """A simulated user. `script` says, once the session is over, what called for a reaction."""
 
-  world: SessionWorld
+  world: World
 
   def step(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
     """The agent's last unit of sound, float32 [samples] (silence before the first) -> the user's next unit: float32
@@ -39,7 +39,7 @@ class User(Protocol):
 MakeUser = Callable[[int], User]  # seed -> a held-out user
 
 
-def encode_worlds(agent: Agent, tokenizer: TextTokenizer, worlds: Sequence[SessionWorld]) -> World:
+def encode_worlds(agent: Agent, tokenizer: TextTokenizer, worlds: Sequence[World]) -> WorldArrays:
   """What the agents know beforehand, as arrays [B, ...]."""
   return jax.tree.map(lambda *xs: jnp.stack(xs), *[world_arrays(agent, tokenizer, world, cut=True) for world in worlds])
 

@@ -21,7 +21,7 @@ from wanstreamer_jax.data.records import (
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.eval import metrics
-from wanstreamer_jax.model.streamer import World
+from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent, prime_video_decoder
 
@@ -74,10 +74,10 @@ def crops(batch: Arrays, units: int) -> Iterator[Arrays]:
 
 
 @jax.jit
-def decode_batch(agent: Agent, latents: Latents, worlds: World) -> tuple[jax.Array, jax.Array]:
+def decode_batch(agent: Agent, latents: Latents, worlds: WorldArrays) -> tuple[jax.Array, jax.Array]:
   """Latents [B, U, ...] through both decoders: audio float32 [B, U, samples], video uint8 [B, U, F, H, W, 3]."""
 
-  def session(latents: Latents, world: World) -> tuple[jax.Array, jax.Array]:
+  def session(latents: Latents, world: WorldArrays) -> tuple[jax.Array, jax.Array]:
     def unit(states: tuple[Any, Any], z: Latents) -> tuple[tuple[Any, Any], tuple[jax.Array, jax.Array]]:
       audio, audio_state = agent.audio_vae.decode(z.audio, states[0])
       video, video_state = agent.video_vae.decode(z.video[None], states[1])

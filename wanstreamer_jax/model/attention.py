@@ -7,23 +7,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wanstreamer_jax.nn.attention import attend, suited
+from wanstreamer_jax.nn.attention import attend, prepare_mask
 from wanstreamer_jax.nn.attention_parts import Part, Queries
 from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.units import Coords, Layout, visible
 
-Mixer = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, index of the layer) -> [T, N, H]
+AttentionFn = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, index of the layer) -> [T, N, H]
 
 
-def see_cache(
+def cached_attention(
   coords: Coords, key_coords: list[Coords], groups: list[KeyValue], window: int | None, pinned: int
-) -> Mixer:  # fmt: skip
+) -> AttentionFn:  # fmt: skip
   """A step: T tokens see the given key groups, of all layers, and each other.
 
   coords: of the tokens; key_coords: of each group; pinned: length of the first group's prefix that may be pinned.
   """
   lengths = [pinned if i == 0 else 0 for i in range(len(key_coords))]
-  masks = [suited(visible(coords, keys, window), length) for keys, length in zip(key_coords, lengths)]
+  masks = [prepare_mask(visible(coords, keys, window), length) for keys, length in zip(key_coords, lengths)]
   own_mask = visible(coords, coords, window)
   prefixes = [keys.pinned[:length] for keys, length in zip(key_coords, lengths)]
 
@@ -34,7 +34,7 @@ def see_cache(
   return mixer
 
 
-def see_two_copies(clean: Coords, ephemeral: Coords, layout: Layout) -> Mixer:
+def teacher_forced_attention(clean: Coords, ephemeral: Coords, layout: Layout) -> AttentionFn:
   """The training pass: tokens are [clean | ephemeral], ephemeral = E tokens for each of some units.
 
   Clean tokens see clean ones. An ephemeral token sees clean ones and its own unit's ephemeral ones; all other

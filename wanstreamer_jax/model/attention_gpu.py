@@ -1,4 +1,4 @@
-"""The training pass's attention on GPUs: the same numbers as `see_two_copies` in transformer.py, chunk after chunk.
+"""The training pass's attention on GPUs: the same numbers as `teacher_forced_attention` in transformer.py, chunk after chunk.
 
 A chunk is a few units with their clean and their ephemeral tokens. Its queries meet three parts of the keys, which
 `nn.merge` joins in one softmax (W = WORLD, h = clean units of earlier chunks, c = the chunk's own tokens):
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.attention import Mixer
+from wanstreamer_jax.model.attention import AttentionFn
 from wanstreamer_jax.nn.attention import attend
 from wanstreamer_jax.nn.attention_merge import Dense, Kernel, Piece, merge
 from wanstreamer_jax.nn.attention_parts import Part, Queries
@@ -22,22 +22,22 @@ from wanstreamer_jax.units import EPHEMERAL_PHASES, Coords, Layout, visible
 CHUNK = 2048  # tokens; larger ones waste more on masked scores, smaller ones leave a GPU without work
 
 
-def see_two_copies_in_chunks(
+def teacher_forced_attention_gpu(
   clean: Coords, ephemeral: Coords, layout: Layout, history: Kernel, size: int = CHUNK
-) -> Mixer:
-  """As `see_two_copies`. history: the kernel for keys of earlier chunks, which is told how many there are.
+) -> AttentionFn:
+  """As `teacher_forced_attention`. history: the kernel for keys of earlier chunks, which is told how many there are.
 
   Raises ConfigError for crops longer than the window and for sinks, whose keys would be neither W nor h.
   """
   world, window = layout.world_tokens, layout.config.window
-  late_units = ephemeral.unit.shape[0] // layout.tokens(*EPHEMERAL_PHASES)
+  noisy_units = ephemeral.unit.shape[0] // layout.tokens(*EPHEMERAL_PHASES)
   units = (clean.unit.shape[0] - world) // layout.clean_tokens
   if layout.config.sinks or (window is not None and units > window):
     raise ConfigError(
       f"cudnn attention needs layout.sinks=0 (now {layout.config.sinks}) and the whole crop inside the window: "
       f"data.units is {units}, layout.window {window}; change them, or set model.attention=xla"
     )
-  chunks = _chunks(units, late_units, clean.unit.shape[0] - world + ephemeral.unit.shape[0], size)
+  chunks = _chunks(units, noisy_units, clean.unit.shape[0] - world + ephemeral.unit.shape[0], size)
 
   def fold(of_clean: jax.Array, of_late: jax.Array) -> jax.Array:
     """Tokens of the clean units and of the ephemeral ones -> [chunks, tokens of a chunk, ...]."""
@@ -79,7 +79,7 @@ def see_two_copies_in_chunks(
   return mixer
 
 
-def _chunks(units: int, late_units: int, tokens: int, size: int) -> int:
+def _chunks(units: int, noisy_units: int, tokens: int, size: int) -> int:
   """The least number of equal chunks of at most `size` tokens, or the most that there can be."""
-  possible = [n for n in range(1, late_units + 1) if late_units % n == 0 and units % n == 0]
+  possible = [n for n in range(1, noisy_units + 1) if noisy_units % n == 0 and units % n == 0]
   return next((n for n in possible if tokens // n <= size), possible[-1])

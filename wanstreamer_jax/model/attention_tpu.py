@@ -1,21 +1,21 @@
-"""The training pass's attention as one TPU kernel call; the same numbers as `see_two_copies` in transformer.py."""
+"""The training pass's attention as one TPU kernel call; the same numbers as `teacher_forced_attention` in transformer.py."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.attention import Mixer
+from wanstreamer_jax.model.attention import AttentionFn
 from wanstreamer_jax.nn.attention_parts import Queries
 from wanstreamer_jax.nn.attention_splash import Pattern, splash
 from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, Coords, Layout, Segment
 
 
-def two_copy_pattern(layout: Layout, units: int, late_units: int | None = None) -> Pattern:
+def two_copy_pattern(layout: Layout, units: int, noisy_units: int | None = None) -> Pattern:
   """`units.visible` over [WORLD | clean units | ephemeral units] of a crop, as static bounds.
 
-  late_units: of how many units there are ephemeral tokens, one of every `units / late_units`; default all.
+  noisy_units: of how many units there are ephemeral tokens, one of every `units / noisy_units`; default all.
   Raises ConfigError where the rule says more than bounds can: a crop longer than the window, or a layout whose blocks
   do not follow each other in cache order.
   """
@@ -30,7 +30,7 @@ def two_copy_pattern(layout: Layout, units: int, late_units: int | None = None) 
     prefix_bounds=_bounds(layout.world),
     clean_bounds=_bounds(layout.phase(*CLEAN_PHASES)),
     late_bounds=_bounds(layout.phase(*EPHEMERAL_PHASES)),
-    stride=units // (late_units or units),
+    stride=units // (noisy_units or units),
   )
 
 
@@ -43,8 +43,8 @@ def _bounds(segments: tuple[Segment, ...]) -> tuple[int, ...]:
   return tuple(np.searchsorted(blocks, blocks, side="right").tolist())
 
 
-def see_two_copies_splash(clean: Coords, ephemeral: Coords, layout: Layout, evicts: bool = True) -> Mixer:
-  """`see_two_copies` in one call; arguments and numbers are the same. evicts: whether any unit of the crop may have
+def teacher_forced_attention_tpu(clean: Coords, ephemeral: Coords, layout: Layout, evicts: bool = True) -> AttentionFn:
+  """`teacher_forced_attention` in one call; arguments and numbers are the same. evicts: whether any unit of the crop may have
   lost a part of its session's past.
 
   Pinned keys are met by queries that are turned by another angle (design section 3). Where a session's past can be
@@ -74,5 +74,5 @@ def see_two_copies_splash(clean: Coords, ephemeral: Coords, layout: Layout, evic
 
 
 def widened(layout: Layout, evicts: bool) -> bool:
-  """Whether `see_two_copies_splash` doubles the width of queries and keys."""
+  """Whether `teacher_forced_attention_tpu` doubles the width of queries and keys."""
   return evicts and layout.config.window is not None

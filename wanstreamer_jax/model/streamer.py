@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
-from wanstreamer_jax.model.attention import Mixer, see_cache
+from wanstreamer_jax.model.attention import AttentionFn, cached_attention
 from wanstreamer_jax.model.heads import Heads
 from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
 from wanstreamer_jax.model.transformer import Transformer
@@ -30,7 +30,7 @@ from wanstreamer_jax.units import (
 )
 
 
-class World(NamedTuple):
+class WorldArrays(NamedTuple):
   """WORLD of one session. text: int32 [world_text], PAD-filled; portrait: [h, w, Z]; voice: [voice_units * A, Z]."""
 
   text: jax.Array
@@ -40,7 +40,7 @@ class World(NamedTuple):
   voice_valid: jax.Array  # bool
 
   @classmethod
-  def empty(cls, config: Config) -> "World":
+  def empty(cls, config: Config) -> "WorldArrays":
     """No persona, no portrait, no voice: everything invalid."""
     no = jnp.zeros((), bool)
     portrait = jnp.zeros((config.latent_height, config.latent_width, config.video_vae.latent_dim))
@@ -48,7 +48,7 @@ class World(NamedTuple):
     return cls(jnp.full(config.layout.world_text, PAD, jnp.int32), portrait, no, voice, no)
 
 
-class Heard(NamedTuple):
+class UserTokens(NamedTuple):
   """What the user did in one unit, perceived: tokens audio [Ta, D], video [Tv, D]; text ids [m]; which exist."""
 
   audio: jax.Array
@@ -104,7 +104,7 @@ class WanStreamer(nnx.Module):
     """Hidden states [..., D] of STATE and TEXT tokens -> float32 [..., V]."""
     return self.heads.logits(self.transformer.final_norm(hidden), self.tokens.embedding[...])
 
-  def world(self, world: World) -> tuple[jax.Array, Coords]:
+  def world(self, world: WorldArrays) -> tuple[jax.Array, Coords]:
     """WORLD as tokens [T, D] and coordinates; its words have the ordinals below 0."""
     valid = world.text != PAD
     ordinal = jnp.cumsum(valid) - 1 - jnp.sum(valid)
@@ -119,7 +119,7 @@ class WanStreamer(nnx.Module):
     """Content of COMMIT."""
     return self.tokens.history("commit", history.commit, history.commit_flow_time, history.commit_valid)
 
-  def hearing(self, heard: Heard, words: jax.Array) -> tuple[dict[str, Content], jax.Array]:
+  def hearing(self, heard: UserTokens, words: jax.Array) -> tuple[dict[str, Content], jax.Array]:
     """Content of HEAR and STATE. words: how many words the session had. -> (content, words after them)."""
     t, content = self.tokens, {}
     typed = heard.text != PAD
@@ -137,7 +137,7 @@ class WanStreamer(nnx.Module):
     return self.tokens.text("text", ids, valid, words + jnp.cumsum(spoken) - 1), words + jnp.sum(spoken)
 
   def teacher_forced(
-    self, world: World, heard: Heard, history: History, text: jax.Array, noisy: Latents, tau: jax.Array,
+    self, world: WorldArrays, heard: UserTokens, history: History, text: jax.Array, noisy: Latents, tau: jax.Array,
     first_unit: jax.Array, first_word: jax.Array, picked: jax.Array | None = None, evicts: bool = True,
   ) -> Predictions:  # fmt: skip
     """One pass over [WORLD | clean units | ephemeral units] (the training path).
@@ -148,8 +148,8 @@ class WanStreamer(nnx.Module):
     if the caller knows that no unit is so late that its session's past would have been evicted.
     """
     layout = build_layout(self.config)
-    units, late_units = text.shape[0], tau.shape[0]
-    check_devices(self.config.model.heads, units, late_units)
+    units, noisy_units = text.shape[0], tau.shape[0]
+    check_devices(self.config.model.heads, units, noisy_units)
     clean, ephemeral = layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES)
 
     def listening(words, inputs):
@@ -199,7 +199,7 @@ def pick_units(tree: Any, picked: jax.Array | None) -> Any:
   return jax.tree.map(lambda x: jax.vmap(lambda rows, i: rows[i % rows.shape[0]])(strides(x), picked), tree)
 
 
-def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: Mixer | None = None) -> jax.Array:
+def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: AttentionFn | None = None) -> jax.Array:
   """The streamer as the language model that it was initialised from: int32 [T] -> float32 [T, V].
 
   Text alone, one block per token, t = h = w = the token's index: ordinary causal attention and ordinary RoPE.
@@ -216,7 +216,7 @@ def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: Mixer | None 
   )
   x = streamer.tokens.text("text", ids, exists, index).tokens
   if mixer is None:
-    hidden, _ = streamer.transformer(x, coords, see_cache(coords, [], [], None, 0))
+    hidden, _ = streamer.transformer(x, coords, cached_attention(coords, [], [], None, 0))
   else:
     hidden, _ = streamer.transformer(x, coords, mixer)
   return streamer.logits(hidden)

@@ -1,6 +1,6 @@
 """The one Transformer: stacked layers, scanned, over tokens with coordinates; and the KV-cache it writes.
 
-There is one forward. `see_two_copies` is the training pass over [clean | noisy]; `see_cache` is a step that reads the
+There is one forward. `teacher_forced_attention` is the training pass over [clean | noisy]; `cached_attention` is a step that reads the
 cache. Both only choose which keys a query is shown; the mask is `units.visible` in both.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config, ModelConfig
-from wanstreamer_jax.model.attention import Mixer, see_cache
+from wanstreamer_jax.model.attention import AttentionFn, cached_attention
 from wanstreamer_jax.nn.attention_parts import Quantised
 from wanstreamer_jax.nn.blocks import FLOW_CHANNELS as _C
 from wanstreamer_jax.nn.blocks import (
@@ -23,7 +23,7 @@ from wanstreamer_jax.nn.blocks import (
   KeyValue,
   Linear,
   RMSNorm,
-  Turns,
+  RotaryAngles,
 )
 from wanstreamer_jax.nn.rotary import angles
 from wanstreamer_jax.parallel.mesh import constrain
@@ -66,7 +66,7 @@ class Transformer(nnx.Module):
     self.shared_modulation = Linear(_C, (MODULATIONS, model.width), rngs=rngs, scale=0.0) if shared else None
     self.config = config
 
-  def __call__(self, x: jax.Array, coords: Coords, mixer: Mixer) -> tuple[jax.Array, KeyValue]:
+  def __call__(self, x: jax.Array, coords: Coords, mixer: AttentionFn) -> tuple[jax.Array, KeyValue]:
     """x: [T, D] -> (hidden [T, D] before the final norm, new keys and values [L, T, M, H])."""
     model = self.config.model
     x = constrain(x.astype(model.dtype), "context", None)  # on a mesh tokens are split, and weights come to them
@@ -88,12 +88,12 @@ class Transformer(nnx.Module):
       return None
     return constrain(jnp.moveaxis(self.shared_modulation(embedding), 0, 1), None, "context", None)
 
-  def _turns(self, coords: Coords) -> Turns:
+  def _turns(self, coords: Coords) -> RotaryAngles:
     """Rotary angles at the tokens' time, and at that time minus the evicted gap."""
     model, layout = self.config.model, build_layout(self.config)
     gap = evicted(coords.unit, layout.config)[:, None] * jnp.array(layout.ids_per_unit, jnp.int32)
     turn = lambda position: angles(position, model.head_dim, model.rope_theta)
-    return Turns(turn(coords.position), turn(coords.position - gap))
+    return RotaryAngles(turn(coords.position), turn(coords.position - gap))
 
 
 def _remat(body: Callable, how: str) -> Callable:
@@ -113,4 +113,6 @@ def alone(
 ) -> tuple[jax.Array, KeyValue]:  # fmt: skip
   """One pass of the tokens [T, D] of some segments over key groups, on one device: (hidden [T, D], new keys)."""
   layout = build_layout(transformer.config)
-  return transformer(x, coords, see_cache(coords, key_coords, groups, layout.config.window, layout.pinned_tokens))
+  return transformer(
+    x, coords, cached_attention(coords, key_coords, groups, layout.config.window, layout.pinned_tokens)
+  )

@@ -24,8 +24,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.attention import Mixer, see_two_copies
-from wanstreamer_jax.model.attention_gpu import see_two_copies_in_chunks
+from wanstreamer_jax.model.attention import AttentionFn, teacher_forced_attention
+from wanstreamer_jax.model.attention_gpu import teacher_forced_attention_gpu
 from wanstreamer_jax.nn.attention_merge import CuDNN
 from wanstreamer_jax.nn.attention_parts import Queries
 from wanstreamer_jax.nn.blocks import KeyValue
@@ -66,7 +66,7 @@ class Shares:
     return out
 
 
-def check_devices(heads: int, units: int, late_units: int) -> None:
+def check_devices(heads: int, units: int, noisy_units: int) -> None:
   """Raises ConfigError unless heads and units divide over the current mesh's context (and tensor) axis."""
   context, tensor = axis_size(CONTEXT), axis_size(TENSOR)
   if heads % (tensor * context):
@@ -74,7 +74,7 @@ def check_devices(heads: int, units: int, late_units: int) -> None:
       f"model.heads is {heads}, which does not divide over tensor={tensor} x context={context}: attention splits heads "
       "over these axes; change train.mesh"
     )
-  for name, count in (("data.units", units), ("train.noisy_units", late_units)):
+  for name, count in (("data.units", units), ("train.noisy_units", noisy_units)):
     if count % context:
       near = -(-count // context) * context
       raise ConfigError(
@@ -82,7 +82,9 @@ def check_devices(heads: int, units: int, late_units: int) -> None:
       )
 
 
-def over_heads(see: Callable[[Coords, Coords], Mixer], clean: Coords, late: Coords, shares: Shares) -> Mixer:
+def over_heads(
+  see: Callable[[Coords, Coords], AttentionFn], clean: Coords, late: Coords, shares: Shares
+) -> AttentionFn:
   """The mixer `see(clean, late)`, whose tokens are [clean | late], for tokens dealt out by `shares`; heads are split
   over `tensor` and `context`. The identity outside a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
@@ -110,16 +112,16 @@ def over_heads(see: Callable[[Coords, Coords], Mixer], clean: Coords, late: Coor
   return mixer
 
 
-def training_mixer(config: Config, clean: Coords, late: Coords, shares: Shares, evicts: bool) -> Mixer:
+def training_mixer(config: Config, clean: Coords, late: Coords, shares: Shares, evicts: bool) -> AttentionFn:
   """How the training pass attends: `config.model.attention`. The numbers are the same. evicts: as for splash."""
   layout = build_layout(config)
   if config.model.attention == "xla":
-    return over_heads(lambda c, e: see_two_copies(c, e, layout), clean, late, shares)
+    return over_heads(lambda c, e: teacher_forced_attention(c, e, layout), clean, late, shares)
   if config.model.attention == "cudnn":
-    return over_heads(lambda c, e: see_two_copies_in_chunks(c, e, layout, CuDNN()), clean, late, shares)
-  from wanstreamer_jax.model.attention_tpu import see_two_copies_splash  # Pallas takes a second to import
+    return over_heads(lambda c, e: teacher_forced_attention_gpu(c, e, layout, CuDNN()), clean, late, shares)
+  from wanstreamer_jax.model.attention_tpu import teacher_forced_attention_tpu  # Pallas takes a second to import
 
-  return over_heads(lambda c, e: see_two_copies_splash(c, e, layout, evicts), clean, late, shares)
+  return over_heads(lambda c, e: teacher_forced_attention_tpu(c, e, layout, evicts), clean, late, shares)
 
 
 def locally(function: Callable[..., Any], *specs: PartitionSpec) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.attention import see_cache
+from wanstreamer_jax.model.attention import cached_attention
 from wanstreamer_jax.model.transformer import Cache, Pass, Transformer
 from wanstreamer_jax.nn.attention_parts import Queries
 from wanstreamer_jax.nn.blocks import KeyValue
@@ -70,7 +70,9 @@ def _spread(
     heard = jax.lax.all_gather(y[count:], axis, axis=1, tiled=True)
     return jnp.concatenate([seen, heard])
 
-  attend = see_cache(jax.tree.map(reorder, coords), key_coords, groups, layout.config.window, layout.pinned_tokens)
+  attend = cached_attention(
+    jax.tree.map(reorder, coords), key_coords, groups, layout.config.window, layout.pinned_tokens
+  )
 
   def mixer(queries: Queries, own: KeyValue, index: jax.Array) -> jax.Array:
     return by_token(attend(Queries(*map(by_head, queries)), KeyValue(*map(by_head, own)), index))

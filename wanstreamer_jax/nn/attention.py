@@ -30,7 +30,7 @@ def attend(queries: Queries, parts: list[Part]) -> jax.Array:
   return out.reshape(queries.now.shape).astype(queries.now.dtype)
 
 
-def suited(mask: jax.Array, pinned: int) -> jax.Array | Packed:
+def prepare_mask(mask: jax.Array, pinned: int) -> jax.Array | Packed:
   """The mask [T, S] of a part with so many pinned keys, as the processor wants it, to be made once for all layers.
 
   On TPUs a few queries meet many keys in a kernel, which has no gradient: of chunks, the scores would be most of what a

@@ -65,7 +65,7 @@ class OutputProjection(nnx.Module):
     return jnp.tensordot(x, self.w[...].astype(x.dtype), axes=2)
 
 
-class Turns(NamedTuple):
+class RotaryAngles(NamedTuple):
   """Rotary angles of the tokens' own time, and of that time without the evicted gap (for pinned keys)."""
 
   now: Angles
@@ -97,7 +97,7 @@ class DecoderLayer(nnx.Module):
     self.modulation = Modulation(c, rngs=rngs)
 
   def __call__(
-    self, x: jax.Array, condition: "Condition", turns: Turns, mixer: Callable[[Queries, KeyValue], jax.Array]
+    self, x: jax.Array, condition: "Condition", turns: RotaryAngles, mixer: Callable[[Queries, KeyValue], jax.Array]
   ) -> tuple[jax.Array, KeyValue]:
     """x: [T, D] -> ([T, D], this layer's new keys and values [T, M, H]). `mixer` decides who is attended to."""
     mod = self.modulation(condition)  # [6, T, D]

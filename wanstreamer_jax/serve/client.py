@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.loudness import is_loud, level
-from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
+from wanstreamer_jax.data.media import MediaReader, MediaUnit, MediaWriter
 from wanstreamer_jax.data.media_probe import probe
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import protocol
@@ -81,7 +81,7 @@ class Answer:
   def __init__(self, media: MediaConfig, reader: MediaReader, folder: Path, progress: bool):
     self.media, self.reader, self.folder = media, reader, folder
     self.bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=not progress)
-    self.users: list[UserUnit] = []
+    self.users: list[MediaUnit] = []
     self.log = SessionLog(folder / "units.jsonl", media)
     self.latencies: list[float] = []  # of the units that answer sound
     self.late = 0
@@ -169,7 +169,7 @@ class Answer:
     video = np.stack([*pictures, *[self.shown] * media.frames][: media.frames])
     writer.write(video, audio)
     index = len(self.log.rows)
-    user = self.users[index] if index < len(self.users) else UserUnit(None, None)
+    user = self.users[index] if index < len(self.users) else MediaUnit(None, None)
     heard = user.audio
     self.late += bool(value["late"])
     row = UnitRow(

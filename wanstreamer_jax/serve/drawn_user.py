@@ -4,7 +4,7 @@ import numpy as np
 
 from wanstreamer_jax.data.duplex_world.reacting import ReactingUser
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
-from wanstreamer_jax.data.media import UserUnit
+from wanstreamer_jax.data.media import MediaUnit
 
 SITTING = 90.0  # seconds after which somebody else sits down
 
@@ -20,7 +20,7 @@ class DrawnUser:
     self._typed: list[str] = []
     self._count = 0
     self.sitting: ReactingUser | None = None
-    self._next: UserUnit | None = None
+    self._next: MediaUnit | None = None
 
   def text(self, text: str) -> None:
     self._typed.append(text)
@@ -40,9 +40,9 @@ class DrawnUser:
     sound, video, typed = self.sitting.step(self._heard)
     self._count += 1
     self._typed += typed
-    self._next = UserUnit(video, sound)
+    self._next = MediaUnit(video, sound)
 
-  def take(self, behind: int = 0) -> tuple[UserUnit, list[str], float | None]:
+  def take(self, behind: int = 0) -> tuple[MediaUnit, list[str], float | None]:
     """As `Inbox.take`; nobody's clock tells when this was captured."""
     self.prepare()
     assert self._next is not None

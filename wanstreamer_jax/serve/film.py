@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from wanstreamer_jax.data.loudness import level
-from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
+from wanstreamer_jax.data.media import MediaReader, MediaUnit, MediaWriter
 from wanstreamer_jax.serve.session_log import Caption, SessionLog, agent_captions, join, typed_captions
 
 PANEL = 480  # pixels, the width of a side
@@ -49,7 +49,7 @@ def write_conversation(path: Path, reader: MediaReader, agent: Path, log: Sessio
       writer.write(film, mixed(user, answer.audio))
 
 
-def mixed(user: UserUnit, agent: np.ndarray) -> np.ndarray:
+def mixed(user: MediaUnit, agent: np.ndarray) -> np.ndarray:
   """Both sides as stereo float32 [samples, 2], the user more to the left."""
   sound = np.zeros_like(agent) if user.audio is None else user.audio
   left = sound + (1 - PAN) * agent
@@ -166,7 +166,7 @@ class Meter:
     self.stage = stage
     self.levels = np.zeros(self.BARS, np.float32)
 
-  def __call__(self, user: UserUnit, frames: int) -> list[np.ndarray]:
+  def __call__(self, user: MediaUnit, frames: int) -> list[np.ndarray]:
     """Pictures of one unit, uint8 [height, width, 3] each; one bar is added per frame."""
     assert user.audio is not None
     pictures = []

@@ -11,7 +11,7 @@ from collections import deque
 import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.data.media import UserUnit
+from wanstreamer_jax.data.media import MediaUnit
 
 SLACK = 0.08  # seconds of sound beyond a unit that may wait; more is dropped down to half of it
 JUMP = 0.02  # seconds between a message's time and what those before it say, from where on it is believed
@@ -69,7 +69,7 @@ class Inbox:
     """Seconds of sound that wait."""
     return self._samples / self.media.sample_rate
 
-  def take(self, behind: int = 0) -> tuple[UserUnit, list[str], float | None]:
+  def take(self, behind: int = 0) -> tuple[MediaUnit, list[str], float | None]:
     """The next unit, what was typed, and the capture time of its end (None without sound).
 
     behind: units that the host will take at once after this one, to catch up with its clock.
@@ -79,7 +79,7 @@ class Inbox:
     sound, end = self._take_sound()
     video = self._take_pictures(end)
     self._silent, self._still = self._silent + 1, self._still + 1
-    return UserUnit(video, sound), typed, end
+    return MediaUnit(video, sound), typed, end
 
   def _trim(self, behind: int) -> None:
     rate = self.media.sample_rate

@@ -13,10 +13,10 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.duplex_world.source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.loudness import is_loud
-from wanstreamer_jax.data.media import MediaWriter, UserUnit
+from wanstreamer_jax.data.media import MediaUnit, MediaWriter
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.world_file import write_world
-from wanstreamer_jax.engine.phases import AgentUnit
+from wanstreamer_jax.engine.phases import UnitOutput
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.serve.session_log import PHASES
@@ -39,7 +39,7 @@ class ScriptedEngine:
   def commit(self) -> None:
     pass
 
-  def step(self, user: UserUnit, typed: list[str]) -> AgentUnit:
+  def step(self, user: MediaUnit, typed: list[str]) -> UnitOutput:
     media, k = self.media, self.unit
     self.unit += 1
     video, audio = self.session.agent.video, self.session.agent.audio
@@ -50,7 +50,7 @@ class ScriptedEngine:
     words = [word.text for word in self.session.agent.words if abs(word.written - now) < 1e-3]
     picture = video[k * media.frames : (k + 1) * media.frames]
     text = "".join(" " + word for word in words)
-    return AgentUnit(picture, sound, text, is_loud(sound), dict.fromkeys(PHASES, 0.0))
+    return UnitOutput(picture, sound, text, is_loud(sound), dict.fromkeys(PHASES, 0.0))
 
 
 def preview(config: Config, out: str | Path, seed: int = 0, split: str = "train") -> StreamSummary:

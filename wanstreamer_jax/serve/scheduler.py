@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.data.media import UserUnit
-from wanstreamer_jax.engine.phases import AgentUnit
+from wanstreamer_jax.data.media import MediaUnit
+from wanstreamer_jax.engine.phases import UnitOutput
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import UserError
 
@@ -51,9 +51,9 @@ class SlotEngine(Protocol):
 
   def commit(self) -> None: ...
 
-  def think(self, users: Sequence[UserUnit | None], typed: Sequence[list[str]]) -> Any: ...
+  def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> Any: ...
 
-  def answer(self, thought: Any) -> list[AgentUnit | None]: ...
+  def answer(self, thought: Any) -> list[UnitOutput | None]: ...
 
   def save(self, folder: Path) -> None:
     """Writes the state of all slots."""
@@ -64,7 +64,7 @@ class SlotEngine(Protocol):
     ...
 
 
-Input = tuple[UserUnit, list[str], float | None]  # a unit, what was typed, when the unit's end was captured
+Input = tuple[MediaUnit, list[str], float | None]  # a unit, what was typed, when the unit's end was captured
 
 
 class Source(Protocol):
@@ -99,8 +99,8 @@ class Served:
   """One unit of one visitor, as the outbox gets it."""
 
   unit: int
-  answer: AgentUnit
-  user: UserUnit
+  answer: UnitOutput
+  user: MediaUnit
   typed: list[str]
   heard: float | None  # capture time (the visitor's clock) of the end of the user's unit
   waited: float  # seconds from taking the unit to the answer
@@ -332,7 +332,7 @@ class Hall:
     typed = [inputs[slot][1] if slot in inputs else [] for slot in range(self.engine.slots)]
     return self.engine.think(users, typed)
 
-  def _deliver(self, present: list[Seat], inputs: dict[int, Input], answers: list[AgentUnit | None], waited: float,
+  def _deliver(self, present: list[Seat], inputs: dict[int, Input], answers: list[UnitOutput | None], waited: float,
                late: bool) -> None:  # fmt: skip
     def one(seat: Seat) -> None:
       answer = answers[seat.slot]

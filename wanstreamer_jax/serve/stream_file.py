@@ -19,10 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from wanstreamer_jax.data.loudness import is_loud, level
-from wanstreamer_jax.data.media import MediaReader, MediaWriter, UserUnit
+from wanstreamer_jax.data.media import MediaReader, MediaUnit, MediaWriter
 from wanstreamer_jax.data.media_writer import viewable_scale
 from wanstreamer_jax.data.tokenizer import is_one_line
-from wanstreamer_jax.engine.phases import AgentUnit, Engine
+from wanstreamer_jax.engine.phases import Engine, UnitOutput
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import DataError, MediaError, UserError
 from wanstreamer_jax.serve.film import write_conversation
@@ -193,7 +193,9 @@ class Pace:
     return (time.perf_counter() - self.begin - (index + 1) * self.unit_s) * 1000 if self.realtime else None
 
 
-def row(index: int, user: UserUnit, unit: AgentUnit, typed: list[str], latency: float | None, unit_ms: int) -> UnitRow:
+def row(
+  index: int, user: MediaUnit, unit: UnitOutput, typed: list[str], latency: float | None, unit_ms: int
+) -> UnitRow:
   """One line of units.jsonl."""
   return UnitRow(
     unit=index,

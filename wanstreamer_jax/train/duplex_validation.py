@@ -89,7 +89,7 @@ def _held_out(config: Config) -> Batch:
 
 def _roll(
   streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE, batch: Batch
-) -> tuple[rollout.Spoken, tuple[jax.Array, jax.Array]]:
+) -> tuple[rollout.AgentUnit, tuple[jax.Array, jax.Array]]:
   """What the agent does, and what the decoders make of the true latents (audio [B, K, S], video [B, K, F, H, W, 3])."""
 
   parts = (streamer, audio_vae, video_vae)
@@ -117,7 +117,7 @@ def _session(parts: tuple[WanStreamer, AudioVAE, VideoVAE], row: Batch) -> tuple
   return spoken._replace(trace={}), jax.lax.scan(decode, state, true)[1]
 
 
-def _draw(path: pathlib.Path, config: Config, text: np.ndarray, spoken: rollout.Spoken, truth: tuple) -> None:
+def _draw(path: pathlib.Path, config: Config, text: np.ndarray, spoken: rollout.AgentUnit, truth: tuple) -> None:
   """Per session: the agent's film and log-spectrum, then the truth's; words where they are written."""
   import matplotlib
 

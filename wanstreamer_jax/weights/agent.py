@@ -14,7 +14,7 @@ from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.config_files import apply_override, flat_fields
 from wanstreamer_jax.data.encode import world_text
-from wanstreamer_jax.data.session import World as SessionWorld
+from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.data.world_file import load_world, write_world
 from wanstreamer_jax.errors import CheckpointError
@@ -120,7 +120,7 @@ def export_agent(agent: Agent, folder: Path, dtype: str = "bf16", world_file: st
     world_text(config, TextTokenizer(config.data.tokenizer), world)
     portrait = world.portrait if config.layout.portrait else None
     voice = world.voice if config.layout.voice_units else None
-    world = SessionWorld(world.fields, portrait, voice)
+    world = World(world.fields, portrait, voice)
   size = export_weights(agent, config, folder, dtype)
   if world is not None:
     write_world(pathlib.Path(folder), world, config.media)
@@ -132,11 +132,11 @@ def own_world(checkpoint: Path) -> epath.Path:
   return resolve(checkpoint) / "world.json"
 
 
-def load_session_world(checkpoint: str, world_file: str | None, media: MediaConfig) -> SessionWorld:
+def load_session_world(checkpoint: str, world_file: str | None, media: MediaConfig) -> World:
   """The world that a file describes, or else the one beside the weights, or none at all."""
   own = own_world(checkpoint)
   chosen = world_file or (own if own.exists() else None)
-  return load_world(chosen, media) if chosen else SessionWorld()
+  return load_world(chosen, media) if chosen else World()
 
 
 def load_codecs(config: Config, audio_vae: Path, video_vae: Path) -> tuple[AudioVAE, VideoVAE]:
