@@ -1,4 +1,4 @@
-"""The training pass's attention on GPUs: the same numbers as `teacher_forced_attention` in transformer.py, chunk after chunk.
+"""The training pass's attention on GPUs: the same numbers as `attention.teacher_forced_attention`, in chunks.
 
 A chunk is a few units with their clean and their ephemeral tokens. Its queries meet three parts of the keys, which
 `nn.merge` joins in one softmax (W = WORLD, h = clean units of earlier chunks, c = the chunk's own tokens):

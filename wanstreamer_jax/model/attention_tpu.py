@@ -1,4 +1,4 @@
-"""The training pass's attention as one TPU kernel call; the same numbers as `teacher_forced_attention` in transformer.py."""
+"""The training pass's attention as one TPU kernel call: the same numbers as `attention.teacher_forced_attention`."""
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,9 @@ def _bounds(segments: tuple[Segment, ...]) -> tuple[int, ...]:
 
 
 def teacher_forced_attention_tpu(clean: Coords, ephemeral: Coords, layout: Layout, evicts: bool = True) -> AttentionFn:
-  """`teacher_forced_attention` in one call; arguments and numbers are the same. evicts: whether any unit of the crop may have
-  lost a part of its session's past.
+  """`teacher_forced_attention` in one call; arguments and numbers are the same.
+
+  evicts: whether any unit of the crop may have lost a part of its session's past.
 
   Pinned keys are met by queries that are turned by another angle (design section 3). Where a session's past can be
   evicted, queries and keys therefore get twice the width: [now | pinned] against [key | 0], or [0 | key] for a pinned
