@@ -1,7 +1,8 @@
 """The one Transformer: stacked layers, scanned, over tokens with coordinates; and the KV-cache it writes.
 
 There is one forward. In `attention.py`, `teacher_forced_attention` is the training pass over [clean | noisy], and
-`cached_attention` a step that reads the cache. Both only choose which keys a query is shown; the mask is `units.visible` in both.
+`cached_attention` a step that reads the cache. Both only choose which keys a query is shown; the mask is that of
+`units.visible` in both.
 """
 
 from collections.abc import Callable
