@@ -2,8 +2,8 @@
 
     python -m tests.helpers.tree
 
-The docstring of a package folder ends with a list of the folder's modules, and README.md shows the folders, in the order
-of `LAYERS` in `tests/test_layers.py`, top to bottom. `tests/test_repository.py` fails when either is behind.
+The docstring of a package folder ends with a list of the folder's modules, and README.md shows the folders, in the
+order of `LAYERS` in `tests/test_layers.py`, top to bottom. `tests/test_repository.py` fails when either is behind.
 """
 
 import ast
@@ -57,9 +57,9 @@ def table(names: list[str], texts: list[str], indent: int) -> list[str]:
 def folder_docstring(folder: pathlib.Path) -> str:
   """`__init__.py` of a folder: its own paragraphs as they are, and the list of its modules."""
   docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
-  own = docstring.split("\n\n    ")[0].rstrip()
+  own = docstring.split("\n\nModules:\n")[0].rstrip()
   rows = table([path.name for path in modules(folder)], list(map(first_sentence, modules(folder))), 4)
-  return "\n".join([f'"""{own}', "", *rows, '"""', ""])
+  return "\n".join([f'"""{own}', "", "Modules:", *rows, '"""', ""])
 
 
 def readme_block() -> str:
