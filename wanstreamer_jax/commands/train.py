@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from wanstreamer_jax.commands.parsing import add_command, add_config, folder, load_config, number
+from wanstreamer_jax.commands.parsing import add_command, add_config, add_out, load_config, number
 
 
 def add_train(commands: Any) -> None:
@@ -56,7 +56,7 @@ def add_export(commands: Any) -> None:
   parser.add_argument(
     "--world", metavar="W.json", help="persona and portrait to lay beside the weights, for all who run them"
   )
-  parser.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
+  add_out(parser)
   parser.add_argument("--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="on disk (default: bf16)")
 
 
