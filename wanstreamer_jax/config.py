@@ -324,7 +324,7 @@ class ModelConfig(Section):
   experts: Literal["shared", "latent"] = "shared"  # "latent": agent-latent tokens have their own MLPs
   remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
   dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
-  attention: Literal["xla", "splash", "cudnn"] = "xla"  # in training; splash: TPU; cudnn: NVIDIA GPU, bfloat16
+  attention: Literal["xla", "splash", "cudnn"] = "xla"  # in training; splash: TPU; cudnn: NVIDIA, bfloat16
   kv_cache: Literal["plain", "int8"] = "plain"  # int8 has a scale per token and head; whoever serves may choose
 
   def check_rules(self) -> None:
@@ -370,7 +370,7 @@ class TrainConfig(Section):
   stage: Literal["duplex", "audio_vae", "video_vae"] = "duplex"
   steps: int = field(1000, ge=1)
   learning_rate: float = field(1e-3, ge=0)
-  optimizer: Literal["adamw", "muon"] = "adamw"  # "muon": orthogonal updates for the matrices of layers and perception
+  optimizer: Literal["adamw", "muon"] = "adamw"  # "muon" is for matrices of layers and perception, AdamW for the rest
   schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # after the warm-up; "wsd" is stable, then decays
   warmup: int = field(50, ge=0)  # steps in which the rate rises linearly
   decay: float = field(0.2, ge=0, le=1)  # "wsd": share of the steps in the final decay
