@@ -2,9 +2,8 @@
 
 Modules:
     aot.py              `wanstreamer aot`: what a program needs on TPUs, found without one
-    bench.py            `wanstreamer bench`: measurements of this machine
+    bench.py            `wanstreamer bench step | train | serve | session | loader`: measurements of this machine
     data.py             `wanstreamer data make | preview | stats | encode | tfds`: sessions as records
-    data_handlers.py    What `wanstreamer data make|stats|encode` do, behind the command line
     evaluate.py         `wanstreamer eval` and `ablate`: what weights are worth, and what each choice is worth
     inspect.py          `wanstreamer inspect layout | checkpoint | model`
     inspect_report.py   `wanstreamer inspect`: a layout as a table and its mask as a picture, a checkpoint's ...

@@ -164,7 +164,7 @@ def add_loader(group: Any) -> None:
 
 def bench_loader(args: argparse.Namespace) -> None:
   config = load_config(args)
-  from wanstreamer_jax.cli import data_handlers
+  from wanstreamer_jax.bench.loader import bench_loader
 
   seconds, hosts = args.step_seconds, args.hosts
   if args.topology:
@@ -174,7 +174,7 @@ def bench_loader(args: argparse.Namespace) -> None:
     useful = compile.train_program(config, devices).useful  # what MFU counts
     seconds = useful / (args.mfu * len(devices) * compile.CHIPS[devices[0].device_kind].flops)
     hosts = len({device.process_index for device in devices})
-  data_handlers.bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
+  bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
 
 
 def agent_of(args: argparse.Namespace) -> Any:

@@ -45,12 +45,53 @@ def add_make(group: Any) -> None:
 
 def data_make(args: argparse.Namespace) -> None:
   config = load_config(args)
-  from wanstreamer_jax.cli.data_handlers import make_records
+  from wanstreamer_jax.data.make import make
 
-  make_records(
-    config, args.out, source=args.source, manifest=args.manifest, sessions=args.sessions, split=args.split,
-    first_seed=args.first_seed, workers=args.workers, share=args.share, skip_bad=args.skip_bad,
-  )  # fmt: skip
+  source = make_source(args, config)
+  made = make(config, source, args.out, args.workers, args.share, args.skip_bad)
+  if made is None:
+    print(unfinished(args))
+    return
+  count, text = made["sessions"] * made["units"], made["stats"]["text"]["agent"]
+  print(f"{args.out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
+  print(
+    f"agent words {text['words']}: {text['spilled']} in a later unit than written, {text['dropped']} without a slot"
+  )
+  print(skipped(args.out))
+  print(f"next: wanstreamer data stats {shlex.quote(args.out)}, or wanstreamer data encode {shlex.quote(args.out)}")
+
+
+def make_source(args: argparse.Namespace, config: Any) -> Any:
+  """Where `data make` takes its sessions from, a `data.make.Source`. Raises DataError for options that do not fit."""
+  from wanstreamer_jax.errors import DataError
+
+  if args.source == "recordings":
+    from wanstreamer_jax.data.recordings import RecordingsSource
+
+    if not args.manifest:
+      raise DataError("--source recordings needs --manifest M.jsonl, one line per recording")
+    return RecordingsSource.open(args.manifest, config, args.skip_bad)
+  from wanstreamer_jax.data.duplex_world.source import DuplexSource
+
+  if args.skip_bad:
+    raise DataError("--skip-bad goes with --source recordings: nothing of duplex_world is bad")
+  if args.manifest:
+    raise DataError("--manifest goes with --source recordings")
+  return DuplexSource.of(config, args.split, args.first_seed, args.sessions)
+
+
+def unfinished(args: argparse.Namespace) -> str:
+  index, count = args.share
+  return f"{args.out}: share {index}/{count} is done; the folder is finished by the last call of the others"
+
+
+def skipped(out: str) -> str:
+  """One line on what the report of a folder says was left out."""
+  from wanstreamer_jax.data.record_writer import REPORT, read_report
+
+  report = read_report(out)
+  first = "".join(f": {entry['where']}: {entry['reason']}" for entry in report["skipped"][:1])
+  return f"skipped {len(report['skipped'])}{first} ({REPORT}); {report['unused_units']} units at ends fill no session"
 
 
 def add_preview(group: Any) -> None:
@@ -88,9 +129,14 @@ def add_stats(group: Any) -> None:
 
 
 def data_stats(args: argparse.Namespace) -> None:
-  from wanstreamer_jax.cli.data_handlers import print_stats
+  from wanstreamer_jax.data.record_folder import RecordFolder
+  from wanstreamer_jax.data.stats import lines, stats
+  from wanstreamer_jax.data.tokenizer import TextTokenizer
 
-  print_stats(args.path, tokenizer=args.tokenizer, sample=args.sample, verify=args.verify)
+  print(*lines(stats(args.path, TextTokenizer(args.tokenizer), args.sample)), sep="\n")
+  if args.verify:
+    RecordFolder(args.path).verify()
+    print("files: as the manifest says")
 
 
 def add_encode(group: Any) -> None:
@@ -115,14 +161,16 @@ def add_encode(group: Any) -> None:
 
 def data_encode(args: argparse.Namespace) -> None:
   config = load_config(args)
-  from wanstreamer_jax.cli.data_handlers import encode_records
-  from wanstreamer_jax.weights.agent import resolve
+  from wanstreamer_jax.data.encode import encode
+  from wanstreamer_jax.weights.agent import load_codecs, resolve
 
-  audio_vae, video_vae = str(resolve(args.audio_vae)), str(resolve(args.video_vae))
-  encode_records(
-    config, args.path, args.out, audio_vae=audio_vae, video_vae=video_vae, batch=args.batch,
-    share=args.share, skip_bad=args.skip_bad,
-  )  # fmt: skip
+  codecs = load_codecs(config, resolve(args.audio_vae), resolve(args.video_vae))
+  made = encode(args.path, *codecs, config, args.out, args.batch, args.share, args.skip_bad)
+  if made is None:
+    print(unfinished(args))
+    return
+  print(f"{args.out}: {made['sessions']} sessions, {made['sessions'] * made['units']} units of latents")
+  print(skipped(args.out))
 
 
 def add_tfds(group: Any) -> None:
@@ -144,9 +192,12 @@ def add_tfds(group: Any) -> None:
 
 
 def data_tfds(args: argparse.Namespace) -> None:
-  from wanstreamer_jax.cli.data_handlers import export_tfds
+  from wanstreamer_jax.data.tfds_builder import export
 
-  export_tfds(args.path, args.out, runner=args.runner, options=shlex.split(args.options))
+  builder = export(args.path, args.out, args.runner, shlex.split(args.options))
+  for name, split in builder.info.splits.items():
+    print(f"{builder.data_path}: {split.num_examples} units in {split.num_shards} shards, split {name}")
+  print(f'read it: tensorflow_datasets.builder_from_directory("{builder.data_path}").as_data_source("{name}")')
 
 
 def add_split(parser: Parser) -> None:
