@@ -18,6 +18,7 @@ from wanstreamer_jax.aot.report import report_lines
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
 from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.files import write_text
 from wanstreamer_jax.parallel.machine import GIB
 
 HOURS = 10_000  # of conversation, the stated amount of training
@@ -95,7 +96,7 @@ def compile_cells(
     print(f"{time.strftime('%H:%M:%S')} {number + 1} of {len(cells)}: {cell.name}", flush=True)
     done[cell.name] = {"key": key, **compile_cell(cell, plan)}
     store.parent.mkdir(parents=True, exist_ok=True)
-    store.write_text(json.dumps(done, indent=1) + "\n")
+    write_text(store, json.dumps(done, indent=1) + "\n")
   return {cell.name: done[cell.name] for cell in cells if cell.name in done}
 
 
@@ -232,5 +233,5 @@ def _table(result: dict[str, Any]) -> str:
 def scale_command(out: pathlib.Path, only: str, plan: bool) -> None:
   """Compiles what is missing and writes the document; the cells are kept beside it."""
   results = compile_cells(out.with_suffix(".json"), CELLS, only, plan)
-  out.write_text(document(results))
+  write_text(out, document(results))
   print(f"wrote {out}: {len(results)} of {len(CELLS)} cells")

@@ -20,6 +20,7 @@ from wanstreamer_jax.data.records import audio_to_int16
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import is_one_line
 from wanstreamer_jax.errors import DataError, MediaError, one_line
+from wanstreamer_jax.files import write_text
 
 KEYS = ["fields", "portrait", "voice"]
 MOST_FIELDS = 32
@@ -51,7 +52,7 @@ def write_world(folder: str | Path, world: World, media: MediaConfig) -> Path:
       file.setparams((1, 2, media.sample_rate, 0, "NONE", ""))
       file.writeframes(audio_to_int16(world.voice).astype("<i2").tobytes())
   path = folder / "world.json"
-  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+  write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
   return path
 
 
