@@ -23,7 +23,6 @@ from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.eval import heldout, metrics
-from wanstreamer_jax.eval import scores as conversation
 from wanstreamer_jax.eval.baselines import VARIANTS, Programs, programs
 from wanstreamer_jax.eval.closed_loop import MakeUser, User, batches, converse, encode_worlds
 from wanstreamer_jax.eval.duplex_world import SimulatedUser, scripted_conversation
@@ -61,7 +60,7 @@ class Collected:
     for c in conversations:
       self.scores.append(conversation.score(c, media, self.tokenizer))
       self.mel += [
-        metrics.log_mel(
+        metrics.mel_levels(
           c.agent_audio[round(start * media.sample_rate) : round(end * media.sample_rate)], media.sample_rate
         )
         for start, end in speech_intervals(c.agent_audio, media.sample_rate)

@@ -175,7 +175,7 @@ def draw_mel(axes: Any, c: Conversation, media: MediaConfig, what: str) -> None:
   start, end = max(speech, key=lambda pair: pair[1] - pair[0]) if len(speech) else (0.0, 3.0)
   end = min(end, start + 3.0)
   part = c.agent_audio[round(start * media.sample_rate) : round(end * media.sample_rate)]
-  mel = metrics.log_mel(part, media.sample_rate)
+  mel = metrics.mel_levels(part, media.sample_rate)
   extent = (start, start + len(mel) * metrics.MEL_HOP / media.sample_rate, 0, metrics.MEL_BINS)
   axes.imshow(mel.T, origin="lower", aspect="auto", vmin=-80, vmax=-10, cmap="magma", extent=extent)
   axes.set(xlabel="seconds", ylabel="mel bin")
