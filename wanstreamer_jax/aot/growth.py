@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from wanstreamer_jax.aot.pods import Cell, compile_cells
+from wanstreamer_jax.aot.pods import PodCell, compile_cells
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
 from wanstreamer_jax.data.loader import duplex_batch
@@ -51,9 +51,9 @@ def overrides(point: Point) -> tuple[str, ...]:
   return (f"data.units={point.units}", f"data.batch={point.batch}", f"layout.window={point.units}")
 
 
-def cell(point: Point) -> Cell:
+def cell(point: Point) -> PodCell:
   """A point as a program for TPUs."""
-  return Cell("tiny.py", SLICES[point.devices], "train", overrides=(*WIDE, *overrides(point)))
+  return PodCell("tiny.py", SLICES[point.devices], "train", overrides=(*WIDE, *overrides(point)))
 
 
 def compiled(store: pathlib.Path, plan: bool) -> dict[Point, tuple[float, float]]:

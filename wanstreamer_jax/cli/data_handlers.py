@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.make import Source, make
+from wanstreamer_jax.data.make import SessionSource, make
 from wanstreamer_jax.data.record_writer import REPORT, WHOLE, read_report
 from wanstreamer_jax.errors import DataError
 
@@ -50,7 +50,7 @@ def _left_out(out: str) -> str:
 
 def _source(
   config: Config, source: str, manifest: str, sessions: int, split: str, first_seed: int, skip_bad: bool
-) -> Source:
+) -> SessionSource:
   if source == "recordings":
     from wanstreamer_jax.data.recordings import RecordingsSource
 

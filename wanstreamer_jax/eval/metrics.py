@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.data.loudness import SILENCE, levels
+from wanstreamer_jax.data.loudness import FAINT, SILENCE, levels
 from wanstreamer_jax.nn.mel import log_mel, mel_filterbank, power_spectrum, sine_window
 
 PSNR_CAP = 100.0  # dB, for identical frames
@@ -110,18 +110,18 @@ def mel_frechet(reference: np.ndarray, mel: np.ndarray) -> float:
 
 
 def lip_sync(
-  mouth: np.ndarray, loudness: np.ndarray, fps: float, speaking: np.ndarray, longest: float = 0.4
+  mouth: np.ndarray, loudness: np.ndarray, fps: float, speaking: np.ndarray, max_lag: float = 0.4
 ) -> tuple[float, float]:
   """(lag in ms, correlation at zero lag) of mouth opening [T] against loudness [T], one value per video frame.
 
   Frames of the sound that are not `speaking` (bool [T]) do not count: a mouth that moves anyhow in speech and rests in
   silence would correlate over the whole session.
-  The lag is the shift, at most `longest` seconds either way, at which Pearson's correlation peaks: positive when the
-  mouth follows the sound. Loudness below -50 dB counts as -50. NaN when either signal is constant, or when the
-  correlation never exceeds 0.1 (then there is no peak to speak of). A proxy for SyncNet's LSE-C and offset.
+  The lag is the shift, at most `max_lag` seconds either way, at which Pearson's correlation peaks: positive when the
+  mouth follows the sound. Loudness below FAINT (-50 dB) counts as FAINT. NaN when either signal is constant, or when
+  the correlation never exceeds 0.1 (then there is no peak to speak of). A proxy for SyncNet's LSE-C and offset.
   """
-  loud = np.maximum(loudness, -50.0)
-  reach = min(round(longest * fps), len(loud) - 2)
+  loud = np.maximum(loudness, FAINT)
+  reach = min(round(max_lag * fps), len(loud) - 2)
   scores = {shift: correlation(mouth, loud, shift, speaking) for shift in range(-reach, reach + 1)}
   if not scores or np.isnan(scores[0]):
     return float("nan"), float("nan")
