@@ -38,12 +38,11 @@ class Stopped(KeyboardInterrupt):
 
 
 def one_line(error: BaseException, length: int = 120) -> str:
-  """An exception's text on one line, shortened: other libraries' messages inside ours."""
+  """An exception's text on one line of at most `length` characters, for other libraries' messages inside ours."""
   text = " ".join(str(error).split())
   return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def first_line(error: BaseException) -> str:
-  """An exception as one short line."""
-  lines = str(error).strip().splitlines() or [""]
-  return f"{type(error).__name__}: {lines[0][:200]}"
+def one_line_with_type(error: BaseException) -> str:
+  """An exception of another library that may be of any type, as one line: `ValueError: no such array`."""
+  return f"{type(error).__name__}: {one_line(error, 200)}"

@@ -342,7 +342,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(tmp_path):
 
 
 def test_nothing_moves_between_host_and_device_in_a_step(tmp_path, monkeypatch):
-  monkeypatch.setattr(loop.Feed, "next", lambda self: ToyLoader(toy_config("unused")).batch_at(0))
+  monkeypatch.setattr(loop.Prefetcher, "next", lambda self: ToyLoader(toy_config("unused")).batch_at(0))
   with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
     loop.train(toy_stage(), toy_config(tmp_path).freeze())
 

@@ -42,7 +42,7 @@ from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, state_shardings, train_step
 from wanstreamer_jax.units import build_layout
 
-MOST_CHIPS = 16_384
+MAX_CHIPS = 16_384
 
 
 class Program(NamedTuple):
@@ -68,10 +68,10 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
   """The devices of `slices` times a topology such as v5e:2x2. Raises UserError without libtpu, ConfigError for an
   unknown name."""
   chips = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
-  if not re.fullmatch(r"[a-z0-9]+:\d+x\d+(x\d+)?", name) or not 0 < math.prod(chips) <= MOST_CHIPS:
+  if not re.fullmatch(r"[a-z0-9]+:\d+x\d+(x\d+)?", name) or not 0 < math.prod(chips) <= MAX_CHIPS:
     raise ConfigError(
       f"topology {name!r} is not one that libtpu knows: expected a name like v5e:2x2, v5p:2x2x1 or v6e:16x16, of 1 to "
-      f"{MOST_CHIPS} chips"
+      f"{MAX_CHIPS} chips"
     )
   if importlib.util.find_spec("libtpu") is None:
     raise UserError("aot needs libtpu, the TPU compiler, which is not installed: pip install 'wanstreamer-jax[aot]'")
@@ -126,7 +126,7 @@ def train_program(config: Config, devices: list[jax.Device]) -> Program:
     "average of weights": of(local.ema),
     "batch": sum(map(_nbytes, batch.values())) // shards,
   }
-  flops = {"products": cost.flops, "attention kernels": attention_flops(config, cost, mesh)}
+  flops = {"products": cost.flops, "attention kernels": attention_kernel_flops(config, cost, mesh)}
   amount = {"tokens": rows * tokens, "units": rows * config.data.units}
   return Program(title, function, (state, batch), parts, flops, useful, amount, mesh, _train_advice(config, shards))
 
@@ -140,7 +140,7 @@ def _train_advice(config: Config, shards: int) -> str:
   return ", ".join(changes[:-1]) + " or " + changes[-1]
 
 
-def attention_flops(config: Config, cost: Cost, mesh: Mesh) -> float:
+def attention_kernel_flops(config: Config, cost: Cost, mesh: Mesh) -> float:
   """FLOPs of the splash kernels that a training step calls, over all chips; `cost` counts every chip's calls."""
   if not cost.kernels:
     return 0.0
@@ -214,7 +214,7 @@ def compile_for(config: Config, topology: str, what: str, slices: int = 1, plan:
   except jax.errors.JaxRuntimeError as error:
     raise _explained(error, f"{config.name}: {program.title} for {topology}", program.advice) from error
   seconds = time.perf_counter() - begin
-  chip, compiled = CHIPS.get(kind), hlo.Program(text)
+  chip, compiled = CHIPS.get(kind), hlo.HloProgram(text)
   flops, moved = compiled.product_flops(), compiled.memory_bytes()
   computed = flops + program.flops.get("attention kernels", 0.0) / chips
   bound = roofline(program.mesh, computed, program.useful, moved, collectives(compiled, dict(program.mesh.shape)))

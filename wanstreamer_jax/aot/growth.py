@@ -5,7 +5,6 @@ are fake ones on the same cores. Both are relative to the first point of their l
 """
 
 import functools
-import os
 import pathlib
 import statistics
 import time
@@ -14,10 +13,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from wanstreamer_jax.aot.pods import Cell, compile_cells
+from wanstreamer_jax.aot.pods import PodCell, compile_cells
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
 from wanstreamer_jax.data.loader import duplex_batch
+from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.parallel.mesh import make_mesh, place_batch
 from wanstreamer_jax.train.stages import get_stage
@@ -51,9 +51,9 @@ def overrides(point: Point) -> tuple[str, ...]:
   return (f"data.units={point.units}", f"data.batch={point.batch}", f"layout.window={point.units}")
 
 
-def cell(point: Point) -> Cell:
+def cell(point: Point) -> PodCell:
   """A point as a program for TPUs."""
-  return Cell("tiny.py", SLICES[point.devices], "train", overrides=(*WIDE, *overrides(point)))
+  return PodCell("tiny.py", SLICES[point.devices], "train", overrides=(*WIDE, *overrides(point)))
 
 
 def compiled(store: pathlib.Path, plan: bool) -> dict[Point, tuple[float, float]]:
@@ -118,12 +118,10 @@ def report_lines(cpu: Lines, tpu: Lines) -> list[str]:
 
 def draw(path: pathlib.Path, cpu: Lines, tpu: Lines) -> None:
   """Three panels on logarithmic axes; a line of slope 1 is "twice as much takes twice as long"."""
-  import matplotlib
+  from matplotlib.figure import Figure
 
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
-  figure, panels = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
+  figure = Figure(figsize=(13, 4.4), layout="constrained")
+  panels = figure.subplots(1, 3)
   for axes, (name, series) in zip(panels, SERIES.items()):
     for label, colour, points, found in zip(
       ("CPU, timed", "v5e, compiled, at best"), ("#178f82", "#4292c6"), series, (cpu, tpu)
@@ -146,10 +144,7 @@ def draw(path: pathlib.Path, cpu: Lines, tpu: Lines) -> None:
     axes.legend(frameon=False, fontsize=8)
   panels[0].set_ylabel("time of a step, and FLOPs, over the first point")
   panels[-1].set_title("the CPU's are fake devices on the same cores", fontsize=9)
-  temporary = path.with_name(path.name + ".tmp")
-  figure.savefig(temporary, format="png", dpi=110)
-  plt.close(figure)
-  os.replace(temporary, path)
+  save_figure(path, figure, dpi=110)
 
 
 def growth_command(out: pathlib.Path, plan: bool) -> None:

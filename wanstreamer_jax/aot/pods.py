@@ -18,13 +18,14 @@ from wanstreamer_jax.aot.report import report_lines
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
 from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.files import write_text
 from wanstreamer_jax.parallel.machine import GIB
 
 HOURS = 10_000  # of conversation, the stated amount of training
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class PodCell:
   """One program. config: a file of configs/ and its argument; window: of the unit step, in seconds."""
 
   config: str
@@ -58,23 +59,23 @@ class Cell:
     return load_config(self.path, self.changes())
 
 
-def _on(size: str, topology: str, slices: int = 1) -> tuple[Cell, ...]:
+def _on(size: str, topology: str, slices: int = 1) -> tuple[PodCell, ...]:
   """Training with both published picture sizes: 60 s of the small one, 20 s of the large one."""
   of = f"pods.py:{size},{topology}"
-  return tuple(Cell(f"{of},{pictures}", topology, "train", slices) for pictures in ("192x336", "640x368"))
+  return tuple(PodCell(f"{of},{pictures}", topology, "train", slices) for pictures in ("192x336", "640x368"))
 
 
 CELLS = (
-  Cell("demo.py", "v5e:2x2", "train"),
+  PodCell("demo.py", "v5e:2x2", "train"),
   *_on("qwen2p5_1p5b", "v5e:16x16"),
   *_on("qwen2p5_1p5b", "v6e:16x16"),
   *_on("qwen3_1p7b", "v5p:4x4x4"),
   *_on("qwen3_8b", "v5p:4x4x8"),
   *_on("qwen3_8b", "v6e:16x16"),
   *_on("qwen3_8b", "v5p:4x4x8", slices=2),
-  Cell("demo.py", "v5e:2x2", "step", window=10),
+  PodCell("demo.py", "v5e:2x2", "step", window=10),
   *(
-    Cell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
+    PodCell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
     for topology in ("v6e:1x1", "v5p:2x2x1")
     for pictures, seconds in (("192x336", 60), ("640x368", 20))
   ),
@@ -82,7 +83,7 @@ CELLS = (
 
 
 def compile_cells(
-  store: pathlib.Path, cells: Sequence[Cell], only: str = "", plan: bool = False
+  store: pathlib.Path, cells: Sequence[PodCell], only: str = "", plan: bool = False
 ) -> dict[str, dict[str, Any]]:
   """Results by cell name, those of `store` and what was missing there; `only` compiles names that contain it. A plan
   (`aot.plan_memory`) counts as missing where code is wanted."""
@@ -95,7 +96,7 @@ def compile_cells(
     print(f"{time.strftime('%H:%M:%S')} {number + 1} of {len(cells)}: {cell.name}", flush=True)
     done[cell.name] = {"key": key, **compile_cell(cell, plan)}
     store.parent.mkdir(parents=True, exist_ok=True)
-    store.write_text(json.dumps(done, indent=1) + "\n")
+    write_text(store, json.dumps(done, indent=1) + "\n")
   return {cell.name: done[cell.name] for cell in cells if cell.name in done}
 
 
@@ -111,7 +112,7 @@ def fingerprint(config: Config) -> str:
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def compile_cell(cell: Cell, plan: bool) -> dict[str, Any]:
+def compile_cell(cell: PodCell, plan: bool) -> dict[str, Any]:
   """The result of `wanstreamer aot` in a process of its own, whose memory ends with it; {"error": a line} where the
   command refuses, as it does for a program that does not fit."""
   command = [sys.executable, "-m", "wanstreamer_jax", "aot", "--config", cell.path, "--topology", cell.topology]
@@ -177,17 +178,17 @@ def _rule(head: str) -> str:
   return "|" + "---|" * (head.count("|") - 1)
 
 
-def _pod(cell: Cell) -> str:
+def _pod(cell: PodCell) -> str:
   return f"{cell.slices} x {cell.topology}" if cell.slices > 1 else cell.topology
 
 
-def _size(cell: Cell) -> str:
+def _size(cell: PodCell) -> str:
   """What the config's name says without the pod: "qwen3_8b, 640x368"."""
   name = cell.config.removeprefix("pods.py:").replace(f",{cell.topology}", "").replace(".py", "")
   return name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
 
 
-def _seconds(cell: Cell) -> str:
+def _seconds(cell: PodCell) -> str:
   config = cell.load()
   return (
     f"{(config.data.units if cell.what == 'train' else config.layout.window or 0) * config.media.unit_ms / 1000:.0f} s"
@@ -199,7 +200,7 @@ def _memory(result: dict[str, Any]) -> str:
   return f"{peak / GIB:.1f} of {hbm / GIB:.1f} GiB ({peak / hbm:.0%})"
 
 
-def _train_row(cell: Cell, result: dict[str, Any]) -> str:
+def _train_row(cell: PodCell, result: dict[str, Any]) -> str:
   if "error" in result:
     return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
   train, batch = cell.load().train, cell.load().data.batch
@@ -215,7 +216,7 @@ def _train_row(cell: Cell, result: dict[str, Any]) -> str:
   )
 
 
-def _step_row(cell: Cell, result: dict[str, Any]) -> str:
+def _step_row(cell: PodCell, result: dict[str, Any]) -> str:
   if "error" in result:
     return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
   roofline = result["roofline"]
@@ -232,5 +233,5 @@ def _table(result: dict[str, Any]) -> str:
 def scale_command(out: pathlib.Path, only: str, plan: bool) -> None:
   """Compiles what is missing and writes the document; the cells are kept beside it."""
   results = compile_cells(out.with_suffix(".json"), CELLS, only, plan)
-  out.write_text(document(results))
+  write_text(out, document(results))
   print(f"wrote {out}: {len(results)} of {len(CELLS)} cells")

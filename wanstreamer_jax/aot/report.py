@@ -30,8 +30,8 @@ def _memory_lines(result: dict[str, Any]) -> list[str]:
   lines = [f"{'per chip':{NAME}}{'GiB':>10}"]
   lines += [f"  {name:{NAME - 2}}{size / GIB:10.3f}" for name, size in memory.items() if size]
   if hbm:
-    verdict = "fits" if memory["peak"] <= hbm else "DOES NOT FIT"
-    lines.append(f"  {'of HBM':{NAME - 2}}{hbm / GIB:10.3f}   {memory['peak'] / hbm:.0%}: {verdict}")
+    fits = "fits" if memory["peak"] <= hbm else "DOES NOT FIT"
+    lines.append(f"  {'of HBM':{NAME - 2}}{hbm / GIB:10.3f}   {memory['peak'] / hbm:.0%}: {fits}")
   return lines
 
 
@@ -54,10 +54,10 @@ def _roofline_lines(result: dict[str, Any]) -> list[str]:
     lines.append("  none")
   lines.append(f"{'busy at the published rates':{NAME}}{'':10}{'ms':>10}")
   lines += [f"  {name:{NAME + 8}}{seconds * 1e3:10.2f}" for name, seconds in roofline["busy"].items()]
-  return [*lines, "", *_verdict(result)]
+  return [*lines, "", *_summary(result)]
 
 
-def _verdict(result: dict[str, Any]) -> list[str]:
+def _summary(result: dict[str, Any]) -> list[str]:
   roofline, chips = result["roofline"], result["used"]
   times = (
     f"at best {roofline['seconds'] * 1e3:.1f} ms, bound by {roofline['bound']}; "

@@ -17,7 +17,7 @@ from wanstreamer_jax.parallel.machine import CHIPS, Chip
 INSIDE = 6.0  # the link between the two halves of a chip over one ICI link (docs/tpu7x, dual-chiplet architecture)
 
 
-class Side(NamedTuple):
+class TorusSide(NamedTuple):
   """How a group of devices lies along one dimension of the torus."""
 
   name: str
@@ -26,7 +26,7 @@ class Side(NamedTuple):
   closed: bool  # a ring, not a line
 
 
-def sides(mesh: Mesh, axes: Axes) -> list[Side]:
+def sides(mesh: Mesh, axes: Axes) -> list[TorusSide]:
   """The torus dimensions that the devices along some mesh axes span, inside one slice."""
   place = tuple(slice(None) if axis in axes else 0 for axis in mesh.axis_names)
   group = [_coordinates(device) for device in np.asarray(mesh.devices[place]).ravel()]
@@ -39,7 +39,7 @@ def sides(mesh: Mesh, axes: Axes) -> list[Side]:
     if len(at) > 1:
       stride, size = int(min(np.diff(at))), 1 + max(position[name] for position in everywhere)
       closes = size == 16 if chip.sides == 2 else size % 4 == 0
-      found.append(Side(name, len(at), stride, name != "core" and closes and len(at) * stride == size))
+      found.append(TorusSide(name, len(at), stride, name != "core" and closes and len(at) * stride == size))
   return found
 
 
@@ -48,7 +48,7 @@ def _coordinates(device: Any) -> dict[str, int]:
   return {**at, "core": device.core_on_chip, "slice": getattr(device, "slice_index", None) or 0}
 
 
-def seconds_on_links(kind: str, traffic: Traffic, size: int, span: list[Side], chip: Chip) -> float:
+def seconds_on_links(kind: str, traffic: Traffic, size: int, span: list[TorusSide], chip: Chip) -> float:
   """Of a collective of `size` devices over the given dimensions. Rings pass on in both directions of every link.
 
   Gathers and reductions use all dimensions at once. All to all is bound by the cut through the middle of the longest

@@ -30,7 +30,7 @@ from wanstreamer_jax.parallel.mesh import make_mesh, place_batch
 from wanstreamer_jax.train.duplex import crop_tokens
 from wanstreamer_jax.train.flops import attention_flops, model_flops
 from wanstreamer_jax.train.optim import GROUPS, trainable
-from wanstreamer_jax.train.prefetch import Feed
+from wanstreamer_jax.train.prefetch import Prefetcher
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, state_shardings
@@ -38,7 +38,7 @@ from wanstreamer_jax.train.state import compile_step, init_state, state_sharding
 WARM_UP = 3  # steps of every contender that are not timed
 TURNS = 4
 TRACED = 3  # steps in a profiler trace
-LONGEST_TEXT = 4096  # tokens of a row of text, unless the command line says otherwise
+MAX_TEXT = 4096  # tokens of a row of text, unless the command line says otherwise
 
 
 @dataclasses.dataclass
@@ -159,7 +159,7 @@ def _ratios(rows: dict[str, Any], turns: dict[str, list[list[float]]]) -> dict[s
 
 def make_contenders(config: Config, sizes: Sizes) -> Any:
   """Those that were asked for, one by one: each is built when the memory of the one before is known."""
-  length = sizes.text or min(LONGEST_TEXT, crop_tokens(config))
+  length = sizes.text or min(MAX_TEXT, crop_tokens(config))
   if not sizes.against or sizes.text_too:
     yield stage_contender(config, sizes.records)
   if sizes.against or sizes.text_too:
@@ -178,12 +178,12 @@ def stage_contender(config: Config, records: bool) -> Contender:
   if tokens:
     title += f" of {crop_tokens(config)} tokens"
   mesh = make_mesh(config.train.mesh)
-  feed = Feed(stage.make_loader(config), mesh, 0, 1 << 30) if records else None
-  batch = synthetic_batch(config) if feed is None else None
-  built = _build(stage, config, batch, feed)
+  prefetcher = Prefetcher(stage.make_loader(config), mesh, 0, 1 << 30) if records else None
+  batch = synthetic_batch(config) if prefetcher is None else None
+  built = _build(stage, config, batch, prefetcher)
   flops = model_flops(stage, config, built.batch)
   name = "two copies" if stage.name == "duplex" else stage.name
-  waited = feed.waited if feed is not None else lambda: 0.0
+  waited = prefetcher.waited if prefetcher is not None else lambda: 0.0
   return Contender(
     name, title, built.step, flops, tokens, stage.units(config), built.parameters, built.compile_s, built.memory, waited
   )
@@ -209,19 +209,19 @@ class _Built(NamedTuple):
   memory: int | None
 
 
-def _build(stage: Stage, config: Config, batch: Batch | None, feed: Feed | None) -> _Built:
+def _build(stage: Stage, config: Config, batch: Batch | None, prefetcher: Prefetcher | None) -> _Built:
   """A compiled step and the state that it advances at every call."""
   mesh = make_mesh(config.train.mesh)
   with jax.set_mesh(mesh):
     _, shardings = state_shardings(stage, config, mesh)
     state = jax.jit(lambda: init_state(stage, config), out_shardings=shardings)()
-    first = place_batch(batch, mesh) if batch is not None else feed.next()  # type: ignore[union-attr]
+    first = place_batch(batch, mesh) if batch is not None else prefetcher.next()  # type: ignore[union-attr]
     milliseconds, compiled = machine.timed(lambda: compile_step(stage, config, mesh).lower(state, first).compile())
   analysis = compiled.memory_analysis()
 
   def step() -> Any:
     nonlocal state
-    state, metrics = compiled(state, first if feed is None else feed.next())
+    state, metrics = compiled(state, first if prefetcher is None else prefetcher.next())
     return metrics
 
   free = trainable(config.train, stage.frozen, state.params)

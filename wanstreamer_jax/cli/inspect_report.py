@@ -18,6 +18,7 @@ import numpy as np
 from wanstreamer_jax import units
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import CheckpointError, UserError
+from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.weights import store
 from wanstreamer_jax.weights.agent import resolve
@@ -163,12 +164,9 @@ def draw_mask(config: Config, unit_count: int, path: str | os.PathLike[str]) -> 
   axes.imshow(colored(mask, parts), interpolation="nearest")
   label_axes(axes, merged(parts))
   axes.set_title(f"{config.name}: visible(query, key), {unit_count} units, {len(mask)} tokens", fontsize=10)
-  temporary = out.with_name(f".{out.stem}.tmp.png")
   try:
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, out)
+    save_figure(out, figure, dpi=150)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
     raise UserError(f"cannot write {out}: {error.strerror or error}") from error
   return out
 

@@ -23,6 +23,7 @@ from wanstreamer_jax.config import AudioVAEConfig
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, Residual1d, UpsampleConv1d, stack_taps
 from wanstreamer_jax.nn.local_attention import LocalAttentionLayer
+from wanstreamer_jax.nn.mel import power_spectrum
 
 State = dict[str, Any]
 WINDOWS = (2, 5)  # hops: a short window for what changes, a long one for pitch
@@ -75,9 +76,7 @@ class Analysis(nnx.Module):
 
   def log_spectrum(self, frames: Float[Array, "T N"]) -> Float[Array, "T F"]:
     window = analysis_window(frames.shape[-1])
-    spectrum = jnp.fft.rfft(frames * (window / window.sum()))
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    return 0.2 * jnp.log(power + 1e-9) + 3.0  # about -1 (silence) to 3
+    return 0.2 * jnp.log(power_spectrum(frames, window / window.sum()) + 1e-9) + 3.0  # about -1 (silence) to 3
 
 
 class Chain(nnx.Module):

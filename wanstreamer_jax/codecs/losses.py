@@ -4,11 +4,10 @@ Video [T, H, W, 3] and audio [S] are in [-1, 1].
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from wanstreamer_jax.codecs.posterior import Posterior
-from wanstreamer_jax.nn.mel import mel_filterbank
+from wanstreamer_jax.nn.mel import mel_filterbank, power_spectrum, sine_window
 
 STFT_SIZES = (256, 512, 1024, 2048)
 MEL_SIZE, MEL_BINS = 1024, 80
@@ -48,9 +47,7 @@ def magnitudes(x: Float[Array, "S"], size: int) -> Float[Array, "T F"]:
   hop = size // 4
   x = x[: x.shape[0] // hop * hop].reshape(-1, hop)
   frames = jnp.concatenate([x[i : x.shape[0] - 3 + i] for i in range(4)], axis=-1)
-  window = np.hanning(size + 1)[:-1].astype(np.float32)
-  spectrum = jnp.fft.rfft(frames * (2 * window / window.sum()))
-  return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-12)
+  return jnp.sqrt(power_spectrum(frames, sine_window(size)) + 1e-12)
 
 
 def log_magnitude(magnitude: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -71,11 +68,12 @@ def stft_loss(x: Float[Array, "S"], y: Float[Array, "S"], sizes: tuple[int, ...]
   return total / len(used)
 
 
-def log_mel(x: Float[Array, "S"], sample_rate: int) -> Float[Array, "T M"]:
-  """Log-mel magnitudes (natural log), windows of 1024 samples every 256."""
-  return log_magnitude(magnitudes(x, MEL_SIZE) @ mel_filterbank(MEL_SIZE, MEL_BINS, sample_rate))
-
-
 def mel_distance(x: Float[Array, "S"], y: Float[Array, "S"], sample_rate: int) -> Float[Array, ""]:
-  """Mean absolute difference of log-mel magnitudes, in nats (1 nat is 8.7 dB)."""
-  return jnp.mean(jnp.abs(log_mel(x, sample_rate) - log_mel(y, sample_rate)))
+  """Mean absolute difference of the logarithms of mel-weighted magnitudes, in nats (1 nat is 8.7 dB).
+
+  Windows of 1024 samples every 256. Magnitudes and a soft floor, not the clipped powers of `nn.mel.log_mel`: those have
+  no gradient in silence.
+  """
+  bank = mel_filterbank(MEL_SIZE, MEL_BINS, sample_rate)
+  a, b = (log_magnitude(magnitudes(audio, MEL_SIZE) @ bank) for audio in (x, y))
+  return jnp.mean(jnp.abs(a - b))

@@ -15,23 +15,23 @@ def lag_range(hop: int) -> tuple[int, int]:
 
 
 def autocorrelation(
-  frames: Float[Array, "T N"], window: np.ndarray, longest: int
+  frames: Float[Array, "T N"], window: np.ndarray, max_lag: int
 ) -> tuple[Float[Array, "T L"], Float[Array, "T"]]:
-  """Normalised autocorrelation at lags 0 .. longest + 1, freed of the window's own, and the frames' RMS level."""
-  size = 1 << (frames.shape[-1] + longest).bit_length()
+  """Normalised autocorrelation at lags 0 .. max_lag + 1, freed of the window's own, and the frames' RMS level."""
+  size = 1 << (frames.shape[-1] + max_lag).bit_length()
   frames = (frames - frames.mean(axis=-1, keepdims=True)) * window
   spectrum = jnp.fft.rfft(frames, size)
-  correlation = jnp.fft.irfft(jnp.square(spectrum.real) + jnp.square(spectrum.imag))[:, : longest + 2]
-  own = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)[: longest + 2]
+  correlation = jnp.fft.irfft(jnp.square(spectrum.real) + jnp.square(spectrum.imag))[:, : max_lag + 2]
+  own = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)[: max_lag + 2]
   level = jnp.sqrt(jnp.mean(jnp.square(frames), axis=-1))
   return correlation / (correlation[:, :1] + 1e-5) * (own[0] / own).astype(np.float32), level
 
 
 def scores(correlation: Float[Array, "T L"], hop: int) -> Float[Array, "T L"]:
   """How good a period each lag is; -inf out of range."""
-  shortest, longest = lag_range(hop)
+  min_lag, max_lag = lag_range(hop)
   lags = np.arange(correlation.shape[-1])
-  price = np.where((lags >= shortest) & (lags <= longest), -OCTAVE_PRICE * np.log2(np.maximum(lags, 1)), -np.inf)
+  price = np.where((lags >= min_lag) & (lags <= max_lag), -OCTAVE_PRICE * np.log2(np.maximum(lags, 1)), -np.inf)
   return correlation + price.astype(np.float32)
 
 

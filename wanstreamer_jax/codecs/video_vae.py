@@ -86,7 +86,7 @@ def merge_channels(x: Float[Array, "... KC"], channels: int) -> Float[Array, "..
   return x.reshape(*x.shape[:-1], channels, -1).mean(axis=-1)
 
 
-class VideoEncoder(nnx.Module):
+class VideoVAEEncoder(nnx.Module):
   """Frames [4n, H, W, 3] to a posterior's (mean, logvar), each [n, h, w, Z]."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
@@ -127,7 +127,7 @@ class VideoEncoder(nnx.Module):
     return time_to_depth(space_to_depth(x, 2), self.time_stride)
 
 
-class VideoDecoder(nnx.Module):
+class VideoVAEDecoder(nnx.Module):
   """Latents [n, h, w, Z] to frames [4n, H, W, 3]."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
@@ -181,8 +181,8 @@ class VideoVAE(nnx.Module):
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
     cfg.check_rules()
     self.cfg = cfg
-    self.encoder = VideoEncoder(cfg, rngs=rngs)
-    self.decoder = VideoDecoder(cfg, rngs=rngs)
+    self.encoder = VideoVAEEncoder(cfg, rngs=rngs)
+    self.decoder = VideoVAEDecoder(cfg, rngs=rngs)
     self.standard = Standardisation(cfg.latent_dim)
 
   def encoder_state(self, height: int, width: int) -> State:

@@ -3,8 +3,8 @@
 Modules:
     encode.py          Media records into latent records: what the agent shows and sounds, as codec latents ...
     loader.py          Batches of crops: the rows of global batches that one host reads, in the order of `mixture.py`
-    loudness.py        How loud sound is, and from where on somebody is taken to speak
-    make.py            Sessions into a folder of media records: any `Source`, many processes and hosts ...
+    loudness.py        How loud sound is, and the one level above which somebody is taken to speak
+    make.py            Writes the sessions of any `SessionSource` as a folder of media records
     media.py           Media files in and out: any file that PyAV reads becomes user units on the system's clock
     media_probe.py     What a media file holds: checks, streams, and exact lengths, found by reading it through once
     media_writer.py    Media files out: H.264 and AAC in mp4, with exactly the frames and samples that were given

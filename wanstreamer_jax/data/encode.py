@@ -63,7 +63,7 @@ def encode(
   if writer.finished:
     return writer.finished
   program = jax.jit(jax.vmap(encode_session, in_axes=(None, None, 0)))
-  job = _Job(
+  job = _EncodeJob(
     source, min(batch, max(source.shard_sessions)), config.layout.portrait, unit_dtype, session_dtype,
     lambda inputs: program(audio_vae, video_vae, inputs), skip_bad,
   )  # fmt: skip
@@ -81,7 +81,7 @@ def encode(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class _EncodeJob:
   """What every shard needs."""
 
   source: RecordFolder
@@ -138,7 +138,7 @@ def encode_session(audio_vae: AudioVAE, video_vae: VideoVAE, inputs: dict[str, j
 
 
 def _encoded(
-  job: _Job, numbers: range, skipped: list[dict[str, Any]]
+  job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]
 ) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
   """Latent sessions of media sessions; batches are filled up so that one program does them all."""
   readable = _readable(job, numbers, skipped)
@@ -157,7 +157,7 @@ def _encoded(
 
 
 def _readable(
-  job: _Job, numbers: range, skipped: list[dict[str, Any]]
+  job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]
 ) -> Iterator[tuple[int, np.ndarray, records.SessionRecord]]:
   for number in numbers:
     with _skipping(job, number, skipped):
@@ -165,7 +165,7 @@ def _readable(
 
 
 @contextlib.contextmanager
-def _skipping(job: _Job, number: int, skipped: list[dict[str, Any]]) -> Iterator[None]:
+def _skipping(job: _EncodeJob, number: int, skipped: list[dict[str, Any]]) -> Iterator[None]:
   """What goes wrong with one session is reported, or raised."""
   where = f"session {number} of {job.source.path}"
   try:
@@ -177,7 +177,7 @@ def _skipping(job: _Job, number: int, skipped: list[dict[str, Any]]) -> Iterator
 
 
 def _record(
-  job: _Job, media: np.ndarray, session: records.SessionRecord, latents: dict[str, np.ndarray]
+  job: _EncodeJob, media: np.ndarray, session: records.SessionRecord, latents: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, records.SessionRecord]:
   """One session with latents in place of what the agent shows and sounds."""
   units, fixed = np.zeros(job.source.units, job.unit_dtype), np.zeros((), job.session_dtype)

@@ -1,4 +1,7 @@
-"""Sessions into a folder of media records: any `Source`, many processes and hosts, resumable, always the same bytes."""
+"""Writes the sessions of any `SessionSource` as a folder of media records.
+
+Many processes and hosts may share the work; an interrupted call continues; the bytes are always the same.
+"""
 
 import concurrent.futures
 import concurrent.futures.process
@@ -20,10 +23,11 @@ from wanstreamer_jax.data.session import AGENT, USER, Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError, MediaError
 
-SHARDS, LARGEST = 16, 32  # at least so many shards, for many processes; at most so many items in one, to lose little
+MIN_SHARDS = 16  # of a source with as many items, so that many processes can share the work
+MAX_SHARD_ITEMS = 32  # more would lose more work when a process is killed
 
 
-class Source(Protocol):
+class SessionSource(Protocol):
   """Numbered items that each give sessions of one common length. Goes to worker processes by pickle."""
 
   @property
@@ -55,10 +59,10 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class _MakeJob:
   """What a worker needs besides the shard's number."""
 
-  source: Source
+  source: SessionSource
   config: Config
   unit_dtype: np.dtype
   session_dtype: np.dtype
@@ -68,14 +72,14 @@ class _Job:
   @property
   def shard_items(self) -> int:
     """Items in a shard; a function of the source alone, so that workers do not change the files."""
-    return min(LARGEST, -(-self.source.items // SHARDS))
+    return min(MAX_SHARD_ITEMS, -(-self.source.items // MIN_SHARDS))
 
   def shards(self) -> int:
     return -(-self.source.items // self.shard_items)
 
 
 def make(
-  config: Config, source: Source, out: str | pathlib.Path, workers: int = 1, share: tuple[int, int] = WHOLE,
+  config: Config, source: SessionSource, out: str | pathlib.Path, workers: int = 1, share: tuple[int, int] = WHOLE,
   skip_bad: bool = False, progress: bool = True,
 ) -> dict[str, Any] | None:  # fmt: skip
   """Writes every session of `source` to the folder `out` and returns its manifest.
@@ -95,7 +99,7 @@ def make(
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished
-  job = _Job(source, config, unit_dtype, session_dtype, writer.partial, skip_bad)
+  job = _MakeJob(source, config, unit_dtype, session_dtype, writer.partial, skip_bad)
   todo, own = writer.missing(job.shards(), share), len(range(share[0], job.shards(), share[1]))
   bar = tqdm.tqdm(total=own, initial=own - len(todo), unit="shard", disable=not progress)
   with bar, writer.beside_others():
@@ -104,7 +108,7 @@ def make(
   return writer.finish(job.shards(), summarise)
 
 
-def _run(job: _Job, todo: list[int], workers: int) -> Iterator[int]:
+def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
   """Makes the shards, here or in processes, and yields each number when it is done."""
   if workers <= 1 or len(todo) <= 1:
     for shard in todo:
@@ -130,7 +134,7 @@ def _leave_interrupts_to_parent() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _make_shard(job: _Job, shard: int) -> int:
+def _make_shard(job: _MakeJob, shard: int) -> int:
   tokenizer = TextTokenizer(job.config.data.tokenizer)
   notes: dict[str, Any] = {"skipped": [], "unused_units": 0}
   items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
@@ -139,7 +143,7 @@ def _make_shard(job: _Job, shard: int) -> int:
   return shard
 
 
-def _sessions(job: _Job, item: int, notes: dict[str, Any]) -> Iterator[Session]:
+def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Session]:
   """The sessions of one item; tells `notes` what gave none. The sessions before a damage are kept."""
   where, given, sessions = job.source.where(item), 0, job.source.sessions(item)
   while True:
@@ -161,7 +165,7 @@ def _sessions(job: _Job, item: int, notes: dict[str, Any]) -> Iterator[Session]:
 
 
 def _to_records(
-  job: _Job, tokenizer: TextTokenizer, sessions: Iterable[Session], notes: dict[str, Any]
+  job: _MakeJob, tokenizer: TextTokenizer, sessions: Iterable[Session], notes: dict[str, Any]
 ) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
   """Records of sessions; counts into `notes` on the way."""
   text = {USER: records.TextStats(), AGENT: records.TextStats()}

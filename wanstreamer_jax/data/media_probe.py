@@ -16,7 +16,7 @@ import numpy as np
 from wanstreamer_jax.errors import MediaError
 
 RESYNC = 0.020  # seconds that timestamps and sample count may disagree before silence is put in or sound taken out
-LONGEST = 24 * 3600.0  # seconds; anything longer is a broken timestamp
+MAX_SECONDS = 24 * 3600.0  # seconds; anything longer is a broken timestamp
 PADDING = 4096  # samples by which a codec may overshoot the length that its container states
 STATED = ("mov", "matroska", "flac", "avi")  # containers whose header states the length instead of estimating it
 REFUSED = {
@@ -106,7 +106,7 @@ def describe(
   streams: list[VideoInfo | AudioInfo] = [stream for stream in (video, audio) if stream is not None]
   origin = min(stream.start for stream in streams)
   duration = max(stream.end for stream in streams) - origin
-  if not 0 < duration <= LONGEST:
+  if not 0 < duration <= MAX_SECONDS:
     raise MediaError(f"{path} lasts {duration:.3f} s by its timestamps: expected more than 0 s and at most 24 h")
   stated = stated_duration(container, [stream.index for stream in streams])
   if stated is not None and duration < 0.98 * stated - 0.5:
@@ -244,7 +244,7 @@ def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Ite
       raise MediaError(f"{path}: the sample rate changes from {rate} to {frame.sample_rate} Hz; convert it to one rate")
     sound = mono(frame, path, clock / rate)
     gap = 0 if frame.time is None else round((frame.time - origin) * rate) - clock
-    if gap > LONGEST * rate:
+    if gap > MAX_SECONDS * rate:
       raise MediaError(f"{path}: a timestamp jumps to {frame.time:.0f} s; remux the file")
     if clock == 0 or gap > RESYNC * rate:  # the first frame is laid exactly
       for begin in range(0, gap, rate):

@@ -28,7 +28,7 @@ from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError
 
-LONGEST_BLOCK = 100_000  # elements
+MAX_BLOCK = 100_000  # elements
 WEIGHT = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}|\d{1,9}/0*[1-9]\d{0,8}")
 SESSIONS, STARTS, FOLDERS = 0, 1, 2  # what a random stream decides
 
@@ -82,10 +82,10 @@ class Order:
     whole = [int(weight * scale) for weight in weights]
     self.shares = [count // math.gcd(*whole) for count in whole]  # of each folder in a block
     self.block = sum(self.shares)
-    if self.block > LONGEST_BLOCK:
+    if self.block > MAX_BLOCK:
       raise DataError(
         f"the weights {', '.join(map(str, weights))} of data.path repeat after {self.block} crops: expected at most "
-        f"{LONGEST_BLOCK}; use rounder weights"
+        f"{MAX_BLOCK}; use rounder weights"
       )
     self._seed, self._shuffle = seed, shuffle
     self._mixed = functools.lru_cache(maxsize=4)(self._mix)

@@ -32,12 +32,12 @@ from wanstreamer_jax.errors import DataError, one_line
 
 LINE_KEYS = ("id", "path", "duration", "user", "agent", "world", "events")
 SIDE_KEYS = ("video", "audio", "words")
-LARGEST = 1e9  # seconds
+MAX_TIME = 1e9  # seconds
 LEADS = (0, 1, 2)  # units between the writing and the sounding of a word, drawn per recording
 
 
 @dataclasses.dataclass(frozen=True)
-class Recording:
+class ManifestLine:
   """One checked line of a manifest."""
 
   id: str
@@ -57,7 +57,7 @@ class BadLine:
   reason: str
 
 
-def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[Recording | BadLine]:
+def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[ManifestLine | BadLine]:
   """All lines of a manifest, checked.
 
   Raises DataError with the file's name and line number for the first bad one; with `skip_bad` it is a BadLine.
@@ -69,7 +69,7 @@ def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[Reco
     raise DataError(f"recordings manifest {path}: {error.strerror}") from error
   except UnicodeDecodeError as error:
     raise DataError(f"recordings manifest {path}: not a text file ({one_line(error)})") from error
-  found: list[Recording | BadLine] = []
+  found: list[ManifestLine | BadLine] = []
   used: dict[str, str] = {}  # id -> where
   for number, line in enumerate(lines, 1):
     where = f"{path}:{number}"
@@ -85,7 +85,7 @@ def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[Reco
   return found
 
 
-def _recording(line: str, folder: pathlib.Path, where: str, used: dict[str, str]) -> Recording:
+def _recording(line: str, folder: pathlib.Path, where: str, used: dict[str, str]) -> ManifestLine:
   """Adds its id to `used`."""
   try:
     value = json.loads(line)
@@ -116,7 +116,7 @@ def _recording(line: str, folder: pathlib.Path, where: str, used: dict[str, str]
   events = tuple(_events(value.get("events", []), f"{where}: events"))
   if used.setdefault(identity, where) != where:
     raise DataError(f"{where}: id {identity!r} was used at {used[identity]}; ids must be unique")
-  return Recording(identity, where, media, stereo, words, value.get("world", {}), events)
+  return ManifestLine(identity, where, media, stereo, words, value.get("world", {}), events)
 
 
 def _at(folder: pathlib.Path, where: str) -> pathlib.Path:
@@ -138,7 +138,7 @@ def _file(name: Any, folder: pathlib.Path, where: str) -> None:
 
 
 def _number(value: Any, where: str, above: float = -math.inf) -> float:
-  known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+  known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_TIME
   if not known or value <= above:
     shown = one_line(ValueError(repr(value)))
     raise DataError(f"{where}: {shown} is not a number{f' above {above:g}' if above > -math.inf else ''}")
@@ -179,12 +179,12 @@ def _events(values: Any, where: str) -> Iterator[Event]:
 
 @dataclasses.dataclass(frozen=True)
 class RecordingsSource:
-  """A `make.Source` over a manifest: one item per recording. `units` is the length of a session."""
+  """A `make.SessionSource` over a manifest: one item per recording. `units` is the length of a session."""
 
   manifest: pathlib.Path
   media: MediaConfig
   units: int
-  recordings: tuple[Recording | BadLine, ...]
+  recordings: tuple[ManifestLine | BadLine, ...]
   tracks: tuple[str, ...] = ()
 
   @classmethod
@@ -224,7 +224,7 @@ class RecordingsSource:
 Pair = tuple[np.ndarray | None, np.ndarray | None]  # video, audio of one unit
 
 
-def _units(recording: Recording, name: str, folder: pathlib.Path, media: MediaConfig) -> Iterator[Pair]:
+def _units(recording: ManifestLine, name: str, folder: pathlib.Path, media: MediaConfig) -> Iterator[Pair]:
   """One side's units, until its shorter stream ends."""
   from wanstreamer_jax.data.media import MediaReader
 
@@ -263,7 +263,7 @@ def _channel(path: pathlib.Path, channel: int, media: MediaConfig) -> Iterator[n
 
 
 def _session(
-  recording: Recording, number: int, piece: list[tuple[Pair, Pair]], world: World, lead: float, media: MediaConfig
+  recording: ManifestLine, number: int, piece: list[tuple[Pair, Pair]], world: World, lead: float, media: MediaConfig
 ) -> Session:
   """Session `number` of a recording: its media, and the words and events that touch it, on its own clock."""
   units, seconds = len(piece), media.unit_ms / 1000

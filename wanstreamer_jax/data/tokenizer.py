@@ -129,7 +129,7 @@ class TextStream:
     return new
 
 
-MOST_TYPED = 2000  # ids
+MAX_TYPED = 2000  # ids
 
 
 class Keyboard:
@@ -137,13 +137,13 @@ class Keyboard:
 
   def __init__(self, tokenizer: TextTokenizer, slots: int):
     self.tokenizer, self.slots = tokenizer, slots
-    self.waiting: list[int] = []  # ids; what is typed when MOST_TYPED wait is lost
+    self.waiting: list[int] = []  # ids; what is typed when MAX_TYPED wait is lost
 
   def __call__(self, typed: Sequence[str]) -> np.ndarray:
     """int32 [slots], PAD-filled."""
     for text in typed:
       for word in text.split():
-        if len(self.waiting) < MOST_TYPED:
+        if len(self.waiting) < MAX_TYPED:
           self.waiting += self.tokenizer.encode_word(word)
     now, self.waiting = self.waiting[: self.slots], self.waiting[self.slots :]
     return np.array(now + [self.tokenizer.pad_id] * (self.slots - len(now)), np.int32)

@@ -73,7 +73,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class AblationCell:
   """One config and one seed. `training` is the config of the run, which other cells may share."""
 
   name: str
@@ -126,7 +126,7 @@ def ablate(options: Options, train: Train) -> None:
     ablation_report.write(options.out, read_results(cells[: number + 1], options), describe(files))
 
 
-def plan(files: Sequence[str], options: Options) -> list[Cell]:
+def plan(files: Sequence[str], options: Options) -> list[AblationCell]:
   """All cells, seed by seed, so that an interrupted table has every config once before any twice."""
   cells = []
   init = weights_hash(options.init) if options.init else ""
@@ -138,7 +138,9 @@ def plan(files: Sequence[str], options: Options) -> list[Cell]:
       run = str(pathlib.Path(options.runs) / f"{key}-{seed}")
       baselines = VARIANTS if file == options.reference else ("model",)
       training = changed(training, **{"train.run": run})
-      cells.append(Cell(pathlib.Path(file).stem, seed, config, training, baselines, options.eval_sessions, init))
+      cells.append(
+        AblationCell(pathlib.Path(file).stem, seed, config, training, baselines, options.eval_sessions, init)
+      )
   return cells
 
 
@@ -185,14 +187,14 @@ def records_folder(config: Config, options: Options) -> pathlib.Path:
   )
 
 
-def check_codecs(cell: Cell, codecs: Agent, path: str) -> None:
+def check_codecs(cell: AblationCell, codecs: Agent, path: str) -> None:
   """Raises ConfigError when the given codecs are not those of the cell's config."""
   for name in ("audio_vae", "video_vae"):
     if getattr(cell.config, name) != getattr(codecs.config, name):
       raise ConfigError(f"the {name} of {path} is not that of config {cell.name}: give --codecs of the same sizes")
 
 
-def run_cell(cell: Cell, codecs: Agent, options: Options, train: Train) -> None:
+def run_cell(cell: AblationCell, codecs: Agent, options: Options, train: Train) -> None:
   """Records, training and evaluation of one cell, each only if it is not there yet."""
   file = result_file(cell, options)
   if file.exists() and json.loads(file.read_text())["fingerprint"] == cell.fingerprint():
@@ -236,11 +238,11 @@ def with_codecs(streamer: Any, config: Config, codecs: Agent) -> Agent:
   return with_streamer(own, codecs.audio_vae, codecs.video_vae)
 
 
-def result_file(cell: Cell, options: Options) -> pathlib.Path:
+def result_file(cell: AblationCell, options: Options) -> pathlib.Path:
   return pathlib.Path(options.runs) / "results" / f"{cell.name}-{cell.seed}.json"
 
 
-def read_results(cells: Sequence[Cell], options: Options) -> list[dict[str, Any]]:
+def read_results(cells: Sequence[AblationCell], options: Options) -> list[dict[str, Any]]:
   return [json.loads(result_file(cell, options).read_text()) for cell in cells]
 
 

@@ -6,11 +6,13 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Result = dict[str, Any]  # what ablate.run_cell writes
-Figure = Callable[[Result, str], float]  # (result, variant) -> value, NaN where there is none
+from wanstreamer_jax.files import save_figure, write_text
+
+Result = dict[str, Any]  # what `ablation.run_cell` writes
+Measure = Callable[[Result, str], float]  # (result, variant) -> figure, NaN where there is none
 
 
-def closed_loop(name: str) -> Figure:
+def closed_loop(name: str) -> Measure:
   """A mean of the closed loop."""
 
   def value(result: Result, variant: str) -> float:
@@ -20,7 +22,7 @@ def closed_loop(name: str) -> Figure:
   return value
 
 
-def teacher_forced(kind: str, part: str) -> Figure:
+def teacher_forced(kind: str, part: str) -> Measure:
   """A teacher-forced error."""
 
   def value(result: Result, variant: str) -> float:
@@ -30,7 +32,7 @@ def teacher_forced(kind: str, part: str) -> Figure:
   return value
 
 
-COLUMNS: dict[str, tuple[Figure, int, str]] = {  # title: (figure, digits, which way is better)
+COLUMNS: dict[str, tuple[Measure, int, str]] = {  # title: (figure, digits, which way is better)
   "right answers": (closed_loop("answer"), 2, "up"),
   "TOR-Alignment": (closed_loop("tor_alignment"), 2, "up"),
   "talk share": (closed_loop("talk_share"), 2, ""),
@@ -60,9 +62,7 @@ def write(out: str | os.PathLike[str], results: Sequence[Result], about: dict[st
   path.parent.mkdir(parents=True, exist_ok=True)
   picture = path.with_suffix(".png")
   draw(picture, results)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(markdown(results, about, picture.name))
-  os.replace(temporary, path)
+  write_text(path, markdown(results, about, picture.name))
 
 
 def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -118,14 +118,12 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
 
 def draw(path: pathlib.Path, results: Sequence[Result]) -> None:
   """One panel per figure: a dot for every seed, a line at the reference's mean, a dashed one at shuffled user."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
+  from matplotlib.figure import Figure
 
   groups = by_name(results)
   names = list(groups)
-  figure, panels = plt.subplots(2, 3, figsize=(14, 1.5 + 0.5 * len(names)), sharey=True, layout="constrained")
+  figure = Figure(figsize=(14, 1.5 + 0.5 * len(names)), layout="constrained")
+  panels = figure.subplots(2, 3, sharey=True)
   for axes, title in zip(panels.flat, PANELS):
     value, _, better = COLUMNS[title]
     for row, name in enumerate(names):
@@ -140,7 +138,4 @@ def draw(path: pathlib.Path, results: Sequence[Result]) -> None:
     axes.grid(axis="x", alpha=0.3)
   panels[0, 0].invert_yaxis()
   figure.suptitle(f"{names[0]} and its ablations; line: {names[0]}, dashed: its shuffled-user baseline", fontsize=11)
-  temporary = path.with_name(path.name + ".tmp")
-  figure.savefig(temporary, format="png", dpi=90)
-  plt.close(figure)
-  os.replace(temporary, path)
+  save_figure(path, figure, dpi=90)

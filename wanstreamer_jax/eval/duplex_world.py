@@ -82,4 +82,4 @@ class SimulatedUser(ReactingUser):
 
   def script(self, units: int) -> Script:
     """What called for a reaction in `units` units."""
-    return script_of(self.cast.stage.events, self.cast.user.speech(), units * self.config.unit_ms / 1000)
+    return script_of(self.cast.scene.events, self.cast.user.speech(), units * self.config.unit_ms / 1000)

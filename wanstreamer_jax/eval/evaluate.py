@@ -23,18 +23,17 @@ from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.eval import heldout, metrics
-from wanstreamer_jax.eval import scores as conversation
 from wanstreamer_jax.eval.baselines import VARIANTS, Programs, programs
 from wanstreamer_jax.eval.closed_loop import MakeUser, User, batches, converse, encode_worlds
 from wanstreamer_jax.eval.duplex_world import SimulatedUser, scripted_conversation
 from wanstreamer_jax.eval.latent_errors import Tally
-from wanstreamer_jax.eval.scores import Conversation, Scores
+from wanstreamer_jax.eval.scores import Conversation, Scores, join, score, summarise
 from wanstreamer_jax.eval.turns import speech_intervals
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent
 
 MakeSession = Callable[[int], Session]
-LEAST_SPEECH = 1000  # log-mel frames (10 s) that a spectrum's statistics need
+MIN_MEL_FRAMES = 1000  # log-mel frames (10 s) that a spectrum's statistics need
 SPLIT = "heldout"  # of duplex_world
 SHOWN = 2  # conversations of each kind that are kept for pictures
 
@@ -59,9 +58,9 @@ class Collected:
   def add(self, conversations: list[Conversation]) -> None:
     media = self.config.media
     for c in conversations:
-      self.scores.append(conversation.score(c, media, self.tokenizer))
+      self.scores.append(score(c, media, self.tokenizer))
       self.mel += [
-        metrics.log_mel(
+        metrics.mel_levels(
           c.agent_audio[round(start * media.sample_rate) : round(end * media.sample_rate)], media.sample_rate
         )
         for start, end in speech_intervals(c.agent_audio, media.sample_rate)
@@ -70,7 +69,7 @@ class Collected:
 
   def figures(self) -> dict[str, Any]:
     """Means of everything."""
-    return conversation.summarise(conversation.join(self.scores)) | {"sessions": len(self.scores)}
+    return summarise(join(self.scores)) | {"sessions": len(self.scores)}
 
 
 def speech_distances(found: dict[str, Collected]) -> dict[str, dict[str, float]]:
@@ -78,7 +77,7 @@ def speech_distances(found: dict[str, Collected]) -> dict[str, dict[str, float]]
   compared as, the floor. All have the same number of log-mel frames, since the distance falls with it; who has hardly
   spoken is left out."""
   frames = {name: np.concatenate(kept.mel) for name, kept in found.items() if kept.mel}
-  frames = {name: mel for name, mel in frames.items() if len(mel) >= LEAST_SPEECH}
+  frames = {name: mel for name, mel in frames.items() if len(mel) >= MIN_MEL_FRAMES}
   if "truth" not in frames:
     return {}
   reference, frames["truth"] = np.array_split(frames["truth"], 2)  # of other sessions
@@ -167,7 +166,7 @@ def held_out(
       for name, scores in codec_figures(agent, rows, count, tokenizer, sessions):
         codecs[name].append(scores)
       bar.update(count)
-  figures = {name: conversation.summarise(conversation.join(parts)) for name, parts in codecs.items()}
+  figures = {name: summarise(join(parts)) for name, parts in codecs.items()}
   return truth, {"teacher_forced": tally.result(), "codecs": figures}
 
 

@@ -11,6 +11,6 @@ Modules:
     causal_conv.py        Causal convolutions, one body for offline and streaming: `(x, state) -> (y, state)`
     folding.py            Space and time folded into channels, and back
     local_attention.py    Causal attention over the last `window` steps of a stream: `(x, state) -> (y, state)` ...
-    mel.py                The mel scale, for perception, codec losses and metrics
+    mel.py                Power spectra and the mel scale, for perception, codecs, codec losses and metrics
     rotary.py             Multimodal rotary embedding (M-RoPE) with exact angles at any session length
 """

@@ -21,16 +21,17 @@ import jax
 
 from wanstreamer_jax.errors import LostHostError
 
-VERDICT, GONE = "wanstreamer/verdict", "wanstreamer/gone"  # keys of the store: what was told, how many have ended
-LISTEN = 0.5  # seconds between two looks
-UNWIND = 8.0  # seconds that who hears a verdict has to miss the other by itself, and to put away what it holds
-FAREWELL = 10.0  # seconds that process 0 stays with its store at most, for others to learn from it why it ends
-PATIENCE = 2.0  # seconds for a store that does not answer, because process 0 is what is missing
+EXIT_REASON = "wanstreamer/exit_reason"  # key of the store: the reason, as JSON
+GONE = "wanstreamer/gone"  # key of the store: how many processes have ended
+LISTEN = 0.5  # seconds between two looks at the store
+UNWIND = 8.0  # seconds in which a process that learns the reason may still fail by itself and close its files
+FAREWELL = 10.0  # at most so many seconds process 0 keeps its store alive, so that the others can read the reason
+PATIENCE = 2.0  # seconds to wait for a store that does not answer, because process 0 itself is gone
 
 _ending = threading.Lock()  # taken once, by the first thread that ends this process
 
 
-class Verdict(NamedTuple):
+class ExitReason(NamedTuple):
   """status: the exit status; words: the line that says why; process: whose, and on which host."""
 
   status: int
@@ -46,25 +47,25 @@ def _store() -> Any:
   return distributed.global_state.client
 
 
-def _heard() -> Verdict | None:
+def _heard() -> ExitReason | None:
   """What was told, if anything was."""
   try:
-    return Verdict(**json.loads(_store().key_value_try_get(VERDICT)))
+    return ExitReason(**json.loads(_store().key_value_try_get(EXIT_REASON)))
   except Exception:  # nothing there, or no store
     return None
 
 
-def _agreed(own: Verdict) -> Verdict:
-  """The verdict that holds: what another process told before, else one's own, told now.
+def _agreed(own: ExitReason) -> ExitReason:
+  """The reason that holds: what another process told before, else one's own, told now.
 
   Who merely lost another process has no reason to tell: it asks whether that one told its own.
   """
-  answers: list[Verdict] = []
+  answers: list[ExitReason] = []
 
   def ask() -> None:
     if own.status != LostHostError.status:
       with contextlib.suppress(Exception):  # one is there already, or the store is gone
-        _store().key_value_set(VERDICT, json.dumps(own._asdict()))
+        _store().key_value_set(EXIT_REASON, json.dumps(own._asdict()))
     answers.append(_heard() or own)
 
   asking = threading.Thread(target=ask, daemon=True)
@@ -79,18 +80,18 @@ def end(status: int, words: str) -> None:
   words: one line, printed to standard error here and by all others.
   """
   if jax.distributed.is_initialized():
-    _end(_agreed(Verdict(status, words, jax.process_index(), socket.gethostname())))
+    _end(_agreed(ExitReason(status, words, jax.process_index(), socket.gethostname())))
 
 
-def _end(verdict: Verdict) -> None:
+def _end(reason: ExitReason) -> None:
   _ending.acquire()  # for good: a second thread waits here for the end
-  own = verdict.process == jax.process_index()
-  whose = "" if own else f" (process {verdict.process}, {verdict.host})"
-  print(verdict.words + whose, file=sys.stderr, flush=True)
+  own = reason.process == jax.process_index()
+  whose = "" if own else f" (process {reason.process}, {reason.host})"
+  print(reason.words + whose, file=sys.stderr, flush=True)
   sys.stdout.flush()
-  if verdict.status != LostHostError.status:
+  if reason.status != LostHostError.status:
     _take_leave()
-  os._exit(verdict.status)
+  os._exit(reason.status)
 
 
 def _take_leave() -> None:
@@ -114,13 +115,13 @@ def listening() -> Iterator[None]:
 
   def listen() -> None:
     while not done.wait(LISTEN):
-      verdict = _heard()
-      if verdict is not None:
+      reason = _heard()
+      if reason is not None:
         if not done.wait(UNWIND):  # it hangs in a collective, where nothing broke
-          _end(verdict)
+          _end(reason)
         return
 
-  listener = threading.Thread(target=listen, name="verdict", daemon=True)
+  listener = threading.Thread(target=listen, name="exit_reason", daemon=True)
   listener.start()
   try:
     yield

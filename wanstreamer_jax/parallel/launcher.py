@@ -76,7 +76,7 @@ def commands_of(command: Sequence[str], processes: int) -> list[list[str]]:
   return [[*command, *flags(process)] for process in range(processes)]
 
 
-def verdict(statuses: Sequence[int]) -> int | None:
+def final_status(statuses: Sequence[int]) -> int | None:
   """The status that the job ends with, or None if it may be started again. The gravest that is final decides."""
   if not any(statuses):
     return 0
@@ -103,7 +103,7 @@ def launch(command: Sequence[str], processes: int, restarts: int) -> int:
   for start in range(restarts + 1):
     running.append(Job(commands_of(command, processes)))
     statuses = running[-1].wait()
-    final = verdict(statuses)
+    final = final_status(statuses)
     if final is not None or asked:
       return 130 if final is None else final
     end = f"starting again ({start + 1} of {restarts})" if start < restarts else f"it had {restarts} new starts"

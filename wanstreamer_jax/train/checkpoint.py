@@ -22,8 +22,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from wanstreamer_jax.config import Config, TrainConfig
 from wanstreamer_jax.config_files import config_to_dict, flat_fields
-from wanstreamer_jax.errors import CheckpointError, LostHostError, UserError, first_line
-from wanstreamer_jax.files import Path, is_remote, whole_path
+from wanstreamer_jax.errors import CheckpointError, LostHostError, UserError, one_line_with_type
+from wanstreamer_jax.files import Path, absolute_path, is_remote
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train import provenance
@@ -100,7 +100,7 @@ class Checkpoints:
   """
 
   def __init__(self, folder: Path, config: Config):
-    self.folder = whole_path(folder)
+    self.folder = absolute_path(folder)
     self.config = config
     self._saving: int | None = None
     _quiet_orbax()
@@ -115,7 +115,8 @@ class Checkpoints:
     except Exception as error:
       if not is_remote(self.folder):
         raise
-      raise CheckpointError(f"cannot reach {self.folder}: {first_line(error)}; check the bucket and gcsfs") from error
+      reason = one_line_with_type(error)
+      raise CheckpointError(f"cannot reach {self.folder}: {reason}; check the bucket and gcsfs") from error
 
   def __enter__(self) -> "Checkpoints":
     return self
@@ -256,7 +257,7 @@ class Checkpoints:
       parts = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=restore)
       jax.block_until_ready(parts)
     except Exception as error:
-      raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+      raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({one_line_with_type(error)})") from error
     if int(np.asarray(parts["step"]["step"])) != step:
       raise _Damaged(f"checkpoint {folder} holds step {int(np.asarray(parts['step']['step']))}")
     return parts, meta.get("checksums", {})
@@ -296,7 +297,7 @@ def _reason(error: Exception) -> str:
                 "Disk quota exceeded"):  # fmt: skip
     if known in text:
       return known
-  return first_line(error)
+  return one_line_with_type(error)
 
 
 class _NoOrbax(logging.Filter):

@@ -22,6 +22,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.mixture import Mixture, Order
 from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.files import replacing, save_figure
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.codec_losses import audio_vae_loss, calibration_statistics, video_vae_loss
 from wanstreamer_jax.train.prefetch import host_rows
@@ -163,24 +164,23 @@ def _draw_video(vae: VideoVAE, clips: np.ndarray, path: pathlib.Path) -> None:
   rows = [np.concatenate([clip[-1] for clip in shown], axis=1), np.concatenate(below, axis=1)]
   picture = Image.fromarray(np.concatenate(rows))
   scale = max(1, 192 // shown.shape[2])
-  picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)
+  enlarged = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+  with replacing(path) as temporary:
+    enlarged.save(temporary, format="png")
 
 
 def _draw_audio(vae: AudioVAE, clips: np.ndarray, path: pathlib.Path) -> None:
   """Spectrograms of up to 4 clips above those of their reconstructions."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
+  from matplotlib.figure import Figure
 
   shown = [np.asarray(audio_to_float(clip)) for clip in clips[:4]]
   hiss = 1e-6 * np.random.default_rng(0).standard_normal(len(shown[0]))  # no log of zero
   rate = vae.cfg.sample_rate
-  figure, axes = pyplot.subplots(2, len(shown), figsize=(4 * len(shown), 6), squeeze=False)
+  figure = Figure(figsize=(4 * len(shown), 6))
+  axes = figure.subplots(2, len(shown), squeeze=False)
   for column, clip in enumerate(shown):
     for row, samples in enumerate((clip, np.asarray(_again_audio(vae, clip)))):
       axes[row][column].specgram(samples + hiss[: len(samples)], NFFT=512, noverlap=384, Fs=rate, vmin=-140, vmax=-40)
       axes[row][column].set_title(("original", "reconstruction")[row])
   figure.tight_layout()
-  figure.savefig(path, dpi=70)
-  pyplot.close(figure)
+  save_figure(path, figure, dpi=70)

@@ -41,10 +41,10 @@ from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.flops import model_flops
 from wanstreamer_jax.train.metric_log import MetricLog
-from wanstreamer_jax.train.nonfinite import first_bad
-from wanstreamer_jax.train.prefetch import Feed
+from wanstreamer_jax.train.nonfinite import first_nonfinite
+from wanstreamer_jax.train.prefetch import Prefetcher
 from wanstreamer_jax.train.run_folder import RunFolder
-from wanstreamer_jax.train.stage import Loader, Stage
+from wanstreamer_jax.train.stage import BatchLoader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights.agent import resolve
 from wanstreamer_jax.weights.store import load_weights
@@ -76,9 +76,9 @@ def train(stage: Stage, config: Config) -> TrainState:
     write_json(run.local / "code.json", provenance.code())
     with (
       MetricLog(run.local, start, config.train.steps, stage.units(config)) as log,
-      Feed(loader, mesh, start, config.train.steps) as feed,
+      Prefetcher(loader, mesh, start, config.train.steps) as prefetcher,
     ):
-      state = _Updates(stage, config, mesh, loader, run, checkpoints, log, feed, interrupt).run_from(state)
+      state = _Updates(stage, config, mesh, loader, run, checkpoints, log, prefetcher, interrupt).run_from(state)
     finish = stage.finish
     if finish is not None:
       hosts.on_first(state.averaged, lambda weights: finish(weights, config, run.local))
@@ -105,11 +105,11 @@ class _Updates:
   stage: Stage
   config: Config
   mesh: Mesh
-  loader: Loader
+  loader: BatchLoader
   run: RunFolder
   checkpoints: Checkpoints
   log: MetricLog
-  feed: Feed
+  prefetcher: Prefetcher
   interrupt: "Interrupt"
 
   def run_from(self, state: TrainState) -> TrainState:
@@ -120,10 +120,10 @@ class _Updates:
       self._evaluate(state, start)  # killed between the checkpoint and its evaluation
     compiled, pending = None, []
     for done in range(start + 1, train.steps + 1):
-      batch = self.feed.next()
+      batch = self.prefetcher.next()
       if compiled is None:
         compiled = self._compile(state, batch)
-        self.feed.waited()
+        self.prefetcher.waited()
         self.log.restart_clock()
       with jax.transfer_guard("disallow"):
         state, metrics = compiled(state, batch)
@@ -136,7 +136,7 @@ class _Updates:
         if broken is not None:
           del state, metrics  # their memory may be needed to find the cause
           raise self._not_finite(done - len(records) + 1 + broken, records[broken], compiled)
-        self.log.steps(done - len(pending) + 1, records, self.feed.waited())
+        self.log.steps(done - len(pending) + 1, records, self.prefetcher.waited())
         self.run.copy()
         pending = []
       if save:
@@ -178,10 +178,10 @@ class _Updates:
     broken = ", ".join(f"{name} = {record[name]}" for name in names[:3]) + more
     print(f"step {step} is not finite ({broken}); repeating the steps since the last checkpoint to see why", flush=True)
     state = start_state(self.stage, self.config, self.mesh, self.checkpoints)
-    with Feed(self.loader, self.mesh, int(state.step), step) as feed:
+    with Prefetcher(self.loader, self.mesh, int(state.step), step) as prefetcher:
       for _ in range(int(state.step), step - 1):
-        state, _ = compiled(state, feed.next())
-      cause = first_bad(self.stage, self.config, state, feed.next())
+        state, _ = compiled(state, prefetcher.next())
+      cause = first_nonfinite(self.stage, self.config, state, prefetcher.next())
     return TrainingError(
       f"step {step} is not finite: {broken}; {cause}; {self.run.checkpoints} is as it was before. "
       "Lower train.learning_rate or train.clip, or look at that batch"

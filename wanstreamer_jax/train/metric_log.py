@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.files import write_text
 from wanstreamer_jax.parallel.machine import memory_bytes
 
 METRICS_FILE = "metrics.jsonl"
@@ -102,9 +103,7 @@ class MetricLog:
     kept = [line for line in read_metrics(self.run) if line["step"] <= start]
     self.evaluated = any(line["step"] == start and _is_evaluation(line) for line in kept)
     file = self.run / METRICS_FILE
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    os.replace(temporary, file)
+    write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
 
   def compare_with(self, seconds_at_peak: float) -> None:

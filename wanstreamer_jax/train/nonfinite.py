@@ -14,7 +14,7 @@ from wanstreamer_jax.train.state import TrainState, loss_and_grads
 SHOWN = 16  # sessions of a batch that are named
 
 
-def first_bad(stage: Stage, config: Config, state: TrainState, batch: Batch) -> str:
+def first_nonfinite(stage: Stage, config: Config, state: TrainState, batch: Batch) -> str:
   """In words: the first tensor of update state.step + 1 that is not finite, and which sessions were in its batch.
 
   The order is that of computation: the batch, the weights, the parts of the loss, the loss, its gradients by

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from wanstreamer_jax.parallel.mesh import batch_sharding, check_batch, place_batch
-from wanstreamer_jax.train.stage import Loader
+from wanstreamer_jax.train.stage import BatchLoader
 
 AHEAD = 2  # batches that wait for their step
 
@@ -28,15 +28,15 @@ def host_rows(batch: int, mesh: Mesh, devices: Sequence[jax.Device] | None = Non
   return sorted({row for device, index in places.items() if device in own for row in range(batch)[index[0]]})
 
 
-class Feed:
+class Prefetcher:
   """Batches `start`, `start + 1`, ..., `stop - 1` of a loader, read ahead by threads of Grain's and given in order.
 
-  Grain reads ahead and no more: the order is the loader's, a pure function of the step, so that a feed's whole state is
+  Grain reads ahead and no more: the order is the loader's, a pure function of the step, so that its whole state is
   the step. (Grain's own shuffle takes 4 ms an element in small sets, and its order could change with its version.)
   A context manager. What the loader raises, `next` raises at the step that it belongs to.
   """
 
-  def __init__(self, loader: Loader, mesh: Mesh, start: int, stop: int):
+  def __init__(self, loader: BatchLoader, mesh: Mesh, start: int, stop: int):
     steps = grain.MapDataset.range(start, stop).map(lambda step: place_batch(loader.batch_at(int(step)), mesh))
     threads = max(1, min(AHEAD, (os.cpu_count() or 1) // 4))  # on few cores a second one only slows the first
     self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)))
@@ -55,7 +55,7 @@ class Feed:
     waited, self._waited = self._waited, 0.0
     return waited
 
-  def __enter__(self) -> "Feed":
+  def __enter__(self) -> "Prefetcher":
     return self
 
   def __exit__(self, *_: Any) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from wanstreamer_jax.errors import TrainingError, first_line
-from wanstreamer_jax.files import is_remote
+from wanstreamer_jax.errors import TrainingError, one_line_with_type
+from wanstreamer_jax.files import TEMPORARY, is_remote
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.train.lock import Lease, only_trainer
 
@@ -99,7 +99,7 @@ class RunFolder:
 
   def _copy(self) -> None:
     for file in sorted(self.local.rglob("*")):
-      if file.suffix == ".tmp" or not file.is_file():  # one that is being written may be renamed at any time
+      if file.suffix == TEMPORARY or not file.is_file():  # one that is being written may be renamed at any time
         continue
       status = file.stat()
       state = (status.st_size, status.st_mtime)
@@ -121,6 +121,6 @@ class RunFolder:
       raise TrainingError(f"{self.path} needs a package: {error}; pip install gcsfs (s3fs for s3://)") from error
     except Exception as error:
       raise TrainingError(
-        f"cannot reach {self.path}: {first_line(error)}; check the bucket's name, the network and the credentials "
-        "(gcloud auth application-default login), or set train.run"
+        f"cannot reach {self.path}: {one_line_with_type(error)}; check the bucket's name, the network and the "
+        "credentials (gcloud auth application-default login), or set train.run"
       ) from error

@@ -32,7 +32,7 @@ class Ratio(NamedTuple):
     return self.total / self.weight
 
 
-class Loader(Protocol):
+class BatchLoader(Protocol):
   """Training data as a pure function of the step."""
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ class Stage:
   init: (config, key) -> parameters; traced under jit, so that every leaf is born on its own device.
   loss: (parameters, batch, keys, config) -> (scalar mean over the batch, metrics, also means over rows); the batch is
     batched, with a key for every row [B]; the modules inside are vmapped by the stage.
-  make_loader: config -> Loader.
+  make_loader: config -> BatchLoader.
   evaluate: (parameters, config, run folder, step) -> metrics; may write pictures below the run folder. The parameters
     are the averaged ones where `train.ema` is on. Optional.
   finish: (parameters, config, run folder), after the last update; may write what the next stage reads. Optional.
@@ -66,7 +66,7 @@ class Stage:
   name: str
   init: Callable[[Config, jax.Array], Params]
   loss: Callable[[Params, Batch, jax.Array, Config], tuple[jax.Array, Metrics]]
-  make_loader: Callable[[Config], Loader]
+  make_loader: Callable[[Config], BatchLoader]
   evaluate: Callable[[Params, Config, pathlib.Path, int], Metrics] | None = None
   finish: Callable[[Params, Config, pathlib.Path], None] | None = None
   frozen: tuple[str, ...] = ()

@@ -18,8 +18,8 @@ from etils import epath
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_from_dict, config_to_dict
-from wanstreamer_jax.errors import CheckpointError, ConfigError, first_line
-from wanstreamer_jax.files import Path, is_remote, local_copy, whole_path
+from wanstreamer_jax.errors import CheckpointError, ConfigError, one_line_with_type
+from wanstreamer_jax.files import Path, absolute_path, is_remote, local_copy, replacing
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 
 FORMAT = 2  # 1: heads that state velocities, kinds in another order
@@ -51,19 +51,15 @@ def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16")
   folder = epath.Path(path)
   data = save(tensors)
   header = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "config": config_to_dict(config)}
-  files = {WEIGHTS_FILE: data, CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode()}
+  files = {CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode(), WEIGHTS_FILE: data}
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-      (folder / (name + ".tmp")).write_bytes(data)
-    for name in files:
-      (folder / (name + ".tmp")).replace(folder / name)
+    with contextlib.ExitStack() as both:  # neither gets its name before both are written
+      for name, content in files.items():
+        both.enter_context(replacing(folder / name)).write_bytes(content)
   except OSError as error:
-    for name in files:
-      with contextlib.suppress(OSError):
-        (folder / (name + ".tmp")).unlink(missing_ok=True)
     raise CheckpointError(f"cannot write weights to {folder}: {error.strerror or error}") from error
-  return sum(len(data) for data in files.values())
+  return sum(map(len, files.values()))
 
 
 def _pack(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
@@ -186,7 +182,7 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
     meta = json.loads((folder / META_FILE).read_text())
     whole = meta.get("digest") in (None, meta_digest(meta))  # checkpoints of before had none
   except (OSError, ValueError, AttributeError) as error:
-    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({one_line_with_type(error)})") from error
   if not whole:
     raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({META_FILE} is not what was written)")
   return meta
@@ -206,9 +202,9 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
   try:
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     restore = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
-    values = dict(handler.restore(whole_path(folder) / "state", args=restore)[part])
+    values = dict(handler.restore(absolute_path(folder) / "state", args=restore)[part])
   except Exception as error:  # Orbax and TensorStore raise many kinds
-    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {first_line(error)}") from error
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {one_line_with_type(error)}") from error
   for name, value in values.items():
     if name in sums and int(checksum(value)) != sums[name]:
       raise CheckpointError(f"checkpoint {folder} is damaged: {part} {name} has not the numbers that were saved")

@@ -2,7 +2,7 @@
 
 Modules:
     body.py              A body: a look and a voice on a clock
-    build_tokenizer.py   Makes the shipped `perception/tokenizer.json` from duplex_world's vocabulary
+    build_tokenizer.py   Makes the shipped `data/tokenizer.json` from duplex_world's vocabulary
     espeak.py            espeak-ng voices, an optional extra: words in, speech with phone and word times out
     espeak_child.py      Speaks one utterance with espeak-ng, in a process of its own: a request on stdin, phones ...
     faces.py             Drawn faces: anti-aliased signed-distance shapes, all frames of a chunk at once, at any ...

@@ -15,7 +15,7 @@ from wanstreamer_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class DuplexSource:
-  """Sessions `first_seed`, `first_seed` + 1, ... of one split. Implements `data.make.Source`."""
+  """Sessions `first_seed`, `first_seed` + 1, ... of one split. Implements `data.make.SessionSource`."""
 
   world: WorldConfig
   split: str

@@ -8,7 +8,7 @@ from wanstreamer_jax.data.duplex_world import espeak, lexicon
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.faces import draw, random_look, still_tracks
 from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, SMALL_PERSONAS, Persona
-from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Stage, User
+from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Scene, ScriptedUser
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.session import Session, Side, World
 from wanstreamer_jax.errors import ConfigError
@@ -56,7 +56,7 @@ class WorldConfig:
 class Cast:
   """Who plays in a session, and through which microphone the user is heard."""
 
-  stage: Stage
+  scene: Scene
   user: Body
   agent: Body
   echo_gain: float
@@ -81,10 +81,10 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
     voice = lexicon.mixed_voice(voice, np.random.default_rng([seed, int(held_out), 0xE5]), held_out)
   user = make(look, voice, 0)
   agent = make(agent_look(persona), persona.voice, 1)
-  stage = Stage(config.unit_ms / 1000, rng, held_out, small, persona)
+  scene = Scene(config.unit_ms / 1000, rng, held_out, small, persona)
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
   delay = config.samples + int(rng.uniform(0.02, 0.1) * config.sample_rate)
-  return Cast(stage, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
+  return Cast(scene, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
 
 
 def agent_look(persona: Persona):
@@ -99,34 +99,34 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
   "train" never has (`unseen` in the truth tells which). The agent is one of the same few personas.
   """
   players = cast(seed, config, split)
-  stage, user, agent = players.stage, players.user, players.agent
-  answering = PerfectAgent(stage, agent, config.text_lead)
-  asking, spoke = User(stage, user), False
+  scene, user, agent = players.scene, players.user, players.agent
+  answering = PerfectAgent(scene, agent, config.text_lead)
+  asking, spoke = ScriptedUser(scene, user), False
   for unit in range(config.units):
-    stage.now = unit
+    scene.now = unit
     answering.step()
     asking.step(spoke)
     spoke = answering.speaking()
-  _attend(stage, user, agent)
+  _attend(scene, user, agent)
   user_side, agent_side = _side(user, config), _side(agent, config)
   assert user_side.audio is not None
   assert agent_side.audio is not None
   heard = microphone(user_side.audio, agent_side.audio, 0, players)
   return Session(
-    user=dataclasses.replace(user_side, audio=heard, words=tuple(stage.typed)),
+    user=dataclasses.replace(user_side, audio=heard, words=tuple(scene.typed)),
     agent=dataclasses.replace(agent_side, words=_inside(answering.words, config)),
-    world=session_world(stage.persona, config),
-    events=tuple(sorted(stage.events, key=lambda event: event.start)),
+    world=session_world(scene.persona, config),
+    events=tuple(sorted(scene.events, key=lambda event: event.start)),
     units=config.units,
     seed=seed,
     source=f"duplex_world/{config.size}/{split}/{seed}",
   )
 
 
-def _attend(stage: Stage, user: Body, agent: Body) -> None:
+def _attend(scene: Scene, user: Body, agent: Body) -> None:
   """The agent looks at the user who speaks or shows something."""
   agent.attention += [(line.start, line.end + 0.8) for line in user.lines]
-  agent.attention += [(event.start, event.start + 1.5) for event in stage.events if event.kind == "raise"]
+  agent.attention += [(event.start, event.start + 1.5) for event in scene.events if event.kind == "raise"]
 
 
 def _inside(words: list, config: WorldConfig) -> tuple:
