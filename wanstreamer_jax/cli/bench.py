@@ -18,6 +18,7 @@ from wanstreamer_jax.cli.parsing import (
   load_config,
   number,
 )
+from wanstreamer_jax.cli.results import add_record
 
 
 def add_bench(commands: Any) -> None:
@@ -43,6 +44,7 @@ def add_step(group: Any) -> None:
   add_config(parser)
   parser.add_argument("--runs", type=number(int, 50), default=100, metavar="N", help="units to time (default: 100)")
   add_json(parser)
+  add_record(parser)
 
 
 def bench_step(args: argparse.Namespace) -> None:
@@ -75,6 +77,7 @@ def add_train(group: Any) -> None:
   parser.add_argument("--records", metavar="DIR", help="read batches from this folder (default: one random batch)")
   parser.add_argument("--trace", type=folder, metavar="DIR", help="write a profile of three steps")
   add_json(parser)
+  add_record(parser)
 
 
 def bench_train(args: argparse.Namespace) -> None:
@@ -106,6 +109,7 @@ def add_serve(group: Any) -> None:
   parser.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
   parser.add_argument("--trace", metavar="DIR", help="write what ran when: trace.json for Perfetto, trace.png")
   add_json(parser)
+  add_record(parser)
 
 
 def bench_serve(args: argparse.Namespace) -> None:
@@ -134,6 +138,7 @@ def add_session(group: Any) -> None:
   add_config(parser, required=False)
   parser.add_argument("--minutes", type=number(float, 0.1), default=60.0, help="how long (default: 60)")
   add_out(parser, "for session.json and session.png", default="out/session")
+  add_record(parser)
 
 
 def bench_session(args: argparse.Namespace) -> None:
@@ -160,6 +165,7 @@ def add_loader(group: Any) -> None:
   parser.add_argument("--hosts", type=number(int, 1), default=1, help="that share a step's reading (default: 1)")
   parser.add_argument("--topology", metavar="T", help="compare with steps on these TPUs, such as v5e:2x2 (extra `aot`)")
   parser.add_argument("--mfu", type=number(float, 0.01, 1), default=0.5, help="of steps on --topology (default: 0.5)")
+  add_record(parser)
 
 
 def bench_loader(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from wanstreamer_jax.cli.parsing import add_command, add_out, number
+from wanstreamer_jax.cli.results import add_record
 
 
 def add_eval(commands: Any) -> None:
@@ -22,6 +23,7 @@ def add_eval(commands: Any) -> None:
   parser.add_argument("--batch", type=number(int, 2), help="sessions side by side")
   parser.add_argument("--seed", type=number(int, 0), help="of the first held-out session")
   add_out(parser, default="out/eval")
+  add_record(parser)
 
 
 def evaluate(args: argparse.Namespace) -> None:
