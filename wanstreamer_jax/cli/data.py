@@ -62,7 +62,7 @@ def data_make(args: argparse.Namespace) -> None:
 
 
 def make_source(args: argparse.Namespace, config: Any) -> Any:
-  """Where `data make` takes its sessions from, a `data.make.SessionSource`. Raises DataError for options that do not fit."""
+  """The `data.make.SessionSource` that was asked for. Raises DataError for options that do not fit together."""
   from wanstreamer_jax.errors import DataError
 
   if args.source == "recordings":

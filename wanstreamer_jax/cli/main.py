@@ -1,8 +1,8 @@
 """The `wanstreamer` command: finds the sub-command, calls it, and turns errors into one line and an exit status.
 
-A sub-command is a function of a module beside this one that adds its parser. Nothing in this folder imports more than the standard
-library before a handler runs, so that `--help` answers at once. Whatever a user can cause ends in one line on stderr
-and status 2; Ctrl-C ends in status 130. WANSTREAMER_DEBUG=1 shows the traceback as well.
+A sub-command is a function of a module beside this one that adds its parser. Nothing in this folder imports more than
+the standard library before a handler runs, so that `--help` answers at once. Whatever a user can cause ends in one line
+on stderr and status 2; Ctrl-C ends in status 130. WANSTREAMER_DEBUG=1 shows the traceback as well.
 """
 
 import contextlib
