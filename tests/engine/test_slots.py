@@ -11,7 +11,7 @@ from flax import nnx
 from tests.engine.test_engine import session
 from tests.helpers.agents import random_weights, small_config
 from wanstreamer_jax.aot.collectives import collectives
-from wanstreamer_jax.aot.hlo import Program
+from wanstreamer_jax.aot.hlo import HloProgram
 from wanstreamer_jax.bench.long_session import compilations
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.engine import engine as slots
@@ -232,7 +232,7 @@ def test_all_placements_are_equal(close, tmp_path):
   # keys stay where they are: tokens travel around attention, nobody gathers the cache
   performer = engine.performer
   program = performer.solve.lower(performer._agent, performer._states, performer.brief(engine.states)).compile()
-  found = collectives(Program(program.as_text()), {"performers": 4})
+  found = collectives(HloProgram(program.as_text()), {"performers": 4})
   assert sum(traffic.count for (kind, _), traffic in found.items() if kind == "all-to-all") > 0
   layer = engine.states.cache.kv.k[:, 0].nbytes  # of all slots
   assert 0 < largest(program.as_text(), "all-gather") < layer / 4
