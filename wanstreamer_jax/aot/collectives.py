@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from wanstreamer_jax.aot.hlo import HloProgram, Instruction
+from wanstreamer_jax.aot.hlo import Program, Instruction
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -27,7 +27,7 @@ Axes = tuple[str, ...]
 SLICES: Axes = ("slices",)  # between slices, over the data centre's network: a part of the mesh axis `data`
 
 
-def collectives(program: HloProgram, mesh: Mapping[str, int]) -> dict[tuple[str, Axes], Traffic]:
+def collectives(program: Program, mesh: Mapping[str, int]) -> dict[tuple[str, Axes], Traffic]:
   """Traffic of one run by (kind, axes of the mesh that the groups span), in the order of KINDS.
 
   mesh: axis sizes, outermost first; the program numbers devices in the mesh's order. A collective that the compiler

@@ -45,7 +45,7 @@ from wanstreamer_jax.units import build_layout
 MAX_CHIPS = 16_384
 
 
-class Program(NamedTuple):
+class ProgramPlan(NamedTuple):
   """A jitted function and what it is compiled for.
 
   parts: bytes per chip of arguments. flops: what it computes, counted by hand, and `useful`, what the model asks for:
@@ -93,7 +93,7 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     ) from error
 
 
-def train_program(config: Config, devices: list[jax.Device]) -> Program:
+def train_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
   """The duplex training step on a mesh over all chips: `train.mesh`, or `fsdp` inside slices where that is empty."""
   if config.train.stage != "duplex":
     raise ConfigError(f"train.stage is {config.train.stage!r}: aot compiles the duplex stage only")
@@ -128,7 +128,7 @@ def train_program(config: Config, devices: list[jax.Device]) -> Program:
   }
   flops = {"products": cost.flops, "attention kernels": attention_kernel_flops(config, cost, mesh)}
   amount = {"tokens": rows * tokens, "units": rows * config.data.units}
-  return Program(title, function, (state, batch), parts, flops, useful, amount, mesh, _train_advice(config, shards))
+  return ProgramPlan(title, function, (state, batch), parts, flops, useful, amount, mesh, _train_advice(config, shards))
 
 
 def _train_advice(config: Config, shards: int) -> str:
@@ -159,7 +159,7 @@ def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
   return int(np.prod(leaf.shape if shape is None else shape)) * leaf.dtype.itemsize
 
 
-def step_program(config: Config, devices: list[jax.Device]) -> Program:
+def step_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
   """The unit step of one session on one chip, with donated state."""
   agent = jax.eval_shape(lambda: rollout.cast_layers_to_compute_dtype(Agent(config, rngs=nnx.Rngs(0))))
   capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
@@ -183,7 +183,7 @@ def step_program(config: Config, devices: list[jax.Device]) -> Program:
   advice = "model.kv_cache=int8, a narrower layout.window or a larger chip"
   amount, mesh = {"units": 1}, make_mesh("data=1", devices[:1])
   function = jax.jit(step, donate_argnums=1)
-  return Program(title, function, (agent, state, user), parts, flops, flops["products"], amount, mesh, advice)
+  return ProgramPlan(title, function, (agent, state, user), parts, flops, flops["products"], amount, mesh, advice)
 
 
 def unit_of_user(config: Config) -> UserUnit:
@@ -214,7 +214,7 @@ def compile_for(config: Config, topology: str, what: str, slices: int = 1, plan:
   except jax.errors.JaxRuntimeError as error:
     raise _explained(error, f"{config.name}: {program.title} for {topology}", program.advice) from error
   seconds = time.perf_counter() - begin
-  chip, compiled = CHIPS.get(kind), hlo.HloProgram(text)
+  chip, compiled = CHIPS.get(kind), hlo.Program(text)
   flops, moved = compiled.product_flops(), compiled.memory_bytes()
   computed = flops + program.flops.get("attention kernels", 0.0) / chips
   bound = roofline(program.mesh, computed, program.useful, moved, collectives(compiled, dict(program.mesh.shape)))
@@ -242,7 +242,7 @@ def compile_for(config: Config, topology: str, what: str, slices: int = 1, plan:
   }
 
 
-def compile_whole(program: Program) -> tuple[dict[str, int], str]:
+def compile_whole(program: ProgramPlan) -> tuple[dict[str, int], str]:
   """(bytes per chip beside `program.parts`, HLO text as the TPU compiler writes it: jax cannot read all of it)."""
   with tempfile.TemporaryDirectory() as folder:
     memory = _compile(program, folder).memory_analysis()
@@ -259,13 +259,13 @@ def compile_whole(program: Program) -> tuple[dict[str, int], str]:
 OPTIMISED, PLANNED = "*.after_optimizations.txt", "*.after_optimizations-memory-usage-report.txt"
 
 
-def _compile(program: Program, folder: str) -> Any:
+def _compile(program: ProgramPlan, folder: str) -> Any:
   with jax.set_mesh(program.mesh):
     options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
     return program.function.lower(*program.arguments).compile(compiler_options=options)
 
 
-def plan_memory(program: Program) -> tuple[dict[str, int], str]:
+def plan_memory(program: ProgramPlan) -> tuple[dict[str, int], str]:
   """As `compile_whole`, but returns when the compiler has optimised the program, and given every array its place in HBM
   or said that they do not fit. Generating the code takes ten times as long and changes neither.
 

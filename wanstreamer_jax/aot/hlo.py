@@ -95,7 +95,7 @@ def _names(text: str) -> list[str]:
   return [name.strip(" %") for name in text.strip("{}").split(",") if name.strip(" %")]
 
 
-class HloProgram:
+class Program:
   """The parsed text. computations: by name. times: how often each runs in one run of the program."""
 
   def __init__(self, text: str):
