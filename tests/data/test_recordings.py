@@ -150,7 +150,7 @@ def changed(**changes):
     (changed(path="no.wav"), "path: 'no.wav' is not a file"),
     (changed(duration=0), "duration: 0 is not a number above 0"),
     (changed(duration="long"), "duration: 'long' is not a number"),
-    (changed(id=""), "id '' is not a text"),
+    (changed(id=""), "id '' is not text"),
     (changed(id="one"), "id 'one' was used at .*manifest.jsonl:1"),
     (changed(agent={**GOOD["agent"], "words": {}}), "agent.words: expected a list"),
     (changed(agent={**GOOD["agent"], "words": [{"text": " ", "start": 0, "end": 1}]}), r"words\[0\]: text ' ' is not"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from wanstreamer_jax.aot.hlo import Program, Instruction
+from wanstreamer_jax.aot.hlo import Instruction, Program
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
