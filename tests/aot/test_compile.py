@@ -321,7 +321,7 @@ def test_the_training_step_compiles_for_several_chips():
   assert bound["seconds"] == max(bound["busy"].values()) == bound["busy"][bound["bound"]]
   assert 0 < bound["mfu"] < 1
   text = "\n".join(report.report_lines(result))
-  for word in ("fsdp=2,context=2", "splash", "of HBM", "fits", "all-to-all over context", "by hand: attention kernels",
+  for word in ("fsdp=2,context=2", "splash", "of HBM", "fits", "all-to-all over context", "counted: attention kernels",
                "by the compiler", "ICI x", "bound by", "MFU at best"):  # fmt: skip
     assert word in text
 

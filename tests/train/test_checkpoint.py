@@ -318,7 +318,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint_whole(run, full_disk, capfd):
 def test_too_little_space_is_noticed_before_anything_is_written(run, monkeypatch):
   folder, config, state = run
   monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 1000))
-  message = r"step 3 to .*: No space left on device \(0\.0 MB needed, 0\.0 MB free\); the checkpoint of step 2 stays"
+  message = r"step 3 to .*: No space left on device \(0\.0 MB needed, 0\.0 MB free\); the checkpoint of step 2 is kept"
   with pytest.raises(CheckpointError, match=message), Checkpoints(folder / "checkpoints", config) as checkpoints:
     checkpoints.save(at_step(state, 3), 3)
   assert steps_on_disk(folder) == ["1", "2"]
