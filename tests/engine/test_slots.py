@@ -19,6 +19,7 @@ from wanstreamer_jax.engine.engine import SlotEngine
 from wanstreamer_jax.engine.phases import StreamEngine
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError
+from wanstreamer_jax.parallel import machine
 from wanstreamer_jax.rollout import Agent
 
 ADA, BEN = World(fields={"name": "ada"}), World(fields={"name": "ben"})
@@ -165,9 +166,9 @@ def test_what_cannot_be_served_is_said_before_anything_is_compiled(agent, monkey
   config.layout.window, config.layout.sinks = None, 0
   with pytest.raises(ConfigError, match="full history.*needs a capacity"):
     SlotEngine(random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0)))), 1)
-  monkeypatch.setattr(slots, "memory_left", lambda: 1 << 20)
+  monkeypatch.setattr(machine, "memory_left", lambda: 1 << 20)
   with pytest.raises(
-    ConfigError, match=r"what 50 sessions may come to remember needs .* GiB, and 0.0 are left: use fewer"
+    ConfigError, match=r"states of 50 sessions may grow to .* GiB, but only 0.0 GiB are free: use fewer"
   ):
     SlotEngine(agent, 50)
 

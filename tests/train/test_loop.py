@@ -447,7 +447,7 @@ def test_a_second_ctrl_c_stops_at_once():
   with loop.Interrupt() as interrupt:
     signal.raise_signal(signal.SIGINT)
     assert interrupt.requested
-    with pytest.raises(KeyboardInterrupt, match="stopped at once; the last checkpoint stays whole"):
+    with pytest.raises(KeyboardInterrupt, match="stopped at once; the last checkpoint is kept"):
       signal.raise_signal(signal.SIGINT)
   assert signal.getsignal(signal.SIGINT) is before
 

@@ -1,4 +1,4 @@
-"""`wanstreamer bench loader`: how fast batches are read."""
+"""`wanstreamer bench loader`: how fast the loader reads batches."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from wanstreamer_jax.errors import DataError
 
 
 def bench(loader: Loader, seconds: float = 5.0) -> dict[str, Any]:
-  """Reads batches for about that long and returns units/s, MB/s and how many times real time one session that is."""
+  """Reads batches for about `seconds`. Returns units/s, MB/s, and units/s over those of one live session."""
   loader.batch_at(0)
   begin, step, size = time.perf_counter(), 0, 0
   while (elapsed := time.perf_counter() - begin) < seconds:

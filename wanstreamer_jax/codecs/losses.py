@@ -1,4 +1,4 @@
-"""Distances between media and their reconstructions. Pure functions, unbatched, all smooth enough to train on.
+"""Distances between media and their reconstructions: pure functions, unbatched, smooth enough to train on.
 
 Video [T, H, W, 3] and audio [S] are in [-1, 1].
 """
@@ -16,14 +16,14 @@ MEL_SIZE, MEL_BINS = 1024, 80
 def charbonnier(
   difference: Float[Array, "..."], weights: Float[Array, "..."] | float = 1.0, epsilon: float = 1e-2
 ) -> Float[Array, ""]:
-  """Mean absolute value with a round bottom: sqrt(d^2 + eps^2) - eps. Weights are broadcast."""
+  """Mean absolute value, smooth at zero: sqrt(d^2 + eps^2) - eps. Weights are broadcast."""
   return jnp.mean(weights * (jnp.sqrt(jnp.square(difference) + epsilon**2) - epsilon))
 
 
 def motion_weights(video: Float[Array, "T H W C"], strength: float) -> Float[Array, "H W 1"]:
   """Weights of mean 1 that grow with how much a pixel changes during the clip.
 
-  A mouth is 1 % of a face's pixels, and a codec that never opens it loses hardly anything without them.
+  A mouth is 1 % of a face's pixels: without these weights, a codec that never opens it would lose hardly anything.
   """
   change = jnp.max(jnp.max(video, axis=0) - jnp.min(video, axis=0), axis=-1, keepdims=True)
   weights = 1.0 + strength * change
@@ -51,7 +51,7 @@ def magnitudes(x: Float[Array, "S"], size: int) -> Float[Array, "T F"]:
 
 
 def log_magnitude(magnitude: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Natural logarithm with a floor at -80 dB of full scale, below which nothing is heard."""
+  """Natural logarithm with a soft floor at -80 dB of full scale, below which nothing is audible."""
   return jnp.log(magnitude + 1e-4)
 
 

@@ -28,7 +28,7 @@ MAX_SHARD_ITEMS = 32  # more would lose more work when a process is killed
 
 
 class SessionSource(Protocol):
-  """Numbered items that each give sessions of one common length. Goes to worker processes by pickle."""
+  """Numbered items that each give sessions of one common length. It is pickled for worker processes."""
 
   @property
   def items(self) -> int: ...
@@ -44,23 +44,23 @@ class SessionSource(Protocol):
     ...
 
   def sessions(self, item: int) -> Generator[Session, None, int]:
-    """The sessions of one item, always the same ones; returns how many units at its end fill no session.
+    """The sessions of one item, always the same ones. Returns how many units at its end do not fill a session.
 
     Raises DataError or MediaError for an item that cannot be read."""
     ...
 
   def where(self, item: int) -> str:
-    """What to call an item in messages: its line, or its seed."""
+    """The name of an item in messages: its line or its seed."""
     ...
 
   def describe(self) -> dict[str, Any]:
-    """Name, split, seeds, hashes: JSON values for the manifest, and what a resumed run must find unchanged."""
+    """Name, split, seeds, hashes: JSON values for the manifest, which a resumed call must find unchanged."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class _MakeJob:
-  """What a worker needs besides the shard's number."""
+  """What a worker needs besides the number of its shard."""
 
   source: SessionSource
   config: Config
@@ -71,7 +71,7 @@ class _MakeJob:
 
   @property
   def shard_items(self) -> int:
-    """Items in a shard; a function of the source alone, so that workers do not change the files."""
+    """Items in a shard: a function of the source alone, so that the number of workers does not change the files."""
     return min(MAX_SHARD_ITEMS, -(-self.source.items // MIN_SHARDS))
 
   def shards(self) -> int:
@@ -85,12 +85,12 @@ def make(
   """Writes every session of `source` to the folder `out` and returns its manifest.
 
   workers: processes of this call that make shards; the files are the same for any number.
-  share: (i, n) makes every n-th shard from the i-th on, beside other calls, perhaps on other hosts, that make the
-    others; the call that finds all of them there finishes the folder, and the others return None.
-  skip_bad: leave out what cannot be read; report.json tells what that was. Otherwise it is a DataError or MediaError.
+  share: (i, n) makes every n-th shard from the i-th on, while other calls, perhaps on other hosts, make the others. The
+    call that finds all shards present finishes the folder; the others return None.
+  skip_bad: leave out what cannot be read and list it in report.json; otherwise it raises DataError or MediaError.
 
-  An interrupted call is repeated to continue; a finished one does nothing. Raises DataError when `out` is another
-  folder, or was begun with other settings.
+  Repeat an interrupted call to continue it; repeating a finished one does nothing. Raises DataError when `out` is
+  another folder, or was begun with other settings.
   """
   tokenizer = TextTokenizer(config.data.tokenizer)
   unit_dtype, session_dtype = records.unit_dtype(config, source.tracks), records.session_dtype(config)
@@ -109,7 +109,7 @@ def make(
 
 
 def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
-  """Makes the shards, here or in processes, and yields each number when it is done."""
+  """Makes the shards, in this process or in worker processes, and yields the number of each when it is done."""
   if workers <= 1 or len(todo) <= 1:
     for shard in todo:
       yield _make_shard(job, shard)
@@ -122,7 +122,7 @@ def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
       yield future.result()
   except BaseException as error:
     for worker in set(multiprocessing.active_children()) - others:
-      worker.terminate()  # half a shard is under a temporary name
+      worker.terminate()  # an unfinished shard has only a temporary name
     if isinstance(error, concurrent.futures.process.BrokenProcessPool):
       raise DataError("a worker process died, perhaps out of memory: repeat with fewer --workers") from error
     raise
@@ -144,7 +144,7 @@ def _make_shard(job: _MakeJob, shard: int) -> int:
 
 
 def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Session]:
-  """The sessions of one item; tells `notes` what gave none. The sessions before a damage are kept."""
+  """The sessions of one item; `notes` records an item that gave none. Sessions before a damaged place are kept."""
   where, given, sessions = job.source.where(item), 0, job.source.sessions(item)
   while True:
     try:
@@ -157,7 +157,7 @@ def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Sessi
       return
     except (DataError, MediaError) as error:
       if not job.skip_bad:
-        raise type(error)(f"{where}: {error}; or leave out what cannot be read: --skip-bad") from error
+        raise type(error)(f"{where}: {error}; or pass --skip-bad to leave such items out") from error
       notes["skipped"].append(record_writer.skip(where, error))
       return
     given += 1
@@ -167,7 +167,7 @@ def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Sessi
 def _to_records(
   job: _MakeJob, tokenizer: TextTokenizer, sessions: Iterable[Session], notes: dict[str, Any]
 ) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
-  """Records of sessions; counts into `notes` on the way."""
+  """Records of sessions; adds their statistics to `notes`."""
   text = {USER: records.TextStats(), AGENT: records.TextStats()}
   truncated, speech = 0, np.zeros(3, np.int64)
   for session in sessions:

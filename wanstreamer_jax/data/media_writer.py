@@ -1,4 +1,4 @@
-"""Media files out: H.264 and AAC in mp4, with exactly the frames and samples that were given.
+"""Writes media files: H.264 and AAC in mp4, with exactly the frames and samples that were given.
 
 A file appears under its name only when it is complete: it is written under a temporary name beside it, which `close`
 changes into its own; `abort` (or an exception in the `with` block) removes it.
@@ -27,7 +27,7 @@ def viewable_scale(height: int, width: int, min_side: int = 256) -> int:
 
 
 class MediaWriter:
-  """Writes pictures and sound to an mp4 file; see the module's head for what appears when.
+  """Writes pictures and sound to an mp4 file; see the module's docstring for when it appears.
 
   `size` is (height, width) of the pictures given (default: of `media`); `scale` is a whole factor by which they are
   enlarged, smoothly or (`smooth=False`) as visible pixels. Odd sides gain one repeated row or column, since H.264 in
@@ -66,7 +66,7 @@ class MediaWriter:
     stream = self.container.add_stream("libx264", rate=self.media.fps, options={"crf": "18", "preset": "veryfast"})
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     context = stream.codec_context
-    context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709, said in the file
+    context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709, stated in the file
     context.color_range = 1  # studio range
     context.thread_count = 2
     return stream
@@ -80,7 +80,7 @@ class MediaWriter:
   def write(self, video: np.ndarray, audio: np.ndarray) -> None:
     """video uint8 [T, H, W, 3]; audio float [S] or [S, channels] in [-1, 1], of the same duration.
 
-    Raises MediaError if shapes do not fit, sound is not finite, or the disk refuses.
+    Raises MediaError if shapes do not fit, sound is not finite, or the file cannot be written.
     """
     self.check(video, audio)
     try:
@@ -124,7 +124,7 @@ class MediaWriter:
     return frame
 
   def close(self) -> Path:
-    """Completes the file and gives it its name. Raises MediaError if nothing was written or the disk refuses."""
+    """Completes the file and gives it its name. Raises MediaError if nothing or not all was written."""
     if not self.frames:
       self.abort()
       raise MediaError(f"{self.path} would be empty: no unit was written")
@@ -139,7 +139,7 @@ class MediaWriter:
 
   def abort(self) -> None:
     """Leaves nothing behind."""
-    with contextlib.suppress(av.error.FFmpegError, OSError):  # the file goes anyway
+    with contextlib.suppress(av.error.FFmpegError, OSError):  # the file is removed anyway
       self.container.close()
     self.partial.unlink(missing_ok=True)
 

@@ -1,9 +1,9 @@
-"""World files: the JSON that tells the agent who it is, how it looks and how it sounds.
+"""World files: JSON that tells the agent who it is, how it looks and how it sounds.
 
     {"fields": {"name": "Ada", "likes": "tea"}, "portrait": "ada.png", "voice": "ada.wav"}
 
-Every key is optional. Paths are relative to the JSON file. The portrait is any picture that Pillow reads: turned as
-its EXIF says, cropped at the centre to the agent's aspect, scaled. The voice is any sound of at most 30 s.
+Every key is optional. Paths are relative to the JSON file. The portrait is any picture that Pillow reads; it is turned
+as its EXIF data say, cropped at the centre to the agent's aspect, and scaled. The voice is any sound of at most 30 s.
 """
 
 import json
@@ -25,8 +25,8 @@ from wanstreamer_jax.files import write_text
 KEYS = ["fields", "portrait", "voice"]
 MAX_FIELDS = 32
 MAX_NAME = 40  # characters
-MAX_VALUE = 400
-MAX_TEXT = 2000  # all fields as one line; how many tokens that is, the engine checks
+MAX_VALUE = 400  # characters
+MAX_TEXT = 2000  # characters of all fields as one line; the engine checks the number of tokens
 MAX_VOICE = 30.0  # seconds
 MAX_PIXELS = 100_000_000
 
@@ -57,7 +57,7 @@ def write_world(folder: str | Path, world: World, media: MediaConfig) -> Path:
 
 
 def world_of(path: Path, value: Any, media: MediaConfig, max_pixels: int = MAX_PIXELS) -> World:
-  """The World of a parsed JSON value; `path` stands in messages, and its folder is where files are."""
+  """The World of a parsed JSON value. `path` is named in messages; files are relative to its folder."""
   fields, portrait, voice = check_world(path, value)
   return World(
     fields=fields,
@@ -78,7 +78,7 @@ def check_world(path: Path, value: Any) -> tuple[dict[str, str], Path | None, Pa
 
 
 def parse(path: Path) -> Any:
-  """The JSON value of a file; a key given twice is an error."""
+  """The JSON value of a file. Raises DataError for a missing or broken file, and for a key that is given twice."""
   if path.exists() and not path.is_file():
     raise DataError(f"{path} is not a file; give the path of a world file (JSON)")
   try:
@@ -112,7 +112,7 @@ def kind(value: Any) -> str:
 
 
 def check_fields(path: Path, fields: Any) -> dict[str, str]:
-  """The persona text: a few short lines of text, or DataError with the field's name and the limit."""
+  """The fields, checked. Raises DataError with the field's name and the limit."""
   if not isinstance(fields, dict):
     raise DataError(f'{path}: "fields" must be an object of texts like {{"name": "Ada"}}, got {kind(fields)}')
   if len(fields) > MAX_FIELDS:

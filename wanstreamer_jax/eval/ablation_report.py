@@ -13,7 +13,7 @@ Measure = Callable[[Result, str], float]  # (result, variant) -> figure, NaN whe
 
 
 def closed_loop(name: str) -> Measure:
-  """A mean of the closed loop."""
+  """Reads a mean of the closed loop."""
 
   def value(result: Result, variant: str) -> float:
     found = result["figures"]["closed_loop"].get(variant, {}).get(name)
@@ -23,7 +23,7 @@ def closed_loop(name: str) -> Measure:
 
 
 def teacher_forced(kind: str, part: str) -> Measure:
-  """A teacher-forced error."""
+  """Reads a teacher-forced error."""
 
   def value(result: Result, variant: str) -> float:
     found = result["figures"]["teacher_forced"].get(variant, {}).get(kind, {}).get(part)
@@ -32,7 +32,7 @@ def teacher_forced(kind: str, part: str) -> Measure:
   return value
 
 
-COLUMNS: dict[str, tuple[Measure, int, str]] = {  # title: (figure, digits, which way is better)
+COLUMNS: dict[str, tuple[Measure, int, str]] = {  # title: (figure, digits, which direction is better)
   "right answers": (closed_loop("answer"), 2, "up"),
   "TOR-Alignment": (closed_loop("tor_alignment"), 2, "up"),
   "talk share": (closed_loop("talk_share"), 2, ""),
@@ -57,7 +57,7 @@ ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 
 
 def write(out: str | os.PathLike[str], results: Sequence[Result], about: dict[str, str]) -> None:
-  """Writes the table to `out` (Markdown) and the picture beside it (PNG), both whole or not at all."""
+  """Writes the table to `out` (Markdown) and the picture beside it (PNG)."""
   path = pathlib.Path(out)
   path.parent.mkdir(parents=True, exist_ok=True)
   picture = path.with_suffix(".png")
@@ -90,16 +90,16 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
   options = first["figures"]["options"]
   titles = [title + ARROWS[better] for title, (_, _, better) in COLUMNS.items()]
   start = (
-    "all configs start from the same weights, trained with the reference's choices, and have that long to get used "
-    "to their own, so that what a choice costs is rather over- than understated"
+    "all configs start from the same weights, which were trained with the reference's choices, and then have this "
+    "training to adapt to their own: what a choice costs is overstated rather than understated"
     if first.get("init")
     else "from nothing"
   )
   intro = (
     f"Written by `wanstreamer ablate`. A {reference} model ({first['parameters'] / 1e6:.1f}M parameters, "
-    f"{first['trained_units'] / 1000:.0f}k units of training, {start}; the small duplex_world at 64x64) says what "
+    f"{first['trained_units'] / 1000:.0f}k units of training, {start}; the small duplex_world at 64x64) says only what "
     f"happens to a {reference} model; larger ones may differ. {options['sessions']} held-out sessions of "
-    f"{options['seconds']:g} s in closed loop; mean over seeds, ± half their range. Arrows: which way is better. "
+    f"{options['seconds']:g} s in closed loop; mean over seeds, ± half their range. Arrows: the better direction. "
     "Differences within ± are noise."
   )
   lines = [f"# Ablations at {reference} size", "", intro, "", f"![figures of every config]({picture})", ""]
@@ -111,13 +111,13 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
     group = groups[reference]
     cells = [cell([figure(r, variant) for r in group], digits) for figure, digits, _ in COLUMNS.values()]
     lines.append(f"| _{reference}: {variant}_ | {len(group)} | " + " | ".join(cells) + " |")
-  lines += ["", "## What each one changes, and what was expected", ""]
+  lines += ["", "## What each config changes, and what was expected", ""]
   lines += [f"- **{name}**: {' '.join(about.get(name, '').split())}" for name in groups if name != reference]
   return "\n".join(lines) + "\n"
 
 
 def draw(path: pathlib.Path, results: Sequence[Result]) -> None:
-  """One panel per figure: a dot for every seed, a line at the reference's mean, a dashed one at shuffled user."""
+  """One panel per figure: a dot for every seed, lines at the reference's mean and (dashed) its shuffled user's."""
   from matplotlib.figure import Figure
 
   groups = by_name(results)

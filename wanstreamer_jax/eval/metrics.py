@@ -1,4 +1,4 @@
-"""Picture, sound, sync and identity metrics, in NumPy. Every docstring is the exact definition and its source.
+"""Picture, sound, sync and identity metrics, in NumPy. Each docstring gives the exact definition and its source.
 
 Video is uint8 [T, H, W, 3]; audio float [S] in [-1, 1]. A metric that has nothing to measure (a silent reference, a
 flat signal) returns NaN, and `mean` leaves NaN out. "Proxy" marks a network-free stand-in that is not comparable with
@@ -114,11 +114,11 @@ def lip_sync(
 ) -> tuple[float, float]:
   """(lag in ms, correlation at zero lag) of mouth opening [T] against loudness [T], one value per video frame.
 
-  Frames of the sound that are not `speaking` (bool [T]) do not count: a mouth that moves anyhow in speech and rests in
-  silence would correlate over the whole session.
+  Only frames that are `speaking` (bool [T]) count: over a whole session, a mouth that moves at random during speech and
+  rests in silence would correlate as well.
   The lag is the shift, at most `max_lag` seconds either way, at which Pearson's correlation peaks: positive when the
   mouth follows the sound. Loudness below FAINT (-50 dB) counts as FAINT. NaN when either signal is constant, or when
-  the correlation never exceeds 0.1 (then there is no peak to speak of). A proxy for SyncNet's LSE-C and offset.
+  the correlation never exceeds 0.1 (then there is no real peak). A proxy for SyncNet's LSE-C and offset.
   """
   loud = np.maximum(loudness, FAINT)
   reach = min(round(max_lag * fps), len(loud) - 2)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: eval.json with every figure, eval.png with a page of pictures, a table in the shell."""
+"""Reports of an evaluation: eval.json with every figure, eval.png with a page of pictures, a table for the terminal."""
 
 import math
 import os
@@ -39,7 +39,7 @@ HEADLINES = {  # name in the figures: (title, unit or format)
 
 
 def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
-  """The folder `out`, made if need be. Raises UserError when it cannot be."""
+  """The folder `out`, which is made if it is missing. Raises UserError when that fails."""
   folder = pathlib.Path(out)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
 def write_report(
   evaluation: Evaluation, out: str | os.PathLike[str], media: MediaConfig, tokenizer: TextTokenizer
 ) -> dict[str, pathlib.Path]:
-  """Writes eval.json and eval.png into the folder `out`. Raises UserError when that is not possible."""
+  """Writes eval.json and eval.png into the folder `out`. Raises UserError when it cannot be written."""
   folder = make_folder(out)
   files = {name: folder / name for name in ("eval.json", "eval.png")}
   try:
@@ -63,7 +63,7 @@ def write_report(
 
 
 def without_nan(value: Any) -> Any:
-  """JSON values in which NaN, which JSON does not know, is null."""
+  """JSON values with null in place of NaN, which JSON lacks."""
   if isinstance(value, dict):
     return {key: without_nan(item) for key, item in value.items()}
   if isinstance(value, list | tuple):

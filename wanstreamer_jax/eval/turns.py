@@ -1,6 +1,6 @@
-"""Who speaks when, and whether that was right: turn-taking metrics on intervals of speech, in NumPy.
+"""Turn-taking metrics on intervals of speech, in NumPy: who speaks when, and whether that was right.
 
-Times are seconds. Intervals are float [N, 2] (start, end), sorted and apart. The agent's speech is what an energy
+Times are seconds. Intervals are float [N, 2] (start, end), sorted and disjoint. The agent's speech is what an energy
 detector finds in its own output and its words are those of its own text stream, so figures are not comparable with
 benchmarks that transcribe the output with a recogniser (Full-Duplex-Bench, arXiv 2503.04721); the formulas are theirs.
 """

@@ -1,10 +1,11 @@
-"""Why a job of several processes ended, known to all of them: one process's reason is every process's exit status.
+"""Why a job of several processes ended: the reason of the process that failed becomes every process's exit status.
 
-On a pod each host has its own launcher (parallel/launcher.py), which sees the exit status of its own process alone. So
-a process that fails tells why before it ends, through the store that jax keeps beside process 0. The others miss it in
-a collective, or hear of it, and end with the same words and status: what one launcher does not start again, none does.
+On a pod each host has its own launcher (parallel/launcher.py), which sees only the exit status of its own process. So a
+process that fails writes its reason, before it ends, to the key-value store that jax runs in process 0. The others fail
+in a collective, or poll the store and find the reason. They all end with the same message and status, so that all
+launchers agree on whether to start the job again.
 
-A process that cannot tell (SIGKILL, a host without power) is missed in other ways: parallel/hosts.py.
+A process that cannot write a reason (SIGKILL, a power failure) is detected in other ways: see parallel/hosts.py.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ _ending = threading.Lock()  # taken once, by the first thread that ends this pro
 
 
 class ExitReason(NamedTuple):
-  """status: the exit status; words: the line that says why; process: whose, and on which host."""
+  """status: the exit status; words: the line that says why; process, host: where the failure was."""
 
   status: int
   words: str
@@ -41,32 +42,33 @@ class ExitReason(NamedTuple):
 
 
 def _store() -> Any:
-  """The job's key-value store. jax 0.10 has no public name for it."""
+  """The job's key-value store, for which jax 0.10 has no public name."""
   from jax._src import distributed
 
   return distributed.global_state.client
 
 
-def _heard() -> ExitReason | None:
-  """What was told, if anything was."""
+def _stored() -> ExitReason | None:
+  """The reason in the store, if a process has written one."""
   try:
     return ExitReason(**json.loads(_store().key_value_try_get(EXIT_REASON)))
-  except Exception:  # nothing there, or no store
+  except Exception:  # the key is not there, or the store is gone
     return None
 
 
 def _agreed(own: ExitReason) -> ExitReason:
-  """The reason that holds: what another process told before, else one's own, told now.
+  """The reason that all processes take: the one that is in the store already, else `own`, which is written now.
 
-  Who merely lost another process has no reason to tell: it asks whether that one told its own.
+  A process that only lost another one has no reason of its own to write; it reads that process's reason, if there is
+  one.
   """
   answers: list[ExitReason] = []
 
   def ask() -> None:
     if own.status != LostHostError.status:
-      with contextlib.suppress(Exception):  # one is there already, or the store is gone
+      with contextlib.suppress(Exception):  # the store holds a reason already, or is gone
         _store().key_value_set(EXIT_REASON, json.dumps(own._asdict()))
-    answers.append(_heard() or own)
+    answers.append(_stored() or own)
 
   asking = threading.Thread(target=ask, daemon=True)
   asking.start()
@@ -75,16 +77,16 @@ def _agreed(own: ExitReason) -> ExitReason:
 
 
 def end(status: int, words: str) -> None:
-  """Ends this process if it is one of several (at a usual exit jax would wait for the others), else returns.
+  """Ends this process if it is one of several, else returns. (A normal exit would make jax wait for the others.)
 
-  words: one line, printed to standard error here and by all others.
+  words: one line, which every process prints to standard error.
   """
   if jax.distributed.is_initialized():
     _end(_agreed(ExitReason(status, words, jax.process_index(), socket.gethostname())))
 
 
 def _end(reason: ExitReason) -> None:
-  _ending.acquire()  # for good: a second thread waits here for the end
+  _ending.acquire()  # never released: a second thread waits here until the process has ended
   own = reason.process == jax.process_index()
   whose = "" if own else f" (process {reason.process}, {reason.host})"
   print(reason.words + whose, file=sys.stderr, flush=True)
@@ -95,8 +97,8 @@ def _end(reason: ExitReason) -> None:
 
 
 def _take_leave() -> None:
-  """Process 0 stays until the others have ended: without its store they could not know why."""
-  with contextlib.suppress(Exception):  # from the store: then nobody can ask it
+  """Process 0 waits until the others have ended, since they read the reason from its store."""
+  with contextlib.suppress(Exception):  # the store is gone, so nobody can read it
     if jax.process_index():
       _store().key_value_increment(GONE, 1)
       return
@@ -107,7 +109,7 @@ def _take_leave() -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-  """Ends this process when another one of its job tells that it failed."""
+  """Ends this process when another process of the job has written the reason of its failure."""
   if not jax.distributed.is_initialized():
     yield
     return
@@ -115,9 +117,9 @@ def listening() -> Iterator[None]:
 
   def listen() -> None:
     while not done.wait(LISTEN):
-      reason = _heard()
+      reason = _stored()
       if reason is not None:
-        if not done.wait(UNWIND):  # it hangs in a collective, where nothing broke
+        if not done.wait(UNWIND):  # this process hangs in a collective that never failed
           _end(reason)
         return
 

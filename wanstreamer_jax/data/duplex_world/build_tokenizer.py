@@ -3,7 +3,7 @@
     python -m wanstreamer_jax.data.duplex_world.build_tokenizer          # writes the file, prints what is in it
 
 Ids: control tokens, the 256 bytes, every vocabulary word as one token with its leading space, then sub-words learned
-from the vocabulary and from common English, so that words of other people need few tokens.
+from the vocabulary and from common English, so that other words need few tokens.
 """
 
 import collections
@@ -110,7 +110,7 @@ def _subwords(words: list[str], budget: int, known: set[str]) -> list[tuple[str,
 
 
 def _merges(tokenizer: tokenizers.Tokenizer) -> list[tuple[str, str]]:
-  """The learned merges, which the library only shows in its JSON form."""
+  """The learned merges, which the library exposes only in its JSON form."""
   return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 

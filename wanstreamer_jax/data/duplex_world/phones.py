@@ -1,8 +1,8 @@
-"""Phones of English: what each one sounds like (formant targets, sources) and looks like (visemes), and how words
-are spelled in them.
+"""Phones of English: how each one sounds (formant targets, sources) and looks (visemes), and how words are spelled in
+them.
 
 Formant targets are adult-male values in Hz after Peterson and Barney (1952) and Klatt (1980); a voice scales them.
-Words outside `LEXICON` go through a few letter-to-sound rules, so any text can be spoken.
+Words outside `LEXICON` are spelled by a few letter-to-sound rules, so that any text can be spoken.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ SILENCE = "SIL"
 class PhoneSegment:
   """A steady piece of a phone: a target that formants glide to, and the strengths of the three sources.
 
-  `blend` is how much of the formants is taken from the next vowel (1 for `h`, which is that vowel, whispered).
+  `blend` is the share of the formants that is taken from the next vowel (1 for `h`, a whisper of that vowel).
   """
 
   ms: float
@@ -196,7 +196,7 @@ def _parse(text: str) -> dict[str, tuple[str, ...]]:
 
 LEXICON: dict[str, tuple[str, ...]] = _parse(_LEXICON_TEXT)
 
-# Longest match first; letters without a rule are silent. Good enough for names and odd words, not a pronouncer.
+# Longest match first; letters without a rule are silent. It suffices for names and rare words.
 _LETTERS = {
   "tion": "SH AX N", "ight": "AY T", "ough": "OW", "eigh": "EY", "tch": "CH", "igh": "AY", "oor": "AO R", "air": "EH R",
   "are": "EH R", "ear": "IH R", "our": "AO R", "sch": "S K", "ch": "CH", "sh": "SH", "th": "TH", "ph": "F", "wh": "W",

@@ -10,7 +10,7 @@ from wanstreamer_jax.data.loudness import is_loud
 
 
 class ReactingUser:
-  """A person of the world who talks with whatever agent answers."""
+  """A user of the world who talks with any agent."""
 
   def __init__(self, seed: int, world: WorldConfig, split: str):
     self.config, self.cast = world, cast(seed, world, split)
@@ -20,7 +20,7 @@ class ReactingUser:
     self._typed = 0
 
   def step(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
-    """What the user does in the next unit, having heard what the agent did in the last one.
+    """The user's next unit, after hearing the agent's last one.
 
     audio: the agent's last unit, float32 [samples] (silence before the first). Returns sound, float32 [samples],
     pictures, uint8 [frames, height, width, 3], and what is typed.

@@ -1,7 +1,7 @@
-"""The play: a user who acts and reacts, and an agent who answers perfectly. Both move unit by unit.
+"""The script: a user who acts and reacts, and an agent who answers perfectly. Both act unit by unit.
 
-The user is a generator: it acts, yields, and is told what the agent did in the last unit. `make_session` runs it
-against `PerfectAgent`; the closed-loop evaluation runs the same generator against a model.
+The user is a generator: it acts, yields at the end of a unit, and is sent whether the agent was speaking in it.
+`make_session` runs it against `PerfectAgent`; the closed-loop evaluation runs the same generator against a model.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from wanstreamer_jax.data.duplex_world.lexicon import (
 )
 from wanstreamer_jax.data.session import AGENT, USER, Event, Word
 
-WORLD_VERSION = 2  # raised with every change of what is acted or answered: records of one folder are of one world
+WORLD_VERSION = 2  # raised with every change of what is acted or answered, so that a folder of records is of one world
 Play = Generator[None, bool, None]  # yields at the end of every unit, is sent whether the agent was speaking in it
 
 
 @dataclasses.dataclass
 class ScriptRequest:
-  """What the user's act asks of the agent: words (and a directive) after `unit`; none at all for statements."""
+  """What an act of the user asks of the agent: words (and a directive) after `unit`. A statement asks for none."""
 
   act: str
   words: list[str]
@@ -40,7 +40,7 @@ class ScriptRequest:
 
 @dataclasses.dataclass
 class Scene:
-  """What both sides share: the clock, the ground truth, and the requests that the perfect agent listens to."""
+  """What both sides share: the clock, the ground truth, and the requests that the perfect agent answers."""
 
   unit_seconds: float
   rng: np.random.Generator
@@ -69,7 +69,7 @@ class Scene:
 
 
 class ScriptedUser:
-  """The user's side of the play, which is endless. It knows of the agent's units up to the one before, and no later."""
+  """The user's endless side of the script. It knows the agent's units up to the previous one."""
 
   def __init__(self, scene: Scene, body: Body):
     self.scene, self.body = scene, body
@@ -79,7 +79,7 @@ class ScriptedUser:
     next(self._play)
 
   def step(self, spoke: bool) -> None:
-    """Acts in unit `scene.now`; `spoke`: whether the agent sounded in the unit before. The user looks at who speaks."""
+    """Acts in unit `scene.now`. spoke: whether the agent sounded in the previous unit; then the user looks at it."""
     if spoke:
       self.body.attention.append((self.scene.time, self.scene.time + self.scene.unit_seconds))
     self._play.send(spoke)
@@ -110,7 +110,7 @@ class ScriptedUser:
         return
 
   def say(self, phrase: str, act: str, *, question: bool = True) -> Generator[None, bool, tuple[float, float]]:
-    """Speaks a phrase, pausing at a "," now and then (and telling the ground truth). Returns (start, end)."""
+    """Speaks a phrase, sometimes with a pause at a ",", and notes it in the ground truth. Returns (start, end)."""
     scene, parts = self.scene, [part.split() for part in phrase.split(",")]
     pauses = len(parts) > 1 and scene.rng.random() < 0.3
     if not pauses:
@@ -132,7 +132,7 @@ class ScriptedUser:
     return start, end
 
   def ask(self, act: str, phrase: str, words: list[str], answer: str, directive: str = "") -> Play:
-    """Asks aloud; `answer` is the word that a right answer must hold."""
+    """Asks aloud; `answer` is the word that a right answer must contain."""
     _, end = yield from self.say(phrase, act)
     scene = self.scene
     request = ScriptRequest(act, words, directive, scene.last_unit(end))
@@ -142,7 +142,7 @@ class ScriptedUser:
     yield from self.wait_for_answer()
 
   def phrase(self, act: str) -> str:
-    """A phrasing of training, or (in held-out sessions as often) one that it never has; `unseen` tells which."""
+    """A phrasing of training or, in half of the cases of held-out sessions, one that it never has (`unseen`)."""
     train, held_out = PHRASES[act]
     self.unseen = bool(self.scene.held_out and self.scene.rng.random() < 0.5)
     return str(self.scene.pick(held_out if self.unseen else train))
@@ -196,7 +196,7 @@ class ScriptedUser:
     yield from self.ask("greet", self.phrase("greet"), ["hello", "i", "am", persona.name], "hello", "(smiles)")
 
   def type_question(self) -> Play:
-    """The question comes as text."""
+    """Types a question."""
     scene = self.scene
     act = str(scene.pick(("name", "home", "likes")))
     words, answer = answer_persona(act, scene.persona)
@@ -207,13 +207,13 @@ class ScriptedUser:
     yield from self.wait_for_answer()
 
   def statement(self) -> Play:
-    """Something that needs no answer."""
+    """Says something that needs no answer."""
     start, end = yield from self.say(self.phrase("statement"), "statement", question=False)
     self.scene.note(start, end, USER, "statement")
     yield from self.idle(6)
 
   def story(self) -> Play:
-    """Two parts with a pause between them, in which the agent may say mhm; no answer at the end."""
+    """Says two parts with a pause, in which the agent may say mhm; needs no answer at the end."""
     scene = self.scene
     first, second = (part.split() for part in self.phrase("story").split(","))
     line = self.body.say(first, scene.time)
@@ -227,7 +227,7 @@ class ScriptedUser:
     yield from self.idle(6)
 
   def raise_silently(self) -> Play:
-    """Shows something without a word: a proactive remark is due."""
+    """Shows something without a word, on which the agent is to remark."""
     scene = self.scene
     thing = self.raise_thing(remark=True)
     words = ["oh", *description(thing)]
@@ -270,7 +270,7 @@ def description(thing: Held) -> list[str]:
 
 
 def answer_seen(act: str, thing: Held) -> tuple[list[str], str]:
-  """The words of the answer to a question about what is held up, and the one that counts."""
+  """The words of the answer to a question about what is held up, and the one that must be right."""
   number, colour, shape = description(thing)
   if act == "colour":
     return ["it", "is", colour], colour
@@ -278,7 +278,7 @@ def answer_seen(act: str, thing: Held) -> tuple[list[str], str]:
 
 
 def answer_persona(act: str, persona: Persona) -> tuple[list[str], str]:
-  """The words of the answer to a question about the agent, and the one that counts."""
+  """The words of the answer to a question about the agent, and the one that must be right."""
   if act == "name":
     return ["i", "am", persona.name], persona.name
   if act == "home":
@@ -296,7 +296,7 @@ class PerfectAgent:
     self._plan: list[Word] = []
 
   def step(self) -> None:
-    """Acts at the start of unit `scene.now`, knowing the user's units up to the one before and no later."""
+    """Acts at the start of unit `scene.now`, knowing the user's units up to the previous one."""
     scene = self.scene
     for request in [r for r in scene.requests if r.unit + 1 == scene.now]:
       self.answer(request)
@@ -329,7 +329,7 @@ class PerfectAgent:
     scene.note(start, line.end, AGENT, kind, act=request.act, text=" ".join(request.words))
 
   def stop(self) -> None:
-    """Falls silent: what is already written but not yet voiced stays in the stream, followed by <cut>."""
+    """Falls silent. Words that are written but not yet voiced stay in the stream, followed by <cut>."""
     scene = self.scene
     if self._line is None or not self.speaking():
       return

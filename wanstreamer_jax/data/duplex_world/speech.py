@@ -1,4 +1,4 @@
-"""A formant voice: words in, speech with phone and word times out. NumPy only, deterministic, fast.
+"""A formant voice: words to speech with phone and word times, deterministic, in NumPy.
 
 Source and filter, as in Klatt (1980), but filtered in short-time spectra so that nothing loops over samples: glottal
 pulses (with jitter and an intonation contour) and breath go through a cascade of moving formants with a nasal
@@ -33,7 +33,7 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True)
 class _Score:
-  """What to play: segments with their length in frames, and which phone and word each belongs to."""
+  """What to synthesise: segments with their lengths in frames, and the phone and word of each."""
 
   segments: tuple[PhoneSegment, ...]
   frames: np.ndarray

@@ -54,13 +54,13 @@ class WorldConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Cast:
-  """Who plays in a session, and through which microphone the user is heard."""
+  """The people of a session, and the microphone through which the user is heard."""
 
   scene: Scene
   user: Body
   agent: Body
   echo_gain: float
-  echo_delay: int  # samples; at least a unit, since an answer sounds only after it was made
+  echo_delay: int  # samples; at least a unit, since the agent's sound is played one unit after it was made
   noise: float
   seed: int
 
@@ -77,7 +77,7 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
     look, voice, int(rng.integers(2**31)) + n, fps=config.fps, sample_rate=config.sample_rate
   )
   look, voice = random_look(rng, held_out), lexicon.user_voice(rng, held_out)
-  if config.voices == "mixed":  # draws of its own: everything else is as with formant voices
+  if config.voices == "mixed":  # with its own random stream, so that all else is as with formant voices
     voice = lexicon.mixed_voice(voice, np.random.default_rng([seed, int(held_out), 0xE5]), held_out)
   user = make(look, voice, 0)
   agent = make(agent_look(persona), persona.voice, 1)
@@ -95,8 +95,8 @@ def agent_look(persona: Persona):
 def make_session(seed: int, config: WorldConfig, split: str = "train") -> Session:
   """A pure function of its arguments: `config.units` units of two people, with the ground truth of everything.
 
-  split "heldout" has users whose voices and looks "train" never has; half of what they ask is phrased, or a sum, that
-  "train" never has (`unseen` in the truth tells which). The agent is one of the same few personas.
+  split "heldout" has users whose voices and looks "train" never has; half of their questions are phrasings or sums that
+  "train" never has (`unseen` in the ground truth). The agent is one of the same few personas.
   """
   players = cast(seed, config, split)
   scene, user, agent = players.scene, players.user, players.agent
@@ -130,7 +130,7 @@ def _attend(scene: Scene, user: Body, agent: Body) -> None:
 
 
 def _inside(words: list, config: WorldConfig) -> tuple:
-  """The words that are written before the session ends."""
+  """Those of `words` that are written before the session ends."""
   return tuple(word for word in words if word.written < config.units * config.unit_ms / 1000)
 
 
@@ -148,7 +148,7 @@ def _side(body: Body, config: WorldConfig) -> Side:
 
 
 def microphone(voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: Cast) -> np.ndarray:
-  """What the user's microphone picks up: the voice, the delayed echo of the agent, and noise. float32 [samples].
+  """What the user's microphone records: the voice, the delayed echo of the agent, and noise. float32 [samples].
 
   loudspeaker: the agent's samples from the session's start on; first: index of voice[0] on the session's clock.
   """
