@@ -8,4 +8,5 @@ Modules:
     machine.py       What this machine and published chips can do: peak rates, memory and the speed of products ...
     mesh.py          The device mesh, and the few helpers that speak to it
     rules.py         Where every parameter lives on the mesh: one table outside the model
+    xla_flags.py     The XLA flag that two versions of jaxlib need on CPUs
 """
