@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanstreamer_jax.engine.phases import Span
+from wanstreamer_jax.engine.interface import Span
 from wanstreamer_jax.serve.timeline import INK, PHASE_COLOURS, USER
 
 ROWS = {"user": 3, "thinker": 2, "performer": 1, "visitor": 0}

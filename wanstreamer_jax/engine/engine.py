@@ -29,18 +29,16 @@ from wanstreamer_jax.data.encode import world_arrays, world_text
 from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.session import MediaUnit, World
 from wanstreamer_jax.data.tokenizer import Keyboard, TextStream, TextTokenizer
+from wanstreamer_jax.engine.interface import SlotEngine, Span, UnitOutput
 from wanstreamer_jax.engine.phases import (
   Clock,
   Rendered,
-  SlotEngine,
-  Span,
-  UnitOutput,
   abstract_states,
+  clock_state,
   compile_phases,
   split_state,
   to_host,
   with_clock,
-  clock_state,
 )
 from wanstreamer_jax.engine.placement import FusedPerformer, Performer, RemotePerformer, performer_devices
 from wanstreamer_jax.engine.request import Request
@@ -125,21 +123,26 @@ class Engine(SlotEngine):
     self._began = False  # whether any session did
     self._performed: deque[tuple[jax.Array, Latents]] = deque()  # units whose latents `states` does not know yet
     self._committed = Clock()  # of the unit to come
+    self.latents: Latents | None = None  # [slots, ...], of the newest unit
 
   def reset(self) -> None:
     """After an error in a step, which may have taken the states with it: all sessions are gone."""
     self._start_over()
     self.performer.restore(self.states)
 
-  def prepare(self, tell: Callable[[str], None] = lambda _: None) -> None:
+  def prepare(self, tell: Callable[[str], None] | None = None) -> None:
     """Compiles everything, by serving two silent units to nobody; all sessions are gone.
 
-    tell: is called after every step of it, with a line for people.
+    tell: is given a line for people after every step of it.
     """
     media, begin = self.media, time.perf_counter()
     portrait = np.zeros((media.height, media.width, 3), np.uint8)
     world = World(portrait=portrait, voice=np.zeros(media.samples, np.float32))
-    report = lambda what: tell(f"  {time.perf_counter() - begin:6.1f} s  {what}")
+
+    def report(what: str) -> None:
+      if tell is not None:
+        tell(f"  {time.perf_counter() - begin:6.1f} s  {what}")
+
     nobody: tuple[list[None], list[list[str]]] = [None] * self.slots, [[]] * self.slots
     for slot in range(self.slots):
       self.join(slot, Request(world))
@@ -232,6 +235,7 @@ class Engine(SlotEngine):
     clock = thought.clock
     latents = clock("perform", self.performer.perform, thought.snapshot)
     unit = clock("render", self.render, latents)
+    self.latents = latents
     self._performed.append((thought.units, latents))
     return [
       UnitOutput(unit.video[slot], audio, thought.written[slot], is_loud(audio), clock.milliseconds)

@@ -10,95 +10,20 @@ They are the functions that `rollout.step_unit` composes. Each is a program of i
 and COMMIT can run while the user's unit is awaited. States never leave the device.
 """
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wanstreamer_jax import rollout
-from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.records import video_to_float, video_to_uint8
-from wanstreamer_jax.data.session import MediaUnit
-from wanstreamer_jax.engine.request import Request
-from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.engine.interface import Span
 from wanstreamer_jax.model.streamer import UserTokens, WorldArrays
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent, SessionState
-
-PHASES = ("commit", "perceive", "think", "perform", "render")  # in the order in which an engine runs them
-
-
-@dataclasses.dataclass(frozen=True)
-class UnitOutput:
-  """What the agent shows, sounds and wrote during one unit."""
-
-  video: np.ndarray  # uint8 [frames, height, width, 3]
-  audio: np.ndarray  # float32 [samples] in [-1, 1]
-  text: str  # newly written: the texts of all units, joined, are the transcript; words begin with a space
-  speaking: bool  # derived (from loudness or text), never fed back
-  times: dict[str, float]  # milliseconds of each of PHASES; "commit" ran before the user's unit was there
-
-
-class SlotEngine(Protocol):
-  """What serves `slots` sessions in lockstep, as `stream_file` and the scheduler know it; `Engine` is the real one.
-
-  A unit of all slots is `perform(think(users, typed))`. Calls come from one thread, but for `perform`, which may have
-  its own. Whoever implements this by inheriting from it does nothing where it has nothing to do.
-  """
-
-  media: MediaConfig
-  slots: int = 1
-  overlaps: bool = False  # whether a unit may be thought while the one before is being performed
-
-  def prepare(self, tell: Callable[[str], None] = print) -> None:
-    """Compiles everything that sessions will need. tell: is given a line for people after every step of it."""
-
-  def check(self, request: Request) -> None:
-    """Raises DataError for a request that `join` would not take. From any thread."""
-
-  def join(self, slot: int, request: Request) -> None:
-    """Begins a session in a slot. Raises UserError when it cannot begin and all others are as they were."""
-
-  def reset(self) -> None:
-    """After any other error, with nothing under way any more: all sessions are gone, the engine goes on."""
-
-  def commit(self) -> None:
-    """Does what can be done before the users' next units are there. `think` does it if nobody did."""
-
-  def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> Any:
-    """One unit of every slot's user, None where nobody is, and what they typed -> what `perform` wants."""
-    ...
-
-  def perform(self, thought: Any) -> list[UnitOutput | None]:
-    """The answers by slot: None where nobody is, and where a session is no longer finite."""
-    ...
-
-  def unread(self, slot: int) -> int:
-    """Tokens that were typed in a slot and wait for room."""
-    return 0
-
-  def save(self, folder: Path) -> None:
-    """Writes the state of all slots into a folder."""
-
-  def restore(self, folder: Path) -> None:
-    """Takes up what `save` wrote. Raises CheckpointError when that was another agent's."""
-
-  def step(self, user: MediaUnit, typed: Sequence[str] = ()) -> UnitOutput:
-    """Answers one unit of the session of an engine that has one slot.
-
-    typed: texts that enter as many of this and the next units' slots as they need. Raises CheckpointError when the
-    session is no longer finite.
-    """
-    (output,) = self.perform(self.think([user], [list(typed)]))
-    if output is None:
-      raise CheckpointError("the agent's state is not finite any more: its weights are damaged, or training diverged")
-    return output
 
 
 class Rendered(NamedTuple):
@@ -123,7 +48,7 @@ class Phases(NamedTuple):
   perform: Callable[..., Latents]  # (weights, performer's view of states)
   render: Callable[..., tuple[Rendered, SessionState]]  # (weights, decoders' states, latents)
   remember: Callable[..., SessionState]  # (clock, latents, units) -> clock
-  step: Callable[..., tuple[Rendered, SessionState]]  # (weights, whole states, UserUnit): all five as one program
+  step: jax.stages.Wrapped  # (weights, whole states, UserUnit) -> (Rendered, states): all five as one program
 
 
 def compile_phases(treedef: Any, slots: int, capacity: int | None = None) -> Phases:
@@ -132,7 +57,7 @@ def compile_phases(treedef: Any, slots: int, capacity: int | None = None) -> Pha
   treedef: of the agent, whose leaves the phases take; capacity: units of history for layouts without a window.
   """
 
-  def program(function: Callable[..., Any], donates: bool = True) -> Callable[..., Any]:
+  def program(function: Callable[..., Any], donates: bool = True) -> jax.stages.Wrapped:
     def run(weights: list[jax.Array], *arguments: Any) -> Any:
       agent = jax.tree.unflatten(treedef, weights)
       return over_slots(functools.partial(function, agent), slots)(*arguments)
@@ -228,6 +153,11 @@ def split_state(state: SessionState) -> tuple[SessionState, SessionState]:
   return state._replace(audio_decoder=nothing, video_decoder=nothing), decoders
 
 
+def join_state(states: SessionState, decoders: SessionState) -> SessionState:
+  """What `split_state` has parted."""
+  return states._replace(audio_decoder=decoders.audio_decoder, video_decoder=decoders.video_decoder)
+
+
 def clock_state(state: SessionState) -> SessionState:
   """The small part of the state that moves at a unit's end; programs over it copy no cache."""
   return _only(state, "unit", "made", "past")
@@ -240,9 +170,6 @@ def with_clock(state: SessionState, clock: SessionState) -> SessionState:
 def _only(state: SessionState, *fields: str) -> SessionState:
   nothing: Any = None
   return SessionState(**{name: getattr(state, name) if name in fields else nothing for name in SessionState._fields})
-
-
-Span = tuple[str, float, float]  # a phase, from when to when, in seconds of time.perf_counter
 
 
 class Clock:

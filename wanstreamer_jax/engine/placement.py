@@ -168,7 +168,7 @@ def make_shardings(mesh: Mesh, states: SessionState) -> Shardings:
   return Shardings(*jax.tree.map(functools.partial(NamedSharding, mesh), (of_states, of_row, of_update)))
 
 
-def remote_solver(config: Config, treedef: Any, slots: int, shardings: Shardings) -> Callable[..., Any]:
+def remote_solver(config: Config, treedef: Any, slots: int, shardings: Shardings) -> jax.stages.Wrapped:
   """The jitted (weights, performer's states, updates) -> (latents, states). Every device has its heads of the cache."""
   one_pass = over_devices(AXIS)
 
@@ -231,4 +231,4 @@ class RemotePerformer:
 
   def compiled_text(self, snapshot: CacheUpdate) -> str:
     """The solver's program as XLA has optimised it, which shows what devices exchange."""
-    return self._solve.lower(self._weights, self._states, snapshot).compile().as_text()
+    return self._solve.lower(self._weights, self._states, snapshot).compile().as_text() or ""
