@@ -121,17 +121,13 @@ def test_law_6_two_sessions_of_one_seed_are_the_same_and_of_another_are_not(sing
 
 
 def test_without_a_request_a_session_is_that_of_the_default_one(agent):
-  one, other = Engine(agent), Engine(agent)
-  other.join(0, Request())
   unit = session(agent.config)[0][0]
-  np.testing.assert_array_equal(one.step(unit).audio, other.step(unit).audio)
-  one.prepare()  # nothing of its silent units stays
-  np.testing.assert_array_equal(one.step(unit).audio, Engine.step(restarted(other), unit).audio)
-
-
-def restarted(engine: Engine) -> Engine:
-  engine.join(0, Request())
-  return engine
+  given, default, warm = Engine(agent), Engine(agent), Engine(agent)
+  given.join(0, Request())
+  warm.prepare()  # whose silent units leave nothing behind
+  expected = given.step(unit).audio
+  for engine in (default, warm):
+    np.testing.assert_array_equal(engine.step(unit).audio, expected)
 
 
 def test_a_session_that_is_not_finite_any_more_is_not_answered(single):
