@@ -230,6 +230,14 @@ def test_sessions_go_on_after_a_restart(agent, engine, tmp_path):
   assert compiled == []  # visitors wait: everything was compiled before
 
 
+def test_a_unit_does_not_touch_the_module(engine, monkeypatch):
+  """Its weights are flat: an NNX module among the arguments of a program would be flattened in Python at every call."""
+  engine.join(0, Request(ADA, 7))
+  monkeypatch.setattr(engine, "agent", None)
+  thought = engine.think([MediaUnit(), None, None], [[], [], []])
+  assert engine.perform(thought)[0] is not None
+
+
 def test_a_defect_before_a_session_begins_is_that_sessions_own(agent, engine, monkeypatch):
   expected = [answers[1] for answers in serve(engine, 1, nobody)]
 

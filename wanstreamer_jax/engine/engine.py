@@ -4,8 +4,9 @@
     for unit in users_units:
       output = engine.step(unit)
 
-A slot holds one session; its state is one row of every array. A session joins by overwriting a row, and leaves by
-nobody looking at it; neither compiles anything. No session notices another. A file is an engine with one slot.
+A slot holds one session, whose state is one row of every array. A session joins by overwriting the row, and leaves when
+nobody reads it any more: neither compiles anything, and no session notices another. A file needs one slot, a server
+several.
 """
 
 import functools
@@ -104,30 +105,36 @@ class Engine(SlotEngine):
     devices = performer_devices(placement, agent.config, performers)
     self.overlaps = bool(devices) and agent.config.layout.commit_delay == 2
     self.spans: list[Span] | None = None  # a list here is filled with what ran when
-    self._start_over()
+    self._allocate()
     self.performer: Performer = (
       RemotePerformer(self.agent, self.states, devices)
       if devices
       else FusedPerformer(functools.partial(self.phases.perform, self._weights))
     )
 
-  def _start_over(self) -> None:
-    """No sessions, and zeros for states.
+  def _allocate(self) -> None:
+    """Zeros for states, and no sessions.
 
     They are put on the thinker's device expressly, as what a performer sends back will be: else programs would be
     compiled twice.
     """
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._empty)
     self.states, self.decoders = split_state(jax.device_put(zeros, jax.devices()[0]))
+    self._forget()
+
+  def _forget(self) -> None:
+    """What is remembered of sessions beside the states."""
     self._text = [SlotText(self.agent.config, self.tokenizer) for _ in range(self.slots)]
     self._began = False  # whether any session did
-    self._performed: deque[tuple[jax.Array, Latents]] = deque()  # units whose latents `states` does not know yet
+    # Units and latents that `states` does not have yet; the performer's thread appends, the thinker's takes.
+    self._performed: deque[tuple[jax.Array, Latents]] = deque()
     self._committed = Clock()  # of the unit to come
     self.latents: Latents | None = None  # [slots, ...], of the newest unit
 
   def reset(self) -> None:
     """After an error in a step, which may have taken the states with it: all sessions are gone."""
-    self._start_over()
+    del self.states, self.decoders  # there may be no room for two of them
+    self._allocate()
     self.performer.restore(self.states)
 
   def prepare(self, tell: Callable[[str], None] | None = None) -> None:
@@ -283,9 +290,9 @@ class Engine(SlotEngine):
       raise CheckpointError(
         f"{folder} holds sessions of another agent, or of another --slots: they cannot be continued"
       )
-    self._start_over()
     self.states, self.decoders = jax.device_put(fill_leaves(self._both(), arrays), jax.devices()[0])
     self.performer.restore(self.states)
+    self._forget()
     self._began = True
     if about["committed"]:
       self._committed.milliseconds["commit"] = 0.0
