@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,6 +31,8 @@ EXPORTED = "weights"  # folder of a finished codec run that holds the standardis
 META_FILE = "meta/metadata"  # of a training checkpoint
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
 SCALE = ":scale"  # suffix of the int8 rows' scales
+# Parts of leaves' names in older checkpoints and exports, and what they are called since.
+RENAMED = {"see.conv": "see.w"}
 MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
 
 Path = str | os.PathLike[str]
@@ -101,8 +104,15 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   values = {}
   for name, value in tensors.items():
     if not name.endswith(SCALE):
-      values[name] = value.astype(np.float32) * tensors.get(name + SCALE, np.float32(1))
+      values[current_name(name)] = value.astype(np.float32) * tensors.get(name + SCALE, np.float32(1))
   return config, values
+
+
+def current_name(name: str) -> str:
+  """What a leaf of a checkpoint or an export, which may be older than RENAMED, is called in today's model."""
+  for old, new in RENAMED.items():
+    name = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", new, name)  # whole words between dots
+  return name
 
 
 def read_header(folder: epath.Path, file_name: str) -> Config:
@@ -236,7 +246,7 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
   for name, value in values.items():
     if name in sums and int(checksum(value)) != sums[name]:
       raise CheckpointError(f"checkpoint {folder} is damaged: {part} {name} has not the numbers that were saved")
-  return values
+  return {current_name(name): value for name, value in values.items()}
 
 
 def load_weights(path: Path, abstract: Any) -> Any:

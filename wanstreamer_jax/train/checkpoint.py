@@ -33,6 +33,7 @@ from wanstreamer_jax.weights import (
   Path,
   checkpoint_steps,
   checksum,
+  current_name,
   first_difference,
   first_line,
   is_remote,
@@ -64,6 +65,26 @@ def flatten_state(state: TrainState) -> dict[str, dict[str, Any]]:
 def unflatten_state(abstract: TrainState, parts: dict[str, dict[str, Any]]) -> TrainState:
   filled = {part: fill_leaves(getattr(abstract, part), parts.get(part, {})) for part in PARTS}
   return TrainState(step=parts["step"]["step"], **filled)
+
+
+def current_names(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Parts by today's names of leaves, of parts by the names that they were saved under."""
+  return {part: {current_name(name): leaf for name, leaf in leaves.items()} for part, leaves in parts.items()}
+
+
+def _as_saved(parts: dict[str, dict[str, Any]], saved: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """The inverse of `current_names`; saved: anything by the names of the checkpoint."""
+  names = {part: {current_name(name): name for name in leaves} for part, leaves in saved.items()}
+  return {part: {names[part][name]: leaf for name, leaf in leaves.items()} for part, leaves in parts.items()}
+
+
+def _check_shapes(folder: epath.Path, saved: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
+  """Raises CheckpointError unless the saved parts hold the wanted leaves. saved: shapes as lists; wanted: arrays."""
+  for part, leaves in wanted.items():
+    found = {name: tuple(shape) for name, shape in saved.get(part, {}).items()}
+    difference = first_difference(found, {name: leaf.shape for name, leaf in leaves.items()})
+    if difference:
+      raise CheckpointError(f"checkpoint {folder} is of another model: {part} {difference}; use another train.run")
 
 
 def changed_fields(saved: Config, current: Config) -> list[str]:
@@ -232,7 +253,7 @@ class Checkpoints:
       return None, damage
     wrong = [
       f"{part} {name}" for part, found in checksums(parts).items() for name, value in found.items()
-      if value != sums.get(part, {}).get(name, value)  # checkpoints of before have none
+      if value != sums.get(part, {}).get(name, value)  # older checkpoints have none
     ]  # fmt: skip
     if wrong:
       return None, f"checkpoint {self.folder / str(step)} is damaged: {wrong[0]} has not the numbers that were saved"
@@ -242,16 +263,11 @@ class Checkpoints:
     """(parts, their checksums) of a checkpoint. Raises _Damaged, and CheckpointError for what does not belong here."""
     folder = self.folder / str(step)
     meta = self._read_meta(folder)
-    wanted = flatten_state(abstract)
-    for part, leaves in wanted.items():
-      found = {name: tuple(shape) for name, shape in meta["leaves"].get(part, {}).items()}
-      difference = first_difference(found, {name: leaf.shape for name, leaf in leaves.items()})
-      if difference:
-        raise CheckpointError(f"checkpoint {folder} is of another model: {part} {difference}; use another train.run")
+    _check_shapes(folder, current_names(meta["leaves"]), flatten_state(abstract))
     placed = jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, shardings
     )
-    target = flatten_state(placed)
+    target = _as_saved(flatten_state(placed), meta["leaves"])
     arguments = ocp.checkpoint_utils.construct_restore_args(target)
     try:
       restore = ocp.args.PyTreeRestore(target, restore_args=arguments)
@@ -262,7 +278,7 @@ class Checkpoints:
       raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
     if int(np.asarray(parts["step"]["step"])) != step:
       raise _Damaged(f"checkpoint {folder} holds step {int(np.asarray(parts['step']['step']))}")
-    return parts, meta.get("checksums", {})
+    return current_names(parts), current_names(meta.get("checksums", {}))
 
   def _read_meta(self, folder: epath.Path) -> dict[str, Any]:
     try:
