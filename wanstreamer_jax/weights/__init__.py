@@ -1,1 +1,5 @@
-"""Where weights come from: runs, exports, the shipped demo, and the models of others."""
+"""Where weights come from.
+
+`store` reads and writes weights of any kind, `agent` assembles, exports and loads whole agents, `qwen` imports language
+models, and `demo/` holds the shipped agent.
+"""
