@@ -1,9 +1,9 @@
-"""Where every parameter lives on the mesh: one table outside the model.
+"""Where every parameter lies on the mesh: one table outside the model.
 
 A parameter's name is its path in the module, joined by dots and without the trailing `.value`, e.g.
-`duplex.transformer.layers.q_proj.w`. Exactly one rule must match each name (law 9). A rule speaks for the *last*
-dimensions of a leaf, so that a stacked layer (a leading L axis) and a single one share it. Optimiser moments and
-averages end in the parameter's own name and hence follow the same rules; scalars (counters) are replicated.
+`transformer.layers.q_proj.w`. Exactly one rule must match each name (law 9). A rule is about the *last* dimensions of a
+leaf, so that stacked layers (with a leading L axis) and a single one share it. The names of optimiser moments and
+averages end in the parameter's own name, so that they follow the same rules; scalars (counters) are replicated.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ class Rule:
 FSDP = ("fsdp", "context")  # devices along `context` work on the same rows, so they share weights as well
 
 # Letters: V vocabulary, D model, N query heads, K key heads, H head dim, F MLP, C condition, I and O the rest.
-# FSDP splits the larger of a matrix's outer dimensions, `tensor` heads and MLP columns; vectors and small tables are
-# whole everywhere. A new kind of parameter needs a line here: there is no catch-all on purpose.
+# FSDP splits the larger of a matrix's outer dimensions, `tensor` splits heads and MLP columns; vectors and small tables
+# are replicated. A new kind of parameter needs a new line: on purpose there is no catch-all.
 RULES: tuple[Rule, ...] = (
-  # Attention and MLPs, wherever they are
+  # Attention and MLPs of all modules
   Rule(r"[qkv]_proj\.w", (FSDP, "tensor", None)),  # [D, N or K, H]
   Rule(r"[qkv]_proj\.b", ("tensor", None)),  # [N or K, H]
   Rule(r"o_proj\.w", ("tensor", None, FSDP)),  # [N, H, D]
@@ -111,7 +111,7 @@ def partition(
 
 
 def _divisible(axis: Axis, size: int, mesh: Mesh | AbstractMesh) -> Axis:
-  """The axes that are longer than one device, as many of the first ones as divide the dimension."""
+  """Of several mesh axes, those of more than one device, as long as their product divides the dimension."""
   names: tuple[str, ...] = ()
   for name in (axis,) if isinstance(axis, str) else axis or ():
     if mesh.shape[name] > 1 and size % (mesh.shape[name] * math.prod(mesh.shape[n] for n in names)) == 0:
