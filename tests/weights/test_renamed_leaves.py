@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from wanstreamer_jax.agent_io import load_agent
 
 import wanstreamer_jax
 from tests.conftest import assert_close
@@ -23,7 +22,8 @@ from wanstreamer_jax.train.checkpoint import Checkpoints, flatten_state
 from wanstreamer_jax.train.optim import decayed
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import state_shardings
-from wanstreamer_jax.weights import META_FILE, current_name, meta_digest, read_weights
+from wanstreamer_jax.weights.agent import load_agent
+from wanstreamer_jax.weights.store import META_FILE, current_name, meta_digest, read_weights
 
 DEMO = pathlib.Path(wanstreamer_jax.__file__).parent / "demo_weights"
 STEP = 3
