@@ -1,4 +1,4 @@
-"""`wanstreamer bench step | train | serve | session | loader`: measurements of this machine."""
+"""`wanstreamer bench step | train | serve | session | loader | gpu`: measurements of this machine."""
 
 import argparse
 import os
@@ -30,7 +30,7 @@ def add_bench(commands: Any) -> None:
     wanstreamer bench session --minutes 60
   """
   group = add_group(commands, "bench", "measure on this machine", examples)
-  for add in (add_step, add_train, add_serve, add_session, add_loader):
+  for add in (add_step, add_train, add_serve, add_session, add_loader, add_gpu):
     add(group)
 
 
@@ -181,6 +181,31 @@ def bench_loader(args: argparse.Namespace) -> None:
     seconds = useful / (args.mfu * len(devices) * compile.CHIPS[devices[0].device_kind].flops)
     hosts = len({device.process_index for device in devices})
   bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
+
+
+def add_gpu(group: Any) -> None:
+  summary = "measure all that needs one large GPU, in one process: unit step, attention, training"
+  examples = """
+    wanstreamer bench gpu --out out/gpu_bench.json --budget 540
+    wanstreamer bench gpu --small --out out/gpu_small.json       does everything run? at nano size, on any machine
+
+    Parts run in the order of their worth, and the file is written after each of them.
+  """
+  parser = add_command(group, "gpu", summary, examples, bench_gpu)
+  parser.add_argument("--out", metavar="FILE", default="out/gpu_bench.json", help="(default: out/gpu_bench.json)")
+  parser.add_argument("--budget", type=number(float, 1), default=540.0, metavar="S", help="seconds (default: 540)")
+  parser.add_argument("--batch", type=number(int, 1), default=2, metavar="B", help="rows of a large training step")
+  parser.add_argument("--attention", choices=("cudnn", "xla"), default="cudnn", help="of the training pass")
+  parser.add_argument("--small", action="store_true", help="everything at nano size")
+  add_record(parser)
+
+
+def bench_gpu(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.bench import gpu
+
+  out = pathlib.Path(args.out)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  gpu.bench_gpu(out, args.budget, gpu.Scale(args.small, args.attention, args.batch))
 
 
 def agent_of(args: argparse.Namespace) -> Any:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import grain
 import jax
 from jax.sharding import Mesh
 
@@ -37,6 +36,8 @@ class Prefetcher:
   """
 
   def __init__(self, loader: BatchLoader, mesh: Mesh, start: int, stop: int):
+    import grain  # here, since `bench train` on made-up batches must run where there is no grain
+
     steps = grain.MapDataset.range(start, stop).map(lambda step: place_batch(loader.batch_at(int(step)), mesh))
     threads = max(1, min(AHEAD, (os.cpu_count() or 1) // 4))  # on few cores a second thread only slows the first
     self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)))
