@@ -36,7 +36,7 @@ Which consecutive blocks share a forward pass is scheduling and never changes a 
 
 The letters used in every einsum and shape comment.
 
-    T query tokens      S key tokens        K units of a crop     E ephemeral tokens of a unit (REFEED, PERFORM)
+    T query tokens      S key tokens        K units of a crop     E noisy tokens of a unit (REFEED, PERFORM)
     D model width       F MLP width         V vocabulary          L layers
     N query heads       M key/value heads   G queries per key     H head dimension (N = M * G)
     A audio latents of a unit               Z latent channels     C conditioning or convolution channels
@@ -57,7 +57,7 @@ from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config, LayoutConfig
 
 COMMIT, HEAR, STATE, TEXT, REFEED, PERFORM = "COMMIT", "HEAR", "STATE", "TEXT", "REFEED", "PERFORM"
 CLEAN_PHASES = (COMMIT, HEAR, STATE, TEXT)
-EPHEMERAL_PHASES = (REFEED, PERFORM)
+NOISY_PHASES = (REFEED, PERFORM)
 NO_FLOW_TIME = -1.0  # the flow time of tokens that are not latents
 
 
@@ -132,9 +132,9 @@ class Segment:
     return dataclasses.replace(self, blocks=self.blocks[cut], positions=self.positions[cut])
 
   @property
-  def ephemeral(self) -> bool:
+  def noisy(self) -> bool:
     """Whether its tokens are seen within their unit only."""
-    return self.phase in EPHEMERAL_PHASES
+    return self.phase in NOISY_PHASES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,14 +320,14 @@ def unit_coords(
   """Coordinates of some segments of unit `unit` (a traced int32 scalar). Segments without an entry are all valid."""
   tokens = sum(segment.tokens for segment in segments)
   blocks = jnp.asarray(np.concatenate([segment.blocks for segment in segments]), jnp.int32)
-  ephemeral = np.concatenate([np.full(segment.tokens, segment.ephemeral) for segment in segments])
+  noisy = np.concatenate([np.full(segment.tokens, segment.noisy) for segment in segments])
   return Coords(
     session=jnp.full(tokens, session, jnp.int32),
     unit=jnp.full(tokens, unit, jnp.int32),
     block=unit * layout.blocks_per_unit + blocks,
-    scope=jnp.where(ephemeral, unit + 1, 0).astype(jnp.int32),
+    scope=jnp.where(noisy, unit + 1, 0).astype(jnp.int32),
     valid=_gather(segments, dynamic, "valid", True, bool),
-    pinned=jnp.broadcast_to(unit < layout.config.sinks, (tokens,)) & ~ephemeral,
+    pinned=jnp.broadcast_to(unit < layout.config.sinks, (tokens,)) & ~noisy,
     flow_time=_gather(segments, dynamic, "flow_time", NO_FLOW_TIME, jnp.float32),
     position=jnp.concatenate([_positions(s, unit, dynamic.get(s.name, Dynamic())) for s in segments]),
   )

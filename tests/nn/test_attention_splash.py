@@ -23,7 +23,7 @@ from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.nn.rotary import angles, rotate
 from wanstreamer_jax.units import (
   CLEAN_PHASES,
-  EPHEMERAL_PHASES,
+  NOISY_PHASES,
   Coords,
   Dynamic,
   build_layout,
@@ -52,7 +52,7 @@ def nano(*overrides: str) -> Config:
 def coordinates(
   config: Config, first: int, drop: bool, picked: tuple[int, ...] = tuple(range(UNITS))
 ) -> tuple[Coords, Coords]:
-  """[WORLD | clean units] and the ephemeral ones of some units, from unit `first` on; drop: some keys do not exist."""
+  """[WORLD | clean units] and the noisy ones of some units, from unit `first` on; drop: some keys do not exist."""
   layout = build_layout(config)
   gone = {"user_video", "world_text", "refeed_audio"}
   dynamic = {name: Dynamic(valid=jnp.zeros((), bool)) for name in gone} if drop else {}
@@ -61,7 +61,7 @@ def coordinates(
   )
   world = {"world_text": Dynamic(jnp.arange(config.layout.world_text) >= 2)} if drop else {}
   return Coords.concatenate(world_coords(layout, world), join(CLEAN_PHASES, range(UNITS))), join(
-    EPHEMERAL_PHASES, picked
+    NOISY_PHASES, picked
   )
 
 
@@ -72,7 +72,7 @@ def dense(pattern: Pattern, padded: int = 0, place: tuple[int, ...] = ()) -> np.
 
 
 def test_the_drawn_mask():
-  pattern = Pattern(groups=2, prefix_bounds=(1,), clean_bounds=(1,), late_bounds=(1,))
+  pattern = Pattern(groups=2, prefix_bounds=(1,), clean_bounds=(1,), noisy_bounds=(1,))
   drawing = """
     x....
     xx...
@@ -88,8 +88,8 @@ def test_the_drawn_mask():
 @pytest.mark.parametrize("first", [0, 3])
 def test_the_static_bounds_are_the_visibility_rule(overrides, first):
   config = nano(*overrides)
-  clean, late = coordinates(config, first, drop=False)
-  coords = Coords.concatenate(clean, late)
+  clean, noisy = coordinates(config, first, drop=False)
+  coords = Coords.concatenate(clean, noisy)
   expected = visible(coords, coords, config.layout.window)
   np.testing.assert_array_equal(dense(two_copy_pattern(build_layout(config), UNITS)), expected)
 
@@ -103,14 +103,14 @@ def test_a_subset_of_late_groups_is_the_visibility_rule(picked):
   np.testing.assert_array_equal(dense(pattern, place=place), visible(coords, coords, config.layout.window))
 
 
-@pytest.mark.parametrize("late_units", [40, 10, 8])
+@pytest.mark.parametrize("noisy_units", [40, 10, 8])
 @pytest.mark.parametrize("overrides", [(), ("layout.commit_delay=2",)])
-def test_blocks_are_visited_where_somebody_may_see_something(overrides, late_units):
+def test_blocks_are_visited_where_somebody_may_see_something(overrides, noisy_units):
   pattern = two_copy_pattern(
-    build_layout(nano(*overrides, "layout.world_text=150", "layout.window=None")), 40, late_units
+    build_layout(nano(*overrides, "layout.world_text=150", "layout.window=None")), 40, noisy_units
   )
   padded = -(-pattern.tokens // LANES) * LANES
-  places = [(place,) * late_units for place in range(pattern.stride)]
+  places = [(place,) * noisy_units for place in range(pattern.stride)]
   blocks = sum(dense(pattern, padded, place).reshape(padded // LANES, LANES, -1, LANES).any((1, 3)) for place in places)
   np.testing.assert_array_equal(visited_blocks(pattern, LANES), blocks > 0)
 
@@ -130,8 +130,8 @@ def test_the_kernels_grid_visits_exactly_those_blocks():
 def random_attention(config: Config, first: int, picked: tuple[int, ...] = tuple(range(UNITS))):
   """Queries, keys and values of all tokens, turned to their times as the model does; and both mixers."""
   layout, model = build_layout(config), config.model
-  clean, late = coordinates(config, first, True, picked)
-  coords = Coords.concatenate(clean, late)
+  clean, noisy = coordinates(config, first, True, picked)
+  coords = Coords.concatenate(clean, noisy)
   gap = evicted(coords.unit, config.layout)[:, None] * jnp.array(layout.ids_per_unit)
   turn = lambda position: angles(position, model.head_dim, model.rope_theta)
   normal = np.random.default_rng(0).standard_normal
@@ -142,7 +142,7 @@ def random_attention(config: Config, first: int, picked: tuple[int, ...] = tuple
 
   def attention(mixer, q, k, v):
     queries = Queries(rotate(q, turn(coords.position)), rotate(q, turn(coords.position - gap)))
-    return mixer(clean, late, layout)(queries, KeyValue(rotate(k, turn(coords.position)), v), None)
+    return mixer(clean, noisy, layout)(queries, KeyValue(rotate(k, turn(coords.position)), v), None)
 
   return attention, (q, k, v), out, coords.valid[:, None, None]
 
@@ -238,4 +238,4 @@ def test_the_mask_of_a_minute_is_made_by_counting_blocks():
   tracemalloc.stop()
   assert peak < 16 * 8 * pattern.tokens + 16 * visited.size
   forward, _ = mask_infos(pattern, 512)
-  assert forward.block_mask.shape[2] < 0.6 * visited.shape[1]  # late rows see no other unit's late keys
+  assert forward.block_mask.shape[2] < 0.6 * visited.shape[1]  # noisy rows see no other unit's noisy keys

@@ -23,7 +23,7 @@ from wanstreamer_jax.parallel import mesh as meshes
 from wanstreamer_jax.parallel.rules import Rule, fill_leaves, matching_rules, named_leaves, param_shardings, partition
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, loss_and_grads, state_shardings
-from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
+from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
 
 SIZES = (
   "tiny.py", "demo.py", "qwen2p5_1p5b.py:192x336", "qwen3_0p6b.py:192x336", "qwen3_1p7b.py:640x368",
@@ -305,7 +305,7 @@ def test_tokens_are_exchanged_for_heads_and_never_gathered():
   program, params, _ = duplex_program("fsdp=2,context=4")
   config = load_config(CONFIGS / "nano.py", ["data.units=4"])
   layout = build_layout(config)
-  tokens = layout.world_tokens + 4 * layout.tokens(*CLEAN_PHASES, *EPHEMERAL_PHASES)
+  tokens = layout.world_tokens + 4 * layout.tokens(*CLEAN_PHASES, *NOISY_PHASES)
   text = program.as_text()
   assert "all-to-all" in text
   gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather", text)

@@ -33,7 +33,7 @@ from wanstreamer_jax.train.state import (
   state_shardings,
   train_step,
 )
-from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
+from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
 
 
 def toy_steps(config, steps, **stage):
@@ -268,7 +268,7 @@ def test_the_pairs_are_those_that_the_rule_shows(changes):
     segment.name: Dynamic(True, None, jnp.zeros(segment.tokens, jnp.int32)) for segment in segments
   }
   parts = [world_coords(layout, here(layout.world))]
-  for phases in (CLEAN_PHASES, EPHEMERAL_PHASES):
+  for phases in (CLEAN_PHASES, NOISY_PHASES):
     segments = layout.phase(*phases)
     parts += [unit_coords(layout, segments, jnp.int32(unit), here(segments)) for unit in range(units)]
   coords = Coords.concatenate(*parts)
@@ -287,7 +287,7 @@ def test_model_flops_count_nothing_twice_and_nothing_masked():
   plain = load_config("configs/nano.py", ["data.units=2", "train.accumulate=2"])
   assert flops.model_flops(stage, plain, duplex_batch(plain)) == count
   masked = flops.duplex_attention_flops(config)
-  tokens = build_layout(config).world_tokens + 2 * build_layout(config).tokens(*CLEAN_PHASES, *EPHEMERAL_PHASES)
+  tokens = build_layout(config).world_tokens + 2 * build_layout(config).tokens(*CLEAN_PHASES, *NOISY_PHASES)
   assert masked < 2 * flops.attention_flops(config, tokens**2) / 2
   weights = sum(leaf.size for leaf in jax.tree.leaves(abstract_duplex_layers(config)) if leaf.ndim > 2)
   assert count - masked > 6 * weights * tokens * config.data.batch

@@ -22,7 +22,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.model.transformer import Cache
-from wanstreamer_jax.model.ulysses_performer import check_devices, over_devices, sharded_heads
+from wanstreamer_jax.model.ulysses import check_performer_devices, sharded_heads, ulysses_pass
 from wanstreamer_jax.rollout import Agent, SessionState
 from wanstreamer_jax.units import build_layout
 
@@ -143,7 +143,7 @@ class Apart:
 
   def __init__(self, agent: Agent, states: SessionState, devices: Sequence[jax.Device]):
     config, count = agent.config, len(devices)
-    check_devices(config, count)
+    check_performer_devices(config, count)
     mesh = Mesh(np.array(devices), (AXIS,))
     whole = NamedSharding(mesh, PartitionSpec())
     by_head = lambda cache: sharded_heads(cache, AXIS, leading=1)
@@ -155,7 +155,7 @@ class Apart:
     self._news_placed = jax.tree.map(lambda part: NamedSharding(mesh, part), news_spec)
     self._thinker = jax.tree.leaves(states)[0].sharding
     self._agent = jax.device_put(agent, whole)
-    one_pass = over_devices(AXIS)
+    one_pass = ulysses_pass(AXIS)
 
     def solve(agent: Agent, states: SessionState, fresh: News) -> tuple[Latents, SessionState]:
       """Inside the mesh: every device has its heads of the cache."""

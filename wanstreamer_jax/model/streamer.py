@@ -1,7 +1,7 @@
-"""WanStreamer: perception, tokens, Transformer and heads, composed; and the teacher-forced pass that trains them."""
+"""WanStreamer: perception, tokens, Transformer and heads, composed. `rollout.py` and `teacher_forcing.py` run it."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +11,13 @@ from jax.sharding import PartitionSpec
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
 from wanstreamer_jax.model.attention import AttentionFn, cached_attention
 from wanstreamer_jax.model.heads import Heads
-from wanstreamer_jax.model.tokens import PAD, Content, Latents, Tokens, pack, pack_world, text_valid
+from wanstreamer_jax.model.tokens import PAD, Content, Past, Tokens, pack_world
 from wanstreamer_jax.model.transformer import Transformer
-from wanstreamer_jax.model.ulysses import CONTEXT, Shares, check_devices, locally, training_mixer
-from wanstreamer_jax.parallel.mesh import axis_size, constrain
+from wanstreamer_jax.model.ulysses import CONTEXT, locally
+from wanstreamer_jax.parallel.mesh import axis_size
 from wanstreamer_jax.perception.audio import AudioEncoder, AudioState
 from wanstreamer_jax.perception.video import VideoEncoder
-from wanstreamer_jax.units import (
-  CLEAN_PHASES,
-  EPHEMERAL_PHASES,
-  NO_FLOW_TIME,
-  PERFORM,
-  STATE,
-  TEXT,
-  Coords,
-  Dynamic,
-  build_layout,
-)
+from wanstreamer_jax.units import NO_FLOW_TIME, Coords, Dynamic, build_layout
 
 
 class WorldArrays(NamedTuple):
@@ -59,22 +49,10 @@ class UserTokens(NamedTuple):
 
 
 class History(NamedTuple):
-  """The agent's own past, as a unit is shown it. flow_time: scalars; valid: bool [2] (video, audio)."""
+  """The agent's own past, as one unit is shown it."""
 
-  commit: Latents  # of unit k - commit_delay
-  commit_flow_time: jax.Array
-  commit_valid: jax.Array
-  previous: Latents  # of unit k - 1, for REFEED
-  previous_flow_time: jax.Array
-  previous_valid: jax.Array
-
-
-class Predictions(NamedTuple):
-  """Teacher-forced outputs. text: hidden states [K, n, D] whose `logits` predict the n text slots; velocity: Latents of
-  the units with a noisy copy."""
-
-  text: jax.Array
-  velocity: Latents
+  commit: Past  # unit k - commit_delay
+  previous: Past  # unit k - 1, for REFEED
 
 
 class WanStreamer(nnx.Module):
@@ -115,88 +93,32 @@ class WanStreamer(nnx.Module):
     }
     return pack_world(build_layout(self.config), content, self.config.model.width)
 
-  def committing(self, history: History) -> dict[str, Content]:
+  def commit_content(self, history: History) -> dict[str, Content]:
     """Content of COMMIT."""
-    return self.tokens.history("commit", history.commit, history.commit_flow_time, history.commit_valid)
+    return self.tokens.history("commit", history.commit)
 
-  def hearing(self, heard: UserTokens, words: jax.Array) -> tuple[dict[str, Content], jax.Array]:
-    """Content of HEAR and STATE. words: how many words the session had. -> (content, words after them)."""
-    t, content = self.tokens, {}
-    typed = heard.text != PAD
-    ordinal = words + jnp.cumsum(typed) - 1
-    words = words + jnp.sum(typed)
-    content["user_text"] = t.text("user_text", heard.text, typed, ordinal)
-    content["user_video"] = t.kind("user_video", heard.video, Dynamic(heard.video_valid))
-    content["user_audio"] = t.kind("user_audio", heard.audio, Dynamic(heard.audio_valid))
-    content["state"] = t.state_token(words - 1)
-    return content, words
+  def refeed_content(self, history: History) -> dict[str, Content]:
+    """Content of REFEED."""
+    return self.tokens.history("refeed", history.previous)
 
-  def speaking(self, ids: jax.Array, valid: jax.Array, words: jax.Array) -> tuple[Content, jax.Array]:
-    """Content of TEXT slots. ids, valid: [slots]; PAD repeats the last word's ordinal. -> (content, words after)."""
-    spoken = valid & (ids != PAD)
-    return self.tokens.text("text", ids, valid, words + jnp.cumsum(spoken) - 1), words + jnp.sum(spoken)
+  def user_content(self, user: UserTokens, text_tokens: jax.Array) -> tuple[dict[str, Content], jax.Array]:
+    """Content of HEAR and STATE. text_tokens: how many the session's text had before. -> (content, how many after)."""
+    typed = user.text != PAD
+    ordinal = text_tokens + jnp.cumsum(typed) - 1
+    text_tokens = text_tokens + jnp.sum(typed)
+    content = {
+      "user_text": self.tokens.text("user_text", user.text, typed, ordinal),
+      "user_video": self.tokens.kind("user_video", user.video, Dynamic(user.video_valid)),
+      "user_audio": self.tokens.kind("user_audio", user.audio, Dynamic(user.audio_valid)),
+      "state": self.tokens.state_token(text_tokens - 1),
+    }
+    return content, text_tokens
 
-  def teacher_forced(
-    self, world: WorldArrays, heard: UserTokens, history: History, text: jax.Array, noisy: Latents, tau: jax.Array,
-    first_unit: jax.Array, first_word: jax.Array, picked: jax.Array | None = None, evicts: bool = True,
-  ) -> Predictions:  # fmt: skip
-    """One pass over [WORLD | clean units | ephemeral units] (the training path).
-
-    heard, history have a leading K axis; text: int32 [K, n]; noisy, tau: [I, ...] of the units with a noisy copy;
-    first_unit: the unit that the crop starts with (its past is unseen); first_word: the ordinal to start from; picked:
-    int32 [I], ascending, which units have a noisy copy, one of each K / I consecutive ones, default all; evicts: False
-    if the caller knows that no unit is so late that its session's past would have been evicted.
-    """
-    layout = build_layout(self.config)
-    units, noisy_units = text.shape[0], tau.shape[0]
-    check_devices(self.config.model.heads, units, noisy_units)
-    clean, ephemeral = layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES)
-
-    def listening(words, inputs):
-      k, heard, history, text = inputs
-      content, words = self.hearing(heard, words)
-      content |= self.committing(history)
-      content["text"], words = self.speaking(text, text_valid(text), words)
-      return pack(layout, clean, k, content)
-
-    def performing(inputs):
-      k, history, noisy, tau = inputs
-      content = self.tokens.history("refeed", history.previous, history.previous_flow_time, history.previous_valid)
-      return pack(layout, ephemeral, k, content | self.tokens.noisy(noisy, tau))
-
-    numbers = first_unit + jnp.arange(units)
-    counts = jnp.sum(heard.text != PAD, axis=1) + jnp.sum(text_valid(text) & (text != PAD), axis=1)
-    before = first_word + jnp.cumsum(counts) - counts
-    split = lambda tree: jax.tree.map(lambda x: constrain(x, CONTEXT), tree)
-    x, coords = jax.vmap(listening)(before, split((numbers, heard, history, text)))
-    late, late_coords = jax.vmap(performing)(split((*pick_units((numbers, history), picked), noisy, tau)))
-    world_x, world_coords = self.world(world)
-    world_x = constrain(world_x, None)  # it need not divide, and XLA breaks on lookups that do not
-    flat = lambda tree: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
-    parts, all_coords = (world_x, flat(x), flat(late)), (world_coords, flat(coords), flat(late_coords))
-    shares = Shares(axis_size(CONTEXT), tuple(part.shape[0] for part in parts))
-    clean_coords = Coords.concatenate(*all_coords[:2])
-    mixer = training_mixer(self.config, clean_coords, all_coords[2], shares, evicts)
-    hidden, _ = self.transformer(shares.deal(*parts), shares.deal(*all_coords), mixer)
-    _, hidden, late_hidden = shares.collect(hidden)
-    by_unit, late_by_unit = hidden.reshape(units, layout.clean_tokens, -1), late_hidden.reshape(*late.shape)
-    return self._predictions(by_unit, late_by_unit, noisy, tau)
-
-  def _predictions(self, clean: jax.Array, late: jax.Array, noisy: Latents, tau: jax.Array) -> Predictions:
-    """Hidden states of clean [K, T, D] and of ephemeral units -> those of the text slots, and velocities."""
-    layout = build_layout(self.config)
-    speaking = clean[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot predicts nothing
-    performing = late[:, layout.tokens(*EPHEMERAL_PHASES) - layout.tokens(PERFORM) :]
-    velocity = jax.vmap(self.heads.velocity)(performing, noisy, tau)
-    return Predictions(constrain(speaking, CONTEXT), velocity)
-
-
-def pick_units(tree: Any, picked: jax.Array | None) -> Any:
-  """Rows `picked` (int32 [I]) of arrays [K, ...]: one of each K / I consecutive ones, so that on a mesh none moves."""
-  if picked is None or all(x.shape[0] == picked.shape[0] for x in jax.tree.leaves(tree)):
-    return tree
-  strides = lambda x: x.reshape(picked.shape[0], -1, *x.shape[1:])
-  return jax.tree.map(lambda x: jax.vmap(lambda rows, i: rows[i % rows.shape[0]])(strides(x), picked), tree)
+  def text_content(self, ids: jax.Array, valid: jax.Array, text_tokens: jax.Array) -> tuple[Content, jax.Array]:
+    """Content of TEXT slots. ids, valid: [slots]; PAD repeats the last ordinal. -> (content, how many text tokens)."""
+    written = valid & (ids != PAD)
+    content = self.tokens.text("text", ids, valid, text_tokens + jnp.cumsum(written) - 1)
+    return content, text_tokens + jnp.sum(written)
 
 
 def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: AttentionFn | None = None) -> jax.Array:

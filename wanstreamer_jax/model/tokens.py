@@ -32,6 +32,20 @@ class Latents(NamedTuple):
   audio: jax.Array
 
 
+class Past(NamedTuple):
+  """Latents of a unit that is over, as a later unit is shown them. flow_time: scalar, 0 is clean; valid: bool [2]
+  (video, audio)."""
+
+  latents: Latents
+  flow_time: jax.Array
+  valid: jax.Array
+
+  @classmethod
+  def clean(cls, latents: Latents, valid: jax.Array) -> "Past":
+    """As they are; any leading axes."""
+    return cls(latents, jnp.zeros(valid.shape[:-1]), valid)
+
+
 def patchify(latents: jax.Array, side: int) -> jax.Array:
   """[h, w, Z] -> [R * Q, side * side * Z]; borders are padded with zeros to whole patches."""
   patches = space_to_depth(latents, side)
@@ -67,17 +81,17 @@ class Tokens(nnx.Module):
     """The learned STATE token; it repeats the ordinal of the session's last word."""
     return self.kind("state", self.state[...], Dynamic(None, None, ordinal[None]))
 
-  def history(self, prefix: str, latents: Latents, flow_time: jax.Array, valid: jax.Array) -> dict[str, Content]:
-    """Clean latents as COMMIT ("commit"), REFEED ("refeed") tokens. flow_time: scalar; valid: bool [2] video, audio."""
+  def history(self, prefix: str, past: Past) -> dict[str, Content]:
+    """A past unit as COMMIT ("commit") or REFEED ("refeed") tokens."""
     side = self.config.layout.patch
     if prefix == "commit":
-      video = self.commit_in(patchify(latents.video, side * self.config.layout.commit_patch))
+      video = self.commit_in(patchify(past.latents.video, side * self.config.layout.commit_patch))
     else:
-      video = self.video_in(patchify(latents.video, side))
-    audio = self.history_audio_in(latents.audio)
+      video = self.video_in(patchify(past.latents.video, side))
+    audio = self.history_audio_in(past.latents.audio)
     return {
-      f"{prefix}_video": self.kind(f"{prefix}_video", video, Dynamic(valid[0], flow_time)),
-      f"{prefix}_audio": self.kind(f"{prefix}_audio", audio, Dynamic(valid[1], flow_time)),
+      f"{prefix}_video": self.kind(f"{prefix}_video", video, Dynamic(past.valid[0], past.flow_time)),
+      f"{prefix}_audio": self.kind(f"{prefix}_audio", audio, Dynamic(past.valid[1], past.flow_time)),
     }
 
   def noisy(self, latents: Latents, tau: jax.Array) -> dict[str, Content]:

@@ -1,4 +1,11 @@
-"""What attention over several parts of keys is made of."""
+"""What attention over several parts of keys is made of, and how the parts become one softmax.
+
+Over a part i of the keys, attention is three sums (FlashAttention's):
+
+    row_max_i = max scores    sum_exp_i = sum exp(scores - row_max_i)    weighted_sum_i = sum exp(scores - row_max_i) v
+
+`join` is the one place where such sums are added up, whoever made them: a few keys here, a kernel there.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,10 +16,17 @@ MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody see
 
 
 class Queries(NamedTuple):
-  """The same queries twice. now: [T, N, H], rotated to their time; pinned: [T, N, H], to their time minus the gap."""
+  """The same queries twice, [T, N, H] each: rotated to their time, and to their time minus the evicted gap."""
 
-  now: jax.Array
-  pinned: jax.Array
+  at_time: jax.Array
+  at_pinned: jax.Array  # for pinned keys
+
+
+class KeyValue(NamedTuple):
+  """Keys (rotated) and values of one layer [S, M, H], or of all layers [L, S, M, H]; a cache's may be `Quantised`."""
+
+  k: jax.Array
+  v: jax.Array
 
 
 class Quantised(NamedTuple):
@@ -33,8 +47,8 @@ Rows = jax.Array | Quantised  # [S, M, H]
 
 
 class Packed(NamedTuple):
-  """The mask of a long part for the kernel of `nn.long_keys`. pinned: bool [T, P], of the pinned prefix; bits: int32
-  [T / 32, 1, S], of all other keys."""
+  """The mask of a long part for the kernel of `nn.attention_cache`. pinned: bool [T, P], of the pinned prefix; bits:
+  int32 [T / 32, 1, S], of all other keys."""
 
   pinned: jax.Array
   bits: jax.Array
@@ -54,17 +68,44 @@ class Part(NamedTuple):
 
 
 class Partial(NamedTuple):
-  """Attention over some of the keys, in float32. Sums are of exp(score - highest) and may be joined by `_join`."""
+  """Attention over some of the keys, in float32, for rows [...] of queries (of `nn.attention`: [M, R])."""
 
-  mixed: jax.Array  # [M, G, T, H], sum of weights times values
-  total: jax.Array  # [M, G, T], sum of weights
-  highest: jax.Array  # [M, G, T]
+  weighted_sum: jax.Array  # [..., H], sum of exp(score - row_max) times values
+  sum_exp: jax.Array  # [...], sum of exp(score - row_max)
+  row_max: jax.Array  # [...], largest score
+
+  @classmethod
+  def of(cls, out: jax.Array, lse: jax.Array) -> "Partial":
+    """From attention's output [..., H] and the log of the sum of exp(scores) [...], which is what kernels return."""
+    return cls(out.astype(jnp.float32), jnp.ones_like(lse), lse)
+
+  def normalise(self) -> tuple[jax.Array, jax.Array]:
+    """-> (out [..., H], lse [...])."""
+    return self.weighted_sum / self.sum_exp[..., None], self.row_max + jnp.log(self.sum_exp)
 
 
-def _join(partials: Partial) -> Partial:
+def join(partials: Partial) -> Partial:
   """Partials over different keys, stacked along a first axis, as one."""
-  highest = jnp.max(partials.highest, axis=0)
-  scale = jnp.exp(partials.highest - highest)
-  return Partial(
-    jnp.sum(partials.mixed * scale[..., None], axis=0), jnp.sum(partials.total * scale, axis=0), highest
-  )  # fmt: skip
+  row_max = jnp.max(partials.row_max, axis=0)
+  scale = jnp.exp(partials.row_max - row_max)  # brings every part's sums to the common maximum
+  weighted_sum = jnp.sum(partials.weighted_sum * scale[..., None], axis=0)
+  return Partial(weighted_sum, jnp.sum(partials.sum_exp * scale, axis=0), row_max)
+
+
+def stack(partials: list[Partial]) -> Partial:
+  """Along a first axis, for `join`."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *partials)
+
+
+def fold_heads(x: jax.Array, key_heads: int) -> jax.Array:
+  """[T, N, ...] -> [M, R, ...]: the rows [g0 t0, g0 t1, .., g1 t0, g1 t1, ..] that share a head of keys, R = (N / M) T.
+
+  One axis, not two: under two `jax.vmap` (rows of a batch, units) products would else have rank 7, which crashes some
+  versions of jaxlib on the CPU.
+  """
+  return x.swapaxes(0, 1).reshape(key_heads, -1, *x.shape[2:])
+
+
+def unfold_heads(x: jax.Array, tokens: int) -> jax.Array:
+  """The way back: [M, R, ...] -> [T, N, ...]."""
+  return x.reshape(-1, tokens, *x.shape[2:]).swapaxes(0, 1)

@@ -1,20 +1,20 @@
-"""One splash-attention call (TPU, Pallas) over [prefix | groups of clean tokens | groups of late tokens].
+"""One splash-attention call (TPU, Pallas) over [prefix | groups of clean tokens | groups of noisy tokens].
 
-A clean query sees the clean keys before some bound. A late query sees the clean keys up to the end of its group and,
-among the late keys, a first part of its own group's. Two groups (c clean, l late tokens each; x = sees):
+A clean query sees the clean keys before some bound. A noisy query sees the clean keys up to the end of its group and,
+among the noisy keys, a first part of its own group's. Two groups (c clean, n noisy tokens each; x = sees):
 
-          prefix c0 c1 l0 l1
+          prefix c0 c1 n0 n1
   prefix    x    .  .  .  .
   c0        x    x  .  .  .
   c1        x    x  x  .  .
-  l0        x    x  .  x  .
-  l1        x    x  x  .  x
+  n0        x    x  .  x  .
+  n1        x    x  x  .  x
 
-Only one group of every `stride` consecutive ones may have late tokens; which one is then data, not part of the program.
-With stride = 2 the row of the only late group is that of l0 or that of l1, without the key of the other.
+Only one group of every `stride` consecutive ones may have noisy tokens; which one is then data, not part of the program.
+With stride = 2 the row of the only noisy group is that of n0 or that of n1, without the key of the other.
 
 The kernel skips blocks nobody can see and computes the others' masks from one number a query: a clean query carries
-its last visible key, b >= 0; a late one carries three fields, b = -1 - (late group, place in its stride, keys seen of
+its last visible key, b >= 0; a noisy one carries three fields, b = -1 - (noisy group, place in its stride, keys seen of
 its own group). No division: the TPU lowering of integer division asks for a live device, so shifts unpack them. What
 else is data (keys that do not exist in this session) is a segment id: queries and existing keys have 0, missing ones 1.
 """
@@ -43,15 +43,15 @@ class Pattern:
   prefix, groups: tokens before the first group; number of groups.
   prefix_bounds: for each prefix token, how many prefix keys it sees.
   clean_bounds: for each clean token of a group, how many of its own group's clean keys it sees (and all before them).
-  late_bounds: for each late token of a group, how many of its own group's late keys it sees (and all clean keys up to
+  noisy_bounds: for each noisy token of a group, how many of its own group's noisy keys it sees (and all clean keys up to
     the end of its group).
-  stride: one of so many consecutive groups has late tokens; it divides `groups`.
+  stride: one of so many consecutive groups has noisy tokens; it divides `groups`.
   """
 
   groups: int
   prefix_bounds: tuple[int, ...]
   clean_bounds: tuple[int, ...]
-  late_bounds: tuple[int, ...]
+  noisy_bounds: tuple[int, ...]
   stride: int = 1
 
   @property
@@ -65,55 +65,55 @@ class Pattern:
 
   @property
   def tokens(self) -> int:
-    return self.clean + self.groups // self.stride * len(self.late_bounds)
+    return self.clean + self.groups // self.stride * len(self.noisy_bounds)
 
   @property
   def _stride_bits(self) -> int:
     return (self.stride - 1).bit_length()
 
   def bounds(self, padded: int) -> np.ndarray:
-    """What each query carries: int32 [padded], late groups being the first of their strides. Queries of the padding see
+    """What each query carries: int32 [padded], noisy groups being the first of their strides. Queries of the padding see
     the first key only, and nobody sees them."""
-    late_groups = self.groups // self.stride
-    if late_groups << self._stride_bits >= 1 << (31 - _FIELD) or len(self.late_bounds) >= 1 << _FIELD:
-      raise ConfigError(f"splash attention: {self.groups} groups of {len(self.late_bounds)} tokens are too many")
+    noisy_groups = self.groups // self.stride
+    if noisy_groups << self._stride_bits >= 1 << (31 - _FIELD) or len(self.noisy_bounds) >= 1 << _FIELD:
+      raise ConfigError(f"splash attention: {self.groups} groups of {len(self.noisy_bounds)} tokens are too many")
     group = np.arange(self.groups)[:, None]
     clean = self.prefix + group * len(self.clean_bounds) + np.array(self.clean_bounds, np.int64) - 1
-    late = -1 - ((group[:late_groups] << self._stride_bits + _FIELD) + np.array(self.late_bounds, np.int64))
-    parts = [np.array(self.prefix_bounds, np.int64) - 1, clean.reshape(-1), late.reshape(-1)]
+    noisy = -1 - ((group[:noisy_groups] << self._stride_bits + _FIELD) + np.array(self.noisy_bounds, np.int64))
+    parts = [np.array(self.prefix_bounds, np.int64) - 1, clean.reshape(-1), noisy.reshape(-1)]
     return np.concatenate([*parts, np.zeros(padded - self.tokens, np.int64)]).astype(np.int32)
 
   def bounds_at(self, place: jax.Array, padded: int) -> jax.Array:
-    """`bounds` where late groups are those at `place` of their strides: int32 [groups / stride], below `stride`."""
-    moved = jnp.repeat(place << _FIELD, len(self.late_bounds), total_repeat_length=self.tokens - self.clean)
+    """`bounds` where noisy groups are those at `place` of their strides: int32 [groups / stride], below `stride`."""
+    moved = jnp.repeat(place << _FIELD, len(self.noisy_bounds), total_repeat_length=self.tokens - self.clean)
     return jnp.asarray(self.bounds(padded)).at[self.clean : self.tokens].add(-moved)
 
   def __call__(self, bound, key):
     """The mask of what queries carry and of key indices (int32 of one shape, in NumPy or inside the kernel)."""
-    end, start, stop = self._late_ranges(bound)
+    end, start, stop = self._noisy_ranges(bound)
     own = (key >= start) & (key < stop)
     return (key <= bound) | ((bound < 0) & ((key < end) | own))
 
-  def _late_ranges(self, bound):
-    """Of a late query: the end of the clean keys that it sees, and the range of late ones."""
+  def _noisy_ranges(self, bound):
+    """Of a noisy query: the end of the clean keys that it sees, and the range of noisy ones."""
     packed = -1 - bound
     where, seen = packed >> _FIELD, packed & ((1 << _FIELD) - 1)
-    late, place = where >> self._stride_bits, where & ((1 << self._stride_bits) - 1)
-    start = self.clean + late * len(self.late_bounds)
-    return self.prefix + (late * self.stride + place + 1) * len(self.clean_bounds), start, start + seen
+    noisy, place = where >> self._stride_bits, where & ((1 << self._stride_bits) - 1)
+    start = self.clean + noisy * len(self.noisy_bounds)
+    return self.prefix + (noisy * self.stride + place + 1) * len(self.clean_bounds), start, start + seen
 
 
 def visited_blocks(pattern: Pattern, block: int) -> np.ndarray:
   """Which blocks of the mask anybody can see: bool [query blocks, key blocks]. O(tokens + blocks^2) work."""
   padded = -(-pattern.tokens // block) * block
   bounds = pattern.bounds(padded).astype(np.int64)
-  end, start, stop = pattern._late_ranges(bounds)
-  late = bounds < 0
-  end = np.where(late, end + (pattern.stride - 1) * len(pattern.clean_bounds), bounds + 1)
+  end, start, stop = pattern._noisy_ranges(bounds)
+  noisy = bounds < 0
+  end = np.where(noisy, end + (pattern.stride - 1) * len(pattern.clean_bounds), bounds + 1)
   of_block = lambda reduce, x: reduce(x.reshape(-1, block), axis=1)[:, None]
   first = np.arange(0, padded, block)
-  own_start = of_block(np.min, np.where(late, start, padded))
-  own_stop = of_block(np.max, np.where(late, stop, 0))
+  own_start = of_block(np.min, np.where(noisy, start, padded))
+  own_stop = of_block(np.max, np.where(noisy, stop, 0))
   return (first < of_block(np.max, end)) | ((first < own_stop) & (first + block > own_start))
 
 
@@ -172,7 +172,7 @@ def splash(
   """Softmax attention of all tokens in one kernel call, under the mask of `pattern` and `exists`, on one device.
 
   q: [T, N, C] already scaled; k: [T, M, C]; v: [T, M, H]; exists: bool [T], keys that anybody may see; place: int32
-  [groups / stride], which group of every stride has late tokens -> [T, N, H]. On a mesh, call it inside
+  [groups / stride], which group of every stride has noisy tokens -> [T, N, H]. On a mesh, call it inside
   `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs; raises ConfigError elsewhere.
   """
   if platform() not in ("tpu", "cpu"):

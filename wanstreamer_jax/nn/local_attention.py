@@ -16,6 +16,8 @@ from wanstreamer_jax.nn.attention_parts import Part, Queries
 from wanstreamer_jax.nn.blocks import MLP, Linear, OutputProjection, RMSNorm
 from wanstreamer_jax.nn.rotary import angles, rotate
 
+IDS_PER_STEP = 4  # of the stream, to one step of rotary positions; trained encoders rely on it
+
 
 class LocalState(NamedTuple):
   """k, v: [window - 1, N, H]; step: int32, how many steps came before."""
@@ -47,9 +49,9 @@ class LocalAttentionLayer(nnx.Module):
     past = self.window - 1
     now = state.step + jnp.arange(x.shape[0])
     before = state.step - past + jnp.arange(past)
-    turn = angles(jnp.repeat(now[:, None], 3, axis=1), self.head_dim, 1000.0)
+    angle = angles(jnp.repeat(now[:, None], 3, axis=1), self.head_dim, 1000.0, IDS_PER_STEP)
     h = self.attn_norm(x)
-    q, k, v = rotate(self.q_proj(h), turn), rotate(self.k_proj(h), turn), self.v_proj(h)
+    q, k, v = rotate(self.q_proj(h), angle), rotate(self.k_proj(h), angle), self.v_proj(h)
     recent = (before >= 0) & (now[:, None] - before < self.window)
     own = (now <= now[:, None]) & (now[:, None] - now < self.window)
     x = x + self.o_proj(attend(Queries(q, q), [Part(state.k, state.v, recent), Part(k, v, own)]))
