@@ -1,10 +1,10 @@
-"""The model over a whole crop at once: one pass over [WORLD | clean units | noisy copies], which every training stage reads.
+"""The model over a whole crop at once: one pass over [WORLD | clean units | noisy copies], for every training stage.
 
     predictions = teacher_forced(streamer, conditions(streamer, crop), inputs)
     errors = squared_errors(predictions.velocity, targets)
 
-`rollout.py` is the same model unit by unit, and both give the same numbers (law 3). A stage has no forward of its own: it
-is a choice of four inputs, of which the pass takes three and the loss the fourth.
+`rollout.py` is the same model unit by unit, and both give the same numbers (law 3). A stage has no forward of its own:
+it is a choice of four inputs, of which the pass takes three and the loss the fourth.
 
     stage                    history             noisy, tau                           targets
     duplex                   data, noised a bit  data + noise, tau drawn              noise - data
@@ -12,8 +12,8 @@ is a choice of four inputs, of which the pass takes three and the loss the fourt
     self-forcing, gradient   recorded rollout    recorded solver inputs, exit step    from teacher and critic
     self-forcing, anchor     recorded rollout    data + noise, tau drawn              noise - data
 
-A crop has K units and, of the agent, the P units before them (`data.loader.PREVIOUS`). I noisy copies are of some units,
-of all, or of each several times. Everything is unbatched: `jax.vmap` makes the batch.
+A crop has K units and, of the agent, the P units before them (`data.loader.PREVIOUS`). I noisy copies are of some
+units, of all, or of each several times. Everything is unbatched: `jax.vmap` makes the batch.
 """
 
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ def teacher_forced(
     _clean_tokens(streamer, conditions, history),
     _noisy_tokens(streamer, conditions, history, inputs),
   )
-  tokens, coords = zip(*parts)  # [T, D] and [T] of WORLD, of all clean units, of all noisy copies
+  tokens, coords = [x for x, _ in parts], [x for _, x in parts]  # [T, D] and [T] of each part
   sharding = ContextSharding(axis_size(CONTEXT), tuple(x.shape[0] for x in tokens))
   attention = training_attention(config, Coords.concatenate(*coords[:2]), coords[2], sharding, evicts)
   hidden, _ = streamer.transformer(sharding.scatter(*tokens), sharding.scatter(*coords), attention)
@@ -105,8 +105,8 @@ def _clean_tokens(streamer: WanStreamer, conditions: Conditions, history: Histor
     return pack(layout, layout.phase(*CLEAN_PHASES), number, content)
 
   text, user = conditions.text, conditions.user
-  counts = jnp.sum(user.text != PAD, axis=1) + jnp.sum(text_valid(text) & (text != PAD), axis=1)  # text tokens of a unit
-  before = conditions.first_text_token + jnp.cumsum(counts) - counts
+  counts = jnp.sum(user.text != PAD, axis=1) + jnp.sum(text_valid(text) & (text != PAD), axis=1)
+  before = conditions.first_text_token + jnp.cumsum(counts) - counts  # [K]: text tokens before each unit
   return _in_a_row(jax.vmap(unit)(before, _split((_numbers(conditions), history, user, text))))
 
 
@@ -141,7 +141,7 @@ def _in_a_row(tree: Any) -> Any:
 
 
 def unit_history(past: Past, units: int, delay: int) -> History:
-  """What each of K units is shown of the agent's past [P + K, ...]: unit k - delay for COMMIT, unit k - 1 for REFEED."""
+  """What each of K units is shown of the past [P + K, ...]: unit k - delay for COMMIT, unit k - 1 for REFEED."""
 
   def earlier(age: int) -> Past:
     first = past.flow_time.shape[0] - units - age

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.nn import attention, attention_cache
 from wanstreamer_jax.nn.attention import attend, prepare_mask
-from wanstreamer_jax.nn.attention_parts import Packed, Part, Partial, Quantised, Queries
+from wanstreamer_jax.nn.attention_parts import MASKED, Packed, Part, Partial, Quantised, Queries, join
 from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.parallel.mesh import make_mesh
 
@@ -45,8 +45,8 @@ def example(queries: int, keys: int, heads: tuple[int, int], int8: bool = False,
 def both(queries: Queries, part: Part, start: int) -> tuple[Partial, Partial]:
   """By the kernel, and by the plain computation over the keys from `start` on."""
   packed = part._replace(mask=Packed(part.mask[:, :start], attention_cache.pack(part.mask, start)))
-  plain = attention._over(queries, attention._some(part, slice(start, None)))
-  return attention._join(attention_cache.over_long(queries.now, packed, start)), plain
+  plain = attention.partial_attention(queries, attention._some(part, slice(start, None)))
+  return join(attention_cache.over_long(queries.at_time, packed, start)), plain
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def both(queries: Queries, part: Part, start: int) -> tuple[Partial, Partial]:
 )
 def test_every_edge_of_blocks_and_tiles(queries, keys, start, int8, close):
   found, expected = both(*example(queries, keys, (4, 2), int8), start)
-  seeing = np.arange(queries) != queries // 2
-  close(*(jax.tree.map(lambda x: x[:, :, seeing], partial) for partial in (found, expected)))
+  seeing = np.tile(np.arange(queries) != queries // 2, 2)  # two heads of queries share a head of keys
+  close(*(jax.tree.map(lambda x: x[:, seeing], partial) for partial in (found, expected)))
   for leaf in found:
     assert np.isfinite(leaf).all()
-  assert (np.asarray(found.highest)[:, :, ~seeing] == attention.MASKED).all()
+  assert (np.asarray(found.row_max)[:, ~seeing] == MASKED).all()
 
 
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (3, 3), (5, 1)])
@@ -73,7 +73,7 @@ def test_every_grouping_of_heads_in_several_tiles(heads, monkeypatch, close):
   """Of all layers, whichever axis XLA would put first."""
   monkeypatch.setattr(attention_cache, "ROWS", 40 * heads[0])
   queries, part = example(70, 500, heads, layers=LAYERS)
-  assert attention_cache.Sizes.of(queries.now, 500, heads[1], 9).tiles == 2
+  assert attention_cache.Sizes.of(queries.at_time, 500, heads[1], 9).tiles == 2
   found, expected = both(queries, part, 9)
   close(*(jax.tree.map(lambda x: jnp.delete(x, 35, axis=2), partial) for partial in (found, expected)))
 
@@ -85,7 +85,7 @@ def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
 
   def slot(turn: jax.Array) -> jax.Array:
     queries, cache = example(9, 300, (4, 2), int8=True, layers=LAYERS)
-    own = Part(queries.now[:, :2], queries.now[:, 2:], jnp.eye(9, dtype=bool))
+    own = Part(queries.at_time[:, :2], queries.at_time[:, 2:], jnp.eye(9, dtype=bool))
     mask, prefix = jnp.roll(cache.mask, turn, axis=1), jnp.arange(pinned) % 3 == turn
     mask = prepare_mask(mask, pinned)
 
@@ -94,7 +94,7 @@ def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
       x = x + attend(queries._replace(now=x), [part, own])
       return x, x
 
-    return jax.lax.scan(body, queries.now, jnp.arange(LAYERS))[1]
+    return jax.lax.scan(body, queries.at_time, jnp.arange(LAYERS))[1]
 
   def run() -> tuple[jax.Array, bool]:
     step, turns = jax.vmap(lambda turn: slot(turn)), jnp.arange(2)
@@ -132,7 +132,7 @@ def test_what_the_kernel_says_of_itself_is_counted_for_every_layer():
 
   def layers(queries: Queries, part: Part) -> jax.Array:
     body = lambda total, layer: (
-      total + attention_cache.over_long(queries.now, part._replace(layer=layer), 0).total,
+      total + attention_cache.over_long(queries.at_time, part._replace(layer=layer), 0).sum_exp,
       None,
     )
     return jax.lax.scan(body, jnp.zeros((2, 2, 2, 16)), jnp.arange(LAYERS))[0]

@@ -10,17 +10,18 @@ import pytest
 from flax import nnx
 
 from tests.conftest import assert_close
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data.loader import PREVIOUS
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import teacher_forced_attention
 from wanstreamer_jax.model.attention_tpu import teacher_forced_attention_tpu, two_copy_pattern
-from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
-from wanstreamer_jax.model.tokens import Latents
-from wanstreamer_jax.nn.attention_parts import Queries
+from wanstreamer_jax.model.streamer import UserTokens, WanStreamer, WorldArrays
+from wanstreamer_jax.model.tokens import Latents, Past
+from wanstreamer_jax.nn.attention_parts import KeyValue, Queries
 from wanstreamer_jax.nn.attention_splash import LANES, Pattern, mask_infos, visited_blocks
-from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.nn.rotary import angles, rotate
+from wanstreamer_jax.teacher_forcing import Conditions, Inputs, teacher_forced
 from wanstreamer_jax.units import (
   CLEAN_PHASES,
   NOISY_PHASES,
@@ -128,21 +129,21 @@ def test_the_kernels_grid_visits_exactly_those_blocks():
 
 
 def random_attention(config: Config, first: int, picked: tuple[int, ...] = tuple(range(UNITS))):
-  """Queries, keys and values of all tokens, turned to their times as the model does; and both mixers."""
+  """Queries, keys and values of all tokens, rotated to their times as the model does, as a function of a way to attend."""
   layout, model = build_layout(config), config.model
   clean, noisy = coordinates(config, first, True, picked)
   coords = Coords.concatenate(clean, noisy)
   gap = evicted(coords.unit, config.layout)[:, None] * jnp.array(layout.ids_per_unit)
-  turn = lambda position: angles(position, model.head_dim, model.rope_theta)
+  angle = lambda position: angles(position, model.head_dim, model.rope_theta, POSITIONS_PER_UNIT)
   normal = np.random.default_rng(0).standard_normal
   tokens = coords.unit.shape[0]
   q = jnp.asarray(normal((tokens, model.heads, model.head_dim)), jnp.float32)
   k, v, out = (jnp.asarray(normal((tokens, model.kv_heads, model.head_dim)), jnp.float32) for _ in range(3))
   out = jnp.repeat(out, model.heads // model.kv_heads, axis=1) * coords.valid[:, None, None]
 
-  def attention(mixer, q, k, v):
-    queries = Queries(rotate(q, turn(coords.position)), rotate(q, turn(coords.position - gap)))
-    return mixer(clean, noisy, layout)(queries, KeyValue(rotate(k, turn(coords.position)), v), None)
+  def attention(way, q, k, v):
+    queries = Queries(rotate(q, angle(coords.position)), rotate(q, angle(coords.position - gap)))
+    return way(clean, noisy, layout)(queries, KeyValue(rotate(k, angle(coords.position)), v), None)
 
   return attention, (q, k, v), out, coords.valid[:, None, None]
 
@@ -158,42 +159,42 @@ def test_values_and_gradients_equal_the_dense_mask(overrides, first, picked):
   config = nano(*overrides, "model.heads=4", "model.kv_heads=2")
   attention, inputs, out, valid = random_attention(config, first, tuple(picked))
 
-  def value(mixer, *inputs):
-    mixed = attention(mixer, *inputs)
+  def value(way, *inputs):
+    mixed = attention(way, *inputs)
     return jnp.sum(mixed * out), mixed * valid  # what tokens that do not exist see is nobody's business
 
-  for_mixer = lambda mixer: jax.jit(jax.grad(functools.partial(value, mixer), (0, 1, 2), has_aux=True))(*inputs)
-  assert_close(for_mixer(teacher_forced_attention_tpu), for_mixer(teacher_forced_attention), 1e-5)
+  by = lambda way: jax.jit(jax.grad(functools.partial(value, way), (0, 1, 2), has_aux=True))(*inputs)
+  assert_close(by(teacher_forced_attention_tpu), by(teacher_forced_attention), 1e-5)
 
 
-def crop(config: Config, key: jax.Array, units: int = UNITS) -> tuple:
+def crop(config: Config, key: jax.Array, units: int = UNITS) -> tuple[Conditions, Inputs]:
   """Random arguments of `teacher_forced`."""
   layout, width = config.layout, config.model.width
   keys = iter(jax.random.split(key, 12))
   normal = lambda *shape: jax.random.normal(next(keys), shape)
   ids = lambda *shape: jax.random.randint(next(keys), shape, 0, 5)
-  latents = lambda: Latents(
+  latents = lambda units: Latents(
     normal(units, config.latent_height, config.latent_width, config.video_vae.latent_dim),
     normal(units, config.audio_latents, config.audio_vae.latent_dim),
   )
   rows, columns = config.user_video_grid
   exists = jnp.arange(units) > 0
-  heard = UserTokens(
+  user = UserTokens(
     normal(units, config.perception.audio_tokens, width), normal(units, rows * columns, width),
     ids(units, layout.user_text_slots), exists, ~exists,
   )  # fmt: skip
-  zeros, both = jnp.zeros(units), jnp.stack([exists, exists], axis=1)
-  history = History(latents(), zeros, both, latents(), zeros, both)
+  history = Past.clean(latents(PREVIOUS + units), jnp.stack(2 * [jnp.arange(PREVIOUS + units) > PREVIOUS], axis=1))
   world = WorldArrays.empty(config)._replace(text=ids(layout.world_text))
   tau = jax.random.uniform(next(keys), (units,))
-  return world, heard, history, ids(units, layout.text_slots), latents(), tau, jnp.int32(30), jnp.int32(9)
+  conditions = Conditions(world, user, ids(units, layout.text_slots), jnp.int32(30), jnp.int32(9))
+  return conditions, Inputs(history, latents(units), tau)
 
 
 def loss(streamer: WanStreamer, batch: tuple):
   """A number that depends on every output of a batch of crops, for its gradient."""
 
   def one(crop):
-    predictions = streamer.teacher_forced(*crop)
+    predictions = teacher_forced(streamer, *crop)
     return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(predictions)), predictions
 
   values, predictions = jax.vmap(one)(batch)

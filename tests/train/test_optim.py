@@ -279,13 +279,13 @@ def test_the_pairs_are_those_that_the_rule_shows(changes):
 
 
 def test_model_flops_count_nothing_twice_and_nothing_masked():
-  from wanstreamer_jax.data.loader import duplex_batch
+  from wanstreamer_jax.data.loader import batch_shapes
 
   stage = get_stage("duplex")
   config = load_config("configs/nano.py", ["data.units=2", "model.remat=full"])
-  count = flops.model_flops(stage, config, duplex_batch(config))
+  count = flops.model_flops(stage, config, batch_shapes(config))
   plain = load_config("configs/nano.py", ["data.units=2", "train.accumulate=2"])
-  assert flops.model_flops(stage, plain, duplex_batch(plain)) == count
+  assert flops.model_flops(stage, plain, batch_shapes(plain)) == count
   masked = flops.duplex_attention_flops(config)
   tokens = build_layout(config).world_tokens + 2 * build_layout(config).tokens(*CLEAN_PHASES, *NOISY_PHASES)
   assert masked < 2 * flops.attention_flops(config, tokens**2) / 2
@@ -303,12 +303,12 @@ def abstract_duplex_layers(config):
 
 
 def test_every_field_is_documented():
-  from wanstreamer_jax.data.loader import duplex_batch
+  from wanstreamer_jax.data.loader import batch_shapes
 
   config = load_config("configs/nano.py", ["data.units=2", "train.z_loss=1e-4"])
   stage = get_stage("duplex")
   state = jax.eval_shape(lambda: init_state(stage, config))
-  _, metrics = jax.eval_shape(lambda *args: train_step(stage, config, *args), state, duplex_batch(config))
+  _, metrics = jax.eval_shape(lambda *args: train_step(stage, config, *args), state, batch_shapes(config))
   assert [name for name in metrics if describe(name) is None] == []
   assert {"audio_tau_0", "video_tau_3", "grad_norm/language", "update_norm/perception", "z_squared"} <= set(metrics)
 

@@ -99,7 +99,7 @@ class News(NamedTuple):
 def known(state: SessionState) -> SessionState:
   """The part of a session's state that the performer reads."""
   nothing: Any = None
-  return state._replace(words=nothing, hearing=nothing, audio_decoder=nothing, video_decoder=nothing)
+  return state._replace(text_tokens=nothing, hearing=nothing, audio_decoder=nothing, video_decoder=nothing)
 
 
 def caches(state: SessionState) -> list[Cache]:

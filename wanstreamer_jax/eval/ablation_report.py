@@ -41,7 +41,7 @@ COLUMNS: dict[str, tuple[Figure, int, str]] = {  # title: (figure, digits, which
   "face drift, 15 s": (closed_loop("drift_face/15s"), 3, "down"),
   "audio error, speaking": (teacher_forced("audio", "speaking"), 3, "down"),
   "video error, speaking": (teacher_forced("video", "speaking"), 3, "down"),
-  "word entropy": (teacher_forced("text", "words"), 3, "down"),
+  "token NLL": (teacher_forced("text", "tokens"), 3, "down"),
 }
 PANELS = (
   "right answers",
@@ -49,7 +49,7 @@ PANELS = (
   "lip correlation",
   "face drift, 15 s",
   "audio error, speaking",
-  "word entropy",
+  "token NLL",
 )
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 

@@ -1,7 +1,7 @@
 """The training pass's attention on GPUs: the same numbers as `attention.teacher_forced_attention`, in chunks.
 
-A chunk is a few consecutive units: their clean tokens and the noisy tokens of their copies, C tokens in all. Its queries
-meet three pieces of the keys, which `nn.attention_merge` joins in one softmax:
+A chunk is a few consecutive units: their clean tokens and the noisy tokens of their copies, C tokens in all. Its
+queries meet three pieces of the keys, which `nn.attention_merge` joins in one softmax:
 
     WORLD     by queries rotated back by what was evicted                        dense, a few hundred keys
     history   clean units of earlier chunks, those that exist moved to the       a flash kernel, most of the work
@@ -30,25 +30,25 @@ CHUNK = 2048  # tokens; larger ones waste more on masked scores, smaller ones le
 
 
 class Chunking(NamedTuple):
-  """How [WORLD | clean units | noisy copies] is cut: W tokens of WORLD, then `clean` and `noisy` tokens of each chunk."""
+  """How [WORLD | clean units | noisy copies] is cut into chunks."""
 
-  count: int  # chunks
-  world: int
-  clean: int
-  noisy: int
+  chunks: int  # how many
+  world: int  # tokens of WORLD, W
+  clean: int  # clean tokens of a chunk
+  noisy: int  # noisy tokens of a chunk
 
   @property
   def noisy_start(self) -> int:
     """Where the noisy copies begin."""
-    return self.world + self.count * self.clean
+    return self.world + self.chunks * self.clean
 
   def cut(self, clean: jax.Array, noisy: jax.Array) -> jax.Array:
-    """Of all clean units [count * clean, ...] and all noisy copies [count * noisy, ...]: [count, C, ...]."""
-    parts = (x.reshape(self.count, -1, *x.shape[1:]) for x in (clean, noisy))
+    """All clean units [chunks * clean, ...] and all noisy copies [chunks * noisy, ...] -> [chunks, C, ...]."""
+    parts = (x.reshape(self.chunks, -1, *x.shape[1:]) for x in (clean, noisy))
     return jnp.concatenate(list(parts), axis=1)
 
   def cut_tokens(self, x: jax.Array) -> jax.Array:
-    """[T, ...] without WORLD: [count, C, ...]."""
+    """[T, ...] without WORLD -> [chunks, C, ...]."""
     return self.cut(x[self.world : self.noisy_start], x[self.noisy_start :])
 
   def join(self, world: jax.Array, chunks: jax.Array) -> jax.Array:
@@ -60,14 +60,14 @@ class Chunking(NamedTuple):
 class Masks(NamedTuple):
   """Whom the queries of each chunk see."""
 
-  world: jax.Array  # bool [count, C, W]
-  own: jax.Array  # bool [count, C, C]
-  history: jax.Array  # int32 [count]: how many first keys of `order`
+  world: jax.Array  # bool [chunks, C, W]
+  own: jax.Array  # bool [chunks, C, C]
+  history: jax.Array  # int32 [chunks]: how many first keys of `order`
   order: jax.Array  # int32 [clean tokens]: keys that exist come first, in their order
 
 
 class Chunk(NamedTuple):
-  """What a chunk's attention is computed from, or [count, ...] of all chunks."""
+  """What a chunk's attention is computed from, or [chunks, ...] of all chunks."""
 
   queries: Queries  # [C, N, H]
   own: KeyValue  # [C, M, H]
@@ -102,7 +102,7 @@ def teacher_forced_attention_gpu(
 
     first = _attend_chunk(jax.tree.map(lambda x: x[0], chunks), of_world, [], [])  # [C, N, H]: it has no history
     mixed = first[None]
-    if chunking.count > 1:
+    if chunking.chunks > 1:
       mixed = jnp.concatenate([mixed, jax.lax.map(later, jax.tree.map(lambda x: x[1:], chunks))])
     mixed_world = queries.at_time[:0]
     if world:
@@ -122,9 +122,9 @@ def _attend_chunk(chunk: Chunk, world: KeyValue, pieces: list[Piece], kernels: l
 
 def _masks(clean: Coords, noisy: Coords, layout: Layout, chunking: Chunking) -> Masks:
   world, window = clean[: chunking.world], layout.config.window
-  coords = jax.tree.map(chunking.cut, clean[chunking.world :], noisy)  # [count, C]
+  coords = jax.tree.map(chunking.cut, clean[chunking.world :], noisy)  # [chunks, C]
   exists = clean.valid[chunking.world :]
-  in_chunk = exists.reshape(chunking.count, -1).sum(axis=1)
+  in_chunk = exists.reshape(chunking.chunks, -1).sum(axis=1)
   return Masks(
     world=jax.vmap(lambda own: visible(own, world, window))(coords),
     own=jax.vmap(lambda own: visible(own, own, window))(coords),

@@ -1,4 +1,4 @@
-"""One session on several devices: tokens are exchanged for heads around attention (DeepSpeed-Ulysses, arXiv 2309.14509).
+"""One session on several devices: around attention, tokens are exchanged for heads (DeepSpeed-Ulysses, 2309.14509).
 
     q, k, v [T/C, N, H] -tokens_to_heads-> [T, N/C, H] -> attention -> [T, N/C, H] -heads_to_tokens-> [T/C, N, H]
 
@@ -36,7 +36,7 @@ CONTEXT, TENSOR = "context", "tensor"
 
 
 def tokens_to_heads(x: jax.Array, axis: str) -> jax.Array:
-  """A share of the tokens, all heads [T/C, N, H] -> all tokens, a share of the heads [T, N/C, H]; in `jax.shard_map`."""
+  """A share of the tokens [T/C, N, H] -> a share of the heads [T, N/C, H]; called inside `jax.shard_map`."""
   return x if jax.lax.axis_size(axis) == 1 else jax.lax.all_to_all(x, axis, split_axis=1, concat_axis=0, tiled=True)
 
 
@@ -50,10 +50,10 @@ def heads_to_tokens(x: jax.Array, axis: str) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class ContextSharding:
-  """How the parts of a sequence lie on C devices. parts: tokens of WORLD, of all clean units and of all noisy copies."""
+  """How the parts of a sequence lie on C devices."""
 
-  count: int
-  parts: tuple[int, ...]
+  count: int  # C
+  parts: tuple[int, ...]  # tokens of WORLD, of all clean units, of all noisy copies
 
   def scatter(self, *parts: Any) -> Any:
     """Arrays [tokens, ...] (or trees of them), one per part -> one of [T, ...], in the order of devices. Parts that do

@@ -80,8 +80,8 @@ def over_long(q: jax.Array, part: Part, start: int) -> Partial:
   """Attention of queries [T, N, H] over a part's keys from `start` on, none of them pinned, under a `Packed` mask:
   partials [2, M, R, ...] of two halves of the keys, for `attention_parts.join`.
 
-  As `attention.partial_attention` sees them, except in rows that see no key, whose finite values nobody uses. On a mesh, call it
-  inside `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
+  As `attention.partial_attention` sees them, except in rows that see no key, whose finite values nobody uses. On a
+  mesh, call it inside `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
   """
   assert isinstance(part.mask, Packed)
   layer = jnp.int32(0) if part.layer is None else part.layer

@@ -10,8 +10,8 @@ among the noisy keys, a first part of its own group's. Two groups (c clean, n no
   n0        x    x  .  x  .
   n1        x    x  x  .  x
 
-Only one group of every `stride` consecutive ones may have noisy tokens; which one is then data, not part of the program.
-With stride = 2 the row of the only noisy group is that of n0 or that of n1, without the key of the other.
+Only one group of every `stride` consecutive ones may have noisy tokens; which one is then data, not part of the
+program. With stride = 2 the row of the only noisy group is that of n0 or that of n1, without the key of the other.
 
 The kernel skips blocks nobody can see and computes the others' masks from one number a query: a clean query carries
 its last visible key, b >= 0; a noisy one carries three fields, b = -1 - (noisy group, place in its stride, keys seen of
@@ -43,8 +43,8 @@ class Pattern:
   prefix, groups: tokens before the first group; number of groups.
   prefix_bounds: for each prefix token, how many prefix keys it sees.
   clean_bounds: for each clean token of a group, how many of its own group's clean keys it sees (and all before them).
-  noisy_bounds: for each noisy token of a group, how many of its own group's noisy keys it sees (and all clean keys up to
-    the end of its group).
+  noisy_bounds: for each noisy token of a group, how many of its own group's noisy keys it sees (and all clean keys up
+    to the end of its group).
   stride: one of so many consecutive groups has noisy tokens; it divides `groups`.
   """
 
@@ -72,8 +72,8 @@ class Pattern:
     return (self.stride - 1).bit_length()
 
   def bounds(self, padded: int) -> np.ndarray:
-    """What each query carries: int32 [padded], noisy groups being the first of their strides. Queries of the padding see
-    the first key only, and nobody sees them."""
+    """What each query carries: int32 [padded], noisy groups being the first of their strides. Queries of the padding
+    see the first key only, and nobody sees them."""
     noisy_groups = self.groups // self.stride
     if noisy_groups << self._stride_bits >= 1 << (31 - _FIELD) or len(self.noisy_bounds) >= 1 << _FIELD:
       raise ConfigError(f"splash attention: {self.groups} groups of {len(self.noisy_bounds)} tokens are too many")

@@ -1,9 +1,9 @@
 """Multimodal rotary embedding (M-RoPE) with exact angles at any session length.
 
-A position is three int32 ids (t, h, w); so many ids (`ids_per_step`) are one step of a language model's positions. Frequency
-j of a head rotates with one of the three axes, interleaved as in Qwen3-VL. Angles are never computed as float(t) * theta
-in float32 (wrong by 1.5e-3 after an hour); cos and sin come from two tables built in float64, joined by one complex
-product. Ids beyond the tables (FIRST_ID .. LAST_ID, 46 hours of 40 ms) give NaN, so that nothing goes wrong in silence.
+A position is three int32 ids (t, h, w), of which `ids_per_step` are one step of a language model's positions. Frequency
+j of a head rotates with one of the three axes, interleaved as in Qwen3-VL. Angles are never computed as float(t) *
+theta in float32 (wrong by 1.5e-3 after an hour): cos and sin come from two tables built in float64, joined by one
+complex product. Ids beyond the tables (FIRST_ID .. LAST_ID, 46 hours of 40 ms) give NaN: nothing goes wrong silently.
 """
 
 import functools
