@@ -61,9 +61,7 @@ class Predictions(NamedTuple):
   velocity: Latents
 
 
-def teacher_forced(
-  streamer: WanStreamer, conditions: Conditions, inputs: Inputs, evicts: bool = True
-) -> Predictions:
+def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs, evicts: bool = True) -> Predictions:
   """The pass. evicts: False if the caller knows that no unit is so late that its session's past would have been
   evicted, which makes the TPU kernel cheaper."""
   config, layout = streamer.config, build_layout(streamer.config)

@@ -89,7 +89,13 @@ def random_text(config: Config, units: int, seed: int = 0) -> jax.Array:
 
 
 def replay(
-  agent: Agent, world: WorldArrays, users: rollout.UserUnit, spoken: rollout.AgentUnit, step: int, first: int, token: int
+  agent: Agent,
+  world: WorldArrays,
+  users: rollout.UserUnit,
+  spoken: rollout.AgentUnit,
+  step: int,
+  first: int,
+  token: int,
 ):
   """The teacher-forced pass over what a rollout did: its own history, and the input of one of its solver steps."""
   streamer, units = agent.streamer, users.text.shape[0]

@@ -43,10 +43,12 @@ def example(queries: int, keys: int, heads: tuple[int, int], int8: bool = False,
 
 @functools.partial(jax.jit, static_argnums=2)
 def both(queries: Queries, part: Part, start: int) -> tuple[Partial, Partial]:
-  """By the kernel, and by the plain computation over the keys from `start` on."""
+  """By the kernel, and by the plain computation over the keys from `start` on: [M, G, T, ...]."""
   packed = part._replace(mask=Packed(part.mask[:, :start], attention_cache.pack(part.mask, start)))
   plain = attention.partial_attention(queries, attention._some(part, slice(start, None)))
-  return join(attention_cache.over_long(queries.at_time, packed, start)), plain
+  found = join(attention_cache.over_long(queries.at_time, packed, start))
+  by_query = lambda x: x.reshape(x.shape[0], -1, len(queries.at_time), *x.shape[2:])  # [M, R, ...] -> [M, G, T, ...]
+  return jax.tree.map(by_query, (found, plain))
 
 
 @pytest.mark.parametrize(
@@ -61,11 +63,11 @@ def both(queries: Queries, part: Part, start: int) -> tuple[Partial, Partial]:
 )
 def test_every_edge_of_blocks_and_tiles(queries, keys, start, int8, close):
   found, expected = both(*example(queries, keys, (4, 2), int8), start)
-  seeing = np.tile(np.arange(queries) != queries // 2, 2)  # two heads of queries share a head of keys
-  close(*(jax.tree.map(lambda x: x[:, seeing], partial) for partial in (found, expected)))
+  seeing = np.arange(queries) != queries // 2
+  close(*(jax.tree.map(lambda x: x[:, :, seeing], partial) for partial in (found, expected)))
   for leaf in found:
     assert np.isfinite(leaf).all()
-  assert (np.asarray(found.row_max)[:, ~seeing] == MASKED).all()
+  assert (np.asarray(found.row_max)[:, :, ~seeing] == MASKED).all()
 
 
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (3, 3), (5, 1)])
@@ -135,7 +137,7 @@ def test_what_the_kernel_says_of_itself_is_counted_for_every_layer():
       total + attention_cache.over_long(queries.at_time, part._replace(layer=layer), 0).sum_exp,
       None,
     )
-    return jax.lax.scan(body, jnp.zeros((2, 2, 2, 16)), jnp.arange(LAYERS))[0]
+    return jax.lax.scan(body, jnp.zeros((2, 2, 2 * 16)), jnp.arange(LAYERS))[0]
 
   cost = count(layers, queries, part)
   assert cost.flops == LAYERS * 4 * (16 * 4) * 512 * 16

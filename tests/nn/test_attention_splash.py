@@ -61,9 +61,7 @@ def coordinates(
     *(unit_coords(layout, layout.phase(*phases), jnp.int32(first + k), dynamic) for k in units)
   )
   world = {"world_text": Dynamic(jnp.arange(config.layout.world_text) >= 2)} if drop else {}
-  return Coords.concatenate(world_coords(layout, world), join(CLEAN_PHASES, range(UNITS))), join(
-    NOISY_PHASES, picked
-  )
+  return Coords.concatenate(world_coords(layout, world), join(CLEAN_PHASES, range(UNITS))), join(NOISY_PHASES, picked)
 
 
 def dense(pattern: Pattern, padded: int = 0, place: tuple[int, ...] = ()) -> np.ndarray:
@@ -129,7 +127,7 @@ def test_the_kernels_grid_visits_exactly_those_blocks():
 
 
 def random_attention(config: Config, first: int, picked: tuple[int, ...] = tuple(range(UNITS))):
-  """Queries, keys and values of all tokens, rotated to their times as the model does, as a function of a way to attend."""
+  """Random queries, keys and values, rotated to their times as the model does, as a function of a way to attend."""
   layout, model = build_layout(config), config.model
   clean, noisy = coordinates(config, first, True, picked)
   coords = Coords.concatenate(clean, noisy)
