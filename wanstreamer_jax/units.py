@@ -34,13 +34,13 @@ W world, C commit, H hear, S state, T text, P perform; C of unit 0 is invalid as
 
 Which consecutive blocks share a forward pass is scheduling and never changes a number.
 
-The letters used in every einsum and shape comment.
+Every einsum and shape comment of the model uses these letters; a letter that a file needs beside them is said there:
 
     T query tokens      S key tokens        K units of a crop     E noisy tokens of a unit (REFEED, PERFORM)
     D model width       F MLP width         V vocabulary          L layers
-    N query heads       M key/value heads   G queries per key     H head dimension (N = M * G)
-    A audio latents of a unit               Z latent channels     C conditioning or convolution channels
-    P patch side        R rows              Q columns
+    N query heads       M key/value heads   G = N / M             H head dimension
+    A audio latents of a unit               Z latent channels     h, w rows and columns of a picture's latent
+    R, Q rows and columns of patches        C channels of convolutions and conditions
 
 There is no batch letter: every function handles one session, and `jax.vmap` makes the batch.
 """
@@ -55,6 +55,7 @@ import numpy as np
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config, LayoutConfig
 
+WORLD = "WORLD"
 COMMIT, HEAR, STATE, TEXT, REFEED, PERFORM = "COMMIT", "HEAR", "STATE", "TEXT", "REFEED", "PERFORM"
 CLEAN_PHASES = (COMMIT, HEAR, STATE, TEXT)
 NOISY_PHASES = (REFEED, PERFORM)
@@ -115,16 +116,16 @@ class Segment:
 
   name: str
   phase: str
-  blocks: tuple[int, ...]  # numbered from the start of the unit
   positions: tuple[tuple[int, int, int], ...]  # offsets to the time of the content; text has (t, 0, 0)
   delay: int = 0  # the content is of unit k - delay
-  text: bool = False  # h and w are the ordinal of the token's word among the session's words
+  text: bool = False  # h and w are the ordinal of the token among the session's text tokens
   axes: tuple[int, int, int] = (1, 0, 0)  # which of t, h, w advance with time
   rate: int = POSITIONS_PER_UNIT  # by how much, per unit
+  blocks: tuple[int, ...] = ()  # numbered from the start of the unit; given by `_Blocks`
 
   @property
   def tokens(self) -> int:
-    return len(self.blocks)
+    return len(self.positions)
 
   def slot(self, index: int) -> "Segment":
     """The segment of one of this segment's tokens alone."""
@@ -195,75 +196,65 @@ def _slots(tokens: int) -> tuple[tuple[int, int, int], ...]:
 
 
 class _Blocks:
-  """Hands out consecutive block numbers while a layout is being built."""
+  """Puts segments into cache order and numbers their blocks. Segments without tokens are left out."""
 
   def __init__(self) -> None:
-    self.next = 0
+    self.segments: list[Segment] = []
+    self.next = 0  # block
 
-  def joint(self, *counts: int, split: bool = False) -> list[tuple[int, ...]]:
-    """One bidirectional block over several segments, or one block per segment."""
-    out = []
-    for count in counts:
-      out.append((self.next,) * count)
-      self.next += int(split and count > 0)
-    self.next += int(not split and sum(counts) > 0)
-    return out
+  def _append(self, segment: Segment, blocks: tuple[int, ...]) -> None:
+    self.segments.append(dataclasses.replace(segment, blocks=blocks))
+    self.next = blocks[-1] + 1
 
-  def each(self, *counts: int) -> list[tuple[int, ...]]:
+  def together(self, *segments: Segment) -> None:
+    """One bidirectional block over several segments."""
+    block = self.next
+    for segment in segments:
+      if segment.tokens:
+        self._append(segment, (block,) * segment.tokens)
+
+  def apart(self, *segments: Segment) -> None:
+    """One bidirectional block per segment."""
+    for segment in segments:
+      self.together(segment)
+
+  def each_token(self, *segments: Segment) -> None:
     """One block per token."""
-    out = []
-    for count in counts:
-      out.append(tuple(range(self.next, self.next + count)))
-      self.next += count
-    return out
+    for segment in segments:
+      if segment.tokens:
+        self._append(segment, tuple(range(self.next, self.next + segment.tokens)))
 
 
 @functools.cache
 def build_layout(config: Config) -> Layout:
   """The layout of a frozen config. Ablations are other values of `config.layout`, never branches in the model."""
-  layout = config.layout
-  noisy, audio = _grid(*config.noisy_grid, 1), _line(config.audio_latents)
-  commit = _grid(*config.commit_grid, layout.commit_patch) if layout.committed_history else ()
-  commit_audio = audio if layout.committed_history else ()
-  side = config.user_video_side / config.noisy_side  # the user's picture is laid over the same square as the agent's
-  user_video = _grid(*config.user_video_grid, side) if layout.user_video else ()
-  user_audio = _line(config.perception.audio_tokens)
-  user_text, text = _slots(layout.user_text_slots), _slots(layout.text_slots)
+  layout, blocks = config.layout, _Blocks()
+  video, audio = _grid(*config.noisy_grid, 1), _line(config.audio_latents)
+  commit_video = _grid(*config.commit_grid, layout.commit_patch)
+  user_side = config.user_video_side / config.noisy_side  # the user's picture covers the same square as the agent's
+  user_video = _grid(*config.user_video_grid, user_side) if layout.user_video else ()
+  media = blocks.apart if layout.split_modalities else blocks.together
 
-  blocks = _Blocks()
-  split = layout.split_modalities
-  cv, ca = blocks.joint(len(commit), len(commit_audio), split=split)
-  (ut,) = blocks.each(len(user_text))
-  if layout.token_causal_hear:
-    uv, ua = blocks.each(len(user_video), len(user_audio))
-  else:
-    uv, ua = blocks.joint(len(user_video), len(user_audio), split=split)
-  (st,) = blocks.each(1)
-  (tx,) = blocks.each(len(text))
-  segments = [
-    Segment("commit_video", COMMIT, cv, commit, delay=layout.commit_delay),
-    Segment("commit_audio", COMMIT, ca, commit_audio, delay=layout.commit_delay),
-    Segment("user_text", HEAR, ut, user_text, text=True),
-    Segment("user_video", HEAR, uv, user_video),
-    Segment("user_audio", HEAR, ua, user_audio),
-    Segment("state", STATE, st, ((0, 0, 0),), text=True),
-    Segment("text", TEXT, tx, text, text=True),
-  ]
+  if layout.committed_history:
+    media(
+      Segment("commit_video", COMMIT, commit_video, delay=layout.commit_delay),
+      Segment("commit_audio", COMMIT, audio, delay=layout.commit_delay),
+    )
+  blocks.each_token(Segment("user_text", HEAR, _slots(layout.user_text_slots), text=True))
+  hear = blocks.each_token if layout.token_causal_hear else media
+  hear(Segment("user_video", HEAR, user_video), Segment("user_audio", HEAR, _line(config.perception.audio_tokens)))
+  blocks.each_token(Segment("state", STATE, ((0, 0, 0),), text=True))
+  blocks.each_token(Segment("text", TEXT, _slots(layout.text_slots), text=True))
   if layout.needs_refeed:
-    rv, ra = blocks.joint(len(noisy), len(audio), split=split)
-    segments += [
-      Segment("refeed_video", REFEED, rv, noisy, delay=1),
-      Segment("refeed_audio", REFEED, ra, audio, delay=1),
-    ]
-  # audio first when split, so that the picture can follow the voice
-  na, nv = blocks.joint(len(audio), len(noisy), split=split)
-  segments += [Segment("noisy_video", PERFORM, nv, noisy), Segment("noisy_audio", PERFORM, na, audio)]
-  segments = sorted((segment for segment in segments if segment.tokens), key=lambda segment: segment.blocks[0])
-  step = (POSITIONS_PER_UNIT, 0, 0)
+    media(Segment("refeed_video", REFEED, video, delay=1), Segment("refeed_audio", REFEED, audio, delay=1))
+  perform = [Segment("noisy_video", PERFORM, video), Segment("noisy_audio", PERFORM, audio)]
+  media(*(reversed(perform) if layout.split_modalities else perform))  # apart, the picture can follow the voice
+
+  segments, advance = blocks.segments, (POSITIONS_PER_UNIT, 0, 0)
   if layout.rope == "ordinal":
     segments = _ordinal(segments)
-    step = (segments[0].rate,) * 3
-  return Layout(tuple(segments), _world(config), blocks.next, layout, step)
+    advance = (segments[0].rate,) * 3
+  return Layout(tuple(segments), _world(config), blocks.next, layout, advance)
 
 
 def _ordinal(segments: list[Segment]) -> list[Segment]:
@@ -278,22 +269,18 @@ def _ordinal(segments: list[Segment]) -> list[Segment]:
 
 def _world(config: Config) -> tuple[Segment, ...]:
   """WORLD: text (one block per token), portrait, voice sample. Block numbers are below 0, and so are the ids."""
-  layout = config.layout
-  blocks = _Blocks()
-  (text,) = blocks.each(layout.world_text)
+  layout, blocks = config.layout, _Blocks()
   portrait = _grid(*config.commit_grid, layout.commit_patch, t=-POSITIONS_PER_UNIT) if layout.portrait else ()
-  (pv,) = blocks.joint(len(portrait))
   latents = layout.voice_units * config.audio_latents
-  start = -POSITIONS_PER_UNIT * (layout.voice_units + 1)
+  start = -POSITIONS_PER_UNIT * (layout.voice_units + 1)  # the voice ends where the portrait's time begins
   voice = tuple((start + t, 0, 0) for t, _, _ in _line(latents, layout.voice_units)) if latents else ()
-  (va,) = blocks.joint(len(voice))
-  below = lambda numbers: tuple(number - blocks.next for number in numbers)
-  segments = (
-    Segment("world_text", "WORLD", below(text), ((0, 0, 0),) * len(text), text=True),
-    Segment("portrait", "WORLD", below(pv), portrait),
-    Segment("voice", "WORLD", below(va), voice),
-  )
-  return tuple(segment for segment in segments if segment.tokens)
+  blocks.each_token(Segment("world_text", WORLD, ((0, 0, 0),) * layout.world_text, text=True))
+  blocks.apart(Segment("portrait", WORLD, portrait), Segment("voice", WORLD, voice))
+
+  def below_zero(segment: Segment) -> Segment:
+    return dataclasses.replace(segment, blocks=tuple(block - blocks.next for block in segment.blocks))
+
+  return tuple(map(below_zero, blocks.segments))
 
 
 def segment_slices(segments: tuple[Segment, ...]) -> dict[str, slice]:
@@ -307,11 +294,11 @@ def segment_slices(segments: tuple[Segment, ...]) -> dict[str, slice]:
 
 @dataclasses.dataclass(frozen=True)
 class Dynamic:
-  """What is known of a segment only at run time. Shapes [tokens]; None means all valid / no flow time / no words."""
+  """What is known of a segment only at run time. Shapes [tokens]; None means all valid / no flow time / no text."""
 
   valid: jax.Array | None = None
   flow_time: jax.Array | None = None
-  ordinal: jax.Array | None = None  # index of the token's word among the session's words; WORLD's are negative
+  ordinal: jax.Array | None = None  # index among the session's text tokens; WORLD's are negative
 
 
 def unit_coords(
@@ -366,14 +353,11 @@ def _gather(
 def _positions(segment: Segment, unit: jax.Array, dynamic: Dynamic) -> jax.Array:
   """Rotary ids [tokens, 3] of a segment in unit `unit`."""
   offsets = jnp.asarray(np.asarray(segment.positions, np.int32).reshape(-1, 3))
-  if segment.phase == "WORLD" and segment.text:  # t = h = w, as in a language model
-    ordinal = jnp.zeros(segment.tokens, jnp.int32) if dynamic.ordinal is None else dynamic.ordinal
-    return jnp.repeat(POSITIONS_PER_UNIT * ordinal[:, None], 3, axis=1).astype(jnp.int32)
-  if segment.phase == "WORLD":
-    return offsets
+  ordinal = jnp.zeros(segment.tokens, jnp.int32) if dynamic.ordinal is None else dynamic.ordinal
+  text_ids = POSITIONS_PER_UNIT * ordinal
+  if segment.phase == WORLD:  # text has t = h = w, as in a language model
+    return jnp.repeat(text_ids[:, None], 3, axis=1).astype(jnp.int32) if segment.text else offsets
   start = segment.rate * (unit - segment.delay)
   if not segment.text:
     return (offsets + start * jnp.asarray(segment.axes, jnp.int32)).astype(jnp.int32)
-  ordinal = jnp.zeros(segment.tokens, jnp.int32) if dynamic.ordinal is None else dynamic.ordinal
-  words = POSITIONS_PER_UNIT * ordinal
-  return jnp.stack([start + offsets[:, 0], words, words], axis=1).astype(jnp.int32)
+  return jnp.stack([start + offsets[:, 0], text_ids, text_ids], axis=1).astype(jnp.int32)
