@@ -30,7 +30,7 @@ from wanstreamer_jax.model.tokens import PAD, Latents, Past, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, single_device
 from wanstreamer_jax.nn.attention_parts import KeyValue
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
-from wanstreamer_jax.perception.audio import AudioState
+from wanstreamer_jax.perception.audio_encoder import AudioState
 from wanstreamer_jax.units import COMMIT, HEAR, PERFORM, REFEED, STATE, TEXT, Coords, Layout, build_layout
 
 

@@ -15,8 +15,8 @@ from wanstreamer_jax.model.tokens import PAD, Content, Past, Tokens, pack_world
 from wanstreamer_jax.model.transformer import Transformer
 from wanstreamer_jax.model.ulysses import CONTEXT, locally
 from wanstreamer_jax.parallel.mesh import axis_size
-from wanstreamer_jax.perception.audio import AudioEncoder, AudioState
-from wanstreamer_jax.perception.video import VideoEncoder
+from wanstreamer_jax.perception.audio_encoder import UserAudioEncoder, AudioState
+from wanstreamer_jax.perception.video_encoder import UserVideoEncoder
 from wanstreamer_jax.units import NO_FLOW_TIME, Coords, Dynamic, build_layout
 
 
@@ -59,8 +59,8 @@ class WanStreamer(nnx.Module):
   """One Transformer that hears, sees, reads, and answers with text, speech and video (arXiv 2606.25041)."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
-    self.hear = AudioEncoder(config, rngs=rngs)
-    self.see = VideoEncoder(config, rngs=rngs)
+    self.hear = UserAudioEncoder(config, rngs=rngs)
+    self.see = UserVideoEncoder(config, rngs=rngs)
     self.tokens = Tokens(config, rngs=rngs)
     self.transformer = Transformer(config, rngs=rngs)
     self.heads = Heads(config, rngs=rngs)
@@ -69,10 +69,10 @@ class WanStreamer(nnx.Module):
   def perceive(self, audio: jax.Array, video: jax.Array, state: AudioState) -> tuple[jax.Array, jax.Array, AudioState]:
     """audio [K * samples], video [K, frames, H, W, 3] -> tokens [K, Ta, D], [K, Tv, D], and the state after them."""
 
-    def local(modules, audio, video, state):
-      hear, see = modules
-      heard, state = hear(audio, state)
-      return heard, jax.vmap(see)(video), state
+    def local(encoders, audio, video, state):
+      hear, see = encoders
+      audio, state = hear(audio, state)
+      return audio, jax.vmap(see)(video), state
 
     whole, units = PartitionSpec(), PartitionSpec(CONTEXT if video.shape[0] % axis_size(CONTEXT) == 0 else None)
     with jax.named_scope("perceive"):
@@ -121,11 +121,11 @@ class WanStreamer(nnx.Module):
     return content, text_tokens + jnp.sum(written)
 
 
-def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: AttentionFn | None = None) -> jax.Array:
+def text_only_logits(streamer: WanStreamer, ids: jax.Array, attention: AttentionFn | None = None) -> jax.Array:
   """The streamer as the language model that it was initialised from: int32 [T] -> float32 [T, V].
 
   Text alone, one block per token, t = h = w = the token's index: ordinary causal attention and ordinary RoPE.
-  mixer: any causal attention, where that of a unit's step is too slow.
+  attention: any causal one, where that of a unit's step is too slow.
   """
   tokens = ids.shape[0]
   index, exists = jnp.arange(tokens), jnp.ones(tokens, bool)
@@ -137,8 +137,5 @@ def text_only_logits(streamer: WanStreamer, ids: jax.Array, mixer: AttentionFn |
     position=jnp.repeat(POSITIONS_PER_UNIT * index[:, None], 3, axis=1),
   )
   x = streamer.tokens.text("text", ids, exists, index).tokens
-  if mixer is None:
-    hidden, _ = streamer.transformer(x, coords, cached_attention(coords, [], [], None, 0))
-  else:
-    hidden, _ = streamer.transformer(x, coords, mixer)
+  hidden, _ = streamer.transformer(x, coords, attention or cached_attention(coords, [], [], None, 0))
   return streamer.logits(hidden)

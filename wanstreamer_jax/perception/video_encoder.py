@@ -11,7 +11,7 @@ from wanstreamer_jax.nn.folding import space_to_depth
 _STEM = 4  # pixels of the first space-to-depth
 
 
-class VideoEncoder(nnx.Module):
+class UserVideoEncoder(nnx.Module):
   """User frames of one unit [frames, H, W, 3] in [-1, 1] -> tokens [R * Q, D]."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):

@@ -39,7 +39,7 @@ def log_mel(samples: jax.Array, tail: jax.Array, config: Config) -> tuple[jax.Ar
   return (jnp.log10(mel) + 2.5) / 2.5, stream[frames * p.mel_hop :]
 
 
-class AudioEncoder(nnx.Module):
+class UserAudioEncoder(nnx.Module):
   """User audio [K * samples] -> tokens [K, audio_tokens, D]. A stream: `(x, state) -> (y, state)`."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
