@@ -11,7 +11,7 @@ from flax import nnx
 from tests.engine.test_engine import session
 from tests.helpers.agents import random_weights, small_config
 from wanstreamer_jax.aot.collectives import collectives
-from wanstreamer_jax.aot.hlo import Program
+from wanstreamer_jax.aot.hlo import HloProgram
 from wanstreamer_jax.bench.long_session import compilations
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.engine import engine as slots
@@ -19,6 +19,7 @@ from wanstreamer_jax.engine.engine import SlotEngine
 from wanstreamer_jax.engine.phases import StreamEngine
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError
+from wanstreamer_jax.parallel import machine
 from wanstreamer_jax.rollout import Agent
 
 ADA, BEN = World(fields={"name": "ada"}), World(fields={"name": "ben"})
@@ -165,9 +166,9 @@ def test_what_cannot_be_served_is_said_before_anything_is_compiled(agent, monkey
   config.layout.window, config.layout.sinks = None, 0
   with pytest.raises(ConfigError, match="full history.*needs a capacity"):
     SlotEngine(random_weights(jax.eval_shape(lambda: Agent(config.freeze(), rngs=nnx.Rngs(0)))), 1)
-  monkeypatch.setattr(slots, "memory_left", lambda: 1 << 20)
+  monkeypatch.setattr(machine, "memory_left", lambda: 1 << 20)
   with pytest.raises(
-    ConfigError, match=r"what 50 sessions may come to remember needs .* GiB, and 0.0 are left: use fewer"
+    ConfigError, match=r"states of 50 sessions may grow to .* GiB, but only 0.0 GiB are free: use fewer"
   ):
     SlotEngine(agent, 50)
 
@@ -232,7 +233,7 @@ def test_all_placements_are_equal(close, tmp_path):
   # keys stay where they are: tokens travel around attention, nobody gathers the cache
   performer = engine.performer
   program = performer.solve.lower(performer._agent, performer._states, performer.brief(engine.states)).compile()
-  found = collectives(Program(program.as_text()), {"performers": 4})
+  found = collectives(HloProgram(program.as_text()), {"performers": 4})
   assert sum(traffic.count for (kind, _), traffic in found.items() if kind == "all-to-all") > 0
   layer = engine.states.cache.kv.k[:, 0].nbytes  # of all slots
   assert 0 < largest(program.as_text(), "all-gather") < layer / 4

@@ -10,8 +10,7 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.duplex_world import faces
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import TextTokenizer
-from wanstreamer_jax.eval import closed_loop, metrics
-from wanstreamer_jax.eval import scores as conversation
+from wanstreamer_jax.eval import closed_loop, metrics, scores
 from wanstreamer_jax.eval.baselines import VARIANTS, Lockstep, programs
 from wanstreamer_jax.eval.scores import Conversation, Question, Script
 from wanstreamer_jax.eval.turns import Opportunity
@@ -168,31 +167,31 @@ SCRIPT = Script(
 
 def test_a_good_answer_scores_well():
   c = made_conversation({20: "it is", 21: "red"}, (3.4, 5.6), SCRIPT)
-  scores = conversation.score(c, MEDIA, TOKENIZER)
-  assert scores["answer"] == scores["answer/colour"] == scores["tor_alignment"][:1] == [1.0]
-  assert scores["tor_alignment"] == [1.0, 1.0]
-  assert scores["response_latency"] == pytest.approx([0.4], abs=0.03)
-  assert scores["stop_latency"] == pytest.approx([0.6], abs=0.03)
-  assert scores["false_take_over"] == [0.0]
-  assert scores["talk_share"] == pytest.approx([2.2 / 10.08], abs=0.005)
-  assert scores["talks_over_user"] == [0.0]
-  assert scores["lip_lag_ms"] == [0.0]
-  assert scores["lip_correlation"][0] > 0.8
+  found = scores.score(c, MEDIA, TOKENIZER)
+  assert found["answer"] == found["answer/colour"] == found["tor_alignment"][:1] == [1.0]
+  assert found["tor_alignment"] == [1.0, 1.0]
+  assert found["response_latency"] == pytest.approx([0.4], abs=0.03)
+  assert found["stop_latency"] == pytest.approx([0.6], abs=0.03)
+  assert found["false_take_over"] == [0.0]
+  assert found["talk_share"] == pytest.approx([2.2 / 10.08], abs=0.005)
+  assert found["talks_over_user"] == [0.0]
+  assert found["lip_lag_ms"] == [0.0]
+  assert found["lip_correlation"][0] > 0.8
 
 
 def test_an_early_wrong_and_deaf_answer_scores_badly():
   c = made_conversation({7: "it is", 8: "blue"}, (1.2, 2.9), SCRIPT)
-  scores = conversation.score(c, MEDIA, TOKENIZER)
-  assert scores["answer"] == [0.0]
-  assert scores["tor_alignment"] == [0.0, 0.0]  # only 0.8 s of it in the first two seconds, but three words: a turn
-  assert scores["false_take_over"] == [1.0]
-  assert scores["responds"] == [0.0]
-  assert scores["talks_over_user"] == pytest.approx([1.7 / 3.0], abs=0.03)
+  found = scores.score(c, MEDIA, TOKENIZER)
+  assert found["answer"] == [0.0]
+  assert found["tor_alignment"] == [0.0, 0.0]  # only 0.8 s of it in the first two seconds, but three words: a turn
+  assert found["false_take_over"] == [1.0]
+  assert found["responds"] == [0.0]
+  assert found["talks_over_user"] == pytest.approx([1.7 / 3.0], abs=0.03)
 
 
 def test_a_mute_agent_has_no_sync_to_measure():
-  scores = conversation.score(made_conversation({}, None, SCRIPT), MEDIA, TOKENIZER)
-  summary = conversation.summarise(scores)
+  found = scores.score(made_conversation({}, None, SCRIPT), MEDIA, TOKENIZER)
+  summary = scores.summarise(found)
   assert summary["lip_correlation"]["n"] == summary["response_latency"]["n"] == 0
   assert np.isnan(summary["lip_correlation"]["mean"])
   assert summary["drift_face/5s"]["mean"] == 0.0
@@ -207,7 +206,7 @@ def test_mouth_opening_follows_the_drawn_mouth():
   for name in ("sway", "nod", "tilt"):
     pose[name] = np.clip(0.3 * smooth(40), -1, 1).astype(np.float32)
   video = faces.draw(faces.random_look(rng, held_out=True), pose, [None] * frames)
-  assert metrics.correlation(conversation.mouth_opening(video), pose["mouth"], 0, np.ones(frames, bool)) > 0.7
+  assert metrics.correlation(scores.mouth_opening(video), pose["mouth"], 0, np.ones(frames, bool)) > 0.7
 
 
 def test_answers_must_be_whole_and_in_order():
@@ -218,7 +217,7 @@ def test_answers_must_be_whole_and_in_order():
     ({20: "it is", 21: "(nods)", 22: "red"}, SCRIPT, 1.0),
     ({20: "it is", 21: "red"}, dataclasses.replace(SCRIPT, questions=(late,)), 0.0),
   ):
-    assert conversation.score(made_conversation(words, None, script), MEDIA, TOKENIZER)["answer"] == [expected]
+    assert scores.score(made_conversation(words, None, script), MEDIA, TOKENIZER)["answer"] == [expected]
 
 
 @pytest.mark.parametrize(
@@ -234,10 +233,10 @@ def test_answers_must_be_whole_and_in_order():
 def test_the_first_word_that_could_be_the_answer_counts(words, expected):
   question = dataclasses.replace(SCRIPT.questions[0], answer=("red",), choices=("red", "blue"), unseen=True)
   script = dataclasses.replace(SCRIPT, questions=(question,))
-  scores = conversation.score(made_conversation(words, None, script), MEDIA, TOKENIZER)
-  assert scores["answer"] == scores["answer/unseen"] == [expected]
+  found = scores.score(made_conversation(words, None, script), MEDIA, TOKENIZER)
+  assert found["answer"] == found["answer/unseen"] == [expected]
 
 
 def test_directives_of_several_words_are_not_spoken():
   words = list(enumerate("it (holds up the red leaf) is (nods) blue".split()))
-  assert [word for _, word in conversation.spoken(words)] == ["it", "is", "blue"]
+  assert [word for _, word in scores.spoken(words)] == ["it", "is", "blue"]

@@ -18,7 +18,7 @@ from wanstreamer_jax.data.duplex_world.source import world_config
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.engine.engine import SlotEngine
 from wanstreamer_jax.engine.request import Request
-from wanstreamer_jax.files import write_json
+from wanstreamer_jax.files import save_figure, write_json
 from wanstreamer_jax.parallel.machine import describe
 from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.serve.drawn_user import DrawnUser
@@ -107,12 +107,9 @@ def resident_mb() -> float:
 
 def draw(path: Path, result: dict[str, Any], stills: dict[float, np.ndarray]) -> None:
   """Time and memory over the minutes, and the face."""
-  import matplotlib
+  from matplotlib.figure import Figure
 
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
-  figure = plt.figure(figsize=(12, 6.2), layout="constrained")
+  figure = Figure(figsize=(12, 6.2), layout="constrained")
   above, below = figure.subfigures(2, 1)  # type: ignore[misc]
   for axes, (minute, picture) in zip(np.atleast_1d(above.subplots(1, len(stills))), sorted(stills.items())):
     axes.imshow(picture)
@@ -126,10 +123,7 @@ def draw(path: Path, result: dict[str, Any], stills: dict[float, np.ndarray]) ->
   time.legend(frameon=False)
   memory.plot(minutes, [row["memory_mb"] for row in result["minutes"]], ".-", color="#178f82")
   memory.set(xlabel="minutes of the session", ylabel="memory of the process, MB", xlim=(0, None), ylim=(0, None))
-  temporary = path.with_name(path.name + ".tmp")
-  figure.savefig(temporary, format="png", dpi=100)
-  plt.close(figure)
-  os.replace(temporary, path)
+  save_figure(path, figure, dpi=100)
 
 
 def bench_session_command(agent: Agent, minutes: float, out: Path) -> None:

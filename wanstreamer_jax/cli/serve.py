@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from wanstreamer_jax.cli.parsing import add_agent, add_command, agent_overrides, folder, number
+from wanstreamer_jax.cli.parsing import add_agent, add_command, add_out, add_service, add_world, agent_overrides, number
 
 
 def add_serve(commands: Any) -> None:
@@ -17,17 +17,14 @@ def add_serve(commands: Any) -> None:
   """
   parser = add_command(commands, "serve", "let people talk with the agent in a browser", examples, serve)
   add_agent(parser)
-  parser.add_argument("--slots", type=number(int, 1), default=1, help="how many may talk at once (default: 1)")
-  parser.add_argument("--placement", choices=("fused", "split", "group"), default="fused",
-                      help="the solver runs with the rest, on a second device, or spread over all others")  # fmt: skip
-  parser.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
+  add_service(parser)
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
   parser.add_argument("--port", type=number(int, 0, 65535), default=8765, help="default: 8765; 0 takes any free one")
   parser.add_argument("--token", default=os.environ.get("WANSTREAMER_TOKEN", ""),
                       help="what visitors must have in their address; needed with --host (default: $WANSTREAMER_TOKEN, "
                       "which other users of this machine do not see)")  # fmt: skip
   parser.add_argument("--origin", action="append", default=[], metavar="URL", help="another page that may connect")
-  parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
+  add_world(parser)
   parser.add_argument("--longest", type=number(float, 1), default=3600.0, help="seconds of a session (default: 3600)")
   parser.add_argument("--state", metavar="DIR", help="where sessions outlast SIGTERM and a new start within 30 s")
   parser.add_argument("--drain", type=number(float, 0), default=0.0, help="seconds that visitors have left at SIGTERM")
@@ -76,9 +73,7 @@ def add_client(commands: Any) -> None:
   parser = add_command(commands, "client", "stream a media file to a live server, save its answer", examples, client)
   parser.add_argument("input", metavar="FILE", help="any media file")
   parser.add_argument("--server", metavar="URL", required=True, help="its address, with ?token=... where it has one")
-  parser.add_argument(
-    "--out", type=folder, metavar="DIR", required=True, help="folder for agent.mp4, agent.vtt and units.jsonl"
-  )
+  add_out(parser, "folder for agent.mp4, agent.vtt and units.jsonl")
 
 
 def client(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from wanstreamer_jax.cli.parsing import add_agent, add_command, agent_overrides, folder, number
+from wanstreamer_jax.cli.parsing import add_agent, add_command, add_out, add_world, agent_overrides, number
 
 
 def add_stream(commands: Any) -> None:
@@ -16,11 +16,9 @@ def add_stream(commands: Any) -> None:
   """
   parser = add_command(commands, "stream", "let the agent hear, see and answer a media file", examples, stream)
   parser.add_argument("input", metavar="INPUT", help="any video, audio or still picture with sound that PyAV reads")
-  parser.add_argument(
-    "--out", type=folder, metavar="DIR", required=True, help="folder for films, captions, log and timeline"
-  )
+  add_out(parser, "folder for films, captions, log and timeline")
   add_agent(parser)
-  parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
+  add_world(parser)
   parser.add_argument(
     "--text", metavar="S:TEXT", action="append", default=[], help="type TEXT to the agent at S seconds"
   )

@@ -1,4 +1,4 @@
-"""Held-out sessions as evaluations read them: rows of latents, and the codecs' reconstructions of the same media."""
+"""Held-out sessions as rows of latents, and the codecs' reconstructions of the same media."""
 
 import functools
 from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ from wanstreamer_jax.model.tokens import PAD, Content, Past, Tokens, pack_world
 from wanstreamer_jax.model.transformer import Transformer
 from wanstreamer_jax.model.ulysses import CONTEXT, locally
 from wanstreamer_jax.parallel.mesh import axis_size
-from wanstreamer_jax.perception.audio_encoder import UserAudioEncoder, AudioState
+from wanstreamer_jax.perception.audio_encoder import AudioState, UserAudioEncoder
 from wanstreamer_jax.perception.video_encoder import UserVideoEncoder
 from wanstreamer_jax.units import NO_FLOW_TIME, Coords, Dynamic, build_layout
 

@@ -15,6 +15,7 @@ import numpy as np
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import MediaReader, MediaWriter
 from wanstreamer_jax.errors import MediaError
+from wanstreamer_jax.files import replacing
 from wanstreamer_jax.serve.film import write_conversation
 from wanstreamer_jax.serve.scheduler import Served
 from wanstreamer_jax.serve.session_log import SessionLog, write_vtt
@@ -82,10 +83,9 @@ class Recording:
     write_conversation(
       self.folder / "conversation.mp4", MediaReader(user, self.media), agent, self._log, progress=False
     )
-    with zipfile.ZipFile(self.zip.with_suffix(".part"), "w", zipfile.ZIP_STORED) as archive:
+    with replacing(self.zip) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
       for name in FILES:
         archive.write(self.folder / name, name)
-    self.zip.with_suffix(".part").replace(self.zip)
     return self.zip
 
   def delete(self) -> None:

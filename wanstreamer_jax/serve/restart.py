@@ -8,14 +8,13 @@ The folder appears whole or not at all, and is gone once it was read: a session 
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from wanstreamer_jax.errors import CheckpointError
-from wanstreamer_jax.files import write_json
+from wanstreamer_jax.files import replacing, write_json
 from wanstreamer_jax.serve.drawn_user import DrawnUser
 from wanstreamer_jax.serve.scheduler import Hall, Seat, Source
 
@@ -28,19 +27,15 @@ def save(hall: Hall, folder: Path) -> int:
   seats = [seat for seat in hall.seats if seat is not None and seat.ready]
   if not seats:
     return 0
-  temporary = folder.with_name(folder.name + ".tmp")
-  shutil.rmtree(temporary, ignore_errors=True)
   try:
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.mkdir(mode=0o700)  # what visitors said and showed, and their tokens: nobody else's
-    hall.engine.save(temporary)
-    write_json(temporary / SESSIONS, [_describe(seat) for seat in seats])
-    for path in temporary.iterdir():
-      path.chmod(0o600)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as temporary:
+      temporary.mkdir(mode=0o700)  # what visitors said and showed, and their tokens: nobody else's
+      hall.engine.save(temporary)
+      write_json(temporary / SESSIONS, [_describe(seat) for seat in seats])
+      for path in temporary.iterdir():
+        path.chmod(0o600)
   except OSError as error:
-    shutil.rmtree(temporary, ignore_errors=True)
     raise CheckpointError(f"cannot keep the sessions in {folder}: {error.strerror or error}") from error
   return len(seats)
 
