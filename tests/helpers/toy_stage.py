@@ -80,10 +80,10 @@ def toy_evaluate(model, config, run: pathlib.Path, step: int):
   return {"error": jnp.float32(0.5)}
 
 
-def toy_stage(slow: float = 0.0, **changes) -> Stage:
+def toy_stage(slow: float = 0.0, loss=toy_loss, **changes) -> Stage:
   fields = {
     "init": lambda config, key: Toy(rngs=nnx.Rngs(params=key)),
-    "make_loss": lambda config: toy_loss,
+    "make_loss": lambda config: loss,
     "make_loader": lambda config: ToyLoader(config, slow),
     "evaluate": toy_evaluate,
   }

@@ -17,8 +17,10 @@ from wanstreamer_jax.aot.hlo import HloProgram
 from wanstreamer_jax.config import TrainConfig
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.tokens import Latents, Past
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves, param_shardings
+from wanstreamer_jax.teacher_forcing import Inputs
 from wanstreamer_jax.train import duplex, flops, loop
 from wanstreamer_jax.train.metric_log import MetricLog, describe, read_metrics
 from wanstreamer_jax.train.optim import GROUPS, make_optimizer, muon, orthogonal
@@ -119,9 +121,9 @@ def test_accumulated_parts_are_the_whole_batch_draws_included(parts, mesh):
   )
 
 
-def uneven_loss(model, batch, keys, config):
+def uneven_loss(model, batch, keys):
   """With a metric that speaks of some rows only."""
-  loss, _ = toy_loss(model, batch, keys, config)
+  loss, _ = toy_loss(model, batch, keys)
   some = batch["x"][:, 0] > 0
   return loss, {"part": Ratio(jnp.mean(some * batch["y"][:, 1]), jnp.mean(some.astype(jnp.float32)))}
 
@@ -156,8 +158,8 @@ def test_the_rule_for_spikes():
 def spike_at(step, factor=1e3):
   """The toy's loss, of a thousandfold gradient at one step."""
 
-  def loss(model, batch, keys, config):
-    value, metrics = toy_loss(model, batch, keys, config)
+  def loss(model, batch, keys):
+    value, metrics = toy_loss(model, batch, keys)
     return jnp.where(batch["step"][0] == step, factor, 1.0) * value, metrics
 
   return loss
@@ -245,9 +247,11 @@ def test_muons_moments_are_sharded_as_their_parameters():
 
 def test_losses_by_flow_time():
   """Of four units with a noisy copy out of eight the last does not exist."""
-  error = jnp.array([1.0, 2.0, 3.0, 4.0])[:, None] * jnp.ones((4, 5))
-  draws = SimpleNamespace(tau=jnp.array([0.1, 0.6, 0.74, 0.999]), picked=jnp.array([1, 2, 5, 7]))
-  loss, bins = duplex._flow_loss(error, jnp.arange(8) < 7, draws)
+  errors, zeros = jnp.array([1.0, 4.0, 9.0, 16.0]), Latents(jnp.zeros((4, 1)), jnp.zeros((4, 1)))
+  inputs = Inputs(
+    Past.clean(zeros, jnp.ones((10, 2))), zeros, jnp.array([0.1, 0.6, 0.74, 0.999]), jnp.array([1, 2, 5, 7])
+  )
+  loss, bins = duplex._flow_loss(errors, jnp.arange(8) < 7, inputs)
   assert loss == pytest.approx(2 * (1 + 4 + 9) / 7)
   np.testing.assert_allclose([float(ratio.value) for ratio in bins], [1, np.nan, (4 + 9) / 2, np.nan])
 

@@ -50,8 +50,9 @@ def _finite(leaf: Any) -> jax.Array:
 
 
 def _sessions(batch: Batch) -> str:
-  if not isinstance(batch, Crop):
+  fields = batch._asdict() if isinstance(batch, Crop) else batch
+  if "session" not in fields:
     return ""
-  sessions = hosts.whole(batch.session).tolist()
+  sessions = hosts.whole(fields["session"]).tolist()
   more = f" and {len(sessions) - MAX_SHOWN} more" if len(sessions) > MAX_SHOWN else ""
   return f" of sessions {', '.join(map(str, sessions[:MAX_SHOWN]))}{more}"
