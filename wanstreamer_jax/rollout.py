@@ -99,7 +99,7 @@ class Unconditional(NamedTuple):
 class SessionState(NamedTuple):
   """Everything that one session remembers between units."""
 
-  seed: jax.Array  # the session's random key; the noise of unit k is fold_in(seed, k)
+  seed: jax.Array  # uint32 [2], the data of the session's random key: a saved session holds plain arrays
   unit: jax.Array  # int32, the unit that the next step makes; beyond 46 hours (`rotary.LAST_ID`) outputs are NaN
   made: jax.Array  # int32, how many units this session has made (unit - made is where its clock started)
   text_tokens: jax.Array  # int32, how many tokens both sides' text had so far, PAD not counted
@@ -132,7 +132,7 @@ def ring_units(config: Config, capacity: int | None = None) -> int:
 
 def start_session(
   agent: Agent,
-  seed: jax.Array,
+  key: jax.Array,
   world: WorldArrays,
   first_unit: int = 0,
   first_text_token: int = 0,
@@ -141,7 +141,7 @@ def start_session(
 ) -> SessionState:
   """The state before the first unit: WORLD prefilled once, codecs primed with the portrait or mid-grey.
 
-  seed: a random key; first_unit, first_text_token: where the session's clocks start; capacity: ring size in units for
+  key: of the session's draws; first_unit, first_text_token: where the session's clocks start; capacity: ring size in units for
   full-history layouts.
   """
   config, delay = agent.config, agent.config.layout.commit_delay
@@ -153,7 +153,7 @@ def start_session(
     cache = cache.write(kv, coords, jnp.zeros((), jnp.int32))
   video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_vae.latent_dim))
   return SessionState(
-    seed=seed,
+    seed=jax.random.key_data(key),
     unit=jnp.asarray(first_unit, jnp.int32),
     made=jnp.zeros((), jnp.int32),
     text_tokens=text_tokens,
@@ -275,8 +275,8 @@ def _choose(state: SessionState, logits: jax.Array, slot: int) -> jax.Array:
 
 
 def unit_keys(seed: jax.Array, unit: jax.Array) -> jax.Array:
-  """The keys of a unit's three draws: video noise, audio noise, text."""
-  return jax.random.split(jax.random.fold_in(seed, unit), 3)
+  """The keys of a unit's three draws: video noise, audio noise, text. seed: as in `SessionState`."""
+  return jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(seed), unit), 3)
 
 
 def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:

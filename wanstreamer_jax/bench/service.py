@@ -94,7 +94,7 @@ def floors(engine: SlotEngine) -> dict[str, float]:
 def abstract_state(engine: SlotEngine) -> rollout.SessionState:
   """The shapes of what one session remembers."""
   start = functools.partial(rollout.start_session, capacity=engine.capacity)
-  return jax.eval_shape(start, engine.agent, jax.random.PRNGKey(0), WorldArrays.empty(engine.agent.config))
+  return jax.eval_shape(start, engine.agent, jax.random.key(0), WorldArrays.empty(engine.agent.config))
 
 
 def memory_mb() -> dict[str, float]:

@@ -52,7 +52,7 @@ def bench_step(config: Config, runs: int = 100) -> dict[str, Any]:
   agent, user = random_agent(config), random_unit(config)
   capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
   start = jax.jit(functools.partial(rollout.start_session, capacity=capacity))
-  begin = lambda: start(agent, jax.random.PRNGKey(0), WorldArrays.empty(config))
+  begin = lambda: start(agent, jax.random.key(0), WorldArrays.empty(config))
   state = begin()
   resident = _nbytes(agent) + _nbytes(state.cache)
   ceilings = measure_ceilings(config.model.dtype, resident)

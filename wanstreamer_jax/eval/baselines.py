@@ -65,7 +65,7 @@ class Lockstep:
     if variant == "shuffled_user" and len(seeds) < 2:
       raise ValueError("shuffled_user needs at least 2 sessions side by side")
     self.agent, self.programs, self.variant = agent, compiled, variant
-    self._state = compiled.start(agent, jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds)), worlds)
+    self._state = compiled.start(agent, jax.vmap(jax.random.key)(jnp.asarray(seeds)), worlds)
     self._latents: Latents | None = None  # copy_previous: what is repeated
 
   def step(self, users: UserUnit) -> Answers:
