@@ -169,9 +169,7 @@ def step_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
   """The unit step of one session on one chip, with donated state."""
   agent = jax.eval_shape(lambda: rollout.cast_layers_to_compute_dtype(Agent(config, rngs=nnx.Rngs(0))))
   capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
-  start = lambda agent: rollout.start_session(
-    agent, jax.random.key(0), WorldArrays.empty(config), capacity=capacity
-  )
+  start = lambda agent: rollout.start_session(agent, jax.random.key(0), WorldArrays.empty(config), capacity=capacity)
   state = jax.eval_shape(start, agent)
   user = unit_of_user(config)
 

@@ -47,27 +47,30 @@ def teacher_forced_attention_tpu(clean: Coords, noisy: Coords, layout: Layout, e
 
   evicts: whether any unit of the crop may have lost a part of its session's past.
 
-  Pinned keys are met by queries that are turned by another angle (design section 3). Where a session's past can be
-  evicted, queries and keys therefore get twice the width: [now | pinned] against [key | 0], or [0 | key] for a pinned
-  key. That is exact for every unit on the clock, and costs nothing where a head fills half of the matrix unit's depth.
+  Pinned keys are met by queries that are rotated by another angle (`units.evicted`). Where a session's past can be
+  evicted, queries and keys therefore get twice the width, and one product serves both:
+
+      [q at_time | q at_pinned] . [k | 0] = q at_time . k           [q at_time | q at_pinned] . [0 | k] = q at_pinned . k
+                                  any key                                                        a pinned key
+
+  That is exact for every unit on the clock, and costs nothing where a head fills half of the matrix unit's depth.
   """
   units = (clean.unit.shape[0] - layout.world_tokens) // layout.clean_tokens
-  noisy_unit = noisy.unit[:: layout.tokens(*NOISY_PHASES)]
+  noisy_unit = noisy.unit[:: layout.tokens(*NOISY_PHASES)]  # [I]: the unit of every noisy copy
   pattern = two_copy_pattern(layout, units, noisy_unit.shape[0])
   place = None
-  if pattern.stride > 1:
-    first_of_stride = clean.unit[layout.world_tokens :: layout.clean_tokens * pattern.stride]
-    place = noisy_unit - first_of_stride
+  if pattern.stride > 1:  # which unit of its stride each copy is of: [I]
+    place = noisy_unit - clean.unit[layout.world_tokens :: layout.clean_tokens * pattern.stride]
   exists = jnp.concatenate([clean.valid, noisy.valid])
-  pinned = jnp.concatenate([clean.pinned, noisy.pinned])[:, None, None]
+  pinned = jnp.concatenate([clean.pinned, noisy.pinned])[:, None, None]  # [T, 1, 1]
 
   def attention(queries: Queries, own: KeyValue, _: None) -> jax.Array:
-    scale = queries.at_time.shape[-1] ** -0.5
+    scale = queries.at_time.shape[-1] ** -0.5  # of H, also where the width is 2 H
     q, k = queries.at_time, own.k
     if widened(layout, evicts):
-      none = jnp.zeros((), k.dtype)
-      q = jnp.concatenate([queries.at_time, queries.at_pinned], axis=-1)
-      k = jnp.concatenate([jnp.where(pinned, none, k), jnp.where(pinned, k, none)], axis=-1)
+      zero = jnp.zeros((), k.dtype)
+      q = jnp.concatenate([queries.at_time, queries.at_pinned], axis=-1)  # [T, N, 2 H]
+      k = jnp.concatenate([jnp.where(pinned, zero, k), jnp.where(pinned, k, zero)], axis=-1)  # [T, M, 2 H]
     return splash(q * scale, k, own.v, exists, pattern, place)
 
   return attention

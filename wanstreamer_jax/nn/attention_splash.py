@@ -88,33 +88,43 @@ class Pattern:
     moved = jnp.repeat(place << _FIELD, len(self.noisy_bounds), total_repeat_length=self.tokens - self.clean)
     return jnp.asarray(self.bounds(padded)).at[self.clean : self.tokens].add(-moved)
 
-  def __call__(self, bound, key):
+  def __call__(self, bound: Any, key: Any) -> Any:
     """The mask of what queries carry and of key indices (int32 of one shape, in NumPy or inside the kernel)."""
-    end, start, stop = self._noisy_ranges(bound)
+    end, start, stop = self.noisy_ranges(bound)
     own = (key >= start) & (key < stop)
     return (key <= bound) | ((bound < 0) & ((key < end) | own))
 
-  def _noisy_ranges(self, bound):
-    """Of a noisy query: the end of the clean keys that it sees, and the range of noisy ones."""
+  def noisy_ranges(self, bound: Any) -> tuple[Any, Any, Any]:
+    """Of what a noisy query carries: the end of the clean keys that it sees, and start and stop of the noisy ones."""
     packed = -1 - bound
     where, seen = packed >> _FIELD, packed & ((1 << _FIELD) - 1)
-    noisy, place = where >> self._stride_bits, where & ((1 << self._stride_bits) - 1)
-    start = self.clean + noisy * len(self.noisy_bounds)
-    return self.prefix + (noisy * self.stride + place + 1) * len(self.clean_bounds), start, start + seen
+    group, place = where >> self._stride_bits, where & ((1 << self._stride_bits) - 1)
+    start = self.clean + group * len(self.noisy_bounds)
+    end = self.prefix + (group * self.stride + place + 1) * len(self.clean_bounds)
+    return end, start, start + seen
 
 
 def visited_blocks(pattern: Pattern, block: int) -> np.ndarray:
-  """Which blocks of the mask anybody can see: bool [query blocks, key blocks]. O(tokens + blocks^2) work."""
+  """Which blocks of the mask anybody can see: bool [query blocks, key blocks]. O(tokens + blocks^2) work.
+
+  A block of queries visits the key blocks from 0 to the farthest end of its queries' clean keys, and those between the
+  first start and the last stop of their noisy keys:
+
+      key blocks   0  1  2  3  4 | 5  6  7  8      clean | noisy
+      visited      x  x  x  .  . | .  x  x  .
+  """
   padded = -(-pattern.tokens // block) * block
   bounds = pattern.bounds(padded).astype(np.int64)
-  end, start, stop = pattern._noisy_ranges(bounds)
+  end, start, stop = pattern.noisy_ranges(bounds)
   noisy = bounds < 0
+  # Which group of its stride a noisy query belongs to is data: it may be the last one.
   end = np.where(noisy, end + (pattern.stride - 1) * len(pattern.clean_bounds), bounds + 1)
-  of_block = lambda reduce, x: reduce(x.reshape(-1, block), axis=1)[:, None]
-  first = np.arange(0, padded, block)
-  own_start = of_block(np.min, np.where(noisy, start, padded))
-  own_stop = of_block(np.max, np.where(noisy, stop, 0))
-  return (first < of_block(np.max, end)) | ((first < own_stop) & (first + block > own_start))
+  by_block = lambda x: x.reshape(-1, block)  # [query blocks, block]
+  last_end = by_block(end).max(axis=1)[:, None]
+  first_start = by_block(np.where(noisy, start, padded)).min(axis=1)[:, None]
+  last_stop = by_block(np.where(noisy, stop, 0)).max(axis=1)[:, None]
+  first_key = np.arange(0, padded, block)
+  return (first_key < last_end) | ((first_key < last_stop) & (first_key + block > first_start))
 
 
 def block_size(tokens: int) -> int:
@@ -123,9 +133,17 @@ def block_size(tokens: int) -> int:
 
 
 def _mask_info(visited: np.ndarray) -> MaskInfo:
-  """Each row of the kernel's grid goes through the blocks that it visits, after idle turns on the first of them. The
-  library's own preparation asks for every block of the mask by itself, in Python, four times."""
-  order = np.argsort(visited, axis=1, kind="stable")[:, -visited.sum(axis=1).max() :]
+  """The grid of the kernel: each row goes through the blocks that it visits, after idle steps on the first of them, so
+  that all rows are as long as the longest. An idle step computes nothing and fetches nothing new:
+
+      row   visited          step 0   step 1   step 2
+      0     x . . .          (0)      (0)      0
+      1     x x . .          (0)      0        1
+      2     x . . x          (0)      0        3
+      3     x x . x          0        1        3
+
+  The library's own preparation asks for every block of the mask by itself, in Python, four times."""
+  order = np.argsort(visited, axis=1, kind="stable")[:, -visited.sum(axis=1).max() :]  # visited blocks come last
   runs = np.take_along_axis(visited, order, axis=1)
   blocks = np.where(runs, order, visited.argmax(axis=1)[:, None])
   return MaskInfo(blocks.astype(np.int16)[None], None, runs.astype(np.int8)[None], None, None)
@@ -141,6 +159,7 @@ def mask_infos(pattern: Pattern, block: int) -> tuple[MaskInfo, MaskInfo]:
 
 
 def _kernel(pattern: Pattern, block: int, bounds: Any, interpret: bool) -> Any:
+  """The library's kernel under our mask: `pattern` is called on blocks of `bounds` (q_sequence) and of key indices."""
   sizes = kernels.BlockSizes(
     block_q=block, block_kv=block, block_kv_compute=block,
     block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
@@ -161,6 +180,7 @@ def kernel_flops(name: str, pattern: Pattern, heads: int, widths: tuple[int, int
   block = block_size(pattern.tokens)
   visited = int(visited_blocks(pattern, block).sum()) * block * block
   key, value = (-(-width // LANES) * LANES for width in widths)
+  # Products of a block: q k^T and p v; q k^T, dO v^T and dS k; q k^T, dO v^T, p^T dO and dS^T q.
   depth = {"fwd": key + value, "dq": 2 * key + value, "dkv": 2 * key + 2 * value}
   part = next(part for part in depth if f"_{part}_" in name)
   return 2.0 * visited * heads * depth[part]
