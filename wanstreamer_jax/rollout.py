@@ -141,8 +141,8 @@ def start_session(
 ) -> SessionState:
   """The state before the first unit: WORLD prefilled once, codecs primed with the portrait or mid-grey.
 
-  key: of the session's draws; first_unit, first_text_token: where the session's clocks start; capacity: ring size in units for
-  full-history layouts.
+  key: of the session's draws; first_unit, first_text_token: where the session's clocks start; capacity: ring size in
+  units for full-history layouts.
   """
   config, delay = agent.config, agent.config.layout.commit_delay
   layout, text_tokens = build_layout(config), jnp.asarray(first_text_token, jnp.int32)

@@ -93,7 +93,7 @@ def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
 
     def body(x: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
       part = cache._replace(mask=mask, pinned=prefix, layer=layer)
-      x = x + attend(queries._replace(now=x), [part, own])
+      x = x + attend(queries._replace(at_time=x), [part, own])
       return x, x
 
     return jax.lax.scan(body, queries.at_time, jnp.arange(LAYERS))[1]

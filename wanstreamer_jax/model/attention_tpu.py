@@ -50,8 +50,8 @@ def teacher_forced_attention_tpu(clean: Coords, noisy: Coords, layout: Layout, e
   Pinned keys are met by queries that are rotated by another angle (`units.evicted`). Where a session's past can be
   evicted, queries and keys therefore get twice the width, and one product serves both:
 
-      [q at_time | q at_pinned] . [k | 0] = q at_time . k           [q at_time | q at_pinned] . [0 | k] = q at_pinned . k
-                                  any key                                                        a pinned key
+      other keys     [q at_time | q at_pinned] . [k | 0] = q at_time . k
+      pinned keys    [q at_time | q at_pinned] . [0 | k] = q at_pinned . k
 
   That is exact for every unit on the clock, and costs nothing where a head fills half of the matrix unit's depth.
   """
