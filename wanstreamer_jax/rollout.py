@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Float32, Int
 
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
@@ -115,9 +116,9 @@ class SessionState(NamedTuple):
 class AgentUnit(NamedTuple):
   """What the agent did in one unit. `trace` holds intermediates that jit prunes when nobody asks for them."""
 
-  audio: jax.Array  # float32 [samples]
-  video: jax.Array  # float32 [frames, H, W, 3]
-  text: jax.Array  # int32 [n], PAD-filled
+  audio: Float32[Array, "samples"]
+  video: Float32[Array, "frames H W 3"]
+  text: Int[Array, "n"]  # PAD-filled
   latents: Latents
   trace: dict[str, Any]
 
@@ -199,9 +200,9 @@ def commit(agent: Agent, state: SessionState) -> SessionState:
 
 
 def think(
-  agent: Agent, state: SessionState, user: UserTokens, forced_text: jax.Array | None = None
-) -> tuple[jax.Array, SessionState, dict[str, Any]]:
-  """HEAR and STATE in one pass, then one pass per TEXT slot, after `commit`. -> (text int32 [n], state, trace).
+  agent: Agent, state: SessionState, user: UserTokens, forced_text: Int[Array, "n"] | None = None
+) -> tuple[Int[Array, "n"], SessionState, dict[str, Any]]:
+  """HEAR and STATE in one pass, then one pass per TEXT slot, after `commit`. -> (text, state, trace).
 
   forced_text replaces the choice of tokens (teacher forcing, and the tests of law 3); logits are those of the model.
   """
@@ -265,7 +266,7 @@ def _history(state: SessionState, layout: Layout) -> History:
   return History(commit=past(0, layout.config.commit_delay), previous=past(-1, 1))
 
 
-def _choose(state: SessionState, logits: jax.Array, slot: int) -> jax.Array:
+def _choose(state: SessionState, logits: Float[Array, "V"], slot: int) -> Int[Array, ""]:
   """The next text token: greedy at temperature 0, sampled otherwise; the same session draws the same text."""
   logits = logits.at[PAD].add(state.sampling.pad_bias)
   key = jax.random.fold_in(unit_keys(state.seed, state.unit)[2], slot)
@@ -328,8 +329,10 @@ def _refeed(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> 
   return kv, coords
 
 
-def render(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
-  """Latents of one unit -> (audio [samples], video [frames, H, W, 3], state)."""
+def render(
+  agent: Agent, state: SessionState, latents: Latents
+) -> tuple[Float[Array, "samples"], Float[Array, "frames H W 3"], SessionState]:
+  """Latents of one unit -> (audio, video, state)."""
   with jax.named_scope("render"):
     audio, audio_decoder = agent.audio_vae.decode(latents.audio, state.audio_decoder)
     video, video_decoder = agent.video_vae.decode(latents.video[None], state.video_decoder)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.loader import Crop
@@ -40,9 +41,9 @@ class Conditions(NamedTuple):
 
   world: WorldArrays
   user: UserTokens  # [K, ...]
-  text: jax.Array  # int32 [K, n], PAD-filled
-  first_unit: jax.Array  # int32, the unit that the crop starts with; of earlier ones only `Inputs.history` is known
-  first_text_token: jax.Array  # int32, the ordinal to start from
+  text: Int[Array, "K n"]  # PAD-filled
+  first_unit: Int[Array, ""]  # the unit that the crop starts with; of earlier ones only `Inputs.history` is known
+  first_text_token: Int[Array, ""]  # the ordinal to start from
 
 
 class Inputs(NamedTuple):
@@ -50,15 +51,15 @@ class Inputs(NamedTuple):
 
   history: Past  # [P + K, ...]: what COMMIT and REFEED show of every unit
   noisy: Latents  # [I, ...]: what PERFORM starts from
-  tau: jax.Array  # float32 [I]: its flow time
-  picked: jax.Array | None = None  # int32 [I]: which units the copies are of; see `pick_units`
+  tau: Float[Array, "I"]  # its flow time
+  picked: Int[Array, "I"] | None = None  # which units the copies are of; see `pick_units`
 
 
 class Predictions(NamedTuple):
-  """text: hidden states [K, n, D] whose `logits` predict the n text slots. velocity: [I, ...] of the noisy copies."""
+  """What the pass says."""
 
-  text: jax.Array
-  velocity: Latents
+  text: Float[Array, "K n D"]  # hidden states, whose `logits` predict the n text slots
+  velocity: Latents  # [I, ...] of the noisy copies
 
 
 def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs, evicts: bool = True) -> Predictions:
@@ -86,12 +87,14 @@ def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs
   return Predictions(constrain(writing, CONTEXT), velocity)
 
 
-def _world_tokens(streamer: WanStreamer, world: WorldArrays) -> tuple[jax.Array, Coords]:
+def _world_tokens(streamer: WanStreamer, world: WorldArrays) -> tuple[Float[Array, "T D"], Coords]:
   tokens, coords = streamer.world(world)
   return constrain(tokens, None), coords  # it need not divide over devices, and XLA breaks on lookups that do not
 
 
-def _clean_tokens(streamer: WanStreamer, conditions: Conditions, history: History) -> tuple[jax.Array, Coords]:
+def _clean_tokens(
+  streamer: WanStreamer, conditions: Conditions, history: History
+) -> tuple[Float[Array, "T D"], Coords]:
   """COMMIT, HEAR, STATE and TEXT of all units, one unit after the other: [K * Tc, D]."""
   layout = build_layout(streamer.config)
 
@@ -110,7 +113,7 @@ def _clean_tokens(streamer: WanStreamer, conditions: Conditions, history: Histor
 
 def _noisy_tokens(
   streamer: WanStreamer, conditions: Conditions, history: History, inputs: Inputs
-) -> tuple[jax.Array, Coords]:
+) -> tuple[Float[Array, "T D"], Coords]:
   """REFEED and PERFORM of all noisy copies, one copy after the other: [I * E, D]."""
   layout = build_layout(streamer.config)
 
@@ -123,8 +126,8 @@ def _noisy_tokens(
   return _in_a_row(jax.vmap(copy)(_split((*of_copies, inputs.noisy, inputs.tau))))
 
 
-def _numbers(conditions: Conditions) -> jax.Array:
-  """The units' numbers in their session: int32 [K]."""
+def _numbers(conditions: Conditions) -> Int[Array, "K"]:
+  """The units' numbers in their session."""
   return conditions.first_unit + jnp.arange(conditions.text.shape[0])
 
 
@@ -262,15 +265,15 @@ def posterior_mean(inputs: Inputs, velocity: Latents) -> Latents:
 
 
 class TextScores(NamedTuple):
-  """How a crop's text slots were predicted, each [K, n]: also slots that do not exist, whose scores nobody uses."""
+  """How a crop's text slots were predicted: also slots that do not exist, whose scores nobody uses."""
 
-  nll: jax.Array  # float32, negative log-likelihood in nats
-  correct: jax.Array  # bool, whether the token is the likeliest one
-  log_z: jax.Array  # float32, log of the logits' normaliser
+  nll: Float32[Array, "K n"]  # negative log-likelihood in nats
+  correct: Bool[Array, "K n"]  # whether the token is the likeliest one
+  log_z: Float32[Array, "K n"]  # log of the logits' normaliser
 
 
-def text_scores(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> TextScores:
-  """hidden: [K, n, D], as in `Predictions.text`; text: int32 [K, n].
+def text_scores(streamer: WanStreamer, hidden: Float[Array, "K n D"], text: Int[Array, "K n"]) -> TextScores:
+  """hidden: as in `Predictions.text`.
 
   Slot after slot, computed again for the gradient: a minute's logits of all slots, over 152k tokens, are 0.7 GB a copy.
   """
@@ -285,7 +288,7 @@ def text_scores(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> Te
   return jax.tree.map(jnp.transpose, by_slot)
 
 
-def onsets(text: jax.Array) -> jax.Array:
-  """bool [K]: units whose first word follows a unit without words. text: int32 [K, n]."""
-  word = text[:, 0] != PAD
-  return word & ~jnp.concatenate([jnp.zeros(1, bool), word[:-1]])
+def onsets(text: Int[Array, "K n"]) -> Bool[Array, "K"]:
+  """Units with text that follow a unit without."""
+  written = text[:, 0] != PAD
+  return written & ~jnp.concatenate([jnp.zeros(1, bool), written[:-1]])

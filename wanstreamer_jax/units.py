@@ -52,6 +52,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config, LayoutConfig
 
@@ -93,8 +94,8 @@ class Coords:
     return cls(zeros, zeros, zeros, zeros, no, no, jnp.zeros(tokens), jnp.zeros((tokens, 3), jnp.int32))
 
 
-def visible(query: Coords, key: Coords, window: int | None) -> jax.Array:
-  """The visibility rule. query: Coords [T], key: Coords [S] -> bool [T, S]."""
+def visible(query: Coords, key: Coords, window: int | None) -> Bool[Array, "T S"]:
+  """The visibility rule. query: Coords [T], key: Coords [S]."""
   q = lambda x: x[:, None]
   k = lambda x: x[None, :]
   recent = True if window is None else k(key.pinned) | (q(query.unit) - k(key.unit) < window)
@@ -103,7 +104,7 @@ def visible(query: Coords, key: Coords, window: int | None) -> jax.Array:
   return k(key.valid) & same_session & recent & same_scope & (k(key.block) <= q(query.block))
 
 
-def evicted(unit: jax.Array, layout: LayoutConfig) -> jax.Array:
+def evicted(unit: Int[Array, "*T"], layout: LayoutConfig) -> Int[Array, "*T"]:
   """gap(k): how many units lie between the pinned prefix and the oldest unit that unit k still sees."""
   if layout.window is None:
     return jnp.zeros_like(unit)
@@ -350,8 +351,8 @@ def _gather(
   return jnp.concatenate(parts)
 
 
-def _positions(segment: Segment, unit: jax.Array, dynamic: Dynamic) -> jax.Array:
-  """Rotary ids [tokens, 3] of a segment in unit `unit`."""
+def _positions(segment: Segment, unit: Int[Array, ""], dynamic: Dynamic) -> Int[Array, "T 3"]:
+  """Rotary ids of a segment in unit `unit`."""
   offsets = jnp.asarray(np.asarray(segment.positions, np.int32).reshape(-1, 3))
   ordinal = jnp.zeros(segment.tokens, jnp.int32) if dynamic.ordinal is None else dynamic.ordinal
   text_ids = POSITIONS_PER_UNIT * ordinal

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import ModelConfig
 from wanstreamer_jax.nn.attention_parts import KeyValue, Queries
@@ -42,10 +43,10 @@ class DecoderLayer(nnx.Module):
     self.modulation = Modulation(c, rngs=rngs)
 
   def __call__(
-    self, x: jax.Array, condition: "Condition", angles: RotaryAngles,
+    self, x: Float[Array, "T D"], condition: "Condition", angles: RotaryAngles,
     attention: Callable[[Queries, KeyValue], jax.Array],
-  ) -> tuple[jax.Array, KeyValue]:  # fmt: skip
-    """x: [T, D] -> ([T, D], this layer's new keys and values [T, M, H]). `attention` decides who is attended to."""
+  ) -> tuple[Float[Array, "T D"], KeyValue]:  # fmt: skip
+    """-> (x after the layer, its new keys and values [T, M, H]). `attention` decides who is attended to."""
     mod = self.modulation(condition)  # [6, T, D]: shift, scale, gate of attention, then of the MLP
     with jax.named_scope("attention"):
       h = self.attn_norm(x) * (1 + mod[1]) + mod[0]
@@ -85,7 +86,7 @@ class Modulation(nnx.Module):
     layered = config.modulation == "layer"
     self.proj = Linear(FLOW_CHANNELS, (MODULATIONS, config.width), rngs=rngs, scale=0.0) if layered else None
 
-  def __call__(self, condition: Condition) -> jax.Array:
+  def __call__(self, condition: Condition) -> Float[Array, "6 T D"]:
     bias = self.bias[...].astype(condition.embedding.dtype)[:, None]
     if self.proj is not None:
       modulation = jnp.moveaxis(self.proj(condition.embedding), 0, 1)
@@ -101,8 +102,7 @@ class FlowTimeEmbedding(nnx.Module):
   def __init__(self, *, rngs: nnx.Rngs):
     self.proj = Linear(FLOW_CHANNELS, FLOW_CHANNELS, rngs=rngs, bias=True)
 
-  def __call__(self, tau: jax.Array) -> jax.Array:
-    """tau: float32 [T] -> float32 [T, C]."""
+  def __call__(self, tau: Float[Array, "T"]) -> Float[Array, "T C"]:
     frequency = jnp.pi * jnp.linspace(0.5, 16.0, FLOW_CHANNELS // 2)
     angle = tau[:, None] * frequency
     return jax.nn.silu(self.proj(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)))

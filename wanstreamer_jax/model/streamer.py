@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
 from wanstreamer_jax.model.attention import AttentionFn, cached_attention
@@ -66,8 +67,10 @@ class WanStreamer(nnx.Module):
     self.heads = Heads(config, rngs=rngs)
     self.config = config
 
-  def perceive(self, audio: jax.Array, video: jax.Array, state: AudioState) -> tuple[jax.Array, jax.Array, AudioState]:
-    """audio [K * samples], video [K, frames, H, W, 3] -> tokens [K, Ta, D], [K, Tv, D], and the state after them."""
+  def perceive(
+    self, audio: Float[Array, "S"], video: Float[Array, "K frames H W 3"], state: AudioState
+  ) -> tuple[Float[Array, "K Ta D"], Float[Array, "K Tv D"], AudioState]:
+    """Sound [K * samples] and pictures of K units -> their tokens, and the state after them."""
 
     def local(encoders, audio, video, state):
       hear, see = encoders
@@ -78,12 +81,12 @@ class WanStreamer(nnx.Module):
     with jax.named_scope("perceive"):
       return locally(local, whole, units, whole)((self.hear, self.see), audio, video, state)
 
-  def logits(self, hidden: jax.Array) -> jax.Array:
-    """Hidden states [..., D] of STATE and TEXT tokens -> float32 [..., V]."""
+  def logits(self, hidden: Float[Array, "*T D"]) -> Float32[Array, "*T V"]:
+    """Hidden states of STATE and TEXT tokens -> logits of the token that follows each."""
     return self.heads.logits(self.transformer.final_norm(hidden), self.tokens.embedding[...])
 
-  def world(self, world: WorldArrays) -> tuple[jax.Array, Coords]:
-    """WORLD as tokens [T, D] and coordinates; its words have the ordinals below 0."""
+  def world(self, world: WorldArrays) -> tuple[Float[Array, "T D"], Coords]:
+    """WORLD as tokens and coordinates; the ordinals of its text are below 0."""
     valid = world.text != PAD
     ordinal = jnp.cumsum(valid) - 1 - jnp.sum(valid)
     content = {
@@ -101,7 +104,7 @@ class WanStreamer(nnx.Module):
     """Content of REFEED."""
     return self.tokens.history("refeed", history.previous)
 
-  def user_content(self, user: UserTokens, text_tokens: jax.Array) -> tuple[dict[str, Content], jax.Array]:
+  def user_content(self, user: UserTokens, text_tokens: Int[Array, ""]) -> tuple[dict[str, Content], Int[Array, ""]]:
     """Content of HEAR and STATE. text_tokens: how many the session's text had before. -> (content, how many after)."""
     typed = user.text != PAD
     ordinal = text_tokens + jnp.cumsum(typed) - 1
@@ -114,15 +117,19 @@ class WanStreamer(nnx.Module):
     }
     return content, text_tokens
 
-  def text_content(self, ids: jax.Array, valid: jax.Array, text_tokens: jax.Array) -> tuple[Content, jax.Array]:
-    """Content of TEXT slots. ids, valid: [slots]; PAD repeats the last ordinal. -> (content, how many text tokens)."""
+  def text_content(
+    self, ids: Int[Array, "slots"], valid: Bool[Array, "slots"], text_tokens: Int[Array, ""]
+  ) -> tuple[Content, Int[Array, ""]]:
+    """Content of TEXT slots; PAD repeats the last ordinal. text_tokens: as for `user_content`."""
     written = valid & (ids != PAD)
     content = self.tokens.text("text", ids, valid, text_tokens + jnp.cumsum(written) - 1)
     return content, text_tokens + jnp.sum(written)
 
 
-def text_only_logits(streamer: WanStreamer, ids: jax.Array, attention: AttentionFn | None = None) -> jax.Array:
-  """The streamer as the language model that it was initialised from: int32 [T] -> float32 [T, V].
+def text_only_logits(
+  streamer: WanStreamer, ids: Int[Array, "T"], attention: AttentionFn | None = None
+) -> Float32[Array, "T V"]:
+  """The streamer as the language model that it was initialised from.
 
   Text alone, one block per token, t = h = w = the token's index: ordinary causal attention and ordinary RoPE.
   attention: any causal one, where that of a unit's step is too slow.

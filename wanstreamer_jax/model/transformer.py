@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config, ModelConfig
 from wanstreamer_jax.model.attention import AttentionFn, cached_attention
@@ -64,8 +65,10 @@ class Transformer(nnx.Module):
     self.shared_modulation = Linear(FLOW_CHANNELS, (MODULATIONS, model.width), rngs=rngs, scale=0.0) if shared else None
     self.config = config
 
-  def __call__(self, x: jax.Array, coords: Coords, attention: AttentionFn) -> tuple[jax.Array, KeyValue]:
-    """x: [T, D] -> (hidden [T, D] before the final norm, new keys and values [L, T, M, H])."""
+  def __call__(
+    self, x: Float[Array, "T D"], coords: Coords, attention: AttentionFn
+  ) -> tuple[Float[Array, "T D"], KeyValue]:
+    """Tokens -> (hidden states before the final norm, new keys and values [L, T, M, H])."""
     model = self.config.model
     x = constrain(x.astype(model.dtype), "context", None)  # on a mesh tokens are split, and weights come to them
     rotary, latent = self._angles(coords), coords.flow_time >= 0.0
@@ -90,7 +93,7 @@ class Transformer(nnx.Module):
     """Rotary angles at the tokens' time, and at that time minus the evicted gap."""
     model, layout = self.config.model, build_layout(self.config)
 
-    def at(position: jax.Array) -> Angles:
+    def at(position: Int[Array, "T 3"]) -> Angles:
       return angles(position, model.head_dim, model.rope_theta, POSITIONS_PER_UNIT)
 
     gap = evicted(coords.unit, layout.config)[:, None] * jnp.array(layout.ids_per_unit, jnp.int32)  # [T, 3]
@@ -109,10 +112,10 @@ Pass = Callable[..., tuple[jax.Array, KeyValue]]  # `single_device`, or `ulysses
 
 
 def single_device(
-  transformer: Transformer, segments: tuple[Segment, ...], x: jax.Array, coords: Coords, key_coords: list[Coords],
-  groups: list[KeyValue],
-) -> tuple[jax.Array, KeyValue]:  # fmt: skip
-  """One pass of the tokens [T, D] of some segments over key groups, on one device: (hidden [T, D], new keys)."""
+  transformer: Transformer, segments: tuple[Segment, ...], x: Float[Array, "T D"], coords: Coords,
+  key_coords: list[Coords], groups: list[KeyValue],
+) -> tuple[Float[Array, "T D"], KeyValue]:  # fmt: skip
+  """One pass of the tokens of some segments over key groups, on one device: (hidden states, new keys)."""
   layout = build_layout(transformer.config)
   attention = cached_attention(coords, key_coords, groups, layout.config.window, layout.pinned_tokens)
   return transformer(x, coords, attention)

@@ -16,6 +16,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
 
 from wanstreamer_jax.nn.attention_parts import (
   MASKED,
@@ -37,15 +38,15 @@ AT_ONCE = 4  # chunks side by side
 FEW = 1024  # queries; more are enough to do for any processor, and come with keys that are no longer than they
 
 
-def attend(queries: Queries, parts: list[Part]) -> jax.Array:
-  """Softmax attention over all parts at once. -> [T, N, H] in the dtype of queries. Scores and softmax are float32."""
+def attend(queries: Queries, parts: list[Part]) -> Float[Array, "T N H"]:
+  """Softmax attention over all parts at once, in the dtype of queries. Scores and softmax are float32."""
   found = [partial for part in parts for partial in _partials(queries, part)]
   out, _ = join(stack(found)).normalise()  # [M, R, H]
   return unfold_heads(out, queries.at_time.shape[0]).astype(queries.at_time.dtype)
 
 
-def prepare_mask(mask: jax.Array, pinned: int) -> jax.Array | Packed:
-  """The mask [T, S] of a part with so many pinned keys, as the processor wants it, to be made once for all layers.
+def prepare_mask(mask: Bool[Array, "T S"], pinned: int) -> Bool[Array, "T S"] | Packed:
+  """The mask of a part with so many pinned keys, as the processor wants it, to be made once for all layers.
 
   On TPUs a few queries meet many keys in a kernel, which has no gradient: of chunks, the scores would be most of what a
   step reads and writes.
@@ -111,16 +112,16 @@ def partial_attention(queries: Queries, part: Part) -> Partial:
   return Partial(_mix(weights, part.v, queries.at_time.dtype), jnp.sum(weights, axis=-1), row_max)
 
 
-def scaled_scores(q: jax.Array, k: Rows) -> jax.Array:
-  """Products of queries [T, N, H] and keys [S, M, H], times H^-0.5: float32 [M, R, S]."""
+def scaled_scores(q: Float[Array, "T N H"], k: Rows) -> Float32[Array, "M R S"]:
+  """Products of queries and keys [S, M, H], times H^-0.5."""
   values = k.values.astype(q.dtype) if isinstance(k, Quantised) else k
   rows = fold_heads(q, values.shape[1])
   products = jnp.einsum("mrh,smh->mrs", rows, values, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
   return products * k.scale.T[:, None] if isinstance(k, Quantised) else products
 
 
-def _mix(weights: jax.Array, v: Rows, dtype: jnp.dtype) -> jax.Array:
-  """Weights [M, R, S] times values [S, M, H]: float32 [M, R, H]."""
+def _mix(weights: Float32[Array, "M R S"], v: Rows, dtype: jnp.dtype) -> Float32[Array, "M R H"]:
+  """Weights times values [S, M, H]."""
   if isinstance(v, Quantised):
     weights, v = weights * v.scale.T[:, None], v.values
   return jnp.einsum("mrs,smh->mrh", weights.astype(dtype), v.astype(dtype), preferred_element_type=jnp.float32)

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Int8
 
 MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody sees such a row
 
 
 class Queries(NamedTuple):
-  """The same queries twice, [T, N, H] each: rotated to their time, and to their time minus the evicted gap."""
+  """The same queries twice."""
 
-  at_time: jax.Array
-  at_pinned: jax.Array  # for pinned keys
+  at_time: Float[Array, "T N H"]  # rotated to their time
+  at_pinned: Float[Array, "T N H"]  # rotated to their time minus the evicted gap, for pinned keys
 
 
 class KeyValue(NamedTuple):
@@ -30,13 +31,13 @@ class KeyValue(NamedTuple):
 
 
 class Quantised(NamedTuple):
-  """Keys or values in int8, with one scale per token and head. values: int8 [..., S, M, H]; scale: [..., S, M]."""
+  """Keys or values in int8, with one scale per token and head."""
 
-  values: jax.Array
-  scale: jax.Array
+  values: Int8[Array, "*L S M H"]
+  scale: Float32[Array, "*L S M"]
 
   @classmethod
-  def of(cls, x: jax.Array) -> "Quantised":
+  def of(cls, x: Float[Array, "*L S M H"]) -> "Quantised":
     """The nearest of 255 levels between plus and minus the largest component."""
     scale = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=-1) / 127
     values = jnp.rint(x / jnp.maximum(scale, 1e-30)[..., None])
@@ -47,11 +48,10 @@ Rows = jax.Array | Quantised  # [S, M, H]
 
 
 class Packed(NamedTuple):
-  """The mask of a long part for the kernel of `nn.attention_cache`. pinned: bool [T, P], of the pinned prefix; bits:
-  int32 [T / 32, 1, S], of all other keys."""
+  """The mask of a long part for the kernel of `nn.attention_cache`."""
 
-  pinned: jax.Array
-  bits: jax.Array
+  pinned: Bool[Array, "T P"]  # of the pinned prefix
+  bits: Int[Array, "words 1 S"]  # of all other keys, 32 queries a word
 
 
 class Part(NamedTuple):
@@ -70,17 +70,17 @@ class Part(NamedTuple):
 class Partial(NamedTuple):
   """Attention over some of the keys, in float32, for rows [...] of queries (of `nn.attention`: [M, R])."""
 
-  weighted_sum: jax.Array  # [..., H], sum of exp(score - row_max) times values
-  sum_exp: jax.Array  # [...], sum of exp(score - row_max)
-  row_max: jax.Array  # [...], largest score
+  weighted_sum: Float32[Array, "*R H"]  # sum of exp(score - row_max) times values
+  sum_exp: Float32[Array, "*R"]  # sum of exp(score - row_max)
+  row_max: Float32[Array, "*R"]  # largest score
 
   @classmethod
-  def of(cls, out: jax.Array, lse: jax.Array) -> "Partial":
-    """From attention's output [..., H] and the log of the sum of exp(scores) [...], which is what kernels return."""
+  def of(cls, out: Float[Array, "*R H"], lse: Float32[Array, "*R"]) -> "Partial":
+    """From attention's output and the log of the sum of exp(scores), which is what kernels return."""
     return cls(out.astype(jnp.float32), jnp.ones_like(lse), lse)
 
-  def normalise(self) -> tuple[jax.Array, jax.Array]:
-    """-> (out [..., H], lse [...])."""
+  def normalise(self) -> tuple[Float32[Array, "*R H"], Float32[Array, "*R"]]:
+    """-> (out, lse)."""
     return self.weighted_sum / self.sum_exp[..., None], self.row_max + jnp.log(self.sum_exp)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int
 
 _LOW = 1024  # ids of the fine table; the coarse one has steps of this size
 _COARSE_RANGE = (-8, 4088)
@@ -19,10 +20,10 @@ FIRST_ID, LAST_ID = (-8 * _LOW, 4088 * _LOW - 1)  # -8 192, for the text of WORL
 
 
 class Angles(NamedTuple):
-  """cos and sin of every token's angles: float32 [T, H / 2]."""
+  """cos and sin of every token's angles, half as many as a head has numbers."""
 
-  cos: jax.Array
-  sin: jax.Array
+  cos: Float32[Array, "T half"]
+  sin: Float32[Array, "T half"]
 
 
 def axis_of_frequency(half: int) -> np.ndarray:
@@ -45,8 +46,8 @@ def _tables(half: int, theta: float, ids_per_step: int) -> tuple[np.ndarray, np.
   return pack(fine), pack(coarse)
 
 
-def angles(position: jax.Array, head_dim: int, theta: float, ids_per_step: int) -> Angles:
-  """Rotary angles of tokens. position: int32 [T, 3] -> cos, sin float32 [T, H / 2]; NaN beyond FIRST_ID .. LAST_ID."""
+def angles(position: Int[Array, "T 3"], head_dim: int, theta: float, ids_per_step: int) -> Angles:
+  """Rotary angles of tokens; NaN beyond FIRST_ID .. LAST_ID."""
   half = head_dim // 2
   fine, coarse = _tables(half, theta, ids_per_step)
   axis = axis_of_frequency(half)[:, None]
@@ -64,8 +65,8 @@ def angles(position: jax.Array, head_dim: int, theta: float, ids_per_step: int) 
   return Angles(cos, sin)
 
 
-def rotate(x: jax.Array, angle: Angles) -> jax.Array:
-  """Rotates the two halves of every head (Qwen convention). x: [T, heads, H] -> same shape and dtype."""
+def rotate(x: Float[Array, "T N H"], angle: Angles) -> Float[Array, "T N H"]:
+  """Rotates the two halves of every head (Qwen convention), in float32; the dtype stays."""
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   cos, sin = angle.cos[:, None], angle.sin[:, None]  # [T, 1, H / 2]
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
