@@ -7,7 +7,6 @@ written before it is read would drop the oldest key of the earlier queries).
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
