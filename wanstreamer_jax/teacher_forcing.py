@@ -63,8 +63,12 @@ class Predictions(NamedTuple):
 
 
 def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs, evicts: bool = True) -> Predictions:
-  """The pass. evicts: False if the caller knows that no unit is so late that its session's past would have been
-  evicted, which makes the TPU kernel cheaper."""
+  """One pass of the Transformer over [WORLD | K clean units | I noisy copies].
+
+  evicts: False if the caller knows that no unit is so late that a part of its session's past would have been evicted,
+  which makes the TPU kernel cheaper. Raises ConfigError for units or heads that do not divide over the mesh, and for
+  crops that `config.model.attention` cannot express.
+  """
   config, layout = streamer.config, build_layout(streamer.config)
   units, copies = conditions.text.shape[0], inputs.tau.shape[0]
   check_devices(config.model.heads, units, copies)
