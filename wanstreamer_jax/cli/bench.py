@@ -114,13 +114,13 @@ def add_serve(group: Any) -> None:
 
 def bench_serve(args: argparse.Namespace) -> None:
   from wanstreamer_jax.bench import service
-  from wanstreamer_jax.engine.engine import SlotEngine
+  from wanstreamer_jax.engine.engine import Engine
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
 
   enable_compilation_cache()
   agent = agent_of(args)
   units = round(2 * args.seconds * 1000 / agent.config.media.unit_ms) + 100  # for layouts with full history
-  engine = SlotEngine(agent, args.slots, units, args.placement, args.performers)
+  engine = Engine(agent, args.slots, units, args.placement, args.performers)
   del agent  # in float32; the engine's is in the dtypes of its use
   engine.prepare()
   trace = pathlib.Path(args.trace) if args.trace else None

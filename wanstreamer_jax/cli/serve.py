@@ -47,7 +47,7 @@ def serve(args: argparse.Namespace) -> None:
   listening, context = listen(options)
   print("loading and compiling (the second start is faster)", flush=True)
   from wanstreamer_jax.data.duplex_world.source import world_config
-  from wanstreamer_jax.engine.engine import SlotEngine
+  from wanstreamer_jax.engine.engine import Engine
   from wanstreamer_jax.engine.request import Request
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
   from wanstreamer_jax.weights import agent as agent_weights
@@ -56,7 +56,7 @@ def serve(args: argparse.Namespace) -> None:
   agent = agent_weights.load_agent(args.checkpoint, agent_overrides(args))
   world = agent_weights.load_session_world(args.checkpoint, args.world, agent.config.media)
   capacity = int(1000 * args.longest / agent.config.media.unit_ms) if agent.config.layout.window is None else None
-  engine = SlotEngine(agent, args.slots, capacity, args.placement, args.performers)
+  engine = Engine(agent, args.slots, capacity, args.placement, args.performers)
   agent = engine.agent  # in the dtypes of its use: the loaded float32 weights go
   engine.check(Request(world))  # before everything is compiled
   engine.prepare(lambda line: print(line, flush=True))

@@ -37,13 +37,17 @@ def stream(args: argparse.Namespace) -> None:
   request = Request(seed=args.seed, temperature=args.temperature, pad_bias=args.pad_bias)
   check_file(Path(args.input))
   print("loading and compiling; the second time is faster", flush=True)
-  from wanstreamer_jax.engine.phases import StreamEngine
+  from wanstreamer_jax.data.media import MediaReader
+  from wanstreamer_jax.engine.engine import Engine
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
-  from wanstreamer_jax.weights import agent
+  from wanstreamer_jax.weights import agent as agent_weights
 
   enable_compilation_cache()
-  engine = StreamEngine(agent.load_agent(args.checkpoint, agent_overrides(args)))
-  world = agent.load_session_world(args.checkpoint, args.world, engine.media)
+  agent = agent_weights.load_agent(args.checkpoint, agent_overrides(args))
+  units = len(MediaReader(args.input, agent.config.media)) if agent.config.layout.window is None else None
+  engine = Engine(agent, capacity=units)
+  del agent  # in float32; the engine's is in the dtypes of its use
+  world = agent_weights.load_session_world(args.checkpoint, args.world, engine.media)
   summary = stream_file(
     engine, args.input, args.out, StreamOptions(dataclasses.replace(request, world=world), events, args.realtime)
   )
