@@ -12,9 +12,13 @@ if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:  # most of t
 import pathlib
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
+from tests.helpers.shapes import MODULES
+
+jaxtyping.install_import_hook(MODULES, "tests.helpers.shapes.checked")  # before anything of the package is imported
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

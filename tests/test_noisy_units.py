@@ -11,8 +11,8 @@ from tests.conftest import assert_close
 from tests.helpers.nano_agent import nano_agent
 from tests.parallel.test_mesh import duplex_batch
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data.loader import PREVIOUS
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.teacher_forcing import crop_latents
 from wanstreamer_jax.train import duplex
 
 UNITS, PICKED = 4, 2
@@ -20,11 +20,11 @@ UNITS, PICKED = 4, 2
 
 @functools.cache
 def crop():
-  """(streamer, a row with a failed camera, draws for all of its units)."""
+  """(streamer, a crop with a failed camera, draws for all of its units)."""
   streamer = nano_agent(f"data.units={UNITS}", "layout.commit_delay=2").streamer
-  row = {name: jnp.asarray(rows[0]) for name, rows in duplex_batch(streamer.config, 1).items()}
-  row["agent_video_valid"] = row["agent_video_valid"].at[1].set(False)
-  return streamer, row, duplex.draw(jax.random.key(5), crop_latents(row), streamer.config, 2)
+  row = jax.tree.map(lambda rows: jnp.asarray(rows[0]), duplex_batch(streamer.config, 1))
+  row = row._replace(agent_video_valid=row.agent_video_valid.at[PREVIOUS + 1].set(False))
+  return streamer, row, duplex.draw(jax.random.key(5), row, streamer.config)
 
 
 def of_units(draws: duplex.Draws, picked: jax.Array) -> duplex.Draws:

@@ -63,7 +63,7 @@ def test_training_step(stage):
   module, keys = jax.eval_shape(
     lambda key: (stage.init(config, key), jax.random.split(key, config.data.batch)), jax.random.key(0)
   )
-  gradient = jax.grad(lambda module, batch, keys: stage.loss(module, batch, keys, config)[0])
+  gradient = jax.grad(lambda module, batch, keys: stage.make_loss(config)(module, batch, keys)[0])
   assert max(summed_ranks(gradient, module, synthetic_batch(config), keys)) <= HIGHEST
 
 

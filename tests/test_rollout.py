@@ -42,7 +42,7 @@ def rolled_out(name: str, first: int = 0, word: int = 0):
   agent, world, users = small_agent(config), random_world(config), random_users(config, UNITS)
 
   def run(agent):
-    state = rollout.start_session(agent, jax.random.PRNGKey(7), world, first, word, capacity=UNITS)
+    state = rollout.start_session(agent, jax.random.key(7), world, first, word, capacity=UNITS)
     return rollout.rollout(agent, state, users, random_text(config, UNITS))
 
   state, spoken = jax.jit(run)(agent)
@@ -85,7 +85,7 @@ def test_layers_in_the_dtype_of_their_use_give_the_same_numbers():
   agent, world = small_agent(config), random_world(config)
   used = rollout.cast_layers_to_compute_dtype(agent)
   assert {leaf.dtype for leaf in jax.tree.leaves(used.streamer.transformer.layers)} == {jnp.dtype(jnp.bfloat16)}
-  state = rollout.start_session(agent, jax.random.PRNGKey(0), world)
+  state = rollout.start_session(agent, jax.random.key(0), world)
   perform = jax.jit(lambda agent: rollout.perform(agent, state)[0])
   for a, b in zip(perform(agent), perform(used)):
     np.testing.assert_array_equal(a, b)
@@ -167,7 +167,7 @@ def test_law_2_the_future_of_a_rollout_may_be_nan(close):
 
   @jax.jit
   def run(agent, users):
-    state = rollout.start_session(agent, jax.random.PRNGKey(7), world, 0, 0, capacity=UNITS)
+    state = rollout.start_session(agent, jax.random.key(7), world, 0, 0, capacity=UNITS)
     return rollout.rollout(agent, state, users, random_text(config, UNITS))[1]
 
   clean, late = run(agent, users), run(agent, nan)
@@ -190,7 +190,7 @@ def test_law_5_a_session_does_not_notice_its_neighbours_or_its_slot():
 
     return jax.vmap(session)(seeds, worlds, users)
 
-  seeds = jnp.stack([jax.random.PRNGKey(seed) for seed in range(3)])
+  seeds = jnp.stack([jax.random.key(seed) for seed in range(3)])
   first = run(agent, seeds, stack(worlds), stack(users))
   order = jnp.array([2, 0, 1])
   moved = run(agent, seeds[order], stack([worlds[i] for i in order]), stack([users[i] for i in order]))
@@ -217,7 +217,7 @@ def test_law_9_calling_changes_no_leaf_and_no_module_is_in_two_places():
   before = jax.tree.leaves(agent)
 
   def call():  # traced with the agent closed over: a call that changed it would leave a tracer in it
-    state = rollout.start_session(agent, jax.random.PRNGKey(0), random_world(config))
+    state = rollout.start_session(agent, jax.random.key(0), random_world(config))
     return rollout.step_unit(agent, state, jax.tree.map(lambda x: x[0], random_users(config, 1)))
 
   jax.eval_shape(call)
@@ -231,7 +231,7 @@ def test_text_is_greedy_at_temperature_zero_and_seeded_above():
   agent, world, users, _, _ = rolled_out("paper")
 
   def run(seed, temperature, bias):
-    state = rollout.start_session(agent, jax.random.PRNGKey(seed), world)
+    state = rollout.start_session(agent, jax.random.key(seed), world)
     state = state._replace(sampling=rollout.Sampling(temperature, bias, *state.sampling[2:]))
     return rollout.rollout(agent, state, users)[1].text
 
@@ -250,7 +250,7 @@ def test_only_a_new_shape_compiles():
     traces.append(1)
     return rollout.step_unit(agent, state, user)
 
-  state = jax.jit(rollout.start_session)(agent, jax.random.PRNGKey(0), random_world(config))
+  state = jax.jit(rollout.start_session)(agent, jax.random.key(0), random_world(config))
   users = random_users(config, 6)
   for k in range(6):  # past the window, with and without video and words
     state, _ = step(agent, state, jax.tree.map(lambda x, k=k: x[k], users))

@@ -40,14 +40,14 @@ def one_token_config(**changes) -> Config:
 def two_units(config: Config) -> Coords:
   """WORLD, the clean tokens of units 0 and 1, then their PERFORM tokens."""
   layout = build_layout(config)
-  clean, late = layout.phase(*CLEAN_PHASES), layout.phase(PERFORM)
+  clean, noisy = layout.phase(*CLEAN_PHASES), layout.phase(PERFORM)
   early = {"commit_video": Dynamic(jnp.zeros((), bool)), "commit_audio": Dynamic(jnp.zeros((), bool))}
   return Coords.concatenate(
     world_coords(layout, {}),
     unit_coords(layout, clean, jnp.int32(0), early),
     unit_coords(layout, clean, jnp.int32(1), {}),
-    unit_coords(layout, late, jnp.int32(0), {}),
-    unit_coords(layout, late, jnp.int32(1), {}),
+    unit_coords(layout, noisy, jnp.int32(0), {}),
+    unit_coords(layout, noisy, jnp.int32(1), {}),
   )
 
 

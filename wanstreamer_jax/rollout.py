@@ -1,9 +1,9 @@
-"""One step, used by everybody: perceive, commit, think, perform, render.
+"""The model unit by unit: perceive, commit, think, perform, render.
 
-    step_unit(agent, state, user) -> state, spoken
+    step_unit(agent, state, user_unit) -> state, agent_unit
 
-Immutable state in, state out; nothing else remembers. A rollout is `lax.scan` over it, self-forcing training scans the
-same function, serving jits it. There is no second decoding path.
+Immutable state in, state out; nothing else remembers. A rollout is `lax.scan` over it, serving jits its five phases.
+There is no second decoding path. `teacher_forcing.py` is the same model over a whole crop at once.
 
   perceive   raw user unit -> tokens                              (perception states advance)
   commit     COMMIT; may run before the user's unit is there      (appends its KV)
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Float32, Int
 
 from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
@@ -26,11 +27,11 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow import Field, euler, guided, schedule
 from wanstreamer_jax.model.attention import cached_attention
 from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
-from wanstreamer_jax.model.tokens import PAD, Latents, pack, text_valid
-from wanstreamer_jax.model.transformer import Cache, Pass, alone
-from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.model.tokens import PAD, Latents, Past, pack, text_valid
+from wanstreamer_jax.model.transformer import Cache, Pass, single_device
+from wanstreamer_jax.nn.attention_parts import KeyValue
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
-from wanstreamer_jax.perception.audio import AudioState
+from wanstreamer_jax.perception.audio_encoder import AudioState
 from wanstreamer_jax.units import COMMIT, HEAR, PERFORM, REFEED, STATE, TEXT, Coords, Layout, build_layout
 
 
@@ -67,13 +68,14 @@ class UserUnit(NamedTuple):
 
 
 class Sampling(NamedTuple):
-  """How words and latents are drawn (a request's choice)."""
+  """How text and latents are drawn (a request's choice).
 
-  temperature: HostOrDevice  # of words; 0 is greedy
+  times: float32 [flow.steps + 1], where the solver goes; zeros at the end are steps that it does not take.
+  """
+
+  temperature: HostOrDevice  # of text; 0 is greedy
   pad_bias: HostOrDevice  # added to PAD's logit
-  times: (
-    HostOrDevice  # float32 [flow.steps + 1], where the solver goes; zeros at the end are steps that it does not take
-  )
+  times: HostOrDevice
   guidance: HostOrDevice  # scale; 1 is none
 
   @classmethod
@@ -91,17 +93,17 @@ class Sampling(NamedTuple):
 class Unconditional(NamedTuple):
   """What guidance's second branch remembers by itself: the session as if it had no user and no world."""
 
-  words: jax.Array  # int32
+  text_tokens: jax.Array  # int32
   cache: Cache
 
 
 class SessionState(NamedTuple):
   """Everything that one session remembers between units."""
 
-  seed: jax.Array  # uint32 [2], the session's PRNG key; the noise of unit k is fold_in(seed, k)
-  unit: jax.Array  # int32, the unit that the next step makes
+  seed: jax.Array  # uint32 [2], the data of the session's random key: a saved session holds plain arrays
+  unit: jax.Array  # int32, the unit that the next step makes; beyond 46 hours (`rotary.LAST_ID`) outputs are NaN
   made: jax.Array  # int32, how many units this session has made (unit - made is where its clock started)
-  words: jax.Array  # int32, how many words both sides' text had so far
+  text_tokens: jax.Array  # int32, how many tokens both sides' text had so far, PAD not counted
   cache: Cache
   unconditional: Unconditional | None  # with `flow.guidance`
   past: Latents  # the last commit_delay units' latents, newest last: [d, h, w, Z], [d, A, Z]
@@ -114,9 +116,9 @@ class SessionState(NamedTuple):
 class AgentUnit(NamedTuple):
   """What the agent did in one unit. `trace` holds intermediates that jit prunes when nobody asks for them."""
 
-  audio: jax.Array  # float32 [samples]
-  video: jax.Array  # float32 [frames, H, W, 3]
-  text: jax.Array  # int32 [n], PAD-filled
+  audio: Float32[Array, "samples"]
+  video: Float32[Array, "frames H W 3"]
+  text: Int[Array, "n"]  # PAD-filled
   latents: Latents
   trace: dict[str, Any]
 
@@ -131,20 +133,20 @@ def ring_units(config: Config, capacity: int | None = None) -> int:
 
 def start_session(
   agent: Agent,
-  seed: jax.Array,
+  key: jax.Array,
   world: WorldArrays,
   first_unit: int = 0,
-  first_word: int = 0,
+  first_text_token: int = 0,
   *,
   capacity: int | None = None,
 ) -> SessionState:
   """The state before the first unit: WORLD prefilled once, codecs primed with the portrait or mid-grey.
 
-  seed: a PRNG key; first_unit, first_word: where the session's clocks start; capacity: ring size in units for
-  full-history layouts.
+  key: of the session's draws; first_unit, first_text_token: where the session's clocks start; capacity: ring size in
+  units for full-history layouts.
   """
   config, delay = agent.config, agent.config.layout.commit_delay
-  layout, words = build_layout(config), jnp.asarray(first_word, jnp.int32)
+  layout, text_tokens = build_layout(config), jnp.asarray(first_text_token, jnp.int32)
   empty = cache = Cache.empty(config.model, layout.cache_tokens(ring_units(config, capacity)))
   if layout.world_tokens:
     x, coords = agent.streamer.world(world)
@@ -152,12 +154,12 @@ def start_session(
     cache = cache.write(kv, coords, jnp.zeros((), jnp.int32))
   video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_vae.latent_dim))
   return SessionState(
-    seed=seed,
+    seed=jax.random.key_data(key),
     unit=jnp.asarray(first_unit, jnp.int32),
     made=jnp.zeros((), jnp.int32),
-    words=words,
+    text_tokens=text_tokens,
     cache=cache,
-    unconditional=None if config.flow.guidance is None else Unconditional(words, empty),
+    unconditional=None if config.flow.guidance is None else Unconditional(text_tokens, empty),
     past=Latents(video, jnp.zeros((delay, config.audio_latents, config.audio_vae.latent_dim))),
     hearing=agent.streamer.hear.initial_state(),
     audio_decoder=agent.audio_vae.decoder_state(),
@@ -172,15 +174,15 @@ def prime_video_decoder(agent: Agent, world: WorldArrays) -> Any:
   grey = agent.video_vae.primed_decoder_state(media.height, media.width)
   if not agent.config.layout.portrait:
     return grey
-  _, seen = agent.video_vae.decode_first(world.portrait[None])
-  return jax.tree.map(lambda a, b: jnp.where(world.portrait_valid, a, b), seen, grey)
+  _, portrait = agent.video_vae.decode_first(world.portrait[None])
+  return jax.tree.map(lambda a, b: jnp.where(world.portrait_valid, a, b), portrait, grey)
 
 
 def perceive(agent: Agent, state: SessionState, user: UserUnit) -> tuple[UserTokens, SessionState]:
   """Raw user unit -> tokens."""
   audio, video, hearing = agent.streamer.perceive(user.audio, user.video[None], state.hearing)
-  heard = UserTokens(audio[0], video[0], user.text, user.audio_valid, user.video_valid)
-  return heard, state._replace(hearing=hearing)
+  tokens = UserTokens(audio[0], video[0], user.text, user.audio_valid, user.video_valid)
+  return tokens, state._replace(hearing=hearing)
 
 
 def commit(agent: Agent, state: SessionState) -> SessionState:
@@ -190,7 +192,7 @@ def commit(agent: Agent, state: SessionState) -> SessionState:
   if not segments:
     return state
   with jax.named_scope("commit"):
-    tokens = pack(layout, segments, state.unit, agent.streamer.committing(_history(state, layout)))
+    tokens = pack(layout, segments, state.unit, agent.streamer.commit_content(_history(state, layout)))
     if state.unconditional is not None:
       cache = _append(agent, state, state.unconditional.cache, *tokens, 0)[1]
       state = state._replace(unconditional=state.unconditional._replace(cache=cache))
@@ -198,43 +200,43 @@ def commit(agent: Agent, state: SessionState) -> SessionState:
 
 
 def think(
-  agent: Agent, state: SessionState, heard: UserTokens, forced_text: jax.Array | None = None
-) -> tuple[jax.Array, SessionState, dict[str, Any]]:
-  """HEAR and STATE in one pass, then one pass per TEXT slot, after `commit`. -> (text int32 [n], state, trace).
+  agent: Agent, state: SessionState, user: UserTokens, forced_text: Int[Array, "n"] | None = None
+) -> tuple[Int[Array, "n"], SessionState, dict[str, Any]]:
+  """HEAR and STATE in one pass, then one pass per TEXT slot, after `commit`. -> (text, state, trace).
 
-  forced_text replaces the choice of words (teacher forcing, and the tests of law 3); logits are those of the model.
+  forced_text replaces the choice of tokens (teacher forcing, and the tests of law 3); logits are those of the model.
   """
   layout = build_layout(agent.config)
   with jax.named_scope("think"):
-    content, words = agent.streamer.hearing(heard, state.words)
+    content, text_tokens = agent.streamer.user_content(user, state.text_tokens)
     tokens = pack(layout, layout.phase(HEAR, STATE), state.unit, content)
     hidden, cache = _append(agent, state, state.cache, *tokens, layout.tokens(COMMIT))
-    logits, text, open_ = [agent.streamer.logits(hidden[-1:])[0]], [], jnp.ones((), bool)
+    logits, text, open_ = [agent.streamer.logits(hidden[-1:])[0]], [], jnp.ones((), bool)  # open: no PAD yet
     for slot in range(layout.config.text_slots):
       token = _choose(state, logits[-1], slot) if forced_text is None else forced_text[slot]
       token = jnp.where(open_, token, PAD)
-      word, words = agent.streamer.speaking(token[None], open_[None], words)
-      tokens = _text_slot(layout, state.unit, slot, word)
+      written, text_tokens = agent.streamer.text_content(token[None], open_[None], text_tokens)
+      tokens = _text_slot(layout, state.unit, slot, written)
       hidden, cache = _append(agent, state, cache, *tokens, layout.tokens(COMMIT, HEAR, STATE) + slot)
       logits.append(agent.streamer.logits(hidden)[0])
       text.append(token)
       open_ = open_ & (token != PAD)
-    state = state._replace(cache=cache, words=words)
+    state = state._replace(cache=cache, text_tokens=text_tokens)
     if state.unconditional is not None:
-      state = state._replace(unconditional=_unheard(agent, state, heard, jnp.stack(text)))
+      state = state._replace(unconditional=_think_unconditional(agent, state, user, jnp.stack(text)))
   return jnp.stack(text), state, {"logits": jnp.stack(logits[:-1])}
 
 
-def _unheard(agent: Agent, state: SessionState, heard: UserTokens, text: jax.Array) -> Unconditional:
-  """HEAR, STATE and TEXT of the unconditional branch, in one pass: nothing was heard, and the words are known."""
+def _think_unconditional(agent: Agent, state: SessionState, user: UserTokens, text: jax.Array) -> Unconditional:
+  """HEAR, STATE and TEXT of the unconditional branch, in one pass: it hears nothing, and the text is known."""
   assert state.unconditional is not None
-  layout, (words, cache) = build_layout(agent.config), state.unconditional
+  layout, (text_tokens, cache) = build_layout(agent.config), state.unconditional
   no = jnp.zeros((), bool)
-  nothing = heard._replace(text=jnp.full_like(heard.text, PAD), audio_valid=no, video_valid=no)
-  content, words = agent.streamer.hearing(nothing, words)
-  content["text"], words = agent.streamer.speaking(text, text_valid(text), words)
+  nothing = user._replace(text=jnp.full_like(user.text, PAD), audio_valid=no, video_valid=no)
+  content, text_tokens = agent.streamer.user_content(nothing, text_tokens)
+  content["text"], text_tokens = agent.streamer.text_content(text, text_valid(text), text_tokens)
   tokens = pack(layout, layout.phase(HEAR, STATE, TEXT), state.unit, content)
-  return Unconditional(words, _append(agent, state, cache, *tokens, layout.tokens(COMMIT))[1])
+  return Unconditional(text_tokens, _append(agent, state, cache, *tokens, layout.tokens(COMMIT))[1])
 
 
 def _text_slot(layout: Layout, unit: jax.Array, slot: int, content: Any) -> tuple[jax.Array, Coords]:
@@ -249,22 +251,23 @@ def _append(
 ) -> tuple[jax.Array, Cache]:
   """Runs tokens against the cache and appends their KV, `offset` tokens after the unit's first."""
   layout = build_layout(agent.config)
-  hidden, kv = alone(agent.streamer.transformer, (), x, coords, [cache.coords], [cache.kv])
+  hidden, kv = single_device(agent.streamer.transformer, (), x, coords, [cache.coords], [cache.kv])
   ring = (cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
   return hidden, cache.write(kv, coords, layout.slot(state.unit, ring) + offset)
 
 
 def _history(state: SessionState, layout: Layout) -> History:
-  """The agent's own past as unit k is shown it: clean (flow time 0), invalid before the session began."""
-  delay, zero = layout.config.commit_delay, jnp.zeros(())
-  newest = jax.tree.map(lambda x: x[-1], state.past)
-  oldest = jax.tree.map(lambda x: x[0], state.past)
-  exists = lambda units: jnp.broadcast_to(state.made >= units, (2,))
-  return History(oldest, zero, exists(delay), newest, zero, exists(1))
+  """The agent's own past as unit k is shown it: clean, invalid before the session began."""
+
+  def past(index: int, age: int) -> Past:
+    latents = jax.tree.map(lambda x: x[index], state.past)
+    return Past.clean(latents, jnp.broadcast_to(state.made >= age, (2,)))
+
+  return History(commit=past(0, layout.config.commit_delay), previous=past(-1, 1))
 
 
-def _choose(state: SessionState, logits: jax.Array, slot: int) -> jax.Array:
-  """The next text token: greedy at temperature 0, sampled otherwise; the same session draws the same words."""
+def _choose(state: SessionState, logits: Float[Array, "V"], slot: int) -> Int[Array, ""]:
+  """The next text token: greedy at temperature 0, sampled otherwise; the same session draws the same text."""
   logits = logits.at[PAD].add(state.sampling.pad_bias)
   key = jax.random.fold_in(unit_keys(state.seed, state.unit)[2], slot)
   temperature = jnp.maximum(state.sampling.temperature, 1e-6)
@@ -273,8 +276,8 @@ def _choose(state: SessionState, logits: jax.Array, slot: int) -> jax.Array:
 
 
 def unit_keys(seed: jax.Array, unit: jax.Array) -> jax.Array:
-  """The keys of a unit's three draws: video noise, audio noise, words."""
-  return jax.random.split(jax.random.fold_in(seed, unit), 3)
+  """The keys of a unit's three draws: video noise, audio noise, text. seed: as in `SessionState`."""
+  return jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(seed), unit), 3)
 
 
 def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:
@@ -285,10 +288,10 @@ def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:
   return Latents(jax.random.normal(video_key, video), jax.random.normal(audio_key, audio))
 
 
-def perform(agent: Agent, state: SessionState, one_pass: Pass = alone) -> tuple[Latents, dict[str, Any]]:
+def perform(agent: Agent, state: SessionState, one_pass: Pass = single_device) -> tuple[Latents, dict[str, Any]]:
   """REFEED once, then the solver over PERFORM; reads the KV-cache only. -> (the unit's latents, trace).
 
-  one_pass: how the Transformer is run, on one device or spread over several (`model/ulysses_performer.py`).
+  one_pass: how the Transformer is run, on one device or spread over several (`model/ulysses.py`).
   """
   with jax.named_scope("perform"):
     field = _field(agent, state, state.cache, one_pass)
@@ -320,18 +323,16 @@ def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> F
 def _refeed(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> tuple[KeyValue, Coords]:
   """Keys and values of the previous unit's latents at the noisy patch size; they live for this unit only."""
   layout = build_layout(agent.config)
-  history = _history(state, layout)
-  content = agent.streamer.tokens.history(
-    "refeed", history.previous, history.previous_flow_time, history.previous_valid
-  )
-  segments = layout.phase(REFEED)
-  x, coords = pack(layout, segments, state.unit, content)
+  history, segments = _history(state, layout), layout.phase(REFEED)
+  x, coords = pack(layout, segments, state.unit, agent.streamer.refeed_content(history))
   _, kv = one_pass(agent.streamer.transformer, segments, x, coords, [cache.coords], [cache.kv])
   return kv, coords
 
 
-def render(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
-  """Latents of one unit -> (audio [samples], video [frames, H, W, 3], state)."""
+def render(
+  agent: Agent, state: SessionState, latents: Latents
+) -> tuple[Float[Array, "samples"], Float[Array, "frames H W 3"], SessionState]:
+  """Latents of one unit -> (audio, video, state)."""
   with jax.named_scope("render"):
     audio, audio_decoder = agent.audio_vae.decode(latents.audio, state.audio_decoder)
     video, video_decoder = agent.video_vae.decode(latents.video[None], state.video_decoder)
@@ -360,11 +361,11 @@ def step_unit(
   agent: Agent, state: SessionState, user: UserUnit, forced_text: jax.Array | None = None
 ) -> tuple[SessionState, AgentUnit]:
   """One unit: 160 ms of the user in, 160 ms of the agent out."""
-  heard, state = perceive(agent, state, user)
-  text, state, thoughts = think(agent, commit(agent, state), heard, forced_text)
-  latents, performance = perform(agent, state)
+  tokens, state = perceive(agent, state, user)
+  text, state, thinking = think(agent, commit(agent, state), tokens, forced_text)
+  latents, performing = perform(agent, state)
   audio, video, state = render(agent, state, latents)
-  return finish_unit(state, latents), AgentUnit(audio, video, text, latents, thoughts | performance)
+  return finish_unit(state, latents), AgentUnit(audio, video, text, latents, thinking | performing)
 
 
 def rollout(

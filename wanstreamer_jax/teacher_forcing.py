@@ -1,33 +1,231 @@
-"""Crops of latent records as the teacher-forced pass takes them: what training and evaluation share.
+"""The model over a whole crop at once: one pass over [WORLD | clean units | noisy copies], for every training stage.
 
-A row is one crop of a session: unit fields [K, ...], the session's own fields, and the agent's side of the two units
-before it as `previous_*` [2, ...] (`data/loader.py` says which). Everything is unbatched.
+    predictions = teacher_forced(streamer, conditions(streamer, crop), inputs)
+    errors = squared_errors(predictions.velocity, targets)
+
+`rollout.py` is the same model unit by unit, and both give the same numbers (law 3). A stage has no forward of its own:
+it is a choice of four inputs, of which the pass takes three and the loss the fourth.
+
+    stage                    history             noisy, tau                           targets
+    duplex                   data, noised a bit  data + noise, tau drawn              noise - data
+    consistency              as duplex           data + noise, tau of the schedule    the target network's
+    self-forcing, gradient   recorded rollout    recorded solver inputs, exit step    from teacher and critic
+    self-forcing, anchor     recorded rollout    data + noise, tau drawn              noise - data
+
+A crop has K units and, of the agent, the P units before them (`data.loader.PREVIOUS`). I noisy copies are of some
+units, of all, or of each several times. Everything is unbatched: `jax.vmap` makes the batch.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.loader import Crop
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.attention import AttentionFn, teacher_forced_attention
+from wanstreamer_jax.model.attention_gpu import teacher_forced_attention_gpu
 from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
-from wanstreamer_jax.model.tokens import PAD, Latents
-from wanstreamer_jax.model.ulysses import CONTEXT
-from wanstreamer_jax.parallel.mesh import constrain
-
-Row = dict[str, Any]
-
-
-def with_previous(row: Row, name: str) -> jax.Array:
-  """A field of the P units before the crop and of the crop: [P + K, ...]."""
-  return jnp.concatenate([row[f"previous_{name}"], row[name]])
+from wanstreamer_jax.model.tokens import PAD, Latents, Past, pack, text_valid
+from wanstreamer_jax.model.ulysses import CONTEXT, ContextSharding, check_devices, ulysses
+from wanstreamer_jax.nn.attention_merge import CuDNN
+from wanstreamer_jax.parallel.mesh import axis_size, constrain
+from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, PERFORM, STATE, TEXT, Coords, build_layout
 
 
-def crop_latents(row: Row) -> Latents:
-  """The agent's latents of the P units before the crop and of the crop: float32 [P + K, ...]."""
-  join = lambda name: with_previous(row, name).astype(jnp.float32)
-  return Latents(join("agent_video_latent"), join("agent_audio_latent"))
+class Conditions(NamedTuple):
+  """What the agent of a crop is told: its world, its user, its own words, and where its clocks start."""
+
+  world: WorldArrays
+  user: UserTokens  # [K, ...]
+  text: Int[Array, "K n"]  # PAD-filled
+  first_unit: Int[Array, ""]  # the unit that the crop starts with; of earlier ones only `Inputs.history` is known
+  first_text_token: Int[Array, ""]  # the ordinal to start from
+
+
+class Inputs(NamedTuple):
+  """What a stage chooses. The fourth input, the targets, is the loss's."""
+
+  history: Past  # [P + K, ...]: what COMMIT and REFEED show of every unit
+  noisy: Latents  # [I, ...]: what PERFORM starts from
+  tau: Float[Array, "I"]  # its flow time
+  picked: Int[Array, "I"] | None = None  # which units the copies are of; see `pick_units`
+
+
+class Predictions(NamedTuple):
+  """What the pass says."""
+
+  text: Float[Array, "K n D"]  # hidden states, whose `logits` predict the n text slots
+  velocity: Latents  # [I, ...] of the noisy copies
+
+
+def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs, evicts: bool = True) -> Predictions:
+  """One pass of the Transformer over [WORLD | K clean units | I noisy copies].
+
+  evicts: False if the caller knows that no unit is so late that a part of its session's past would have been evicted,
+  which makes the TPU kernel cheaper. Raises ConfigError for units or heads that do not divide over the mesh, and for
+  crops that `config.model.attention` cannot express.
+  """
+  config, layout = streamer.config, build_layout(streamer.config)
+  units, copies = conditions.text.shape[0], inputs.tau.shape[0]
+  check_devices(config.model.heads, units, copies)
+  history = unit_history(inputs.history, units, config.layout.commit_delay)
+  parts = (
+    _world_tokens(streamer, conditions.world),
+    _clean_tokens(streamer, conditions, history),
+    _noisy_tokens(streamer, conditions, history, inputs),
+  )
+  tokens, coords = [x for x, _ in parts], [x for _, x in parts]  # [T, D] and [T] of each part
+  sharding = ContextSharding(axis_size(CONTEXT), tuple(x.shape[0] for x in tokens))
+  attention = training_attention(config, Coords.concatenate(*coords[:2]), coords[2], sharding, evicts)
+  hidden, _ = streamer.transformer(sharding.scatter(*tokens), sharding.scatter(*coords), attention)
+  _, clean, noisy = sharding.gather(hidden)
+  clean = clean.reshape(units, layout.clean_tokens, -1)  # [K, Tc, D]
+  noisy = noisy.reshape(copies, layout.tokens(*NOISY_PHASES), -1)  # [I, E, D]
+  writing = clean[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot's state predicts nothing
+  performing = noisy[:, -layout.tokens(PERFORM) :]
+  velocity = jax.vmap(streamer.heads.velocity)(performing, inputs.noisy, inputs.tau)
+  return Predictions(constrain(writing, CONTEXT), velocity)
+
+
+def _world_tokens(streamer: WanStreamer, world: WorldArrays) -> tuple[Float[Array, "T D"], Coords]:
+  tokens, coords = streamer.world(world)
+  return constrain(tokens, None), coords  # it need not divide over devices, and XLA breaks on lookups that do not
+
+
+def _clean_tokens(
+  streamer: WanStreamer, conditions: Conditions, history: History
+) -> tuple[Float[Array, "T D"], Coords]:
+  """COMMIT, HEAR, STATE and TEXT of all units, one unit after the other: [K * Tc, D]."""
+  layout = build_layout(streamer.config)
+
+  def unit(before: jax.Array, inputs: Any) -> tuple[jax.Array, Coords]:
+    number, history, user, text = inputs
+    content, text_tokens = streamer.user_content(user, before)
+    content |= streamer.commit_content(history)
+    content["text"], _ = streamer.text_content(text, text_valid(text), text_tokens)
+    return pack(layout, layout.phase(*CLEAN_PHASES), number, content)
+
+  text, user = conditions.text, conditions.user
+  counts = jnp.sum(user.text != PAD, axis=1) + jnp.sum(text_valid(text) & (text != PAD), axis=1)
+  before = conditions.first_text_token + jnp.cumsum(counts) - counts  # [K]: text tokens before each unit
+  return _in_a_row(jax.vmap(unit)(before, _split((_numbers(conditions), history, user, text))))
+
+
+def _noisy_tokens(
+  streamer: WanStreamer, conditions: Conditions, history: History, inputs: Inputs
+) -> tuple[Float[Array, "T D"], Coords]:
+  """REFEED and PERFORM of all noisy copies, one copy after the other: [I * E, D]."""
+  layout = build_layout(streamer.config)
+
+  def copy(inputs: Any) -> tuple[jax.Array, Coords]:
+    number, history, noisy, tau = inputs
+    content = streamer.refeed_content(history) | streamer.tokens.noisy(noisy, tau)
+    return pack(layout, layout.phase(*NOISY_PHASES), number, content)
+
+  of_copies = pick_units((_numbers(conditions), history), inputs.picked, inputs.tau.shape[0])
+  return _in_a_row(jax.vmap(copy)(_split((*of_copies, inputs.noisy, inputs.tau))))
+
+
+def _numbers(conditions: Conditions) -> Int[Array, "K"]:
+  """The units' numbers in their session."""
+  return conditions.first_unit + jnp.arange(conditions.text.shape[0])
+
+
+def _split(tree: Any) -> Any:
+  """On a mesh, every device has a share of the units: arrays [K, ...] or [I, ...]."""
+  return jax.tree.map(lambda x: constrain(x, CONTEXT), tree)
+
+
+def _in_a_row(tree: Any) -> Any:
+  """Arrays [units, tokens, ...] -> [units * tokens, ...]."""
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def unit_history(past: Past, units: int, delay: int) -> History:
+  """What each of K units is shown of the past [P + K, ...]: unit k - delay for COMMIT, unit k - 1 for REFEED."""
+
+  def earlier(age: int) -> Past:
+    first = past.flow_time.shape[0] - units - age
+    return jax.tree.map(lambda x: x[first : first + units], past)
+
+  return History(earlier(delay), earlier(1))
+
+
+def pick_units(tree: Any, picked: jax.Array | None, copies: int) -> Any:
+  """What arrays [K, ...] hold of the units of I noisy copies: [I, ...], ascending, so that on a mesh no unit moves.
+
+  I < K: `picked` says which, one of each K / I consecutive ones. I = K: every unit. I = D * K: every unit D times in a
+  row, which are D draws on one clean copy (of self-forcing, replay and anchor).
+  """
+
+  def rows(x: jax.Array) -> jax.Array:
+    if copies >= x.shape[0]:
+      return x if copies == x.shape[0] else jnp.repeat(x, copies // x.shape[0], axis=0)
+    assert picked is not None
+    strides = x.reshape(copies, -1, *x.shape[1:])  # [I, K / I, ...]
+    return jax.vmap(lambda stride, i: stride[i % stride.shape[0]])(strides, picked)
+
+  return jax.tree.map(rows, tree)
+
+
+def training_attention(
+  config: Config, clean: Coords, noisy: Coords, sharding: ContextSharding, evicts: bool
+) -> AttentionFn:
+  """How the pass attends: `config.model.attention`. All ways give the same numbers; evicts: as in `teacher_forced`.
+
+  Raises ConfigError where a kernel cannot express the crop.
+  """
+  layout, chosen = build_layout(config), config.model.attention
+  units = (clean.unit.shape[0] - layout.world_tokens) // layout.clean_tokens
+  copies = noisy.unit.shape[0] // layout.tokens(*NOISY_PHASES)
+  if chosen != "xla" and copies > units:
+    raise ConfigError(f"{copies} noisy copies of {units} units need model.attention=xla, not {chosen}")
+
+  def whole(clean: Coords, noisy: Coords) -> AttentionFn:
+    if chosen == "xla":
+      return teacher_forced_attention(clean, noisy, layout)
+    if chosen == "cudnn":
+      return teacher_forced_attention_gpu(clean, noisy, layout, CuDNN())
+    from wanstreamer_jax.model.attention_tpu import teacher_forced_attention_tpu  # Pallas takes a second to import
+
+    return teacher_forced_attention_tpu(clean, noisy, layout, evicts)
+
+  return ulysses(whole, clean, noisy, sharding)
+
+
+def conditions(streamer: WanStreamer, crop: Crop) -> Conditions:
+  """A crop as its agent is told it: the user's side perceived, the clock that of its session."""
+  samples = audio_to_float(crop.user_audio).reshape(-1)  # [K, samples] -> [K * samples]
+  audio, video, _ = streamer.perceive(samples, video_to_float(crop.user_video), streamer.hear.initial_state())
+  user = UserTokens(audio, video, crop.user_text, crop.user_audio_valid, crop.user_video_valid)
+  return Conditions(crop_world(crop, streamer.config), user, crop.agent_text, crop.start, jnp.zeros((), jnp.int32))
+
+
+def crop_world(crop: Crop, config: Config) -> WorldArrays:
+  """WORLD of the crop's session."""
+  empty = WorldArrays.empty(config)
+  return WorldArrays(
+    text=crop.world_text,
+    portrait=crop.portrait_latent.astype(jnp.float32) if config.layout.portrait else empty.portrait,
+    portrait_valid=crop.portrait_valid,
+    voice=crop.voice_latent.astype(jnp.float32) if config.layout.voice_units else empty.voice,
+    voice_valid=crop.voice_valid,
+  )
+
+
+def crop_past(crop: Crop) -> Past:
+  """The agent's true latents, clean: [P + K, ...]. The last K are those of the crop itself."""
+  latents = Latents(crop.agent_video_latent.astype(jnp.float32), crop.agent_audio_latent.astype(jnp.float32))
+  return Past.clean(latents, jnp.stack([crop.agent_video_valid, crop.agent_audio_valid], axis=1))
+
+
+def last_units(tree: Any, units: int) -> Any:
+  """The last units of arrays [P + K, ...]."""
+  return jax.tree.map(lambda x: x[-units:], tree)
 
 
 class Shown(NamedTuple):
@@ -40,68 +238,61 @@ class Shown(NamedTuple):
   user_video: jax.Array
 
 
-def mask_inputs(row: Row, shown: Shown) -> Row:
-  """The row without the inputs that are not shown: text is PAD, media are invalid."""
-  text = {"world_text": shown.world, "user_text": shown.user_text}
-  media = {"voice_valid": shown.world, "portrait_valid": shown.portrait}
-  media |= {"user_audio_valid": shown.user_audio, "user_video_valid": shown.user_video}
-  masked = {name: jnp.where(keep, row[name], PAD) for name, keep in text.items()}
-  return row | masked | {name: row[name] & keep for name, keep in media.items()}
-
-
-def crop_world(row: Row, config: Config) -> WorldArrays:
-  """WORLD of the session."""
-  empty = WorldArrays.empty(config)
-  return WorldArrays(
-    text=row["world_text"],
-    portrait=row["portrait_latent"].astype(jnp.float32) if config.layout.portrait else empty.portrait,
-    portrait_valid=row["portrait_valid"],
-    voice=row["voice_latent"].astype(jnp.float32) if config.layout.voice_units else empty.voice,
-    voice_valid=row["voice_valid"],
+def mask_inputs(crop: Crop, shown: Shown) -> Crop:
+  """The crop without the inputs that are not shown: text is PAD, media are invalid."""
+  return crop._replace(
+    world_text=jnp.where(shown.world, crop.world_text, PAD),
+    voice_valid=crop.voice_valid & shown.world,
+    portrait_valid=crop.portrait_valid & shown.portrait,
+    user_text=jnp.where(shown.user_text, crop.user_text, PAD),
+    user_audio_valid=crop.user_audio_valid & shown.user_audio,
+    user_video_valid=crop.user_video_valid & shown.user_video,
   )
 
 
-def crop_heard(streamer: WanStreamer, row: Row) -> UserTokens:
-  """The user's side, perceived."""
-  samples = audio_to_float(row["user_audio"]).reshape(-1)
-  audio, video, _ = streamer.perceive(samples, video_to_float(row["user_video"]), streamer.hear.initial_state())
-  return UserTokens(audio, video, row["user_text"], row["user_audio_valid"], row["user_video_valid"])
+def squared_errors(found: Latents, expected: Latents) -> Latents:
+  """Mean squared error of every unit: video and audio [I, ...] -> [I]."""
+
+  def error(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(a - b).reshape(a.shape[0], -1), axis=1)
+
+  return jax.tree.map(error, found, expected)
 
 
-def crop_history(row: Row, shown: Latents, level: jax.Array, keep_audio: jax.Array, delay: int) -> History:
-  """What every unit is shown of the agent's past: latents of unit k - delay, and of unit k - 1 for REFEED.
+def posterior_mean(inputs: Inputs, velocity: Latents) -> Latents:
+  """The clean latents that a velocity implies, x0 = z - tau v: what distillation compares. [I, ...]."""
 
-  shown: latents [P + K, ...], perhaps noised; level: their flow time [P + K]; keep_audio: bool [P + K].
+  def mean(z: jax.Array, v: jax.Array) -> jax.Array:
+    return z - inputs.tau.reshape(-1, *[1] * (z.ndim - 1)) * v
+
+  return jax.tree.map(mean, inputs.noisy, velocity)
+
+
+class TextScores(NamedTuple):
+  """How a crop's text slots were predicted: also slots that do not exist, whose scores nobody uses."""
+
+  nll: Float32[Array, "K n"]  # negative log-likelihood in nats
+  correct: Bool[Array, "K n"]  # whether the token is the likeliest one
+  log_z: Float32[Array, "K n"]  # log of the logits' normaliser
+
+
+def text_scores(streamer: WanStreamer, hidden: Float[Array, "K n D"], text: Int[Array, "K n"]) -> TextScores:
+  """hidden: as in `Predictions.text`.
+
+  Slot after slot, computed again for the gradient: a minute's logits of all slots, over 152k tokens, are 0.7 GB a copy.
   """
-  units = row["agent_text"].shape[0]
-  total = level.shape[0]
-  previous = total - units
-  heard = with_previous(row, "agent_audio_valid") & keep_audio
-  valid = jnp.stack([with_previous(row, "agent_video_valid"), heard], axis=1)
-  at = lambda x, d: x[previous - d : total - d]
-  past = lambda d: (jax.tree.map(lambda x: at(x, d), shown), at(level, d), at(valid, d))
-  return History(*past(delay), *past(1))
 
-
-def text_entropy(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> tuple[jax.Array, ...]:
-  """Cross-entropy in nats of every text slot, whether its word is the likeliest one, and log Z of its logits.
-
-  hidden: [K, n, D], as in `Predictions.text`; text: int32 [K, n] -> float32, bool and float32 [K, n].
-
-  Slot after slot, computed again for the gradient: a minute's logits of all slots, over 152k words, are 0.7 GB a copy.
-  """
-
-  def slot(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+  def slot(inputs: tuple[jax.Array, jax.Array]) -> TextScores:
     logits = constrain(streamer.logits(constrain(inputs[0], CONTEXT)), CONTEXT)  # [K, V]
     log_z = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, inputs[1][:, None], axis=-1)[:, 0]
-    return log_z - chosen, jnp.argmax(logits, axis=-1) == inputs[1], log_z
+    return TextScores(log_z - chosen, jnp.argmax(logits, axis=-1) == inputs[1], log_z)
 
-  entropy, best, log_z = jax.lax.map(jax.checkpoint(slot), (hidden.swapaxes(0, 1), text.T))
-  return entropy.T, best.T, log_z.T
+  by_slot = jax.lax.map(jax.checkpoint(slot), (hidden.swapaxes(0, 1), text.T))  # [n, K]
+  return jax.tree.map(jnp.transpose, by_slot)
 
 
-def onsets(text: jax.Array) -> jax.Array:
-  """bool [K]: units whose first word follows a unit without words. text: int32 [K, n]."""
-  word = text[:, 0] != PAD
-  return word & ~jnp.concatenate([jnp.zeros(1, bool), word[:-1]])
+def onsets(text: Int[Array, "K n"]) -> Bool[Array, "K"]:
+  """Units with text that follow a unit without."""
+  written = text[:, 0] != PAD
+  return written & ~jnp.concatenate([jnp.zeros(1, bool), written[:-1]])

@@ -34,13 +34,13 @@ W world, C commit, H hear, S state, T text, P perform; C of unit 0 is invalid as
 
 Which consecutive blocks share a forward pass is scheduling and never changes a number.
 
-The letters used in every einsum and shape comment.
+Every einsum and shape comment of the model uses these letters; a letter that a file needs beside them is said there:
 
-    T query tokens      S key tokens        K units of a crop     E ephemeral tokens of a unit (REFEED, PERFORM)
+    T query tokens      S key tokens        K units of a crop     E noisy tokens of a unit (REFEED, PERFORM)
     D model width       F MLP width         V vocabulary          L layers
-    N query heads       M key/value heads   G queries per key     H head dimension (N = M * G)
-    A audio latents of a unit               Z latent channels     C conditioning or convolution channels
-    P patch side        R rows              Q columns
+    N query heads       M key/value heads   G = N / M             H head dimension
+    A audio latents of a unit               Z latent channels     h, w rows and columns of a picture's latent
+    R, Q rows and columns of patches        C channels of convolutions and conditions
 
 There is no batch letter: every function handles one session, and `jax.vmap` makes the batch.
 """
@@ -52,12 +52,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int
 
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config, LayoutConfig
 
+WORLD = "WORLD"
 COMMIT, HEAR, STATE, TEXT, REFEED, PERFORM = "COMMIT", "HEAR", "STATE", "TEXT", "REFEED", "PERFORM"
 CLEAN_PHASES = (COMMIT, HEAR, STATE, TEXT)
-EPHEMERAL_PHASES = (REFEED, PERFORM)
+NOISY_PHASES = (REFEED, PERFORM)
 NO_FLOW_TIME = -1.0  # the flow time of tokens that are not latents
 
 
@@ -92,8 +94,8 @@ class Coords:
     return cls(zeros, zeros, zeros, zeros, no, no, jnp.zeros(tokens), jnp.zeros((tokens, 3), jnp.int32))
 
 
-def visible(query: Coords, key: Coords, window: int | None) -> jax.Array:
-  """The visibility rule. query: Coords [T], key: Coords [S] -> bool [T, S]."""
+def visible(query: Coords, key: Coords, window: int | None) -> Bool[Array, "T S"]:
+  """The visibility rule. query: Coords [T], key: Coords [S]."""
   q = lambda x: x[:, None]
   k = lambda x: x[None, :]
   recent = True if window is None else k(key.pinned) | (q(query.unit) - k(key.unit) < window)
@@ -102,7 +104,7 @@ def visible(query: Coords, key: Coords, window: int | None) -> jax.Array:
   return k(key.valid) & same_session & recent & same_scope & (k(key.block) <= q(query.block))
 
 
-def evicted(unit: jax.Array, layout: LayoutConfig) -> jax.Array:
+def evicted(unit: Int[Array, "*T"], layout: LayoutConfig) -> Int[Array, "*T"]:
   """gap(k): how many units lie between the pinned prefix and the oldest unit that unit k still sees."""
   if layout.window is None:
     return jnp.zeros_like(unit)
@@ -115,16 +117,16 @@ class Segment:
 
   name: str
   phase: str
-  blocks: tuple[int, ...]  # numbered from the start of the unit
   positions: tuple[tuple[int, int, int], ...]  # offsets to the time of the content; text has (t, 0, 0)
   delay: int = 0  # the content is of unit k - delay
-  text: bool = False  # h and w are the ordinal of the token's word among the session's words
+  text: bool = False  # h and w are the ordinal of the token among the session's text tokens
   axes: tuple[int, int, int] = (1, 0, 0)  # which of t, h, w advance with time
   rate: int = POSITIONS_PER_UNIT  # by how much, per unit
+  blocks: tuple[int, ...] = ()  # numbered from the start of the unit; given by `_Blocks`
 
   @property
   def tokens(self) -> int:
-    return len(self.blocks)
+    return len(self.positions)
 
   def slot(self, index: int) -> "Segment":
     """The segment of one of this segment's tokens alone."""
@@ -132,9 +134,9 @@ class Segment:
     return dataclasses.replace(self, blocks=self.blocks[cut], positions=self.positions[cut])
 
   @property
-  def ephemeral(self) -> bool:
+  def noisy(self) -> bool:
     """Whether its tokens are seen within their unit only."""
-    return self.phase in EPHEMERAL_PHASES
+    return self.phase in NOISY_PHASES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,75 +197,65 @@ def _slots(tokens: int) -> tuple[tuple[int, int, int], ...]:
 
 
 class _Blocks:
-  """Hands out consecutive block numbers while a layout is being built."""
+  """Puts segments into cache order and numbers their blocks. Segments without tokens are left out."""
 
   def __init__(self) -> None:
-    self.next = 0
+    self.segments: list[Segment] = []
+    self.next = 0  # block
 
-  def joint(self, *counts: int, split: bool = False) -> list[tuple[int, ...]]:
-    """One bidirectional block over several segments, or one block per segment."""
-    out = []
-    for count in counts:
-      out.append((self.next,) * count)
-      self.next += int(split and count > 0)
-    self.next += int(not split and sum(counts) > 0)
-    return out
+  def _append(self, segment: Segment, blocks: tuple[int, ...]) -> None:
+    self.segments.append(dataclasses.replace(segment, blocks=blocks))
+    self.next = blocks[-1] + 1
 
-  def each(self, *counts: int) -> list[tuple[int, ...]]:
+  def together(self, *segments: Segment) -> None:
+    """One bidirectional block over several segments."""
+    block = self.next
+    for segment in segments:
+      if segment.tokens:
+        self._append(segment, (block,) * segment.tokens)
+
+  def apart(self, *segments: Segment) -> None:
+    """One bidirectional block per segment."""
+    for segment in segments:
+      self.together(segment)
+
+  def each_token(self, *segments: Segment) -> None:
     """One block per token."""
-    out = []
-    for count in counts:
-      out.append(tuple(range(self.next, self.next + count)))
-      self.next += count
-    return out
+    for segment in segments:
+      if segment.tokens:
+        self._append(segment, tuple(range(self.next, self.next + segment.tokens)))
 
 
 @functools.cache
 def build_layout(config: Config) -> Layout:
   """The layout of a frozen config. Ablations are other values of `config.layout`, never branches in the model."""
-  layout = config.layout
-  noisy, audio = _grid(*config.noisy_grid, 1), _line(config.audio_latents)
-  commit = _grid(*config.commit_grid, layout.commit_patch) if layout.committed_history else ()
-  commit_audio = audio if layout.committed_history else ()
-  side = config.user_video_side / config.noisy_side  # the user's picture is laid over the same square as the agent's
-  user_video = _grid(*config.user_video_grid, side) if layout.user_video else ()
-  user_audio = _line(config.perception.audio_tokens)
-  user_text, text = _slots(layout.user_text_slots), _slots(layout.text_slots)
+  layout, blocks = config.layout, _Blocks()
+  video, audio = _grid(*config.noisy_grid, 1), _line(config.audio_latents)
+  commit_video = _grid(*config.commit_grid, layout.commit_patch)
+  user_side = config.user_video_side / config.noisy_side  # the user's picture covers the same square as the agent's
+  user_video = _grid(*config.user_video_grid, user_side) if layout.user_video else ()
+  media = blocks.apart if layout.split_modalities else blocks.together
 
-  blocks = _Blocks()
-  split = layout.split_modalities
-  cv, ca = blocks.joint(len(commit), len(commit_audio), split=split)
-  (ut,) = blocks.each(len(user_text))
-  if layout.token_causal_hear:
-    uv, ua = blocks.each(len(user_video), len(user_audio))
-  else:
-    uv, ua = blocks.joint(len(user_video), len(user_audio), split=split)
-  (st,) = blocks.each(1)
-  (tx,) = blocks.each(len(text))
-  segments = [
-    Segment("commit_video", COMMIT, cv, commit, delay=layout.commit_delay),
-    Segment("commit_audio", COMMIT, ca, commit_audio, delay=layout.commit_delay),
-    Segment("user_text", HEAR, ut, user_text, text=True),
-    Segment("user_video", HEAR, uv, user_video),
-    Segment("user_audio", HEAR, ua, user_audio),
-    Segment("state", STATE, st, ((0, 0, 0),), text=True),
-    Segment("text", TEXT, tx, text, text=True),
-  ]
+  if layout.committed_history:
+    media(
+      Segment("commit_video", COMMIT, commit_video, delay=layout.commit_delay),
+      Segment("commit_audio", COMMIT, audio, delay=layout.commit_delay),
+    )
+  blocks.each_token(Segment("user_text", HEAR, _slots(layout.user_text_slots), text=True))
+  hear = blocks.each_token if layout.token_causal_hear else media
+  hear(Segment("user_video", HEAR, user_video), Segment("user_audio", HEAR, _line(config.perception.audio_tokens)))
+  blocks.each_token(Segment("state", STATE, ((0, 0, 0),), text=True))
+  blocks.each_token(Segment("text", TEXT, _slots(layout.text_slots), text=True))
   if layout.needs_refeed:
-    rv, ra = blocks.joint(len(noisy), len(audio), split=split)
-    segments += [
-      Segment("refeed_video", REFEED, rv, noisy, delay=1),
-      Segment("refeed_audio", REFEED, ra, audio, delay=1),
-    ]
-  # audio first when split, so that the picture can follow the voice
-  na, nv = blocks.joint(len(audio), len(noisy), split=split)
-  segments += [Segment("noisy_video", PERFORM, nv, noisy), Segment("noisy_audio", PERFORM, na, audio)]
-  segments = sorted((segment for segment in segments if segment.tokens), key=lambda segment: segment.blocks[0])
-  step = (POSITIONS_PER_UNIT, 0, 0)
+    media(Segment("refeed_video", REFEED, video, delay=1), Segment("refeed_audio", REFEED, audio, delay=1))
+  perform = [Segment("noisy_video", PERFORM, video), Segment("noisy_audio", PERFORM, audio)]
+  media(*(reversed(perform) if layout.split_modalities else perform))  # apart, the picture can follow the voice
+
+  segments, advance = blocks.segments, (POSITIONS_PER_UNIT, 0, 0)
   if layout.rope == "ordinal":
     segments = _ordinal(segments)
-    step = (segments[0].rate,) * 3
-  return Layout(tuple(segments), _world(config), blocks.next, layout, step)
+    advance = (segments[0].rate,) * 3
+  return Layout(tuple(segments), _world(config), blocks.next, layout, advance)
 
 
 def _ordinal(segments: list[Segment]) -> list[Segment]:
@@ -278,22 +270,18 @@ def _ordinal(segments: list[Segment]) -> list[Segment]:
 
 def _world(config: Config) -> tuple[Segment, ...]:
   """WORLD: text (one block per token), portrait, voice sample. Block numbers are below 0, and so are the ids."""
-  layout = config.layout
-  blocks = _Blocks()
-  (text,) = blocks.each(layout.world_text)
+  layout, blocks = config.layout, _Blocks()
   portrait = _grid(*config.commit_grid, layout.commit_patch, t=-POSITIONS_PER_UNIT) if layout.portrait else ()
-  (pv,) = blocks.joint(len(portrait))
   latents = layout.voice_units * config.audio_latents
-  start = -POSITIONS_PER_UNIT * (layout.voice_units + 1)
+  start = -POSITIONS_PER_UNIT * (layout.voice_units + 1)  # the voice ends where the portrait's time begins
   voice = tuple((start + t, 0, 0) for t, _, _ in _line(latents, layout.voice_units)) if latents else ()
-  (va,) = blocks.joint(len(voice))
-  below = lambda numbers: tuple(number - blocks.next for number in numbers)
-  segments = (
-    Segment("world_text", "WORLD", below(text), ((0, 0, 0),) * len(text), text=True),
-    Segment("portrait", "WORLD", below(pv), portrait),
-    Segment("voice", "WORLD", below(va), voice),
-  )
-  return tuple(segment for segment in segments if segment.tokens)
+  blocks.each_token(Segment("world_text", WORLD, ((0, 0, 0),) * layout.world_text, text=True))
+  blocks.apart(Segment("portrait", WORLD, portrait), Segment("voice", WORLD, voice))
+
+  def below_zero(segment: Segment) -> Segment:
+    return dataclasses.replace(segment, blocks=tuple(block - blocks.next for block in segment.blocks))
+
+  return tuple(map(below_zero, blocks.segments))
 
 
 def segment_slices(segments: tuple[Segment, ...]) -> dict[str, slice]:
@@ -307,11 +295,11 @@ def segment_slices(segments: tuple[Segment, ...]) -> dict[str, slice]:
 
 @dataclasses.dataclass(frozen=True)
 class Dynamic:
-  """What is known of a segment only at run time. Shapes [tokens]; None means all valid / no flow time / no words."""
+  """What is known of a segment only at run time. Shapes [tokens]; None means all valid / no flow time / no text."""
 
   valid: jax.Array | None = None
   flow_time: jax.Array | None = None
-  ordinal: jax.Array | None = None  # index of the token's word among the session's words; WORLD's are negative
+  ordinal: jax.Array | None = None  # index among the session's text tokens; WORLD's are negative
 
 
 def unit_coords(
@@ -320,14 +308,14 @@ def unit_coords(
   """Coordinates of some segments of unit `unit` (a traced int32 scalar). Segments without an entry are all valid."""
   tokens = sum(segment.tokens for segment in segments)
   blocks = jnp.asarray(np.concatenate([segment.blocks for segment in segments]), jnp.int32)
-  ephemeral = np.concatenate([np.full(segment.tokens, segment.ephemeral) for segment in segments])
+  noisy = np.concatenate([np.full(segment.tokens, segment.noisy) for segment in segments])
   return Coords(
     session=jnp.full(tokens, session, jnp.int32),
     unit=jnp.full(tokens, unit, jnp.int32),
     block=unit * layout.blocks_per_unit + blocks,
-    scope=jnp.where(ephemeral, unit + 1, 0).astype(jnp.int32),
+    scope=jnp.where(noisy, unit + 1, 0).astype(jnp.int32),
     valid=_gather(segments, dynamic, "valid", True, bool),
-    pinned=jnp.broadcast_to(unit < layout.config.sinks, (tokens,)) & ~ephemeral,
+    pinned=jnp.broadcast_to(unit < layout.config.sinks, (tokens,)) & ~noisy,
     flow_time=_gather(segments, dynamic, "flow_time", NO_FLOW_TIME, jnp.float32),
     position=jnp.concatenate([_positions(s, unit, dynamic.get(s.name, Dynamic())) for s in segments]),
   )
@@ -363,17 +351,14 @@ def _gather(
   return jnp.concatenate(parts)
 
 
-def _positions(segment: Segment, unit: jax.Array, dynamic: Dynamic) -> jax.Array:
-  """Rotary ids [tokens, 3] of a segment in unit `unit`."""
+def _positions(segment: Segment, unit: Int[Array, ""], dynamic: Dynamic) -> Int[Array, "T 3"]:
+  """Rotary ids of a segment in unit `unit`."""
   offsets = jnp.asarray(np.asarray(segment.positions, np.int32).reshape(-1, 3))
-  if segment.phase == "WORLD" and segment.text:  # t = h = w, as in a language model
-    ordinal = jnp.zeros(segment.tokens, jnp.int32) if dynamic.ordinal is None else dynamic.ordinal
-    return jnp.repeat(POSITIONS_PER_UNIT * ordinal[:, None], 3, axis=1).astype(jnp.int32)
-  if segment.phase == "WORLD":
-    return offsets
+  ordinal = jnp.zeros(segment.tokens, jnp.int32) if dynamic.ordinal is None else dynamic.ordinal
+  text_ids = POSITIONS_PER_UNIT * ordinal
+  if segment.phase == WORLD:  # text has t = h = w, as in a language model
+    return jnp.repeat(text_ids[:, None], 3, axis=1).astype(jnp.int32) if segment.text else offsets
   start = segment.rate * (unit - segment.delay)
   if not segment.text:
     return (offsets + start * jnp.asarray(segment.axes, jnp.int32)).astype(jnp.int32)
-  ordinal = jnp.zeros(segment.tokens, jnp.int32) if dynamic.ordinal is None else dynamic.ordinal
-  words = POSITIONS_PER_UNIT * ordinal
-  return jnp.stack([start + offsets[:, 0], words, words], axis=1).astype(jnp.int32)
+  return jnp.stack([start + offsets[:, 0], text_ids, text_ids], axis=1).astype(jnp.int32)

@@ -16,7 +16,7 @@ from wanstreamer_jax.aot.collectives import Traffic, collectives, replica_groups
 from wanstreamer_jax.cli.aot import aot as aot_command
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.encode import latent_dtypes
-from wanstreamer_jax.data.loader import CARRIED, FIELDS
+from wanstreamer_jax.data.loader import PREVIOUS, SESSION_FIELDS, UNIT_FIELDS, WITH_PAST, batch_shapes
 from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.model.attention_tpu import two_copy_pattern
@@ -216,15 +216,14 @@ def test_the_batch_has_the_shapes_of_latent_records():
   config = load_config("configs/nano.py", ["layout.voice_units=2"])
   source = types.SimpleNamespace(unit_dtype=unit_dtype(config, ()), session_dtype=session_dtype(config))
   units, session = latent_dtypes(source, config)
-  batch = compile.duplex_batch(config)
-  previous = {f"previous_{name}" for name in CARRIED}
-  assert set(batch) == {*FIELDS, *(session.names or ()), "session", "start", *previous}
-  for name in FIELDS:
-    expected = np.zeros((config.data.batch, config.data.units), units)[name]
-    assert (batch[name].shape, batch[name].dtype) == (expected.shape, expected.dtype)
-  for name in set(session.names or ()) - {"seed"}:
+  batch = batch_shapes(config)
+  for name in UNIT_FIELDS:
+    length = config.data.units + PREVIOUS * (name in WITH_PAST)
+    expected = np.zeros((config.data.batch, length), units)[name]
+    assert (getattr(batch, name).shape, getattr(batch, name).dtype) == (expected.shape, expected.dtype)
+  for name in SESSION_FIELDS:
     expected = np.zeros(config.data.batch, session)[name]
-    assert (batch[name].shape, batch[name].dtype) == (expected.shape, expected.dtype)
+    assert (getattr(batch, name).shape, getattr(batch, name).dtype) == (expected.shape, expected.dtype)
 
 
 def test_without_libtpu_one_line_says_what_to_install(monkeypatch):

@@ -79,7 +79,7 @@ def test_a_scope_can_be_left_out():
 def test_the_demo_reads_its_transformer_once_per_pass():
   config = load_config("configs/demo.py")
   agent = jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
-  state = jax.eval_shape(lambda a: start_session(a, jax.random.PRNGKey(0), WorldArrays.empty(config)), agent)
+  state = jax.eval_shape(lambda a: start_session(a, jax.random.key(0), WorldArrays.empty(config)), agent)
   user = unit_step.random_unit(config)
   costs = unit_step.phase_costs(agent, state, user)
   size = lambda x: x.size * x.dtype.itemsize

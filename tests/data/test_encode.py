@@ -16,7 +16,7 @@ from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.data import encode as encode_module
 from wanstreamer_jax.data import records
 from wanstreamer_jax.data.encode import encode
-from wanstreamer_jax.data.loader import Loader
+from wanstreamer_jax.data.loader import PREVIOUS, WITH_PAST, CropLoader
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.errors import DataError
@@ -109,20 +109,19 @@ def test_the_rest_is_kept_and_agent_media_are_not(folders):
 
 
 def test_crops_carry_the_latents_before_them(folders):
-  loader, latents = Loader(folders[1], tiny_config()), RecordFolder(folders[1])
+  crops, latents = CropLoader(folders[1], tiny_config()), RecordFolder(folders[1])
   starts = set()
   for step in range(8):
-    batch = loader.batch_at(step)
-    for row, (_, session, start) in enumerate(loader.places(step)):
-      units, before = latents.read_units(session), min(start, 2)
+    batch = crops.batch_at(step)
+    for row, (_, session, start) in enumerate(crops.loader.places(step)):
+      units, before = latents.read_units(session), min(start, PREVIOUS)
       starts.add(start)
-      for name in ("agent_video_valid", "agent_audio_valid"):
-        assert batch[f"previous_{name}"][row].tolist() == [start >= 2, start >= 1]
-      for name in ("agent_video_latent", "agent_audio_latent"):
-        previous = batch[f"previous_{name}"][row]
-        assert np.array_equal(batch[name][row], units[name][start : start + 3])
-        assert np.array_equal(previous[2 - before :], units[name][start - before : start])
-        assert not previous[: 2 - before].any()
+      assert (batch.session[row], batch.start[row]) == (session, start)
+      assert np.array_equal(batch.user_audio[row], units["user_audio"][start : start + 3])
+      for name in WITH_PAST:
+        found, expected = getattr(batch, name)[row], units[name][start - before : start + 3]
+        assert np.array_equal(found[PREVIOUS - before :], expected)
+        assert not found[: PREVIOUS - before].any()
   assert starts == {0, 1, 2, 3}
 
 

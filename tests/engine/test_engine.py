@@ -75,7 +75,7 @@ def test_law_3_the_engine_is_the_rollout(single, early, close):
   ]  # fmt: skip
   users = jax.tree.map(lambda *x: jnp.stack(x), *rows)
   world = world_arrays(engine.agent, engine.tokenizer, ADA)
-  start = lambda agent: rollout.start_session(agent, jax.random.PRNGKey(seed), world)
+  start = lambda agent: rollout.start_session(agent, jax.random.key(seed), world)
   _, spoken = jax.jit(lambda agent: rollout.rollout(agent, start(agent), users))(engine.agent)
 
   engine.join(0, Request(ADA, seed))

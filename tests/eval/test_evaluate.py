@@ -117,7 +117,7 @@ def test_ten_sessions_of_the_shipped_weights():
   for kind in ("audio", "video"):
     for baseline in ("copy_previous", "shuffled_user", "text_only"):
       assert forced["model"][kind]["all"] < forced[baseline][kind]["all"], (kind, baseline)
-  assert forced["model"]["text"]["words"] < forced["shuffled_user"]["text"]["words"]
+  assert forced["model"]["text"]["tokens"] < forced["shuffled_user"]["text"]["tokens"]
   for baseline in ("shuffled_user", "text_only", "copy_previous"):
     assert loop["model"]["answer"]["mean"] > loop[baseline]["answer"]["mean"]
     assert loop["model"]["tor_alignment"]["mean"] > loop[baseline]["tor_alignment"]["mean"]

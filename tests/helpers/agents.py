@@ -12,9 +12,9 @@ from wanstreamer_jax import rollout
 from wanstreamer_jax.config import AudioVAEConfig, Config, ModelConfig, PerceptionConfig, VideoVAEConfig
 from wanstreamer_jax.data.loader import PREVIOUS
 from wanstreamer_jax.model.streamer import UserTokens, WorldArrays
-from wanstreamer_jax.model.tokens import Latents
+from wanstreamer_jax.model.tokens import Latents, Past
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.teacher_forcing import crop_history, crop_latents
+from wanstreamer_jax.teacher_forcing import Conditions, Inputs, teacher_forced
 
 
 def small_config(**layout) -> Config:
@@ -89,21 +89,20 @@ def random_text(config: Config, units: int, seed: int = 0) -> jax.Array:
 
 
 def replay(
-  agent: Agent, world: WorldArrays, users: rollout.UserUnit, spoken: rollout.AgentUnit, step: int, first: int, word: int
+  agent: Agent,
+  world: WorldArrays,
+  users: rollout.UserUnit,
+  spoken: rollout.AgentUnit,
+  step: int,
+  first: int,
+  token: int,
 ):
-  """The teacher-forced pass over what a rollout did, with the noisy latents of one of its solver steps, and with the
-  history as training takes it from records."""
-  config, streamer = agent.config, agent.streamer
-  units, delay = users.text.shape[0], config.layout.commit_delay
+  """The teacher-forced pass over what a rollout did: its own history, and the input of one of its solver steps."""
+  streamer, units = agent.streamer, users.text.shape[0]
   audio, video, _ = streamer.perceive(users.audio.reshape(-1), users.video, streamer.hear.initial_state())
-  heard = UserTokens(audio, video, users.text, users.audio_valid, users.video_valid)
-  before = lambda x: jnp.zeros((PREVIOUS, *x.shape[1:]), x.dtype)
-  made = {"agent_video_latent": spoken.latents.video, "agent_audio_latent": spoken.latents.audio}
-  made |= {f"agent_{kind}_valid": jnp.ones(units, bool) for kind in ("video", "audio")}
-  row = made | {f"previous_{name}": before(x) for name, x in made.items()} | {"agent_text": spoken.text}
-  total = PREVIOUS + units
-  history = crop_history(row, crop_latents(row), jnp.zeros(total), jnp.ones(total, bool), delay)
+  user = UserTokens(audio, video, users.text, users.audio_valid, users.video_valid)
+  before = lambda x: jnp.concatenate([jnp.zeros((PREVIOUS, *x.shape[1:]), x.dtype), x])
+  past = Past.clean(jax.tree.map(before, spoken.latents), before(jnp.ones((units, 2), bool)))
   noisy = Latents(*(x[:, step] for x in spoken.trace["solver_inputs"]))
-  tau = spoken.trace["times"][:, step]
-  first_unit, first_word = jnp.int32(first), jnp.int32(word)
-  return streamer.teacher_forced(world, heard, history, spoken.text, noisy, tau, first_unit, first_word)
+  conditions = Conditions(world, user, spoken.text, jnp.int32(first), jnp.int32(token))
+  return teacher_forced(streamer, conditions, Inputs(past, noisy, spoken.trace["times"][:, step]))

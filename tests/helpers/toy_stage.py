@@ -68,7 +68,7 @@ class ToyLoader:
     return {"x": x, "y": np.sin(x), "step": np.full(len(x), step, np.int32)}
 
 
-def toy_loss(model, batch, keys, config):
+def toy_loss(model, batch, keys):
   noise = 0.1 * jax.vmap(lambda key: jax.random.normal(key, (WIDTH,)))(keys)
   error = jnp.mean((jax.vmap(model)(batch["x"] + noise) - batch["y"]) ** 2)
   return error, {"batch_step": batch["step"][0].astype(jnp.float32)}
@@ -80,10 +80,10 @@ def toy_evaluate(model, config, run: pathlib.Path, step: int):
   return {"error": jnp.float32(0.5)}
 
 
-def toy_stage(slow: float = 0.0, **changes) -> Stage:
+def toy_stage(slow: float = 0.0, loss=toy_loss, **changes) -> Stage:
   fields = {
     "init": lambda config, key: Toy(rngs=nnx.Rngs(params=key)),
-    "loss": toy_loss,
+    "make_loss": lambda config: loss,
     "make_loader": lambda config: ToyLoader(config, slow),
     "evaluate": toy_evaluate,
   }

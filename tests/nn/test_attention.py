@@ -41,9 +41,9 @@ def test_gradients_of_keys_in_chunks(monkeypatch, close):
   queries, (cache, own) = example(int8=False)
 
   def loss(q, k, v):
-    return jnp.sum(attend(queries._replace(now=q), [cache._replace(k=k, v=v), own]) ** 2)
+    return jnp.sum(attend(queries._replace(at_time=q), [cache._replace(k=k, v=v), own]) ** 2)
 
-  gradient = lambda: jax.grad(loss, argnums=(0, 1, 2))(queries.now, cache.k, cache.v)
+  gradient = lambda: jax.grad(loss, argnums=(0, 1, 2))(queries.at_time, cache.k, cache.v)
   whole = gradient()
   monkeypatch.setattr(attention, "CHUNK", 8)
   close(gradient(), whole)

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.nn import attention, attention_cache
 from wanstreamer_jax.nn.attention import attend, prepare_mask
-from wanstreamer_jax.nn.attention_parts import Packed, Part, Partial, Quantised, Queries
+from wanstreamer_jax.nn.attention_parts import MASKED, Packed, Part, Partial, Quantised, Queries, join
 from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.parallel.mesh import make_mesh
 
@@ -45,9 +45,9 @@ def example(queries: int, keys: int, heads: tuple[int, int], int8: bool = False,
 def both(queries: Queries, part: Part, start: int) -> tuple[Partial, Partial]:
   """By the kernel, and by the plain computation over the keys from `start` on: [M, G, T, ...]."""
   packed = part._replace(mask=Packed(part.mask[:, :start], attention_cache.pack(part.mask, start)))
-  plain = attention._over(queries, attention._some(part, slice(start, None)))
-  found = attention._join(attention_cache.over_long(queries.now, packed, start))
-  by_query = lambda x: x.reshape(x.shape[0], -1, len(queries.now), *x.shape[2:])  # [M, G T, ...] -> [M, G, T, ...]
+  plain = attention.partial_attention(queries, attention._some(part, slice(start, None)))
+  found = join(attention_cache.over_long(queries.at_time, packed, start))
+  by_query = lambda x: x.reshape(x.shape[0], -1, len(queries.at_time), *x.shape[2:])  # [M, R, ...] -> [M, G, T, ...]
   return jax.tree.map(by_query, (found, plain))
 
 
@@ -67,7 +67,7 @@ def test_every_edge_of_blocks_and_tiles(queries, keys, start, int8, close):
   close(*(jax.tree.map(lambda x: x[:, :, seeing], partial) for partial in (found, expected)))
   for leaf in found:
     assert np.isfinite(leaf).all()
-  assert (np.asarray(found.highest)[:, :, ~seeing] == attention.MASKED).all()
+  assert (np.asarray(found.row_max)[:, :, ~seeing] == MASKED).all()
 
 
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (3, 3), (5, 1)])
@@ -75,7 +75,7 @@ def test_every_grouping_of_heads_in_several_tiles(heads, monkeypatch, close):
   """Of all layers, whichever axis XLA would put first."""
   monkeypatch.setattr(attention_cache, "ROWS", 40 * heads[0])
   queries, part = example(70, 500, heads, layers=LAYERS)
-  assert attention_cache.Sizes.of(queries.now, 500, heads[1], 9).tiles == 2
+  assert attention_cache.Sizes.of(queries.at_time, 500, heads[1], 9).tiles == 2
   found, expected = both(queries, part, 9)
   close(*(jax.tree.map(lambda x: jnp.delete(x, 35, axis=2), partial) for partial in (found, expected)))
 
@@ -87,16 +87,16 @@ def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
 
   def slot(turn: jax.Array) -> jax.Array:
     queries, cache = example(9, 300, (4, 2), int8=True, layers=LAYERS)
-    own = Part(queries.now[:, :2], queries.now[:, 2:], jnp.eye(9, dtype=bool))
+    own = Part(queries.at_time[:, :2], queries.at_time[:, 2:], jnp.eye(9, dtype=bool))
     mask, prefix = jnp.roll(cache.mask, turn, axis=1), jnp.arange(pinned) % 3 == turn
     mask = prepare_mask(mask, pinned)
 
     def body(x: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
       part = cache._replace(mask=mask, pinned=prefix, layer=layer)
-      x = x + attend(queries._replace(now=x), [part, own])
+      x = x + attend(queries._replace(at_time=x), [part, own])
       return x, x
 
-    return jax.lax.scan(body, queries.now, jnp.arange(LAYERS))[1]
+    return jax.lax.scan(body, queries.at_time, jnp.arange(LAYERS))[1]
 
   def run() -> tuple[jax.Array, bool]:
     step, turns = jax.vmap(lambda turn: slot(turn)), jnp.arange(2)
@@ -134,7 +134,7 @@ def test_what_the_kernel_says_of_itself_is_counted_for_every_layer():
 
   def layers(queries: Queries, part: Part) -> jax.Array:
     body = lambda total, layer: (
-      total + attention_cache.over_long(queries.now, part._replace(layer=layer), 0).total,
+      total + attention_cache.over_long(queries.at_time, part._replace(layer=layer), 0).sum_exp,
       None,
     )
     return jax.lax.scan(body, jnp.zeros((2, 2, 2 * 16)), jnp.arange(LAYERS))[0]

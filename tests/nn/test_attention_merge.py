@@ -11,11 +11,12 @@ from tests.conftest import assert_close
 from tests.nn.test_attention_splash import LAYOUTS, UNITS, nano, random_attention
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import teacher_forced_attention
-from wanstreamer_jax.model.attention_gpu import _chunks, teacher_forced_attention_gpu
+from wanstreamer_jax.model.attention_gpu import _chunking, teacher_forced_attention_gpu
 from wanstreamer_jax.nn import attention_merge as merging
 from wanstreamer_jax.nn.attention import attend
 from wanstreamer_jax.nn.attention_merge import CuDNN, Dense, FirstKeys, Piece, merge
 from wanstreamer_jax.nn.attention_parts import Part, Queries
+from wanstreamer_jax.units import NOISY_PHASES, build_layout
 
 KEYS, SEEN = 6, 5
 
@@ -54,18 +55,21 @@ def test_the_training_pass_in_chunks_equals_the_dense_mask(overrides, first, pic
   attention, inputs, out, valid = random_attention(config, first, tuple(picked))
   in_chunks = functools.partial(teacher_forced_attention_gpu, history=FirstKeys(), size=1)
 
-  def value(mixer, *inputs):
-    mixed = attention(mixer, *inputs)
+  def value(way, *inputs):
+    mixed = attention(way, *inputs)
     return jnp.sum(mixed * out), mixed * valid
 
-  for_mixer = lambda mixer: jax.jit(jax.grad(functools.partial(value, mixer), (0, 1, 2), has_aux=True))(*inputs)
-  assert_close(for_mixer(in_chunks), for_mixer(teacher_forced_attention), 1e-5)
+  by = lambda way: jax.jit(jax.grad(functools.partial(value, way), (0, 1, 2), has_aux=True))(*inputs)
+  assert_close(by(in_chunks), by(teacher_forced_attention), 1e-5)
 
 
 def test_chunks_are_whole_units_and_whole_strides():
-  assert _chunks(units=12, late_units=12, tokens=1200, size=400) == 3
-  assert _chunks(units=12, late_units=4, tokens=1200, size=100) == 4
-  assert _chunks(units=7, late_units=7, tokens=700, size=350) == 7
+  layout = build_layout(nano())
+  both = layout.clean_tokens + layout.tokens(*NOISY_PHASES)
+  chunks = lambda units, copies, size: _chunking(layout, units, copies, size).chunks
+  assert chunks(12, 12, 4 * both) == 3
+  assert chunks(12, 4, 1) == 4  # no chunk is without a noisy copy
+  assert chunks(7, 7, 4 * both) == 7
 
 
 def test_cudnn_is_called_as_jax_defines_it(monkeypatch):

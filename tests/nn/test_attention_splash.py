@@ -10,20 +10,21 @@ import pytest
 from flax import nnx
 
 from tests.conftest import assert_close
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data.loader import PREVIOUS
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import teacher_forced_attention
 from wanstreamer_jax.model.attention_tpu import teacher_forced_attention_tpu, two_copy_pattern
-from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
-from wanstreamer_jax.model.tokens import Latents
-from wanstreamer_jax.nn.attention_parts import Queries
+from wanstreamer_jax.model.streamer import UserTokens, WanStreamer, WorldArrays
+from wanstreamer_jax.model.tokens import Latents, Past
+from wanstreamer_jax.nn.attention_parts import KeyValue, Queries
 from wanstreamer_jax.nn.attention_splash import LANES, Pattern, mask_infos, visited_blocks
-from wanstreamer_jax.nn.blocks import KeyValue
 from wanstreamer_jax.nn.rotary import angles, rotate
+from wanstreamer_jax.teacher_forcing import Conditions, Inputs, teacher_forced
 from wanstreamer_jax.units import (
   CLEAN_PHASES,
-  EPHEMERAL_PHASES,
+  NOISY_PHASES,
   Coords,
   Dynamic,
   build_layout,
@@ -52,7 +53,7 @@ def nano(*overrides: str) -> Config:
 def coordinates(
   config: Config, first: int, drop: bool, picked: tuple[int, ...] = tuple(range(UNITS))
 ) -> tuple[Coords, Coords]:
-  """[WORLD | clean units] and the ephemeral ones of some units, from unit `first` on; drop: some keys do not exist."""
+  """[WORLD | clean units] and the noisy ones of some units, from unit `first` on; drop: some keys do not exist."""
   layout = build_layout(config)
   gone = {"user_video", "world_text", "refeed_audio"}
   dynamic = {name: Dynamic(valid=jnp.zeros((), bool)) for name in gone} if drop else {}
@@ -60,9 +61,7 @@ def coordinates(
     *(unit_coords(layout, layout.phase(*phases), jnp.int32(first + k), dynamic) for k in units)
   )
   world = {"world_text": Dynamic(jnp.arange(config.layout.world_text) >= 2)} if drop else {}
-  return Coords.concatenate(world_coords(layout, world), join(CLEAN_PHASES, range(UNITS))), join(
-    EPHEMERAL_PHASES, picked
-  )
+  return Coords.concatenate(world_coords(layout, world), join(CLEAN_PHASES, range(UNITS))), join(NOISY_PHASES, picked)
 
 
 def dense(pattern: Pattern, padded: int = 0, place: tuple[int, ...] = ()) -> np.ndarray:
@@ -72,7 +71,7 @@ def dense(pattern: Pattern, padded: int = 0, place: tuple[int, ...] = ()) -> np.
 
 
 def test_the_drawn_mask():
-  pattern = Pattern(groups=2, prefix_bounds=(1,), clean_bounds=(1,), late_bounds=(1,))
+  pattern = Pattern(groups=2, prefix_bounds=(1,), clean_bounds=(1,), noisy_bounds=(1,))
   drawing = """
     x....
     xx...
@@ -88,8 +87,8 @@ def test_the_drawn_mask():
 @pytest.mark.parametrize("first", [0, 3])
 def test_the_static_bounds_are_the_visibility_rule(overrides, first):
   config = nano(*overrides)
-  clean, late = coordinates(config, first, drop=False)
-  coords = Coords.concatenate(clean, late)
+  clean, noisy = coordinates(config, first, drop=False)
+  coords = Coords.concatenate(clean, noisy)
   expected = visible(coords, coords, config.layout.window)
   np.testing.assert_array_equal(dense(two_copy_pattern(build_layout(config), UNITS)), expected)
 
@@ -103,14 +102,14 @@ def test_a_subset_of_late_groups_is_the_visibility_rule(picked):
   np.testing.assert_array_equal(dense(pattern, place=place), visible(coords, coords, config.layout.window))
 
 
-@pytest.mark.parametrize("late_units", [40, 10, 8])
+@pytest.mark.parametrize("noisy_units", [40, 10, 8])
 @pytest.mark.parametrize("overrides", [(), ("layout.commit_delay=2",)])
-def test_blocks_are_visited_where_somebody_may_see_something(overrides, late_units):
+def test_blocks_are_visited_where_somebody_may_see_something(overrides, noisy_units):
   pattern = two_copy_pattern(
-    build_layout(nano(*overrides, "layout.world_text=150", "layout.window=None")), 40, late_units
+    build_layout(nano(*overrides, "layout.world_text=150", "layout.window=None")), 40, noisy_units
   )
   padded = -(-pattern.tokens // LANES) * LANES
-  places = [(place,) * late_units for place in range(pattern.stride)]
+  places = [(place,) * noisy_units for place in range(pattern.stride)]
   blocks = sum(dense(pattern, padded, place).reshape(padded // LANES, LANES, -1, LANES).any((1, 3)) for place in places)
   np.testing.assert_array_equal(visited_blocks(pattern, LANES), blocks > 0)
 
@@ -128,21 +127,21 @@ def test_the_kernels_grid_visits_exactly_those_blocks():
 
 
 def random_attention(config: Config, first: int, picked: tuple[int, ...] = tuple(range(UNITS))):
-  """Queries, keys and values of all tokens, turned to their times as the model does; and both mixers."""
+  """Random queries, keys and values, rotated to their times as the model does, as a function of a way to attend."""
   layout, model = build_layout(config), config.model
-  clean, late = coordinates(config, first, True, picked)
-  coords = Coords.concatenate(clean, late)
+  clean, noisy = coordinates(config, first, True, picked)
+  coords = Coords.concatenate(clean, noisy)
   gap = evicted(coords.unit, config.layout)[:, None] * jnp.array(layout.ids_per_unit)
-  turn = lambda position: angles(position, model.head_dim, model.rope_theta)
+  angle = lambda position: angles(position, model.head_dim, model.rope_theta, POSITIONS_PER_UNIT)
   normal = np.random.default_rng(0).standard_normal
   tokens = coords.unit.shape[0]
   q = jnp.asarray(normal((tokens, model.heads, model.head_dim)), jnp.float32)
   k, v, out = (jnp.asarray(normal((tokens, model.kv_heads, model.head_dim)), jnp.float32) for _ in range(3))
   out = jnp.repeat(out, model.heads // model.kv_heads, axis=1) * coords.valid[:, None, None]
 
-  def attention(mixer, q, k, v):
-    queries = Queries(rotate(q, turn(coords.position)), rotate(q, turn(coords.position - gap)))
-    return mixer(clean, late, layout)(queries, KeyValue(rotate(k, turn(coords.position)), v), None)
+  def attention(way, q, k, v):
+    queries = Queries(rotate(q, angle(coords.position)), rotate(q, angle(coords.position - gap)))
+    return way(clean, noisy, layout)(queries, KeyValue(rotate(k, angle(coords.position)), v), None)
 
   return attention, (q, k, v), out, coords.valid[:, None, None]
 
@@ -158,42 +157,42 @@ def test_values_and_gradients_equal_the_dense_mask(overrides, first, picked):
   config = nano(*overrides, "model.heads=4", "model.kv_heads=2")
   attention, inputs, out, valid = random_attention(config, first, tuple(picked))
 
-  def value(mixer, *inputs):
-    mixed = attention(mixer, *inputs)
+  def value(way, *inputs):
+    mixed = attention(way, *inputs)
     return jnp.sum(mixed * out), mixed * valid  # what tokens that do not exist see is nobody's business
 
-  for_mixer = lambda mixer: jax.jit(jax.grad(functools.partial(value, mixer), (0, 1, 2), has_aux=True))(*inputs)
-  assert_close(for_mixer(teacher_forced_attention_tpu), for_mixer(teacher_forced_attention), 1e-5)
+  by = lambda way: jax.jit(jax.grad(functools.partial(value, way), (0, 1, 2), has_aux=True))(*inputs)
+  assert_close(by(teacher_forced_attention_tpu), by(teacher_forced_attention), 1e-5)
 
 
-def crop(config: Config, key: jax.Array, units: int = UNITS) -> tuple:
+def crop(config: Config, key: jax.Array, units: int = UNITS) -> tuple[Conditions, Inputs]:
   """Random arguments of `teacher_forced`."""
   layout, width = config.layout, config.model.width
   keys = iter(jax.random.split(key, 12))
   normal = lambda *shape: jax.random.normal(next(keys), shape)
   ids = lambda *shape: jax.random.randint(next(keys), shape, 0, 5)
-  latents = lambda: Latents(
+  latents = lambda units: Latents(
     normal(units, config.latent_height, config.latent_width, config.video_vae.latent_dim),
     normal(units, config.audio_latents, config.audio_vae.latent_dim),
   )
   rows, columns = config.user_video_grid
   exists = jnp.arange(units) > 0
-  heard = UserTokens(
+  user = UserTokens(
     normal(units, config.perception.audio_tokens, width), normal(units, rows * columns, width),
     ids(units, layout.user_text_slots), exists, ~exists,
   )  # fmt: skip
-  zeros, both = jnp.zeros(units), jnp.stack([exists, exists], axis=1)
-  history = History(latents(), zeros, both, latents(), zeros, both)
+  history = Past.clean(latents(PREVIOUS + units), jnp.stack(2 * [jnp.arange(PREVIOUS + units) > PREVIOUS], axis=1))
   world = WorldArrays.empty(config)._replace(text=ids(layout.world_text))
   tau = jax.random.uniform(next(keys), (units,))
-  return world, heard, history, ids(units, layout.text_slots), latents(), tau, jnp.int32(30), jnp.int32(9)
+  conditions = Conditions(world, user, ids(units, layout.text_slots), jnp.int32(30), jnp.int32(9))
+  return conditions, Inputs(history, latents(units), tau)
 
 
 def loss(streamer: WanStreamer, batch: tuple):
   """A number that depends on every output of a batch of crops, for its gradient."""
 
   def one(crop):
-    predictions = streamer.teacher_forced(*crop)
+    predictions = teacher_forced(streamer, *crop)
     return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(predictions)), predictions
 
   values, predictions = jax.vmap(one)(batch)
@@ -238,4 +237,4 @@ def test_the_mask_of_a_minute_is_made_by_counting_blocks():
   tracemalloc.stop()
   assert peak < 16 * 8 * pattern.tokens + 16 * visited.size
   forward, _ = mask_infos(pattern, 512)
-  assert forward.block_mask.shape[2] < 0.6 * visited.shape[1]  # late rows see no other unit's late keys
+  assert forward.block_mask.shape[2] < 0.6 * visited.shape[1]  # noisy rows see no other unit's noisy keys

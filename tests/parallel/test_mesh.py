@@ -17,13 +17,14 @@ from tests.helpers.agents import random_sound
 from tests.helpers.toy_stage import ToyLoader, toy_config, toy_stage
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data.loader import PREVIOUS, Crop
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.parallel import mesh as meshes
 from wanstreamer_jax.parallel.rules import Rule, fill_leaves, matching_rules, named_leaves, param_shardings, partition
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, loss_and_grads, state_shardings
-from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
+from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
 
 SIZES = (
   "tiny.py", "demo.py", "qwen2p5_1p5b.py:192x336", "qwen3_0p6b.py:192x336", "qwen3_1p7b.py:640x368",
@@ -210,7 +211,7 @@ def test_law_4_loss_and_gradients_of_every_mesh_equal_one_devices(spec):
   assert_close(actual, expected, 1e-5)
 
 
-def duplex_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
+def duplex_batch(config: Config, rows: int) -> Crop:
   """Noise in the shape of what the loader reads from a folder of latents."""
   r = np.random.default_rng(0)
   units, media, layout = config.data.units, config.media, config.layout
@@ -223,18 +224,16 @@ def duplex_batch(config: Config, rows: int) -> dict[str, np.ndarray]:
   audio = (config.audio_latents, config.audio_vae.latent_dim)
   sound = (32767 * random_sound(r, rows * units, media.samples)).astype(np.int16).reshape(rows, units, -1)
   picture = r.integers(0, 255, (rows, units, media.frames, media.height, media.width, 3)).astype(np.uint8)
-  sides = [f"{side}_{kind}_valid" for side in ("user", "agent") for kind in ("audio", "video")]
-  return {
-    "user_audio": sound, "user_video": picture, "user_text": words(units, layout.user_text_slots),
-    "agent_text": words(units, layout.text_slots),
-    "agent_video_latent": normal(units, *video), "agent_audio_latent": normal(units, *audio),
-    "previous_agent_video_latent": normal(2, *video), "previous_agent_audio_latent": normal(2, *audio),
-    "previous_agent_video_valid": np.ones((rows, 2), bool), "previous_agent_audio_valid": np.ones((rows, 2), bool),
-    "world_text": words(layout.world_text), "start": np.arange(rows, dtype=np.int32),
-    "portrait_latent": normal(*empty.portrait.shape), "portrait_valid": np.ones(rows, bool),
-    "voice_latent": normal(*empty.voice.shape), "voice_valid": np.ones(rows, bool),
-    **{name: np.ones((rows, units), bool) for name in sides},
-  }  # fmt: skip
+  yes = lambda *shape: np.ones((rows, *shape), bool)
+  return Crop(
+    session=np.arange(rows, dtype=np.int32), start=np.arange(rows, dtype=np.int32),
+    world_text=words(layout.world_text), portrait_latent=normal(*empty.portrait.shape), portrait_valid=yes(),
+    voice_latent=normal(*empty.voice.shape), voice_valid=yes(),
+    user_video=picture, user_video_valid=yes(units), user_audio=sound, user_audio_valid=yes(units),
+    user_text=words(units, layout.user_text_slots), agent_text=words(units, layout.text_slots),
+    agent_video_latent=normal(PREVIOUS + units, *video), agent_video_valid=yes(PREVIOUS + units),
+    agent_audio_latent=normal(PREVIOUS + units, *audio), agent_audio_valid=yes(PREVIOUS + units),
+  )  # fmt: skip
 
 
 @functools.cache
@@ -305,7 +304,7 @@ def test_tokens_are_exchanged_for_heads_and_never_gathered():
   program, params, _ = duplex_program("fsdp=2,context=4")
   config = load_config(CONFIGS / "nano.py", ["data.units=4"])
   layout = build_layout(config)
-  tokens = layout.world_tokens + 4 * layout.tokens(*CLEAN_PHASES, *EPHEMERAL_PHASES)
+  tokens = layout.world_tokens + 4 * layout.tokens(*CLEAN_PHASES, *NOISY_PHASES)
   text = program.as_text()
   assert "all-to-all" in text
   gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather", text)

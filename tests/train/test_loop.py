@@ -239,8 +239,8 @@ def test_resuming_on_another_mesh_keeps_the_order_and_the_loss(tmp_path):
 
 
 def nan_from(step: int):
-  def loss(model, batch, keys, config):
-    value, metrics = toy_loss(model, batch, keys, config)
+  def loss(model, batch, keys):
+    value, metrics = toy_loss(model, batch, keys)
     return jnp.where(batch["step"][0] >= step, jnp.nan, value), metrics
 
   return loss
@@ -274,8 +274,8 @@ def test_a_batch_that_is_not_finite_is_named_with_its_sessions(tmp_path):
 def test_a_gradient_that_is_not_finite_is_named(tmp_path):
   """The derivative of a square root at zero: the loss is finite, and the first batch is replayed from the start."""
 
-  def loss(model, batch, key, config):
-    value, metrics = toy_loss(model, batch, key, config)
+  def loss(model, batch, keys):
+    value, metrics = toy_loss(model, batch, keys)
     zero = jnp.where(batch["step"][0] == 1, 0.0, 1.0)
     return value + jnp.sum(jnp.sqrt(zero * model.down_proj.w[...] ** 2)), metrics
 

@@ -17,8 +17,10 @@ from wanstreamer_jax.aot.hlo import Program
 from wanstreamer_jax.config import TrainConfig
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.model.tokens import Latents, Past
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves, param_shardings
+from wanstreamer_jax.teacher_forcing import Inputs
 from wanstreamer_jax.train import duplex, flops, loop
 from wanstreamer_jax.train.metric_log import MetricLog, describe, read_metrics
 from wanstreamer_jax.train.optim import GROUPS, make_optimizer, muon, orthogonal
@@ -33,7 +35,7 @@ from wanstreamer_jax.train.state import (
   state_shardings,
   train_step,
 )
-from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
+from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
 
 
 def toy_steps(config, steps, **stage):
@@ -119,9 +121,9 @@ def test_accumulated_parts_are_the_whole_batch_draws_included(parts, mesh):
   )
 
 
-def uneven_loss(model, batch, keys, config):
+def uneven_loss(model, batch, keys):
   """With a metric that speaks of some rows only."""
-  loss, _ = toy_loss(model, batch, keys, config)
+  loss, _ = toy_loss(model, batch, keys)
   some = batch["x"][:, 0] > 0
   return loss, {"part": Ratio(jnp.mean(some * batch["y"][:, 1]), jnp.mean(some.astype(jnp.float32)))}
 
@@ -156,8 +158,8 @@ def test_the_rule_for_spikes():
 def spike_at(step, factor=1e3):
   """The toy's loss, of a thousandfold gradient at one step."""
 
-  def loss(model, batch, keys, config):
-    value, metrics = toy_loss(model, batch, keys, config)
+  def loss(model, batch, keys):
+    value, metrics = toy_loss(model, batch, keys)
     return jnp.where(batch["step"][0] == step, factor, 1.0) * value, metrics
 
   return loss
@@ -249,9 +251,11 @@ def test_muons_moments_are_sharded_as_their_parameters():
 
 def test_losses_by_flow_time():
   """Of four units with a noisy copy out of eight the last does not exist."""
-  error = jnp.array([1.0, 2.0, 3.0, 4.0])[:, None] * jnp.ones((4, 5))
-  draws = SimpleNamespace(tau=jnp.array([0.1, 0.6, 0.74, 0.999]), picked=jnp.array([1, 2, 5, 7]))
-  loss, bins = duplex._flow_loss(error, jnp.arange(8) < 7, draws)
+  errors, zeros = jnp.array([1.0, 4.0, 9.0, 16.0]), Latents(jnp.zeros((4, 1)), jnp.zeros((4, 1)))
+  inputs = Inputs(
+    Past.clean(zeros, jnp.ones((10, 2))), zeros, jnp.array([0.1, 0.6, 0.74, 0.999]), jnp.array([1, 2, 5, 7])
+  )
+  loss, bins = duplex._flow_loss(errors, jnp.arange(8) < 7, inputs)
   assert loss == pytest.approx(2 * (1 + 4 + 9) / 7)
   np.testing.assert_allclose([float(ratio.value) for ratio in bins], [1, np.nan, (4 + 9) / 2, np.nan])
 
@@ -282,7 +286,7 @@ def test_the_pairs_are_those_that_the_rule_shows(changes):
     segment.name: Dynamic(True, None, jnp.zeros(segment.tokens, jnp.int32)) for segment in segments
   }
   parts = [world_coords(layout, here(layout.world))]
-  for phases in (CLEAN_PHASES, EPHEMERAL_PHASES):
+  for phases in (CLEAN_PHASES, NOISY_PHASES):
     segments = layout.phase(*phases)
     parts += [unit_coords(layout, segments, jnp.int32(unit), here(segments)) for unit in range(units)]
   coords = Coords.concatenate(*parts)
@@ -293,15 +297,15 @@ def test_the_pairs_are_those_that_the_rule_shows(changes):
 
 
 def test_model_flops_count_nothing_twice_and_nothing_masked():
-  from wanstreamer_jax.data.loader import duplex_batch
+  from wanstreamer_jax.data.loader import batch_shapes
 
   stage = get_stage("duplex")
   config = load_config("configs/nano.py", ["data.units=2", "model.remat=full"])
-  count = flops.model_flops(stage, config, duplex_batch(config))
+  count = flops.model_flops(stage, config, batch_shapes(config))
   plain = load_config("configs/nano.py", ["data.units=2", "train.accumulate=2"])
-  assert flops.model_flops(stage, plain, duplex_batch(plain)) == count
+  assert flops.model_flops(stage, plain, batch_shapes(plain)) == count
   masked = flops.duplex_attention_flops(config)
-  tokens = build_layout(config).world_tokens + 2 * build_layout(config).tokens(*CLEAN_PHASES, *EPHEMERAL_PHASES)
+  tokens = build_layout(config).world_tokens + 2 * build_layout(config).tokens(*CLEAN_PHASES, *NOISY_PHASES)
   assert masked < 2 * flops.attention_flops(config, tokens**2) / 2
   weights = sum(leaf.size for leaf in jax.tree.leaves(abstract_duplex_layers(config)) if leaf.ndim > 2)
   assert count - masked > 6 * weights * tokens * config.data.batch
@@ -317,12 +321,12 @@ def abstract_duplex_layers(config):
 
 
 def test_every_field_is_documented():
-  from wanstreamer_jax.data.loader import duplex_batch
+  from wanstreamer_jax.data.loader import batch_shapes
 
   config = load_config("configs/nano.py", ["data.units=2", "train.z_loss=1e-4"])
   stage = get_stage("duplex")
   state = jax.eval_shape(lambda: init_state(stage, config))
-  _, metrics = jax.eval_shape(lambda *args: train_step(stage, config, *args), state, duplex_batch(config))
+  _, metrics = jax.eval_shape(lambda *args: train_step(stage, config, *args), state, batch_shapes(config))
   assert [name for name in metrics if describe(name) is None] == []
   assert {"audio_tau_0", "video_tau_3", "grad_norm/language", "update_norm/perception", "z_squared"} <= set(metrics)
 

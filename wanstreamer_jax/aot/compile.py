@@ -29,7 +29,7 @@ from wanstreamer_jax.aot import hlo
 from wanstreamer_jax.aot.collectives import collectives
 from wanstreamer_jax.aot.roofline import roofline
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.loader import duplex_batch
+from wanstreamer_jax.data.loader import batch_shapes
 from wanstreamer_jax.engine.phases import abstract_states, compile_phases
 from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.model.attention_tpu import two_copy_pattern, widened
@@ -109,7 +109,7 @@ def train_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
   stage = get_stage("duplex")
   with jax.set_mesh(mesh):
     state, shardings = state_shardings(stage, config, mesh)
-    batch = duplex_batch(config)
+    batch = batch_shapes(config)
     cost = count(functools.partial(train_step, stage, config), state, batch)
     function = compile_step(stage, config, mesh)
     useful = model_flops(stage, config, batch)
@@ -126,7 +126,7 @@ def train_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
     "weights": of(local.params),
     "optimiser": of(local.optimizer),
     "average of weights": of(local.ema),
-    "batch": sum(map(_nbytes, batch.values())) // shards,
+    "batch": sum(map(_nbytes, batch)) // shards,
   }
   flops = {"products": cost.flops, "attention kernels": attention_kernel_flops(config, cost, mesh)}
   amount = {"tokens": rows * tokens, "units": rows * config.data.units}

@@ -17,7 +17,7 @@ import numpy as np
 from wanstreamer_jax.aot.pods import PodCell, compile_cells
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
-from wanstreamer_jax.data.loader import duplex_batch
+from wanstreamer_jax.data.loader import batch_shapes
 from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.parallel.mesh import make_mesh, place_batch
@@ -81,12 +81,12 @@ class _Run:
 
   def __init__(self, config: Config, devices: int):
     stage, mesh = get_stage("duplex"), make_mesh(f"data={devices}")
-    shapes = duplex_batch(config)
+    shapes = batch_shapes(config)
     with jax.set_mesh(mesh):
       abstract, shardings = state_shardings(stage, config, mesh)
       self.flops = count(functools.partial(train_step, stage, config), abstract, shapes).flops
       self.state = jax.jit(functools.partial(init_state, stage, config), out_shardings=shardings)()
-      self.batch = place_batch({name: np.zeros(like.shape, like.dtype) for name, like in shapes.items()}, mesh)
+      self.batch = place_batch(jax.tree.map(lambda like: np.zeros(like.shape, like.dtype), shapes), mesh)
       self.function = compile_step(stage, config, mesh).lower(self.state, self.batch).compile()
     self.step()
 

@@ -21,10 +21,9 @@ import numpy as np
 
 from wanstreamer_jax.bench.transformers import transformers_step
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.loader import duplex_batch
+from wanstreamer_jax.data.loader import Crop, batch_shapes
 from wanstreamer_jax.model.streamer import WanStreamer, text_only_logits
-from wanstreamer_jax.nn.attention_parts import Queries
-from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.nn.attention_parts import KeyValue, Queries
 from wanstreamer_jax.parallel import machine
 from wanstreamer_jax.parallel.mesh import make_mesh, place_batch
 from wanstreamer_jax.train.duplex import crop_tokens
@@ -230,7 +229,7 @@ def _build(stage: Stage, config: Config, batch: Batch | None, prefetcher: Prefet
   return _Built(step, first, parameters, milliseconds / 1000, memory)
 
 
-def synthetic_batch(config: Config) -> dict[str, np.ndarray]:
+def synthetic_batch(config: Config) -> Batch:
   """A global batch of the config's stage with random content: all streams are valid, every text slot has a word."""
   media, data, random = config.media, config.data, np.random.default_rng(0)
   frames = (data.batch, 1 + data.units * media.frames, media.height, media.width, 3)
@@ -250,8 +249,9 @@ def synthetic_batch(config: Config) -> dict[str, np.ndarray]:
       return random.integers(np.iinfo(leaf.dtype).min, np.iinfo(leaf.dtype).max, leaf.shape, leaf.dtype)
     return np.zeros(leaf.shape, leaf.dtype)
 
-  of_stage = shapes.get(config.train.stage) or duplex_batch(config)
-  return {name: content(name, leaf) for name, leaf in of_stage.items()}
+  if config.train.stage in shapes:
+    return {name: content(name, leaf) for name, leaf in shapes[config.train.stage].items()}
+  return Crop(**{name: content(name, leaf) for name, leaf in batch_shapes(config)._asdict().items()})
 
 
 def text_stage() -> Stage:
@@ -259,15 +259,15 @@ def text_stage() -> Stage:
   return Stage(
     name="text",
     init=get_stage("duplex").init,
-    loss=text_loss,
+    make_loss=lambda config: text_loss,
     make_loader=lambda config: None,  # type: ignore[arg-type,return-value]
     frozen=tuple(rule.pattern for name, rule in GROUPS.items() if name != "language"),
   )
 
 
-def text_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
+def text_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
   """Mean cross-entropy of every token but the first, nats."""
-  del keys, config
+  del keys  # nothing is drawn
 
   def row(ids: jax.Array) -> jax.Array:
     logits = text_only_logits(streamer, ids[:-1], causal)
@@ -279,7 +279,7 @@ def text_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array, config: Conf
 
 def causal(queries: Queries, own: KeyValue, _: None) -> jax.Array:
   """Plain causal attention of one row [T, N, H], by the fastest implementation in jax."""
-  q, k, v = queries.now[None], own.k[None], own.v[None]
+  q, k, v = queries.at_time[None], own.k[None], own.v[None]
   return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=text_attention(q.dtype))[0]
 
 

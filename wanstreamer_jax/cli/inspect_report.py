@@ -73,7 +73,7 @@ def layout_lines(config: Config) -> list[str]:
   for segment in (*layout.world, *layout.unit):
     first, last = segment.blocks[0], segment.blocks[-1]
     content = "WORLD" if segment.phase == "WORLD" else f"unit k-{segment.delay}" if segment.delay else "unit k"
-    scope = "k+1" if segment.ephemeral else "0"
+    scope = "k+1" if segment.noisy else "0"
     position = "word's ordinal" if segment.text and segment.phase == "WORLD" else str(segment.positions[0])
     span = str(first) if first == last else f"{first}..{last}"
     rows.append((segment.phase, segment.name, segment.tokens, span, scope, content, position))
@@ -101,7 +101,7 @@ def cost_lines(config: Config, layout: units.Layout) -> list[str]:
   if window is not None:
     sizes += [(f"whole cache, {window} units", layout.cache_tokens(window))]
   rows += [(name, count(tokens), bytes_text(tokens * token_bytes)) for name, tokens in sizes]
-  rows += [("a unit, noisy (never kept)", count(layout.tokens(*units.EPHEMERAL_PHASES)), "")]
+  rows += [("a unit, noisy (never kept)", count(layout.tokens(*units.NOISY_PHASES)), "")]
   return table(rows, right=(1, 2))
 
 
@@ -112,13 +112,13 @@ def session_mask(config: Config, unit_count: int) -> tuple[np.ndarray, list[Part
   Raises UserError where that is too large to draw.
   """
   layout = units.build_layout(config)
-  tokens = layout.world_tokens + unit_count * (layout.clean_tokens + layout.tokens(*units.EPHEMERAL_PHASES))
+  tokens = layout.world_tokens + unit_count * (layout.clean_tokens + layout.tokens(*units.NOISY_PHASES))
   if tokens > MAX_PICTURE_TOKENS:
     raise UserError(
       f"{unit_count} units are {tokens} tokens, too many to draw (at most {MAX_PICTURE_TOKENS}); use fewer --units"
     )
   coords, parts = [units.world_coords(layout, {})], [Part("W", s.phase, s.tokens) for s in layout.world]
-  for phases in (units.CLEAN_PHASES, units.EPHEMERAL_PHASES):
+  for phases in (units.CLEAN_PHASES, units.NOISY_PHASES):
     segments = layout.phase(*phases)
     for k in range(unit_count):
       absent = {s.name: units.Dynamic(valid=jnp.asarray(False)) for s in segments if s.delay > k}

@@ -1,11 +1,12 @@
 """Batches of crops: the rows of global batches that one host reads, in the order of `mixture.py`.
 
-A loader's whole state is the step. Grain reads ahead and places batches on the devices (`train/prefetch.py`).
+`CropLoader` reads what the Transformer trains on, typed: a `Crop`. `Loader` reads any fields of any records, as a dict.
+The whole state of either is the step. Grain reads ahead and places batches on the devices (`train/prefetch.py`).
 """
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,62 +18,94 @@ from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 
-FIELDS = (
-  "user_video", "user_audio", "user_text", "user_video_valid", "user_audio_valid",
-  "agent_text", "agent_video_latent", "agent_audio_latent", "agent_video_valid", "agent_audio_valid",
-)  # fmt: skip
+PREVIOUS = 2  # units before a crop whose latents it carries: the largest commit_delay
 
 
-def duplex_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-  """The shapes of what the loader reads from a folder of latents for one global batch (`data/loader.py`)."""
-  rows, units = config.data.batch, config.data.units
-  latents = {
-    "agent_video_latent": (config.latent_height, config.latent_width, config.video_vae.latent_dim),
-    "agent_audio_latent": (config.audio_latents, config.audio_vae.latent_dim),
-  }
-  empty = jax.eval_shape(lambda: WorldArrays.empty(config))
-  fields: dict[str, tuple[tuple[int, ...], Any]] = {
+class Crop(NamedTuple):
+  """K consecutive units of one session, as stored: a row from the loader to the loss. A batch has a leading axis B.
+
+  P = PREVIOUS: the agent's side also has the units before the crop, zeros (invalid) where the session had not begun.
+  Sizes of pictures, sound and latents are those of one unit. On the host NumPy arrays, on the devices jax's.
+  """
+
+  session: Any  # int32, its number in its folder
+  start: Any  # int32, the session's unit that the crop begins with
+  world_text: Any  # int32 [world_text], PAD-filled
+  portrait_latent: Any  # float16 [h, w, Z]
+  portrait_valid: Any  # bool
+  voice_latent: Any  # float16 [voice_units * A, Z]
+  voice_valid: Any  # bool
+  user_video: Any  # uint8 [K, frames, H, W, 3]
+  user_video_valid: Any  # bool [K]
+  user_audio: Any  # int16 [K, samples]
+  user_audio_valid: Any  # bool [K]
+  user_text: Any  # int32 [K, user_text_slots], PAD-filled
+  agent_text: Any  # int32 [K, text_slots], PAD-filled
+  agent_video_latent: Any  # float16 [P + K, h, w, Z]
+  agent_video_valid: Any  # bool [P + K]
+  agent_audio_latent: Any  # float16 [P + K, A, Z]
+  agent_audio_valid: Any  # bool [P + K]
+
+
+LATENTS = ("agent_video_latent", "agent_audio_latent")
+WITH_PAST = (*LATENTS, "agent_video_valid", "agent_audio_valid")  # begin PREVIOUS units before the crop
+SESSION_FIELDS = ("world_text", "portrait_latent", "portrait_valid", "voice_latent", "voice_valid")
+UNIT_FIELDS = tuple(name for name in Crop._fields if name.startswith(("user_", "agent_")))
+
+
+def batch_shapes(config: Config) -> Crop:
+  """The shapes and dtypes of one global batch of crops: a Crop of `jax.ShapeDtypeStruct`."""
+  units, empty = config.data.units, jax.eval_shape(lambda: WorldArrays.empty(config))
+  shapes: dict[str, tuple[tuple[int, ...], Any]] = {
     "session": ((), np.int32),
     "start": ((), np.int32),
     "portrait_latent": (empty.portrait.shape, np.float16),
     "voice_latent": (empty.voice.shape, np.float16),
+    "agent_video_latent": ((config.latent_height, config.latent_width, config.video_vae.latent_dim), np.float16),
+    "agent_audio_latent": ((config.audio_latents, config.audio_vae.latent_dim), np.float16),
   }
-  for name in LATENTS:
-    fields[name] = ((units, *latents[name]), np.float16)
-  unit, session = unit_dtype(config, ()), session_dtype(config)
-  for name in set(FIELDS) - set(LATENTS):
-    fields[name] = ((units, *unit[name].shape), unit[name].base)
-  for name in CARRIED:
-    shape, dtype = fields[name]
-    fields[f"previous_{name}"] = ((PREVIOUS, *shape[1:]), dtype)
-  for name in session.names or ():
-    fields[name] = (session[name].shape, jax.dtypes.canonicalize_dtype(session[name].base))
-  return {name: jax.ShapeDtypeStruct((rows, *shape), dtype) for name, (shape, dtype) in fields.items()}
+  for dtype in (session_dtype(config), unit_dtype(config, ())):
+    shapes |= {name: (dtype[name].shape, dtype[name].base) for name in set(dtype.names or ()) - set(shapes)}
+  axes = {name: (units + PREVIOUS * (name in WITH_PAST),) if name in UNIT_FIELDS else () for name in Crop._fields}
+  leaf = lambda name, shape, dtype: jax.ShapeDtypeStruct((config.data.batch, *axes[name], *shape), dtype)
+  return Crop(**{name: leaf(name, *shapes[name]) for name in Crop._fields})
 
 
-PREVIOUS = 2  # units before a crop whose latents it carries: the largest commit_delay
-LATENTS = ("agent_video_latent", "agent_audio_latent")
-CARRIED = (*LATENTS, "agent_video_valid", "agent_audio_valid")  # also of the units before a crop, as `previous_*`
-
-
-def last_units(past: np.ndarray, axis: int = 0) -> np.ndarray:
-  """The newest PREVIOUS units of a past; zeros, which say invalid, stand for units before the session."""
-  kept = past[(slice(None),) * axis + (slice(max(0, past.shape[axis] - PREVIOUS), None),)]
-  missing = [(PREVIOUS - kept.shape[axis] if a == axis else 0, 0) for a in range(past.ndim)]
-  return np.pad(kept, missing)
-
-
-def read_crop(folder: RecordFolder, session: int, start: int, units: int, fields: Sequence[str]) -> dict[str, Any]:
+def read_fields(folder: RecordFolder, session: int, start: int, units: int, fields: Sequence[str]) -> dict[str, Any]:
   """`units` units of a session from `start` on: the given unit fields, the session's, and `session` and `start`."""
-  before = min(PREVIOUS, start) if folder.kind == "latents" else 0
-  read = folder.read_units(session, start - before, before + units)
-  fixed = folder.read_session(session).fixed
-  crop = {name: read[name][before:] for name in fields}
-  crop |= {name: fixed[name] for name in folder.session_dtype.names or ()}
-  crop |= {"session": np.asarray(session, np.int32), "start": np.asarray(start, np.int32)}
-  if folder.kind == "latents":
-    crop |= {f"previous_{name}": last_units(read[name][:before]) for name in CARRIED}
-  return crop
+  read, fixed = folder.read_units(session, start, units), folder.read_session(session).fixed
+  found = {name: read[name] for name in fields}
+  found |= {name: fixed[name] for name in folder.session_dtype.names or ()}
+  return found | {"session": np.asarray(session, np.int32), "start": np.asarray(start, np.int32)}
+
+
+def read_crop(folder: RecordFolder, session: int, start: int, units: int) -> Crop:
+  """One crop of a folder of latents."""
+  before = min(PREVIOUS, start)
+  read, fixed = folder.read_units(session, start - before, before + units), folder.read_session(session).fixed
+  fields: dict[str, Any] = {name: read[name][before:] for name in UNIT_FIELDS}
+  fields |= {name: pad_before(read[name], PREVIOUS - before) for name in WITH_PAST}
+  fields |= {name: fixed[name] for name in SESSION_FIELDS}
+  return Crop(session=np.asarray(session, np.int32), start=np.asarray(start, np.int32), **fields)
+
+
+def pad_before(x: np.ndarray, units: int, axis: int = 0) -> np.ndarray:
+  """Adds units of zeros, which say invalid, in front: they stand for units before the session."""
+  return np.pad(x, [(units if a == axis else 0, 0) for a in range(x.ndim)])
+
+
+class CropLoader:
+  """Batches of crops from folders of latents; arguments and errors are those of `Loader`."""
+
+  def __init__(self, path: str | os.PathLike[str], config: Config, rows: Sequence[int] | None = None):
+    self.loader = Loader(path, config, rows, UNIT_FIELDS)
+    self.folders = self.loader.folders
+
+  def batch_at(self, step: int) -> Crop:
+    """This host's rows of global batch `step`: arrays [rows, ...]."""
+    places, units = self.loader.places(step), self.loader.units
+    crops = [read_crop(self.folders[folder], session, start, units) for folder, session, start in places]
+    return Crop(*map(np.stack, zip(*crops)))
 
 
 class Loader:
@@ -80,8 +113,7 @@ class Loader:
 
   path: as `data.path`. rows: which rows of every global batch this host reads (`prefetch.host_rows`); all by default.
   `batch_at(step)` gives them as a dict of arrays [rows, units, ...] for the unit fields, [rows, ...] for the session's
-  (world_text, portrait or its latent, voice, ...), and `session`, `start` int32 [rows]. From latents folders also
-  `previous_*` [rows, 2, ...] for the fields of CARRIED: the two units before the crop. Integers are as stored: uint8
+  (world_text, portrait or its latent, voice, ...), and `session`, `start` int32 [rows]. Numbers are as stored: uint8
   video, int16 audio, float16 latents (`records.video_to_float`, `records.audio_to_float`).
 
   `fields` limits the unit fields that are returned; None is all that the folders have in common. With
@@ -116,7 +148,7 @@ class Loader:
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
     """This host's rows of global batch `step`; see the class."""
     crops = [
-      read_crop(self.folders[folder], session, start, self.units, self.fields)
+      read_fields(self.folders[folder], session, start, self.units, self.fields)
       for folder, session, start in self.places(step)
     ]
     return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}

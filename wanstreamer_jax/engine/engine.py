@@ -195,7 +195,7 @@ class Engine(SlotEngine):
   def begin(self, slot: int, seed: int, world: WorldArrays, drawing: Sampling) -> None:
     """As `join`, with a world that is arrays already."""
     self.settle()
-    arguments = (jnp.int32(slot), jax.random.PRNGKey(seed), world, drawing)
+    arguments = (jnp.int32(slot), jax.random.key(seed), world, drawing)
     self.states, self.decoders = self.phases.join(self._weights, (self.states, self.decoders), *arguments)
     self.performer.join(slot, self.states)
     self._text[slot], self._began = SlotText(self.agent.config, self.tokenizer), True

@@ -100,7 +100,7 @@ def over_slots(function: Callable[..., Any], slots: int) -> Callable[..., Any]:
 def abstract_states(agent: Agent, slots: int, capacity: int | None = None) -> SessionState:
   """The shapes of what all sessions remember. Raises ConfigError for full history without a capacity."""
   start = functools.partial(rollout.start_session, capacity=capacity)
-  one = jax.eval_shape(start, agent, jax.random.PRNGKey(0), WorldArrays.empty(agent.config))
+  one = jax.eval_shape(start, agent, jax.random.key(0), WorldArrays.empty(agent.config))
   return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), one)
 
 

@@ -23,7 +23,7 @@ from wanstreamer_jax.engine.phases import over_slots
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.model.transformer import Cache
-from wanstreamer_jax.model.ulysses_performer import check_devices, over_devices, sharded_heads
+from wanstreamer_jax.model.ulysses import check_performer_devices, sharded_heads, ulysses_pass
 from wanstreamer_jax.rollout import Agent, SessionState
 from wanstreamer_jax.units import build_layout
 
@@ -68,7 +68,7 @@ def performer_devices(placement: str, config: Config, performers: int | None = N
     raise ConfigError(
       f"placement {placement} needs the thinker's device and {max(count, 1)} more; there are {len(devices)}: use fused"
     )
-  check_devices(config, count)
+  check_performer_devices(config, count)
   return devices[1 : 1 + count]
 
 
@@ -102,7 +102,7 @@ class CacheUpdate(NamedTuple):
 def performer_view(state: SessionState) -> SessionState:
   """The part of a session's state that the performer reads."""
   nothing: Any = None
-  return state._replace(words=nothing, hearing=nothing, audio_decoder=nothing, video_decoder=nothing)
+  return state._replace(text_tokens=nothing, hearing=nothing, audio_decoder=nothing, video_decoder=nothing)
 
 
 def caches(state: SessionState) -> list[Cache]:
@@ -170,7 +170,7 @@ def make_shardings(mesh: Mesh, states: SessionState) -> Shardings:
 
 def remote_solver(config: Config, treedef: Any, slots: int, shardings: Shardings) -> jax.stages.Wrapped:
   """The jitted (weights, performer's states, updates) -> (latents, states). Every device has its heads of the cache."""
-  one_pass = over_devices(AXIS)
+  one_pass = ulysses_pass(AXIS)
 
   def solve(weights: list[jax.Array], states: SessionState, updates: CacheUpdate) -> tuple[Latents, SessionState]:
     agent: Agent = jax.tree.unflatten(treedef, weights)

@@ -43,7 +43,7 @@ COLUMNS: dict[str, tuple[Measure, int, str]] = {  # title: (figure, digits, whic
   "face drift, 15 s": (closed_loop("drift_face/15s"), 3, "down"),
   "audio error, speaking": (teacher_forced("audio", "speaking"), 3, "down"),
   "video error, speaking": (teacher_forced("video", "speaking"), 3, "down"),
-  "word entropy": (teacher_forced("text", "words"), 3, "down"),
+  "token NLL": (teacher_forced("text", "tokens"), 3, "down"),
 }
 PANELS = (
   "right answers",
@@ -51,7 +51,7 @@ PANELS = (
   "lip correlation",
   "face drift, 15 s",
   "audio error, speaking",
-  "word entropy",
+  "token NLL",
 )
 ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 

@@ -170,8 +170,8 @@ def held_out(
       truth.add([scripted_conversation(session, config, tokenizer) for session in sessions[:count]])
       rows = heldout.stack([heldout.session_arrays(session, config, tokenizer) for session in sessions])
       rows = heldout.with_latents(agent, rows)
-      for crop in heldout.crops(rows, config.data.units):
-        tally.add(crop, count)
+      for crop, speaking in heldout.crops(rows, config.data.units):
+        tally.add(crop, speaking, count)
       for name, scores in codec_figures(agent, rows, count, tokenizer, sessions):
         codecs[name].append(scores)
       bar.update(count)

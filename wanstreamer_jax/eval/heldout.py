@@ -9,7 +9,7 @@ import numpy as np
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import encode_session
-from wanstreamer_jax.data.loader import CARRIED, FIELDS, last_units
+from wanstreamer_jax.data.loader import PREVIOUS, SESSION_FIELDS, UNIT_FIELDS, WITH_PAST, Crop, pad_before
 from wanstreamer_jax.data.records import (
   audio_to_float,
   session_dtype,
@@ -57,20 +57,18 @@ def with_latents(agent: Agent, batch: Arrays) -> Arrays:
   return batch | {new: found[old] for old, new in names.items()} | {"voice_latent": found["voice"]}
 
 
-def crops(batch: Arrays, units: int) -> Iterator[Arrays]:
-  """Consecutive crops [B, units, ...] of whole sessions [B, U, ...] with their latents; a remainder is left out.
-
-  Rows are those of `data.loader`, with `agent_speaking` beside them.
-  """
-  total = batch["agent_text"].shape[1]
+def crops(batch: Arrays, units: int) -> Iterator[tuple[Crop, np.ndarray]]:
+  """Consecutive crops [B, units, ...] of whole sessions [B, U, ...] with their latents, and beside each whether the
+  agent speaks, bool [B, units, F]; a remainder is left out. Sessions are numbered by their row."""
+  sessions, total = batch["agent_text"].shape[:2]
   units = min(units, total)
-  fixed = ("world_text", "portrait_latent", "portrait_valid", "voice_latent", "voice_valid")
+  padded = {name: pad_before(batch[name], PREVIOUS, axis=1) for name in WITH_PAST}
   for start in range(0, total - units + 1, units):
-    rows = {name: batch[name][:, start : start + units] for name in (*FIELDS, "agent_speaking")}
-    rows |= {name: batch[name] for name in fixed}
-    rows["start"] = np.full(len(batch["agent_text"]), start, np.int32)
-    rows |= {f"previous_{name}": last_units(batch[name][:, :start], axis=1) for name in CARRIED}
-    yield rows
+    fields = {name: batch[name][:, start : start + units] for name in UNIT_FIELDS}
+    fields |= {name: x[:, start : start + PREVIOUS + units] for name, x in padded.items()}
+    fields |= {name: batch[name] for name in SESSION_FIELDS}
+    place = {"session": np.arange(sessions, dtype=np.int32), "start": np.full(sessions, start, np.int32)}
+    yield Crop(**place, **fields), batch["agent_speaking"][:, start : start + units]
 
 
 @jax.jit

@@ -17,75 +17,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wanstreamer_jax.data.loader import Crop
 from wanstreamer_jax.eval.baselines import VARIANTS
 from wanstreamer_jax.eval.metrics import mean
 from wanstreamer_jax.eval.turns import SPEECH_GAP, merge, runs
+from wanstreamer_jax.flow import velocity
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.teacher_forcing import (
-  Row,
-  crop_heard,
-  crop_history,
-  crop_latents,
-  crop_world,
+  Inputs,
+  conditions,
+  crop_past,
+  last_units,
   onsets,
-  text_entropy,
+  squared_errors,
+  teacher_forced,
+  text_scores,
 )
-
-Batch = dict[str, np.ndarray]  # rows of `crops`, with a leading axis, each of another session
 
 
 class UnitErrors(NamedTuple):
-  """Errors of every unit of a crop. audio, video: mean squared latent error [K]; entropy: [K, n]."""
+  """Errors of every unit of a crop. audio, video: mean squared latent error [K]; nll: of text slots [K, n]."""
 
   audio: jax.Array
   video: jax.Array
-  entropy: jax.Array
+  nll: jax.Array
 
 
-def unit_errors(streamer: WanStreamer, row: Row, key: jax.Array) -> UnitErrors:
+def unit_errors(streamer: WanStreamer, crop: Crop, key: jax.Array) -> UnitErrors:
   """One crop through the teacher-forced pass at flow time 1, with its true, clean history."""
-  latents = crop_latents(row)
-  total, units = latents.audio.shape[0], row["agent_text"].shape[0]
-  clean = jax.tree.map(lambda x: x[-units:], latents)
-  keys = jax.random.split(key)
-  noise = Latents(*(jax.random.normal(k, x.shape) for k, x in zip(keys, clean)))
-  config = streamer.config
-  predictions = streamer.teacher_forced(
-    crop_world(row, config),
-    crop_heard(streamer, row),
-    crop_history(row, latents, jnp.zeros(total), jnp.ones(total, bool), config.layout.commit_delay),
-    row["agent_text"],
-    noise,
-    jnp.ones(units),
-    row["start"],
-    jnp.zeros((), jnp.int32),
-  )
-  answer = jax.tree.map(lambda z, v: z - v, noise, predictions.velocity)
-  return UnitErrors(*_squared(answer, clean), text_entropy(streamer, predictions.text, row["agent_text"])[0])
+  past, units = crop_past(crop), crop.agent_text.shape[0]
+  clean = last_units(past.latents, units)
+  noise = Latents(*(jax.random.normal(k, x.shape) for k, x in zip(jax.random.split(key), clean)))
+  predictions = teacher_forced(streamer, conditions(streamer, crop), Inputs(past, noise, jnp.ones(units)))
+  errors = squared_errors(predictions.velocity, jax.tree.map(velocity, clean, noise))  # of v, which is that of z - v
+  return UnitErrors(errors.audio, errors.video, text_scores(streamer, predictions.text, crop.agent_text).nll)
 
 
-def copy_errors(row: Row) -> UnitErrors:
+def copy_errors(crop: Crop) -> UnitErrors:
   """The same errors of answering with the previous unit's latents (zeros, the mean, where there is none)."""
-  latents, units = crop_latents(row), row["agent_text"].shape[0]
-  clean = jax.tree.map(lambda x: x[-units:], latents)
+  latents, units = crop_past(crop).latents, crop.agent_text.shape[0]
   before = jax.tree.map(lambda x: x[-units - 1 : -1], latents)
-  return UnitErrors(*_squared(before, clean), jnp.full(row["agent_text"].shape, jnp.nan))
+  errors = squared_errors(before, last_units(latents, units))
+  return UnitErrors(errors.audio, errors.video, jnp.full(crop.agent_text.shape, jnp.nan))
 
 
-def _squared(answer: Latents, truth: Latents) -> tuple[jax.Array, jax.Array]:
-  """Mean squared error per unit: (audio [K], video [K])."""
-  error = lambda a, b: jnp.mean(jnp.square(a - b).reshape(a.shape[0], -1), axis=1)
-  return error(answer.audio, truth.audio), error(answer.video, truth.video)
-
-
-def variant_of(batch: Batch, variant: str) -> Batch:
-  """The batch as a variant sees it; see the module's docstring."""
+def variant_of(crops: Crop, variant: str) -> Crop:
+  """A batch of crops as a variant sees it; see the module's docstring."""
   if variant == "shuffled_user":
-    return {name: np.roll(x, 1, axis=0) if name.startswith("user_") else x for name, x in batch.items()}
+    users = {name: x for name, x in crops._asdict().items() if name.startswith("user_")}
+    return crops._replace(**{name: np.roll(x, 1, axis=0) for name, x in users.items()})
   if variant == "text_only":
-    return batch | {name: np.zeros_like(batch[name]) for name in ("user_audio_valid", "user_video_valid")}
-  return batch
+    no = np.zeros_like(crops.user_audio_valid)
+    return crops._replace(user_audio_valid=no, user_video_valid=no)
+  return crops
 
 
 def unit_states(speaking: np.ndarray, fps: int) -> np.ndarray:
@@ -111,41 +96,42 @@ class Tally:
     self._copy = jax.jit(jax.vmap(copy_errors))
     self.kept: dict[str, list[UnitErrors]] = {variant: [] for variant in VARIANTS}
     self.states: list[np.ndarray] = []
-    self.words: list[np.ndarray] = []
+    self.tokens: list[np.ndarray] = []
     self.onsets: list[np.ndarray] = []
     self.count = 0
 
-  def add(self, batch: Batch, counted: int | None = None) -> None:
+  def add(self, crops: Crop, speaking: np.ndarray, counted: int | None = None) -> None:
     """Scores crops [B, K, ...] of different sessions, the first `counted` of which count (all, unless it is given).
-    `agent_speaking` bool [B, K, F] comes beside `crops.FIELDS`."""
-    rows = len(batch["agent_text"])
+
+    speaking: bool [B, K, F], whether the agent speaks.
+    """
+    rows = len(crops.agent_text)
     if rows < 2:
       raise ValueError(f"a batch of {rows} row: shuffled_user needs at least 2 sessions")
-    inputs = {name: x for name, x in batch.items() if name != "agent_speaking"}
     keys = jax.vmap(lambda i: jax.random.fold_in(self.key, i))(jnp.arange(self.count, self.count + rows))
     for variant in VARIANTS:
-      seen = variant_of(inputs, variant)
+      seen = variant_of(crops, variant)
       errors = self._copy(seen) if variant == "copy_previous" else self._errors(self.streamer, seen, keys)
       self.kept[variant].append(jax.tree.map(lambda x: x[:counted], jax.device_get(errors)))
-    fps, text = self.streamer.config.media.fps, batch["agent_text"][:counted]
-    self.states.append(np.stack([unit_states(row, fps) for row in batch["agent_speaking"][:counted]]))
-    self.words.append(text != PAD)
+    fps, text = self.streamer.config.media.fps, crops.agent_text[:counted]
+    self.states.append(np.stack([unit_states(row, fps) for row in speaking[:counted]]))
+    self.tokens.append(text != PAD)
     self.onsets.append(np.stack([np.asarray(onsets(jnp.asarray(row))) for row in text]))
     self.count += rows
 
   def result(self) -> dict[str, Any]:
-    """{"units": n, variant: {"audio" and "video": {state: error, "all": error}, "text": {"words", "onsets"}}}."""
-    states, words, first = (np.concatenate(x) for x in (self.states, self.words, self.onsets))
+    """{"units": n, variant: {"audio" and "video": {state: error, "all": error}, "text": {"tokens", "onsets"}}}."""
+    states, tokens, first = (np.concatenate(x) for x in (self.states, self.tokens, self.onsets))
     counts = {state: int((states == state).sum()) for state in ("speaking", "listening", "transitions")}
     out: dict[str, Any] = {
-      "units": {**counts, "all": states.size, "words": int(words.sum()), "onsets": int(first.sum())}
+      "units": {**counts, "all": states.size, "tokens": int(tokens.sum()), "onsets": int(first.sum())}
     }
     for variant, parts in self.kept.items():
       errors: Any = UnitErrors(*(np.concatenate(x) for x in zip(*parts)))  # type: ignore[arg-type]
       out[variant] = {
         "audio": _by_state(errors.audio, states),
         "video": _by_state(errors.video, states),
-        "text": {"words": mean(errors.entropy[words]), "onsets": mean(errors.entropy[..., 0][first])},
+        "text": {"tokens": mean(errors.nll[tokens]), "onsets": mean(errors.nll[..., 0][first])},
       }
     return out
 

@@ -95,7 +95,7 @@ def teacher_forced_rows(errors: dict[str, Any]) -> list[list[str]]:
   for kind in ("audio", "video"):
     for state in ("speaking", "listening", "transitions"):
       out.append([f"{kind} latent error, {state}", "-", *(number(errors[name][kind][state]) for name in names)])
-  for part in ("words", "onsets"):
+  for part in ("tokens", "onsets"):
     out.append([f"text cross-entropy, {part}", "-", *(number(errors[name]["text"][part]) for name in names)])
   return out
 

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from wanstreamer_jax.nn.attention import attend, prepare_mask
-from wanstreamer_jax.nn.attention_parts import Part, Queries
-from wanstreamer_jax.nn.blocks import KeyValue
-from wanstreamer_jax.units import Coords, Layout, visible
+from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
+from wanstreamer_jax.units import NOISY_PHASES, Coords, Layout, visible
 
 AttentionFn = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, index of the layer) -> [T, N, H]
 
@@ -24,40 +23,48 @@ def cached_attention(
   """
   lengths = [pinned if i == 0 else 0 for i in range(len(key_coords))]
   masks = [prepare_mask(visible(coords, keys, window), length) for keys, length in zip(key_coords, lengths)]
-  own_mask = visible(coords, coords, window)
+  own_mask = visible(coords, coords, window)  # [T, T]
   prefixes = [keys.pinned[:length] for keys, length in zip(key_coords, lengths)]
 
-  def mixer(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
+  def attention(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
     parts = [Part(kv.k, kv.v, mask, prefix, layer) for kv, mask, prefix in zip(groups, masks, prefixes)]
     return attend(queries, [*parts, Part(own.k, own.v, own_mask)])
 
-  return mixer
+  return attention
 
 
-def teacher_forced_attention(clean: Coords, ephemeral: Coords, layout: Layout) -> AttentionFn:
-  """The training pass: tokens are [clean | ephemeral], ephemeral = E tokens for each of some units.
+def teacher_forced_attention(clean: Coords, noisy: Coords, layout: Layout) -> AttentionFn:
+  """The training pass: tokens are [clean | noisy]: Tc clean ones, and E noisy ones for each of I copies.
 
-  Clean tokens see clean ones. An ephemeral token sees clean ones and its own unit's ephemeral ones; all other
-  ephemeral keys are invisible to it by their scope, so they are not even scored.
+  Clean tokens see clean ones. A noisy token sees clean ones and those of its own copy; all other noisy keys are
+  invisible to it by their scope, so they are not even scored:
+
+                Tc clean keys     E noisy keys of each copy
+      clean     visible           -
+      copy 0    visible           visible  -        -
+      copy 1    visible           -        visible  -
   """
-  window, total = layout.config.window, clean.unit.shape[0]
-  per_unit = layout.tokens("REFEED", "PERFORM")
-  by_unit = jax.tree.map(lambda x: x.reshape(-1, per_unit, *x.shape[1:]), ephemeral)
-  clean_mask, noisy_mask = visible(clean, clean, window), visible(ephemeral, clean, window)
-  own_mask = jax.vmap(functools.partial(visible, window=window))(by_unit, by_unit)  # [K, E, E]
-  noisy_mask = noisy_mask.reshape(-1, per_unit, total)
+  window, total, per_copy = layout.config.window, clean.unit.shape[0], layout.tokens(*NOISY_PHASES)
+
+  def by_copy(x: jax.Array) -> jax.Array:
+    """[I * E, ...] -> [I, E, ...]."""
+    return x.reshape(-1, per_copy, *x.shape[1:])
+
+  noisy_by_copy = jax.tree.map(by_copy, noisy)
+  clean_mask = visible(clean, clean, window)  # [Tc, Tc]
+  noisy_mask = by_copy(visible(noisy, clean, window))  # [I, E, Tc]
+  own_mask = jax.vmap(functools.partial(visible, window=window))(noisy_by_copy, noisy_by_copy)  # [I, E, E]
   pinned = clean.pinned[: layout.pinned_tokens]
-  fold = lambda x: x.reshape(-1, per_unit, *x.shape[1:])
 
-  def mixer(queries: Queries, own: KeyValue, _: None) -> jax.Array:
+  def attention(queries: Queries, own: KeyValue, _: None) -> jax.Array:
     k, v = own.k[:total], own.v[:total]
-    first = attend(Queries(queries.now[:total], queries.pinned[:total]), [Part(k, v, clean_mask, pinned)])
+    of_clean = attend(Queries(queries.at_time[:total], queries.at_pinned[:total]), [Part(k, v, clean_mask, pinned)])
 
-    def unit(now, turned, own_k, own_v, to_clean, to_own):
-      return attend(Queries(now, turned), [Part(k, v, to_clean, pinned), Part(own_k, own_v, to_own)])
+    def copy(queries: Queries, own: KeyValue, noisy_mask: jax.Array, own_mask: jax.Array) -> jax.Array:
+      return attend(queries, [Part(k, v, noisy_mask, pinned), Part(own.k, own.v, own_mask)])
 
-    late = [fold(x[total:]) for x in (queries.now, queries.pinned, own.k, own.v)]
-    second = jax.vmap(unit)(*late, noisy_mask, own_mask)  # type: ignore[call-arg]
-    return jnp.concatenate([first, second.reshape(-1, *second.shape[2:])])
+    noisy_queries, noisy_own = jax.tree.map(lambda x: by_copy(x[total:]), (queries, own))
+    of_noisy = jax.vmap(copy)(noisy_queries, noisy_own, noisy_mask, own_mask)  # [I, E, N, H]
+    return jnp.concatenate([of_clean, of_noisy.reshape(-1, *of_noisy.shape[2:])])
 
-  return mixer
+  return attention

@@ -1,12 +1,20 @@
 """The training pass's attention on GPUs: the same numbers as `attention.teacher_forced_attention`, in chunks.
 
-A chunk is a few units with their clean and their ephemeral tokens. Its queries meet three parts of the keys, which
-`nn.merge` joins in one softmax (W = WORLD, h = clean units of earlier chunks, c = the chunk's own tokens):
+A chunk is a few consecutive units: their clean tokens and the noisy tokens of their copies, C tokens in all. Its
+queries meet three pieces of the keys, which `nn.attention_merge` joins in one softmax:
 
-    W   by queries turned back by what was evicted                               dense, a few hundred keys
-    h   all of them, those that exist moved to the front: nothing but a length   a flash kernel, most of the work
-    c   under the mask of `units.visible`                                        dense, about CHUNK keys
+    WORLD     by queries rotated back by what was evicted                        dense, a few hundred keys
+    history   clean units of earlier chunks, those that exist moved to the       a flash kernel, most of the work
+              front: who is seen is nothing but a length
+    own       the chunk's own tokens, under the mask of `units.visible`          dense, about CHUNK keys
+
+              WORLD    clean 0  noisy 0 | clean 1  noisy 1 | clean 2  noisy 2
+    chunk 0   WORLD    own      own     |                  |
+    chunk 1   WORLD    history          | own      own     |
+    chunk 2   WORLD    history          | history          | own      own
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,71 +23,128 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import AttentionFn
 from wanstreamer_jax.nn.attention import attend
 from wanstreamer_jax.nn.attention_merge import Dense, Kernel, Piece, merge
-from wanstreamer_jax.nn.attention_parts import Part, Queries
-from wanstreamer_jax.nn.blocks import KeyValue
-from wanstreamer_jax.units import EPHEMERAL_PHASES, Coords, Layout, visible
+from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
+from wanstreamer_jax.units import NOISY_PHASES, Coords, Layout, visible
 
 CHUNK = 2048  # tokens; larger ones waste more on masked scores, smaller ones leave a GPU without work
 
 
+class Chunking(NamedTuple):
+  """How [WORLD | clean units | noisy copies] is cut into chunks."""
+
+  chunks: int  # how many
+  world: int  # tokens of WORLD, W
+  clean: int  # clean tokens of a chunk
+  noisy: int  # noisy tokens of a chunk
+
+  @property
+  def noisy_start(self) -> int:
+    """Where the noisy copies begin."""
+    return self.world + self.chunks * self.clean
+
+  def cut(self, clean: jax.Array, noisy: jax.Array) -> jax.Array:
+    """All clean units [chunks * clean, ...] and all noisy copies [chunks * noisy, ...] -> [chunks, C, ...]."""
+    parts = (x.reshape(self.chunks, -1, *x.shape[1:]) for x in (clean, noisy))
+    return jnp.concatenate(list(parts), axis=1)
+
+  def cut_tokens(self, x: jax.Array) -> jax.Array:
+    """[T, ...] without WORLD -> [chunks, C, ...]."""
+    return self.cut(x[self.world : self.noisy_start], x[self.noisy_start :])
+
+  def join(self, world: jax.Array, chunks: jax.Array) -> jax.Array:
+    """The way back, with WORLD's [W, ...]: [T, ...]."""
+    clean, noisy = chunks[:, : self.clean], chunks[:, self.clean :]
+    return jnp.concatenate([world, *(x.reshape(-1, *x.shape[2:]) for x in (clean, noisy))])
+
+
+class Masks(NamedTuple):
+  """Whom the queries of each chunk see."""
+
+  world: jax.Array  # bool [chunks, C, W]
+  own: jax.Array  # bool [chunks, C, C]
+  history: jax.Array  # int32 [chunks]: how many first keys of `order`
+  order: jax.Array  # int32 [clean tokens]: keys that exist come first, in their order
+
+
+class Chunk(NamedTuple):
+  """What a chunk's attention is computed from, or [chunks, ...] of all chunks."""
+
+  queries: Queries  # [C, N, H]
+  own: KeyValue  # [C, M, H]
+  world_mask: jax.Array  # bool [C, W]
+  own_mask: jax.Array  # bool [C, C]
+  history: jax.Array  # int32
+
+
 def teacher_forced_attention_gpu(
-  clean: Coords, ephemeral: Coords, layout: Layout, history: Kernel, size: int = CHUNK
+  clean: Coords, noisy: Coords, layout: Layout, history: Kernel, size: int = CHUNK
 ) -> AttentionFn:
   """As `teacher_forced_attention`. history: the kernel for keys of earlier chunks, which is told how many there are.
 
-  Raises ConfigError for crops longer than the window and for sinks, whose keys would be neither W nor h.
+  Raises ConfigError for crops longer than the window and for sinks, whose keys would be neither WORLD nor history.
   """
-  world, window = layout.world_tokens, layout.config.window
-  noisy_units = ephemeral.unit.shape[0] // layout.tokens(*EPHEMERAL_PHASES)
-  units = (clean.unit.shape[0] - world) // layout.clean_tokens
-  if layout.config.sinks or (window is not None and units > window):
+  units = (clean.unit.shape[0] - layout.world_tokens) // layout.clean_tokens
+  _check(layout, units)
+  chunking = _chunking(layout, units, noisy.unit.shape[0] // layout.tokens(*NOISY_PHASES), size)
+  masks = _masks(clean, noisy, layout, chunking)
+  world, window = chunking.world, layout.config.window
+  within_world = visible(clean[:world], clean[:world], window)  # [W, W]
+
+  def attention(queries: Queries, own: KeyValue, _: None) -> jax.Array:
+    of_world = KeyValue(*(x[:world] for x in own))
+    past = KeyValue(*(x[world : chunking.noisy_start][masks.order] for x in own))  # [clean tokens, M, H]
+    own_queries, own_keys = jax.tree.map(chunking.cut_tokens, (queries, own))
+    chunks = Chunk(own_queries, own_keys, masks.world, masks.own, masks.history)
+
+    def later(chunk: Chunk) -> jax.Array:
+      piece = Piece(chunk.queries.at_time, past.k, past.v, chunk.history)
+      return _attend_chunk(chunk, of_world, [piece], [history])
+
+    first = _attend_chunk(jax.tree.map(lambda x: x[0], chunks), of_world, [], [])  # [C, N, H]: it has no history
+    mixed = first[None]
+    if chunking.chunks > 1:
+      mixed = jnp.concatenate([mixed, jax.lax.map(later, jax.tree.map(lambda x: x[1:], chunks))])
+    mixed_world = queries.at_time[:0]
+    if world:
+      mixed_world = attend(Queries(*(x[:world] for x in queries)), [Part(*of_world, within_world)])
+    return chunking.join(mixed_world, mixed)
+
+  return attention
+
+
+def _attend_chunk(chunk: Chunk, world: KeyValue, pieces: list[Piece], kernels: list[Kernel]) -> jax.Array:
+  """[C, N, H]: a chunk's own keys and WORLD's (W may be 0), and further pieces, each seen by its kernel."""
+  dense = [Piece(chunk.queries.at_time, *chunk.own, chunk.own_mask)]
+  if world.k.shape[0]:
+    dense.append(Piece(chunk.queries.at_pinned, *world, chunk.world_mask))
+  return merge((*(Dense(),) * len(dense), *kernels), (*dense, *pieces))
+
+
+def _masks(clean: Coords, noisy: Coords, layout: Layout, chunking: Chunking) -> Masks:
+  world, window = clean[: chunking.world], layout.config.window
+  coords = jax.tree.map(chunking.cut, clean[chunking.world :], noisy)  # [chunks, C]
+  exists = clean.valid[chunking.world :]
+  in_chunk = exists.reshape(chunking.chunks, -1).sum(axis=1)
+  return Masks(
+    world=jax.vmap(lambda own: visible(own, world, window))(coords),
+    own=jax.vmap(lambda own: visible(own, own, window))(coords),
+    history=(jnp.cumsum(in_chunk) - in_chunk).astype(jnp.int32),
+    order=jnp.argsort(~exists, stable=True),
+  )
+
+
+def _check(layout: Layout, units: int) -> None:
+  window, sinks = layout.config.window, layout.config.sinks
+  if sinks or (window is not None and units > window):
     raise ConfigError(
-      f"cudnn attention needs layout.sinks=0 (now {layout.config.sinks}) and the whole crop inside the window: "
+      f"cudnn attention needs layout.sinks=0 (now {sinks}) and the whole crop inside the window: "
       f"data.units is {units}, layout.window {window}; change them, or set model.attention=xla"
     )
-  chunks = _chunks(units, noisy_units, clean.unit.shape[0] - world + ephemeral.unit.shape[0], size)
-
-  def fold(of_clean: jax.Array, of_late: jax.Array) -> jax.Array:
-    """Tokens of the clean units and of the ephemeral ones -> [chunks, tokens of a chunk, ...]."""
-    return jnp.concatenate([x.reshape(chunks, -1, *x.shape[1:]) for x in (of_clean, of_late)], axis=1)
-
-  coords = jax.tree.map(lambda a, b: fold(a[world:], b), clean, ephemeral)
-  to_world = jax.vmap(lambda own: visible(own, clean[:world], window))(coords)
-  to_chunk = jax.vmap(lambda own: visible(own, own, window))(coords)
-  exists = clean.valid[world:]
-  first = jnp.argsort(~exists, stable=True)
-  counts = jnp.cumsum(exists.reshape(chunks, -1).sum(axis=1)).astype(jnp.int32)
-
-  def mixer(queries: Queries, own: KeyValue, _: None) -> jax.Array:
-    total = clean.unit.shape[0]
-    split = lambda x: fold(x[world:total], x[total:])
-    k, v = own.k[:world], own.v[:world]
-    past = KeyValue(*(x[world:total][first] for x in own))
-
-    def chunk(inputs):
-      now, turned, own_k, own_v, see_world, see_chunk, count = inputs
-      pieces = [Piece(now, own_k, own_v, see_chunk)] + [Piece(turned, k, v, see_world)] * (world > 0)
-      if count is not None:
-        return merge((*(Dense(),) * len(pieces), history), (*pieces, Piece(now, past.k, past.v, count)))
-      return merge((Dense(),) * len(pieces), tuple(pieces))
-
-    inputs = (split(queries.now), split(queries.pinned), split(own.k), split(own.v), to_world, to_chunk)
-    mixed = chunk((*jax.tree.map(lambda x: x[0], inputs), None))[None]
-    if chunks > 1:
-      rest = (*jax.tree.map(lambda x: x[1:], inputs), counts[:-1])
-      mixed = jnp.concatenate([mixed, jax.lax.map(chunk, rest)])
-    each = (total - world) // chunks
-    flat = lambda x: x.reshape(-1, *x.shape[2:])
-    parts = [flat(mixed[:, :each]), flat(mixed[:, each:])]
-    if world:
-      within = visible(clean[:world], clean[:world], window)
-      parts = [attend(Queries(*(x[:world] for x in queries)), [Part(k, v, within)]), *parts]
-    return jnp.concatenate(parts)
-
-  return mixer
 
 
-def _chunks(units: int, noisy_units: int, tokens: int, size: int) -> int:
-  """The least number of equal chunks of at most `size` tokens, or the most that there can be."""
-  possible = [n for n in range(1, noisy_units + 1) if noisy_units % n == 0 and units % n == 0]
-  return next((n for n in possible if tokens // n <= size), possible[-1])
+def _chunking(layout: Layout, units: int, copies: int, size: int) -> Chunking:
+  """The smallest number of equal chunks of at most `size` tokens, or the largest that there can be."""
+  clean, noisy = units * layout.clean_tokens, copies * layout.tokens(*NOISY_PHASES)
+  possible = [n for n in range(1, copies + 1) if copies % n == 0 and units % n == 0]
+  count = next((n for n in possible if (clean + noisy) // n <= size), possible[-1])
+  return Chunking(count, layout.world_tokens, clean // count, noisy // count)

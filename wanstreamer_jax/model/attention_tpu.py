@@ -6,16 +6,15 @@ import numpy as np
 
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import AttentionFn
-from wanstreamer_jax.nn.attention_parts import Queries
+from wanstreamer_jax.nn.attention_parts import KeyValue, Queries
 from wanstreamer_jax.nn.attention_splash import Pattern, splash
-from wanstreamer_jax.nn.blocks import KeyValue
-from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, Coords, Layout, Segment
+from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, Coords, Layout, Segment
 
 
 def two_copy_pattern(layout: Layout, units: int, noisy_units: int | None = None) -> Pattern:
-  """`units.visible` over [WORLD | clean units | ephemeral units] of a crop, as static bounds.
+  """`units.visible` over [WORLD | clean units | noisy units] of a crop, as static bounds.
 
-  noisy_units: of how many units there are ephemeral tokens, one of every `units / noisy_units`; default all.
+  noisy_units: of how many units there are noisy tokens, one of every `units / noisy_units`; default all.
   Raises ConfigError where the rule says more than bounds can: a crop longer than the window, or a layout whose blocks
   do not follow each other in cache order.
   """
@@ -29,7 +28,7 @@ def two_copy_pattern(layout: Layout, units: int, noisy_units: int | None = None)
     groups=units,
     prefix_bounds=_bounds(layout.world),
     clean_bounds=_bounds(layout.phase(*CLEAN_PHASES)),
-    late_bounds=_bounds(layout.phase(*EPHEMERAL_PHASES)),
+    noisy_bounds=_bounds(layout.phase(*NOISY_PHASES)),
     stride=units // (noisy_units or units),
   )
 
@@ -43,35 +42,38 @@ def _bounds(segments: tuple[Segment, ...]) -> tuple[int, ...]:
   return tuple(np.searchsorted(blocks, blocks, side="right").tolist())
 
 
-def teacher_forced_attention_tpu(clean: Coords, ephemeral: Coords, layout: Layout, evicts: bool = True) -> AttentionFn:
+def teacher_forced_attention_tpu(clean: Coords, noisy: Coords, layout: Layout, evicts: bool = True) -> AttentionFn:
   """`teacher_forced_attention` in one call; arguments and numbers are the same.
 
   evicts: whether any unit of the crop may have lost a part of its session's past.
 
-  Pinned keys are met by queries that are turned by another angle (design section 3). Where a session's past can be
-  evicted, queries and keys therefore get twice the width: [now | pinned] against [key | 0], or [0 | key] for a pinned
-  key. That is exact for every unit on the clock, and costs nothing where a head fills half of the matrix unit's depth.
+  Pinned keys are met by queries that are rotated by another angle (`units.evicted`). Where a session's past can be
+  evicted, queries and keys therefore get twice the width, and one product serves both:
+
+      other keys     [q at_time | q at_pinned] . [k | 0] = q at_time . k
+      pinned keys    [q at_time | q at_pinned] . [0 | k] = q at_pinned . k
+
+  That is exact for every unit on the clock, and costs nothing where a head fills half of the matrix unit's depth.
   """
   units = (clean.unit.shape[0] - layout.world_tokens) // layout.clean_tokens
-  late_unit = ephemeral.unit[:: layout.tokens(*EPHEMERAL_PHASES)]
-  pattern = two_copy_pattern(layout, units, late_unit.shape[0])
+  noisy_unit = noisy.unit[:: layout.tokens(*NOISY_PHASES)]  # [I]: the unit of every noisy copy
+  pattern = two_copy_pattern(layout, units, noisy_unit.shape[0])
   place = None
-  if pattern.stride > 1:
-    first_of_stride = clean.unit[layout.world_tokens :: layout.clean_tokens * pattern.stride]
-    place = late_unit - first_of_stride
-  exists = jnp.concatenate([clean.valid, ephemeral.valid])
-  pinned = jnp.concatenate([clean.pinned, ephemeral.pinned])[:, None, None]
+  if pattern.stride > 1:  # which unit of its stride each copy is of: [I]
+    place = noisy_unit - clean.unit[layout.world_tokens :: layout.clean_tokens * pattern.stride]
+  exists = jnp.concatenate([clean.valid, noisy.valid])
+  pinned = jnp.concatenate([clean.pinned, noisy.pinned])[:, None, None]  # [T, 1, 1]
 
-  def mixer(queries: Queries, own: KeyValue, _: None) -> jax.Array:
-    scale = queries.now.shape[-1] ** -0.5
-    q, k = queries.now, own.k
+  def attention(queries: Queries, own: KeyValue, _: None) -> jax.Array:
+    scale = queries.at_time.shape[-1] ** -0.5  # of H, also where the width is 2 H
+    q, k = queries.at_time, own.k
     if widened(layout, evicts):
-      none = jnp.zeros((), k.dtype)
-      q = jnp.concatenate([queries.now, queries.pinned], axis=-1)
-      k = jnp.concatenate([jnp.where(pinned, none, k), jnp.where(pinned, k, none)], axis=-1)
+      zero = jnp.zeros((), k.dtype)
+      q = jnp.concatenate([queries.at_time, queries.at_pinned], axis=-1)  # [T, N, 2 H]
+      k = jnp.concatenate([jnp.where(pinned, zero, k), jnp.where(pinned, k, zero)], axis=-1)  # [T, M, 2 H]
     return splash(q * scale, k, own.v, exists, pattern, place)
 
-  return mixer
+  return attention
 
 
 def widened(layout: Layout, evicts: bool) -> bool:

@@ -4,9 +4,9 @@ The velocity heads say what the past implies for the clean latents; `velocity_fr
 ones. So nothing of the noise, which is as large as the latents, has to pass through the Transformer.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Float32
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.flow import velocity_from_mean
@@ -28,8 +28,8 @@ class Heads(nnx.Module):
     self.text = None if model.tied_embedding else Linear(model.width, model.vocab, rngs=rngs)
     self.config = config
 
-  def velocity(self, hidden: jax.Array, noisy: Latents, tau: jax.Array) -> Latents:
-    """Hidden states of PERFORM [T, D] for latents `noisy` at flow time tau (a scalar) -> their velocity, float32."""
+  def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""]) -> Latents:
+    """Hidden states of PERFORM for latents `noisy` at flow time tau -> their velocity, float32."""
     config = self.config
     at = segment_slices(build_layout(config).phase(PERFORM))
     hidden = self.latent_norm(hidden).astype(jnp.float32)
@@ -40,7 +40,7 @@ class Heads(nnx.Module):
       velocity_from_mean(audio, noisy.audio, tau, config.flow.audio_std),
     )
 
-  def logits(self, hidden: jax.Array, embedding: jax.Array) -> jax.Array:
-    """Normed hidden states [..., D] and the token embedding [V, D] -> float32 [..., V]."""
+  def logits(self, hidden: Float[Array, "*T D"], embedding: Float[Array, "V D"]) -> Float32[Array, "*T V"]:
+    """Normed hidden states and the token embedding -> logits."""
     matrix = embedding.T if self.text is None else self.text.w[...]
     return jnp.einsum("...d,dv->...v", hidden, matrix.astype(hidden.dtype), preferred_element_type=jnp.float32)

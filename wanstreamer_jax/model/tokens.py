@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
 from wanstreamer_jax.config import PAD, Config
 from wanstreamer_jax.nn.blocks import Linear
@@ -32,7 +33,21 @@ class Latents(NamedTuple):
   audio: jax.Array
 
 
-def patchify(latents: jax.Array, side: int) -> jax.Array:
+class Past(NamedTuple):
+  """Latents of a unit that is over, as a later unit is shown them. flow_time: scalar, 0 is clean; valid: bool [2]
+  (video, audio)."""
+
+  latents: Latents
+  flow_time: jax.Array
+  valid: jax.Array
+
+  @classmethod
+  def clean(cls, latents: Latents, valid: jax.Array) -> "Past":
+    """As they are; any leading axes."""
+    return cls(latents, jnp.zeros(valid.shape[:-1]), valid)
+
+
+def patchify(latents: Float[Array, "h w Z"], side: int) -> Float[Array, "RQ P"]:
   """[h, w, Z] -> [R * Q, side * side * Z]; borders are padded with zeros to whole patches."""
   patches = space_to_depth(latents, side)
   return patches.reshape(-1, patches.shape[-1])
@@ -55,65 +70,65 @@ class Tokens(nnx.Module):
     self.history_audio_in = Linear(config.audio_vae.latent_dim, width, rngs=rngs)
     self.config = config
 
-  def kind(self, name: str, tokens: jax.Array, dynamic: Dynamic) -> Content:
+  def kind(self, name: str, tokens: Float[Array, "T D"], dynamic: Dynamic) -> Content:
     """Adds the kind's own embedding, so that equal content in another role is another token."""
     return Content(tokens + self.kinds[KINDS.index(name)].astype(tokens.dtype), dynamic)
 
-  def text(self, name: str, ids: jax.Array, valid: jax.Array, ordinal: jax.Array) -> Content:
-    """Text ids int32 [T] of a text segment."""
+  def text(self, name: str, ids: Int[Array, "T"], valid: Bool[Array, "T"], ordinal: Int[Array, "T"]) -> Content:
+    """Text ids of a text segment."""
     return self.kind(name, self.embedding[ids], Dynamic(valid, None, ordinal))
 
-  def state_token(self, ordinal: jax.Array) -> Content:
+  def state_token(self, ordinal: Int[Array, ""]) -> Content:
     """The learned STATE token; it repeats the ordinal of the session's last word."""
     return self.kind("state", self.state[...], Dynamic(None, None, ordinal[None]))
 
-  def history(self, prefix: str, latents: Latents, flow_time: jax.Array, valid: jax.Array) -> dict[str, Content]:
-    """Clean latents as COMMIT ("commit"), REFEED ("refeed") tokens. flow_time: scalar; valid: bool [2] video, audio."""
+  def history(self, prefix: str, past: Past) -> dict[str, Content]:
+    """A past unit as COMMIT ("commit") or REFEED ("refeed") tokens."""
     side = self.config.layout.patch
     if prefix == "commit":
-      video = self.commit_in(patchify(latents.video, side * self.config.layout.commit_patch))
+      video = self.commit_in(patchify(past.latents.video, side * self.config.layout.commit_patch))
     else:
-      video = self.video_in(patchify(latents.video, side))
-    audio = self.history_audio_in(latents.audio)
+      video = self.video_in(patchify(past.latents.video, side))
+    audio = self.history_audio_in(past.latents.audio)
     return {
-      f"{prefix}_video": self.kind(f"{prefix}_video", video, Dynamic(valid[0], flow_time)),
-      f"{prefix}_audio": self.kind(f"{prefix}_audio", audio, Dynamic(valid[1], flow_time)),
+      f"{prefix}_video": self.kind(f"{prefix}_video", video, Dynamic(past.valid[0], past.flow_time)),
+      f"{prefix}_audio": self.kind(f"{prefix}_audio", audio, Dynamic(past.valid[1], past.flow_time)),
     }
 
-  def noisy(self, latents: Latents, tau: jax.Array) -> dict[str, Content]:
-    """Noisy latents at flow time tau (scalar) as PERFORM tokens."""
+  def noisy(self, latents: Latents, tau: Float[Array, ""]) -> dict[str, Content]:
+    """Noisy latents at flow time tau as PERFORM tokens."""
     video = self.video_in(patchify(latents.video, self.config.layout.patch))
     return {
       "noisy_video": self.kind("noisy_video", video, Dynamic(None, tau)),
       "noisy_audio": self.kind("noisy_audio", self.audio_in(latents.audio), Dynamic(None, tau)),
     }
 
-  def portrait(self, latent: jax.Array, valid: jax.Array) -> Content:
-    """The portrait's first-frame latent [h, w, Z], at the commit patch size."""
+  def portrait(self, latent: Float[Array, "h w Z"], valid: Bool[Array, ""]) -> Content:
+    """The portrait's first-frame latent, at the commit patch size."""
     side = self.config.layout.patch * self.config.layout.commit_patch
     return self.kind("portrait", self.commit_in(patchify(latent, side)), Dynamic(valid, jnp.zeros(())))
 
-  def voice(self, latents: jax.Array, valid: jax.Array) -> Content:
-    """The voice sample's latents [voice_units * A, Z]."""
+  def voice(self, latents: Float[Array, "A Z"], valid: Bool[Array, ""]) -> Content:
+    """The voice sample's latents, those of all its units."""
     return self.kind("voice", self.history_audio_in(latents), Dynamic(valid, jnp.zeros(())))
 
 
 def pack(
   layout: Layout, segments: tuple[Segment, ...], unit: jax.Array, content: dict[str, Content]
-) -> tuple[jax.Array, Coords]:
-  """The tokens [T, D] and coordinates of some segments of unit `unit`."""
+) -> tuple[Float[Array, "T D"], Coords]:
+  """The tokens and coordinates of some segments of unit `unit`."""
   tokens = jnp.concatenate([content[segment.name].tokens for segment in segments])
   return tokens, unit_coords(layout, segments, unit, {name: c.dynamic for name, c in content.items()})
 
 
-def pack_world(layout: Layout, content: dict[str, Content], width: int) -> tuple[jax.Array, Coords]:
-  """The tokens [T, D] and coordinates of WORLD (T may be 0)."""
+def pack_world(layout: Layout, content: dict[str, Content], width: int) -> tuple[Float[Array, "T D"], Coords]:
+  """The tokens and coordinates of WORLD (T may be 0)."""
   tokens = [content[segment.name].tokens for segment in layout.world]
   dynamic = {name: c.dynamic for name, c in content.items()}
   return jnp.concatenate([*tokens, jnp.zeros((0, width))]), world_coords(layout, dynamic)
 
 
-def text_valid(ids: jax.Array) -> jax.Array:
-  """Which slots of a unit's agent text [..., n] exist: all up to and including the first PAD."""
+def text_valid(ids: Int[Array, "*K n"]) -> Bool[Array, "*K n"]:
+  """Which slots of a unit's agent text exist: all up to and including the first PAD."""
   padded = jnp.cumsum(ids == PAD, axis=-1)
   return padded - (ids == PAD) == 0

@@ -1,8 +1,7 @@
 """The one Transformer: stacked layers, scanned, over tokens with coordinates; and the KV-cache it writes.
 
-There is one forward. In `attention.py`, `teacher_forced_attention` is the training pass over [clean | noisy], and
-`cached_attention` a step that reads the cache. Both only choose which keys a query is shown; the mask is that of
-`units.visible` in both.
+There is one forward. What differs between the training pass and a step that reads the cache is the attention that it is
+given (`attention.py`): which keys a query is shown. The mask is that of `units.visible` in both.
 """
 
 from collections.abc import Callable
@@ -11,22 +10,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
-from wanstreamer_jax.config import Config, ModelConfig
+from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config, ModelConfig
 from wanstreamer_jax.model.attention import AttentionFn, cached_attention
-from wanstreamer_jax.nn.attention_parts import Quantised
-from wanstreamer_jax.nn.blocks import FLOW_CHANNELS as _C
-from wanstreamer_jax.nn.blocks import (
+from wanstreamer_jax.model.decoder_layer import (
+  FLOW_CHANNELS,
   MODULATIONS,
   Condition,
   DecoderLayer,
   FlowTimeEmbedding,
-  KeyValue,
-  Linear,
-  RMSNorm,
   RotaryAngles,
 )
-from wanstreamer_jax.nn.rotary import angles
+from wanstreamer_jax.nn.attention_parts import KeyValue, Quantised
+from wanstreamer_jax.nn.blocks import Linear, RMSNorm
+from wanstreamer_jax.nn.rotary import Angles, angles
 from wanstreamer_jax.parallel.mesh import constrain
 from wanstreamer_jax.units import Coords, Segment, build_layout, evicted
 
@@ -64,20 +62,22 @@ class Transformer(nnx.Module):
     self.final_norm = RMSNorm(model.width, model.norm_eps)
     self.flow_time = FlowTimeEmbedding(rngs=rngs)
     shared = model.modulation == "shared"
-    self.shared_modulation = Linear(_C, (MODULATIONS, model.width), rngs=rngs, scale=0.0) if shared else None
+    self.shared_modulation = Linear(FLOW_CHANNELS, (MODULATIONS, model.width), rngs=rngs, scale=0.0) if shared else None
     self.config = config
 
-  def __call__(self, x: jax.Array, coords: Coords, mixer: AttentionFn) -> tuple[jax.Array, KeyValue]:
-    """x: [T, D] -> (hidden [T, D] before the final norm, new keys and values [L, T, M, H])."""
+  def __call__(
+    self, x: Float[Array, "T D"], coords: Coords, attention: AttentionFn
+  ) -> tuple[Float[Array, "T D"], KeyValue]:
+    """Tokens -> (hidden states before the final norm, new keys and values [L, T, M, H])."""
     model = self.config.model
     x = constrain(x.astype(model.dtype), "context", None)  # on a mesh tokens are split, and weights come to them
-    turns, latent = self._turns(coords), coords.flow_time >= 0.0
+    rotary, latent = self._angles(coords), coords.flow_time >= 0.0
     embedding = self.flow_time(jnp.maximum(coords.flow_time, 0.0)).astype(model.dtype)
 
     def body(x: jax.Array, scanned: tuple[DecoderLayer, jax.Array]) -> tuple[jax.Array, KeyValue]:
       layer, index = scanned
       condition = Condition(self._shared(embedding), embedding, latent)  # made here: [6, T, D] is never kept
-      x, kv = layer(x, condition, turns, lambda queries, own: mixer(queries, own, index))
+      x, kv = layer(x, condition, rotary, lambda queries, own: attention(queries, own, index))
       return constrain(x, "context", None), kv
 
     with jax.named_scope("transformer"):
@@ -89,12 +89,15 @@ class Transformer(nnx.Module):
       return None
     return constrain(jnp.moveaxis(self.shared_modulation(embedding), 0, 1), None, "context", None)
 
-  def _turns(self, coords: Coords) -> RotaryAngles:
+  def _angles(self, coords: Coords) -> RotaryAngles:
     """Rotary angles at the tokens' time, and at that time minus the evicted gap."""
     model, layout = self.config.model, build_layout(self.config)
-    gap = evicted(coords.unit, layout.config)[:, None] * jnp.array(layout.ids_per_unit, jnp.int32)
-    turn = lambda position: angles(position, model.head_dim, model.rope_theta)
-    return RotaryAngles(turn(coords.position), turn(coords.position - gap))
+
+    def at(position: Int[Array, "T 3"]) -> Angles:
+      return angles(position, model.head_dim, model.rope_theta, POSITIONS_PER_UNIT)
+
+    gap = evicted(coords.unit, layout.config)[:, None] * jnp.array(layout.ids_per_unit, jnp.int32)  # [T, 3]
+    return RotaryAngles(at(coords.position), at(coords.position - gap))
 
 
 def _remat(body: Callable, how: str) -> Callable:
@@ -105,15 +108,14 @@ def _remat(body: Callable, how: str) -> Callable:
   return jax.checkpoint(body, policy=policy, prevent_cse=False)  # a scan's body is compiled once anyway
 
 
-Pass = Callable[..., tuple[jax.Array, KeyValue]]  # `alone`, or `by_head.over_devices`
+Pass = Callable[..., tuple[jax.Array, KeyValue]]  # `single_device`, or `ulysses.ulysses_pass`
 
 
-def alone(
-  transformer: Transformer, segments: tuple[Segment, ...], x: jax.Array, coords: Coords, key_coords: list[Coords],
-  groups: list[KeyValue],
-) -> tuple[jax.Array, KeyValue]:  # fmt: skip
-  """One pass of the tokens [T, D] of some segments over key groups, on one device: (hidden [T, D], new keys)."""
+def single_device(
+  transformer: Transformer, segments: tuple[Segment, ...], x: Float[Array, "T D"], coords: Coords,
+  key_coords: list[Coords], groups: list[KeyValue],
+) -> tuple[Float[Array, "T D"], KeyValue]:  # fmt: skip
+  """One pass of the tokens of some segments over key groups, on one device: (hidden states, new keys)."""
   layout = build_layout(transformer.config)
-  return transformer(
-    x, coords, cached_attention(coords, key_coords, groups, layout.config.window, layout.pinned_tokens)
-  )
+  attention = cached_attention(coords, key_coords, groups, layout.config.window, layout.pinned_tokens)
+  return transformer(x, coords, attention)

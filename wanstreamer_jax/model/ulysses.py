@@ -1,19 +1,21 @@
-"""Context parallelism of the training pass: the tokens of one session lie on the devices of the mesh axis `context`.
+"""One session on several devices: around attention, tokens are exchanged for heads (DeepSpeed-Ulysses, 2309.14509).
 
-Of C devices each has a share of WORLD, of the clean units and of the ephemeral units, so that all but attention is
-local: perception, packing, the layers' products, the heads.
+    q, k, v [T/C, N, H] -tokens_to_heads-> [T, N/C, H] -> attention -> [T, N/C, H] -heads_to_tokens-> [T/C, N, H]
 
-    [world | clean units 0 .. K/C-1 | late units 0 .. K/C-1]  [world | clean units K/C .. | late units K/C ..]  ...
+Everything but attention is local to a token. During attention every device has all tokens of its heads, hence equal
+work under any mask. Two passes use it:
 
-Around attention, tokens are exchanged for heads (DeepSpeed-Ulysses, arXiv 2309.14509) and put in the order that the
-masks know, [WORLD | clean units | ephemeral units]:
+training     The tokens of a crop lie on the mesh axis `context`. Of C devices each has a share of WORLD, of the clean
+             units and of the noisy copies, so that perception, packing, products and heads are local too:
 
-    [T/C, N, H] -all-to-all-> [T, N/C, H] -> attention -> [T, N/C, H] -all-to-all-> [T/C, N, H]
+             [world | clean units 0 .. K/C-1 | noisy 0 .. I/C-1]  [world | clean units K/C .. | noisy I/C ..]  ...
 
-Every device then has all tokens of its heads, hence equal work under any mask.
+performer    Of one unit, every device holds its share of the video tokens, and all audio tokens, which are few. The
+             keys of the cache lie by head, and never move.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -24,44 +26,55 @@ from jax.sharding import AxisType, PartitionSpec
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.attention import AttentionFn, teacher_forced_attention
-from wanstreamer_jax.model.attention_gpu import teacher_forced_attention_gpu
-from wanstreamer_jax.nn.attention_merge import CuDNN
-from wanstreamer_jax.nn.attention_parts import Queries
-from wanstreamer_jax.nn.blocks import KeyValue
+from wanstreamer_jax.model.attention import AttentionFn, cached_attention
+from wanstreamer_jax.model.transformer import Cache, Pass, Transformer
+from wanstreamer_jax.nn.attention_parts import KeyValue, Queries
 from wanstreamer_jax.parallel.mesh import axis_size, constrain
-from wanstreamer_jax.units import Coords, build_layout
+from wanstreamer_jax.units import PERFORM, REFEED, Coords, Segment, build_layout, segment_slices
 
 CONTEXT, TENSOR = "context", "tensor"
 
 
+def tokens_to_heads(x: jax.Array, axis: str) -> jax.Array:
+  """A share of the tokens [T/C, N, H] -> a share of the heads [T, N/C, H]; called inside `jax.shard_map`."""
+  return x if jax.lax.axis_size(axis) == 1 else jax.lax.all_to_all(x, axis, split_axis=1, concat_axis=0, tiled=True)
+
+
+def heads_to_tokens(x: jax.Array, axis: str) -> jax.Array:
+  """The way back: [T, N/C, H] -> [T/C, N, H]."""
+  return x if jax.lax.axis_size(axis) == 1 else jax.lax.all_to_all(x, axis, split_axis=0, concat_axis=1, tiled=True)
+
+
+# Training: the tokens of a crop over `context`.
+
+
 @dataclasses.dataclass(frozen=True)
-class Shares:
-  """How the parts of a sequence are dealt out. count: C; parts: tokens of WORLD, of all clean and of all late units."""
+class ContextSharding:
+  """How the parts of a sequence lie on C devices."""
 
-  count: int
-  parts: tuple[int, ...]
+  count: int  # C
+  parts: tuple[int, ...]  # tokens of WORLD, of all clean units, of all noisy copies
 
-  def deal(self, *parts: Any) -> Any:
+  def scatter(self, *parts: Any) -> Any:
     """Arrays [tokens, ...] (or trees of them), one per part -> one of [T, ...], in the order of devices. Parts that do
     not divide are filled up with zeros."""
-    return jax.tree.map(self._deal, *parts)
+    return jax.tree.map(self._scatter, *parts)
 
-  def _deal(self, *parts: jax.Array) -> jax.Array:
-    shared = [x.reshape(self.count, x.shape[0] // self.count, *x.shape[1:]) for x in map(self._pad, parts)]
-    joined = jnp.concatenate(shared, axis=1)
+  def _scatter(self, *parts: jax.Array) -> jax.Array:
+    shares = [x.reshape(self.count, x.shape[0] // self.count, *x.shape[1:]) for x in map(self._pad, parts)]
+    joined = jnp.concatenate(shares, axis=1)  # [C, T / C, ...]
     return constrain(joined.reshape(-1, *joined.shape[2:]), CONTEXT)
 
   def _pad(self, part: jax.Array) -> jax.Array:
     missing = -part.shape[0] % self.count
     return jnp.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1)) if missing else part
 
-  def collect(self, x: jax.Array) -> list[jax.Array]:
-    """The parts of what `deal` made."""
-    by_share, out, start = x.reshape(self.count, -1, *x.shape[1:]), [], 0
+  def gather(self, x: jax.Array) -> list[jax.Array]:
+    """The parts of what `scatter` made."""
+    by_device, out, start = x.reshape(self.count, -1, *x.shape[1:]), [], 0  # [C, T / C, ...]
     for tokens in self.parts:
       stop = start + -(-tokens // self.count)
-      out.append(by_share[:, start:stop].reshape(-1, *x.shape[1:])[:tokens])
+      out.append(by_device[:, start:stop].reshape(-1, *x.shape[1:])[:tokens])
       start = stop
     return out
 
@@ -82,46 +95,36 @@ def check_devices(heads: int, units: int, noisy_units: int) -> None:
       )
 
 
-def over_heads(
-  see: Callable[[Coords, Coords], AttentionFn], clean: Coords, late: Coords, shares: Shares
+def ulysses(
+  attention: Callable[[Coords, Coords], AttentionFn], clean: Coords, noisy: Coords, sharding: ContextSharding
 ) -> AttentionFn:
-  """The mixer `see(clean, late)`, whose tokens are [clean | late], for tokens dealt out by `shares`; heads are split
-  over `tensor` and `context`. The identity outside a mesh."""
+  """`attention(clean, noisy)`, whose tokens are [clean | noisy], for tokens scattered by `sharding`; heads are split
+  over `tensor` and `context`. `attention(clean, noisy)` itself outside a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return see(clean, late)
+    return attention(clean, noisy)
   tensor = axis_size(TENSOR)
 
-  def local(queries: Queries, own: KeyValue, clean: Coords, late: Coords) -> jax.Array:
-    whole = lambda x: jnp.concatenate(shares.collect(_exchange(x, 1, 0)))
-    mixed = see(clean, late)(jax.tree.map(whole, queries), jax.tree.map(whole, own), None)
-    starts = [sum(shares.parts[:i]) for i in range(1, len(shares.parts))]
-    return _exchange(shares.deal(*jnp.split(mixed, starts)), 0, 1)
+  def by_heads(x: jax.Array) -> jax.Array:
+    """[T/C, N, H], this device's tokens -> [T, N/C, H] in the order [WORLD | clean units | noisy copies]."""
+    return jnp.concatenate(sharding.gather(tokens_to_heads(x, CONTEXT)))
 
-  def mixer(queries: Queries, own: KeyValue, _: None) -> jax.Array:
-    heads = queries.now.shape[1]
-    ways = tensor * shares.count if heads % (tensor * shares.count) == 0 else 1
+  def local(queries: Queries, own: KeyValue, clean: Coords, noisy: Coords) -> jax.Array:
+    mixed = attention(clean, noisy)(jax.tree.map(by_heads, queries), jax.tree.map(by_heads, own), None)
+    starts = [sum(sharding.parts[:i]) for i in range(1, len(sharding.parts))]
+    return heads_to_tokens(sharding.scatter(*jnp.split(mixed, starts)), CONTEXT)
+
+  def sharded(queries: Queries, own: KeyValue, _: None) -> jax.Array:
+    heads = queries.at_time.shape[1]
+    ways = tensor * sharding.count if heads % (tensor * sharding.count) == 0 else 1
     repeats = math.lcm(own.k.shape[1], ways) // own.k.shape[1]  # so that each device gets the keys of its queries
     own = jax.tree.map(lambda x: jnp.repeat(x, repeats, axis=1), own) if repeats > 1 else own
     split = PartitionSpec(CONTEXT, TENSOR if ways > 1 else None)
     # Kernels are opaque to XLA's partitioner, and what it does not have to guess it cannot gather.
     specs = (split, split, PartitionSpec(), PartitionSpec())
-    spread = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
-    return spread(queries, own, clean, late)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(queries, own, clean, noisy)
 
-  return mixer
-
-
-def training_mixer(config: Config, clean: Coords, late: Coords, shares: Shares, evicts: bool) -> AttentionFn:
-  """How the training pass attends: `config.model.attention`. The numbers are the same. evicts: as for splash."""
-  layout = build_layout(config)
-  if config.model.attention == "xla":
-    return over_heads(lambda c, e: teacher_forced_attention(c, e, layout), clean, late, shares)
-  if config.model.attention == "cudnn":
-    return over_heads(lambda c, e: teacher_forced_attention_gpu(c, e, layout, CuDNN()), clean, late, shares)
-  from wanstreamer_jax.model.attention_tpu import teacher_forced_attention_tpu  # Pallas takes a second to import
-
-  return over_heads(lambda c, e: teacher_forced_attention_tpu(c, e, layout, evicts), clean, late, shares)
+  return sharded
 
 
 def locally(function: Callable[..., Any], *specs: PartitionSpec) -> Callable[..., Any]:
@@ -134,6 +137,110 @@ def locally(function: Callable[..., Any], *specs: PartitionSpec) -> Callable[...
   return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), *specs), out_specs=specs, check_vma=False)
 
 
-def _exchange(x: jax.Array, split: int, join: int) -> jax.Array:
-  """Splits one axis over the devices of `context` for another that becomes whole."""
-  return x if axis_size(CONTEXT) == 1 else jax.lax.all_to_all(x, CONTEXT, split, join, tiled=True)
+# Performer: the video tokens of one unit over the devices of a group.
+
+
+def check_performer_devices(config: Config, devices: int) -> None:
+  """Raises ConfigError when the performer does not divide over so many devices."""
+  layout, model = build_layout(config), config.model
+  for name, count in (("model.heads", model.heads), ("model.kv_heads", model.kv_heads)):
+    if count % devices:
+      raise ConfigError(f"{name} is {count}, which does not divide over {devices} devices: choose another number")
+  for segment in layout.phase(REFEED, PERFORM):
+    if segment.name.endswith("_video") and segment.tokens % devices:
+      raise ConfigError(
+        f"a unit has {segment.tokens} tokens {segment.name}, which do not divide over {devices} devices: choose "
+        "another number, or another layout.patch"
+      )
+
+
+def ulysses_pass(axis: str) -> Pass:
+  """A pass that spreads the video tokens of REFEED or PERFORM over the devices of a mesh axis: called inside
+  `jax.shard_map`, a drop-in for `transformer.single_device`."""
+  return functools.partial(_pass, axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerformerSharding:
+  """Where the tokens of REFEED or PERFORM lie on the G devices of `axis`: a share of the video, all of the audio.
+
+  video, audio: their places among the segments' tokens. Tokens in the order of this class are [video | audio].
+  """
+
+  axis: str
+  video: slice
+  audio: slice
+
+  @classmethod
+  def of(cls, axis: str, segments: tuple[Segment, ...]) -> "PerformerSharding":
+    places = segment_slices(segments)
+    (video,) = (place for name, place in places.items() if name.endswith("_video"))
+    (audio,) = (place for name, place in places.items() if name.endswith("_audio"))
+    return cls(axis, video, audio)
+
+  @property
+  def count(self) -> int:
+    """Video tokens, Tv."""
+    return self.video.stop - self.video.start
+
+  @property
+  def share(self) -> int:
+    """Video tokens of one device, Tv/G."""
+    return self.count // jax.lax.axis_size(self.axis)
+
+  def reorder(self, x: jax.Array) -> jax.Array:
+    """[T, ...] in the order of segments -> [video | audio]."""
+    return jnp.concatenate([x[self.video], x[self.audio]])
+
+  def restore(self, video: jax.Array, audio: jax.Array, axis: int = 0) -> jax.Array:
+    """Whole video and audio tokens in the order of segments."""
+    return jnp.concatenate([video, audio] if self.video.start < self.audio.start else [audio, video], axis=axis)
+
+  def scatter(self, x: jax.Array) -> jax.Array:
+    """[T, ...] in the order of segments -> this device's [Tv/G + Ta, ...]."""
+    first = jax.lax.axis_index(self.axis) * self.share
+    return jnp.concatenate([jax.lax.dynamic_slice_in_dim(x[self.video], first, self.share), x[self.audio]])
+
+  def gather(self, x: jax.Array) -> jax.Array:
+    """The way back: [Tv/G + Ta, ...] -> [T, ...]."""
+    video = jax.lax.all_gather(x[: self.share], self.axis, axis=0, tiled=True)
+    return self.restore(video, x[self.share :])
+
+  def by_heads(self, x: jax.Array) -> jax.Array:
+    """[Tv/G + Ta, N, H] -> [Tv + Ta, N/G, H]."""
+    heads = x.shape[1] // jax.lax.axis_size(self.axis)
+    first = jax.lax.axis_index(self.axis) * heads
+    audio = jax.lax.dynamic_slice_in_dim(x[self.share :], first, heads, axis=1)
+    return jnp.concatenate([tokens_to_heads(x[: self.share], self.axis), audio])
+
+  def by_tokens(self, x: jax.Array) -> jax.Array:
+    """[Tv + Ta, N/G, H] -> [Tv/G + Ta, N, H]."""
+    audio = jax.lax.all_gather(x[self.count :], self.axis, axis=1, tiled=True)
+    return jnp.concatenate([heads_to_tokens(x[: self.count], self.axis), audio])
+
+
+def _pass(
+  axis: str, transformer: Transformer, segments: tuple[Segment, ...], x: jax.Array, coords: Coords,
+  key_coords: list[Coords], groups: list[KeyValue],
+) -> tuple[jax.Array, KeyValue]:  # fmt: skip
+  """As `transformer.single_device`: hidden states of all tokens on every device, keys and values of this device's
+  heads."""
+  layout, sharding = build_layout(transformer.config), PerformerSharding.of(axis, segments)
+  of_heads = cached_attention(
+    jax.tree.map(sharding.reorder, coords), key_coords, groups, layout.config.window, layout.pinned_tokens
+  )
+
+  def attention(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
+    queries, own = Queries(*map(sharding.by_heads, queries)), KeyValue(*map(sharding.by_heads, own))
+    return sharding.by_tokens(of_heads(queries, own, layer))
+
+  hidden, kv = transformer(sharding.scatter(x), jax.tree.map(sharding.scatter, coords), attention)
+  kv = KeyValue(*map(jax.vmap(sharding.by_heads), kv))  # [L, Tv + Ta, M/G, H]
+  in_order = lambda y: sharding.restore(y[:, : sharding.count], y[:, sharding.count :], axis=1)
+  return sharding.gather(hidden), KeyValue(*map(in_order, kv))
+
+
+def sharded_heads(cache: Cache, axis: str, leading: int = 0) -> Any:
+  """PartitionSpecs of a cache whose heads are spread over `axis`; `leading` axes come before [L, S, M, H]."""
+  rows = lambda leaf: PartitionSpec(*[None] * (leading + 2), axis, *[None] * (leaf.ndim - leading - 3))
+  return Cache(jax.tree.map(rows, cache.kv), jax.tree.map(lambda _: PartitionSpec(), cache.coords))

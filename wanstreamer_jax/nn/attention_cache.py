@@ -1,13 +1,17 @@
 """A few queries over a long part of keys as one TPU kernel (Pallas): no score ever leaves the chip's own memory (VMEM).
 
-The keys are walked in blocks under a running softmax (FlashAttention). A grid step holds one block of the keys of all
-heads, where it lies in the cache of all layers: cutting a layer out for a kernel would copy it. Queries come in tiles,
-and a tile's queries of the G heads that share keys are the rows of one matrix product:
+The keys are walked in blocks under a running softmax (FlashAttention). A grid step meets one tile of the queries with
+one block of the keys of all heads, where it lies in the cache of all layers: cutting a layer out for a kernel would
+copy it. The grid is (HALVES, tiles, blocks), the last axis innermost:
 
-    grid   2 halves of the keys, for chips with two cores  x  tiles of queries  x  blocks of keys
-    rows   [g0 t0, g0 t1, ..., g1 t0, g1 t1, ...]
+                      half 0: keys 0 .. S/2            half 1: keys S/2 .. S       (a core each, on chips with two)
+                      block 0   block 1   block 2      block 0   block 1   block 2
+    tile 0 of T       step 0    step 1    step 2       step 0    step 1    step 2
+    tile 1            step 0    step 1    step 2       step 0    step 1    step 2
 
-Of the mask a step reads one bit a pair, 32 queries in a word.
+A row of a half is one running softmax: its three sums stay in VMEM from step to step, and both halves' are joined
+outside (`attention_parts.join`). A tile's queries of the G heads that share a head of keys are the rows of one matrix
+product, [g0 t0, g0 t1, ..., g1 t0, g1 t1, ...]. Of the mask a step reads one bit a pair, 32 queries in a word.
 """
 
 import functools
@@ -74,10 +78,10 @@ class Sizes(NamedTuple):
 
 def over_long(q: jax.Array, part: Part, start: int) -> Partial:
   """Attention of queries [T, N, H] over a part's keys from `start` on, none of them pinned, under a `Packed` mask:
-  partials [2, M, G T, ...] of two halves of the keys, for `attention._join`.
+  partials [2, M, R, ...] of two halves of the keys, for `attention_parts.join`.
 
-  As `attention._over` sees them, except in rows that see no key, whose finite values nobody uses. On a mesh, call it
-  inside `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
+  As `attention.partial_attention` sees them, except in rows that see no key, whose finite values nobody uses. On a
+  mesh, call it inside `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
   """
   assert isinstance(part.mask, Packed)
   layer = jnp.int32(0) if part.layer is None else part.layer
@@ -101,12 +105,12 @@ def _is_by_head(heads: int, itemsize: int) -> bool:
 def _by_row(q: jax.Array, sizes: Sizes) -> jax.Array:
   """[T, N, H] -> [M, rows of all tiles, H]."""
   q = jnp.pad(q, ((0, sizes.tiles * sizes.tile - sizes.queries), (0, 0), (0, 0)))
-  q = q.reshape(sizes.tiles, sizes.tile, sizes.heads, sizes.group, sizes.depth)
+  q = q.reshape(sizes.tiles, sizes.tile, sizes.heads, sizes.group, sizes.depth)  # [tiles, tile, M, G, H]
   return q.transpose(2, 0, 3, 1, 4).reshape(sizes.heads, -1, sizes.depth)
 
 
 def _by_query(sizes: Sizes, x: jax.Array) -> jax.Array:
-  """[2, M, rows of all tiles, H] -> [2, M, G T, H]; H is dropped where it is 1."""
+  """[2, M, rows of all tiles, H] -> [2, M, R, H], R = G T; H is dropped where it is 1."""
   x = x.reshape(HALVES, sizes.heads, sizes.tiles, sizes.group, sizes.tile, -1).swapaxes(2, 3)
   x = x.reshape(HALVES, sizes.heads, sizes.group, sizes.tiles * sizes.tile, -1)[..., : sizes.queries, :]
   x = x.reshape(HALVES, sizes.heads, sizes.group * sizes.queries, -1)
@@ -127,29 +131,55 @@ def pack(mask: jax.Array, start: int) -> jax.Array:
   return jax.lax.bitcast_convert_type(jnp.sum(bits, axis=1, keepdims=True, dtype=jnp.uint32), jnp.int32)
 
 
+class _Specs(NamedTuple):
+  """Which block of every array a grid step (half, tile, step) has in VMEM; `layer` is there before the grid starts."""
+
+  queries: pl.BlockSpec  # [M, rows, H] of [M, rows of all tiles, H]
+  bits: pl.BlockSpec  # [words, 1, BLOCK] of [words of all tiles, 1, S]
+  keys: pl.BlockSpec  # [BLOCK, M, H] of [L, S, M, H], or [M, BLOCK, H] of [L, M, S, H]; also of values
+  scale: pl.BlockSpec  # [M, BLOCK] of [M, keys of all blocks]
+
+  @classmethod
+  def of(cls, sizes: Sizes, by_head: bool) -> "_Specs":
+    last = -(-sizes.keys // BLOCK) - 1
+
+    def block(half: Any, step: Any) -> Any:
+      """The block of keys of a step; those behind the last key, of which nothing is seen, fetch the last one again."""
+      return jnp.minimum(sizes.first + half * sizes.blocks + step, last)
+
+    def by_token(half: Any, tile: Any, step: Any, layer: Any) -> tuple[Any, ...]:
+      return layer[0], block(half, step), 0, 0
+
+    def by_head_of_keys(half: Any, tile: Any, step: Any, layer: Any) -> tuple[Any, ...]:
+      return layer[0], 0, block(half, step), 0
+
+    keys = pl.BlockSpec((None, BLOCK, sizes.heads, sizes.depth), by_token)
+    if by_head:
+      keys = pl.BlockSpec((None, sizes.heads, BLOCK, sizes.depth), by_head_of_keys)
+    return cls(
+      queries=pl.BlockSpec((sizes.heads, sizes.rows, sizes.depth), lambda half, tile, step, layer: (0, tile, 0)),
+      bits=pl.BlockSpec((sizes.words, 1, BLOCK), lambda half, tile, step, layer: (tile, 0, block(half, step))),
+      keys=keys,
+      scale=pl.BlockSpec((sizes.heads, BLOCK), lambda half, tile, step, layer: (0, half * sizes.blocks + step)),
+    )
+
+
+def _sum_spec(sizes: Sizes, width: int) -> pl.BlockSpec:
+  """Of one of the three sums: [M, rows, width] of [2, M, rows of all tiles, width], the same for all steps of a row."""
+  return pl.BlockSpec((None, sizes.heads, sizes.rows, width), lambda half, tile, step, layer: (half, 0, tile, 0))
+
+
 def _call(sizes: Sizes, by_head: bool, q: jax.Array, rows: list[Any], scales: list[Any]) -> Any:
-  """The kernel as a function of (layer [1], queries, bits, keys, values, scales)."""
-  last = -(-sizes.keys // BLOCK) - 1
-  block = lambda half, j: jnp.minimum(sizes.first + half * sizes.blocks + j, last)
-  of_tile = lambda width: pl.BlockSpec(
-    (None, sizes.heads, sizes.rows, width), lambda half, tile, j, layer: (half, 0, tile, 0)
-  )
-  by_token = lambda half, tile, j, layer: (layer[0], block(half, j), 0, 0)
-  of_keys = pl.BlockSpec((None, BLOCK, sizes.heads, sizes.depth), by_token)
-  if by_head:
-    place = lambda half, tile, j, layer: (layer[0], 0, block(half, j), 0)
-    of_keys = pl.BlockSpec((None, sizes.heads, BLOCK, sizes.depth), place)
-  queries = pl.BlockSpec((sizes.heads, sizes.rows, sizes.depth), lambda half, tile, j, layer: (0, tile, 0))
-  bits = pl.BlockSpec((sizes.words, 1, BLOCK), lambda half, tile, j, layer: (tile, 0, block(half, j)))
-  scale = pl.BlockSpec((sizes.heads, BLOCK), lambda half, tile, j, layer: (0, half * sizes.blocks + j))
-  widths = (sizes.depth, 1, 1)
+  """The kernel as a function of (layer [1], queries, bits, keys, values, scales) to a Partial's three sums."""
+  specs = _Specs.of(sizes, by_head)
+  widths = (sizes.depth, 1, 1)  # weighted_sum, sum_exp, row_max
   return pl.pallas_call(
     functools.partial(_kernel, sizes, by_head),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=1,
       grid=(HALVES, sizes.tiles, sizes.blocks),
-      in_specs=[queries, bits, of_keys, of_keys, *[scale] * len(scales)],
-      out_specs=[of_tile(width) for width in widths],
+      in_specs=[specs.queries, specs.bits, specs.keys, specs.keys, *[specs.scale] * len(scales)],
+      out_specs=[_sum_spec(sizes, width) for width in widths],
     ),
     out_shape=[
       jax.ShapeDtypeStruct((HALVES, sizes.heads, sizes.tiles * sizes.rows, width), jnp.float32) for width in widths
@@ -176,43 +206,57 @@ def _cost(sizes: Sizes, of_query: int, of_key: int, scaled: bool) -> pl.CostEsti
 
 
 def _kernel(sizes: Sizes, by_head: bool, layer: Any, q: Any, bits: Any, k: Any, v: Any, *rest: Any) -> None:
-  """One block of keys. q: [M, rows, H]; bits: [words, 1, BLOCK]; k, v: [BLOCK, M, H] or [M, BLOCK, H]; then, of int8,
-  the scales [M, BLOCK] of k and v; then the results, which stay where they are from block to block."""
-  *scales, mixed, total, highest = rest
+  """One grid step. q: [M, rows, H]; bits: [words, 1, BLOCK]; k, v: [BLOCK, M, H] or [M, BLOCK, H]; rest: of int8 keys
+  the scales [M, BLOCK] of k and v, then the sums, which stay where they are from step to step.
+
+      for head of keys:
+        for some of the heads of queries that share it:    one product: [together * tile, H] x [H, BLOCK]
+          update their sums
+  """
+  *scales, weighted_sum, sum_exp, row_max = rest
   half, step = pl.program_id(0), pl.program_id(2)
 
   @pl.when(step == 0)
   def _() -> None:
-    mixed[...] = jnp.zeros_like(mixed)
-    total[...] = jnp.zeros_like(total)
-    highest[...] = jnp.full_like(highest, MASKED)
+    weighted_sum[...] = jnp.zeros_like(weighted_sum)
+    sum_exp[...] = jnp.zeros_like(sum_exp)
+    row_max[...] = jnp.full_like(row_max, MASKED)
 
   first = (sizes.first + half * sizes.blocks + step) * BLOCK
-  exists = lambda axis: first + jax.lax.broadcasted_iota(jnp.int32, (BLOCK, 1)[:: 1 - 2 * axis], axis) < sizes.keys
-  words = jnp.where(exists(1)[None], bits[...], 0)
-  shifts = jax.lax.broadcasted_iota(jnp.int32, (sizes.words, WORD, BLOCK), 1)
-  seen = ((words >> shifts) & 1).reshape(sizes.words * WORD, BLOCK)[: sizes.tile] > 0
-  for head in range(sizes.heads):
-    of_head = lambda x, head=head: (x[head] if by_head else x[:, head]).astype(q.dtype)
-    keys, values = of_head(k), jnp.where(exists(0), of_head(v), 0)  # what lies behind the last key may be NaN
-    of_keys, of_values = (x[head][None] for x in scales) if scales else (None, None)
+  seen = _seen(sizes, bits[...], first)  # [tile, BLOCK]
+  exists = first + jax.lax.broadcasted_iota(jnp.int32, (BLOCK, 1), 0) < sizes.keys
+  rows_together = sizes.together * sizes.tile
 
-    def rows(index: Any, _: None, head=head, keys=keys, values=values, of_keys=of_keys, of_values=of_values) -> None:
-      """Of some of the heads that share these keys."""
-      at = (head, pl.ds(index * sizes.together * sizes.tile, sizes.together * sizes.tile))
+  for head in range(sizes.heads):
+    keys, values = (x[head] if by_head else x[:, head] for x in (k, v))  # [BLOCK, H]
+    keys = keys.astype(q.dtype)
+    values = jnp.where(exists, values.astype(q.dtype), 0)  # what lies behind the last key may be NaN
+    key_scale, value_scale = (x[head][None] for x in scales) if scales else (None, None)  # [1, BLOCK]
+
+    def update(index: Any, _: None, head=head, keys=keys, values=values, key_scale=key_scale, value_scale=value_scale):
+      """Of the rows of `together` heads of queries."""
+      at = (head, pl.ds(index * rows_together, rows_together))
       scores = _product(q[at], keys, 1) * sizes.depth**-0.5
-      scores = scores if of_keys is None else scores * of_keys
+      scores = scores if key_scale is None else scores * key_scale
       scores = scores.reshape(sizes.together, sizes.tile, BLOCK)
       scores = jnp.where(seen[None], scores, MASKED).reshape(-1, BLOCK)
-      before = highest[at]
-      now = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
-      weights, kept = jnp.exp(scores - now), jnp.exp(before - now)
-      highest[at] = now
-      total[at] = total[at] * kept + jnp.sum(weights, axis=1, keepdims=True)
-      weights = weights if of_values is None else weights * of_values
-      mixed[at] = mixed[at] * kept + _product(weights.astype(q.dtype), values, 0)
+      before = row_max[at]
+      after = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
+      weights, kept = jnp.exp(scores - after), jnp.exp(before - after)  # kept: of what was summed up so far
+      row_max[at] = after
+      sum_exp[at] = sum_exp[at] * kept + jnp.sum(weights, axis=1, keepdims=True)
+      weights = weights if value_scale is None else weights * value_scale
+      weighted_sum[at] = weighted_sum[at] * kept + _product(weights.astype(q.dtype), values, 0)
 
-    jax.lax.fori_loop(0, sizes.group // sizes.together, rows, None)
+    jax.lax.fori_loop(0, sizes.group // sizes.together, update, None)
+
+
+def _seen(sizes: Sizes, bits: jax.Array, first: Any) -> jax.Array:
+  """Who sees whom in a block that begins with key `first`: bits [words, 1, BLOCK] -> bool [tile, BLOCK]."""
+  exists = first + jax.lax.broadcasted_iota(jnp.int32, (1, BLOCK), 1) < sizes.keys
+  words = jnp.where(exists[None], bits, 0)
+  shifts = jax.lax.broadcasted_iota(jnp.int32, (sizes.words, WORD, BLOCK), 1)  # query 32 w + b is bit b of word w
+  return ((words >> shifts) & 1).reshape(sizes.words * WORD, BLOCK)[: sizes.tile] > 0
 
 
 def _product(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:

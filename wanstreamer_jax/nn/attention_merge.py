@@ -1,8 +1,7 @@
 """Attention whose keys lie in several parts, each seen by the kernel that suits it, merged into one softmax.
 
-A kernel answers for its own part i with out_i and lse_i = log sum exp(scores), float32. Then
-
-    lse = log sum_i exp(lse_i)        out = sum_i exp(lse_i - lse) out_i
+A kernel answers for its own part i with out_i and lse_i = log sum exp(scores), float32: as a `Partial` these are joined
+like all others (`attention_parts.join`), into out and lse of all parts.
 
 Backward is one rule for all parts: a kernel's own backward, given the *merged* out and lse, returns its part's share,
 
@@ -20,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.nn.attention_parts import MASKED
+from wanstreamer_jax.nn.attention import partial_attention, scaled_scores
+from wanstreamer_jax.nn.attention_parts import MASKED, Part, Partial, Queries, fold_heads, join, stack, unfold_heads
 from wanstreamer_jax.nn.backend import platform
 
 # The parameters of the backward rule of cuDNN attention inside of jax, which `CuDNN` calls with the lse of all pieces.
@@ -60,10 +60,10 @@ def merge(kernels: tuple[Kernel, ...], pieces: tuple[Piece, ...]) -> jax.Array:
 
 
 def _forward(kernels: tuple[Kernel, ...], pieces: tuple[Piece, ...]) -> tuple[jax.Array, jax.Array]:
-  outs, lses = zip(*(kernel.forward(piece) for kernel, piece in zip(kernels, pieces)))
-  lse = functools.reduce(jnp.logaddexp, lses)
-  out = sum(jnp.exp(part - lse)[..., None] * out.astype(jnp.float32) for out, part in zip(outs, lses))
-  return out.astype(outs[0].dtype), lse
+  """-> out [T, N, H], lse float32 [T, N], of all pieces."""
+  found = [Partial.of(*kernel.forward(piece)) for kernel, piece in zip(kernels, pieces)]
+  out, lse = join(stack(found)).normalise()
+  return out.astype(pieces[0].q.dtype), lse
 
 
 def _merge_forward(kernels: tuple[Kernel, ...], pieces: tuple[Piece, ...]) -> tuple[jax.Array, Any]:
@@ -83,48 +83,35 @@ merge.defvjp(_merge_forward, _merge_backward)
 class Dense:
   """The plain computation, anywhere. see: bool [T, S]."""
 
+  def mask(self, piece: Piece) -> jax.Array:
+    """bool [T, S]."""
+    return piece.see
+
   def forward(self, piece: Piece) -> tuple[jax.Array, jax.Array]:
-    scores = self._scores(piece)
-    highest = jnp.max(scores, axis=-1, keepdims=True)
-    weights = jnp.exp(scores - highest)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    lse = self._by_token(highest + jnp.log(total))[..., 0]
-    return self._mix(weights / total, piece).astype(piece.q.dtype), lse
+    out, lse = partial_attention(Queries(piece.q, piece.q), Part(piece.k, piece.v, self.mask(piece))).normalise()
+    tokens = piece.q.shape[0]
+    return unfold_heads(out, tokens).astype(piece.q.dtype), unfold_heads(lse, tokens)
 
   def backward(self, piece: Piece, out: jax.Array, lse: jax.Array, grad: jax.Array) -> tuple[Any, Any, Any]:
-    wide = lambda x: x.astype(jnp.float32)
-    grouped = lambda x: x.reshape(x.shape[0], piece.k.shape[1], -1, *x.shape[2:])
-    weights = jnp.exp(self._scores(piece) - jnp.moveaxis(grouped(lse), 0, 2)[..., None])  # [M, G, T, S]
-    grad, q = grouped(wide(grad)), grouped(wide(piece.q))
-    rows = jnp.einsum("tmgh,tmgh->mgt", grad, grouped(wide(out)))
-    d_scores = weights * (jnp.einsum("tmgh,smh->mgts", grad, wide(piece.v)) - rows[..., None]) * q.shape[-1] ** -0.5
-    dq = jnp.einsum("mgts,smh->tmgh", d_scores, wide(piece.k)).reshape(piece.q.shape)
-    dk, dv = jnp.einsum("mgts,tmgh->smh", d_scores, q), jnp.einsum("mgts,tmgh->smh", weights, grad)
+    tokens, key_heads = piece.q.shape[0], piece.k.shape[1]
+    k, v = piece.k.astype(jnp.float32), piece.v.astype(jnp.float32)
+    q, out, grad = (fold_heads(x.astype(jnp.float32), key_heads) for x in (piece.q, out, grad))  # [M, R, H]
+    scale, groups = q.shape[-1] ** -0.5, q.shape[1] // tokens
+    scores = jnp.where(jnp.tile(self.mask(piece), (groups, 1)), scaled_scores(piece.q, piece.k), MASKED)  # [M, R, S]
+    weights = jnp.exp(scores - fold_heads(lse, key_heads)[..., None])
+    d_weights = jnp.einsum("mrh,smh->mrs", grad, v)
+    d_scores = weights * (d_weights - jnp.sum(grad * out, axis=-1)[..., None]) * scale
+    dq = unfold_heads(jnp.einsum("mrs,smh->mrh", d_scores, k), tokens)
+    dk, dv = jnp.einsum("mrs,mrh->smh", d_scores, q), jnp.einsum("mrs,mrh->smh", weights, grad)
     return dq.astype(piece.q.dtype), dk.astype(piece.k.dtype), dv.astype(piece.v.dtype)
-
-  def _scores(self, piece: Piece) -> jax.Array:
-    """Masked, scaled: float32 [M, G, T, S]."""
-    q = piece.q.reshape(piece.q.shape[0], piece.k.shape[1], -1, piece.q.shape[-1])
-    scores = jnp.einsum("tmgh,smh->mgts", q, piece.k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    return jnp.where(piece.see, scores, MASKED)
-
-  def _mix(self, weights: jax.Array, piece: Piece) -> jax.Array:
-    v = piece.v.astype(piece.q.dtype)
-    mixed = jnp.einsum("mgts,smh->tmgh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return mixed.reshape(piece.q.shape)
-
-  def _by_token(self, x: jax.Array) -> jax.Array:
-    """[M, G, T, ...] -> [T, N, ...]."""
-    moved = jnp.moveaxis(x, 2, 0)
-    return moved.reshape(moved.shape[0], -1, *moved.shape[3:])
 
 
 @dataclasses.dataclass(frozen=True)
 class FirstKeys(Dense):
   """`Dense` for a piece whose `see` is a number: int32, at least 1; every query sees so many first keys."""
 
-  def _scores(self, piece: Piece) -> jax.Array:
-    return super()._scores(piece._replace(see=jnp.arange(piece.k.shape[0]) < piece.see))
+  def mask(self, piece: Piece) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(piece.k.shape[0]) < piece.see, (piece.q.shape[0], piece.k.shape[0]))
 
 
 @dataclasses.dataclass(frozen=True)

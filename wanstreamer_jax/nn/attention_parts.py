@@ -1,28 +1,43 @@
-"""What attention over several parts of keys is made of."""
+"""What attention over several parts of keys is made of, and how the parts become one softmax.
+
+Over a part i of the keys, attention is three sums (FlashAttention's):
+
+    row_max_i = max scores    sum_exp_i = sum exp(scores - row_max_i)    weighted_sum_i = sum exp(scores - row_max_i) v
+
+`join` is the one place where such sums are added up, whoever made them: a few keys here, a kernel there.
+"""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Int8
 
 MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody sees such a row
 
 
 class Queries(NamedTuple):
-  """The same queries twice. now: [T, N, H], rotated to their time; pinned: [T, N, H], to their time minus the gap."""
+  """The same queries twice."""
 
-  now: jax.Array
-  pinned: jax.Array
+  at_time: Float[Array, "T N H"]  # rotated to their time
+  at_pinned: Float[Array, "T N H"]  # rotated to their time minus the evicted gap, for pinned keys
+
+
+class KeyValue(NamedTuple):
+  """Keys (rotated) and values of one layer [S, M, H], or of all layers [L, S, M, H]; a cache's may be `Quantised`."""
+
+  k: jax.Array
+  v: jax.Array
 
 
 class Quantised(NamedTuple):
-  """Keys or values in int8, with one scale per token and head. values: int8 [..., S, M, H]; scale: [..., S, M]."""
+  """Keys or values in int8, with one scale per token and head."""
 
-  values: jax.Array
-  scale: jax.Array
+  values: Int8[Array, "*L S M H"]
+  scale: Float32[Array, "*L S M"]
 
   @classmethod
-  def of(cls, x: jax.Array) -> "Quantised":
+  def of(cls, x: Float[Array, "*L S M H"]) -> "Quantised":
     """The nearest of 255 levels between plus and minus the largest component."""
     scale = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=-1) / 127
     values = jnp.rint(x / jnp.maximum(scale, 1e-30)[..., None])
@@ -33,11 +48,10 @@ Rows = jax.Array | Quantised  # [S, M, H]
 
 
 class Packed(NamedTuple):
-  """The mask of a long part for the kernel of `nn.long_keys`. pinned: bool [T, P], of the pinned prefix; bits: int32
-  [T / 32, 1, S], of all other keys."""
+  """The mask of a long part for the kernel of `nn.attention_cache`."""
 
-  pinned: jax.Array
-  bits: jax.Array
+  pinned: Bool[Array, "T P"]  # of the pinned prefix
+  bits: Int[Array, "words 1 S"]  # of all other keys, 32 queries a word
 
 
 class Part(NamedTuple):
@@ -54,17 +68,44 @@ class Part(NamedTuple):
 
 
 class Partial(NamedTuple):
-  """Attention over some of the keys, in float32. Sums are of exp(score - highest) and may be joined by `_join`."""
+  """Attention over some of the keys, in float32, for rows [...] of queries (of `nn.attention`: [M, R])."""
 
-  mixed: jax.Array  # [M, R, H], sum of weights times values
-  total: jax.Array  # [M, R], sum of weights
-  highest: jax.Array  # [M, R]
+  weighted_sum: Float32[Array, "*R H"]  # sum of exp(score - row_max) times values
+  sum_exp: Float32[Array, "*R"]  # sum of exp(score - row_max)
+  row_max: Float32[Array, "*R"]  # largest score
+
+  @classmethod
+  def of(cls, out: Float[Array, "*R H"], lse: Float32[Array, "*R"]) -> "Partial":
+    """From attention's output and the log of the sum of exp(scores), which is what kernels return."""
+    return cls(out.astype(jnp.float32), jnp.ones_like(lse), lse)
+
+  def normalise(self) -> tuple[Float32[Array, "*R H"], Float32[Array, "*R"]]:
+    """-> (out, lse)."""
+    return self.weighted_sum / self.sum_exp[..., None], self.row_max + jnp.log(self.sum_exp)
 
 
-def _join(partials: Partial) -> Partial:
+def join(partials: Partial) -> Partial:
   """Partials over different keys, stacked along a first axis, as one."""
-  highest = jnp.max(partials.highest, axis=0)
-  scale = jnp.exp(partials.highest - highest)
-  return Partial(
-    jnp.sum(partials.mixed * scale[..., None], axis=0), jnp.sum(partials.total * scale, axis=0), highest
-  )  # fmt: skip
+  row_max = jnp.max(partials.row_max, axis=0)
+  scale = jnp.exp(partials.row_max - row_max)  # brings every part's sums to the common maximum
+  weighted_sum = jnp.sum(partials.weighted_sum * scale[..., None], axis=0)
+  return Partial(weighted_sum, jnp.sum(partials.sum_exp * scale, axis=0), row_max)
+
+
+def stack(partials: list[Partial]) -> Partial:
+  """Along a first axis, for `join`."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *partials)
+
+
+def fold_heads(x: jax.Array, key_heads: int) -> jax.Array:
+  """[T, N, ...] -> [M, R, ...]: the rows [g0 t0, g0 t1, .., g1 t0, g1 t1, ..] that share a head of keys, R = (N / M) T.
+
+  One axis, not two: under two `jax.vmap` (rows of a batch, units) products would else have rank 7, which crashes some
+  versions of jaxlib on the CPU.
+  """
+  return x.swapaxes(0, 1).reshape(key_heads, -1, *x.shape[2:])
+
+
+def unfold_heads(x: jax.Array, tokens: int) -> jax.Array:
+  """The way back: [M, R, ...] -> [T, N, ...]."""
+  return x.reshape(-1, tokens, *x.shape[2:]).swapaxes(0, 1)

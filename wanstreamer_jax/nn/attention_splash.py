@@ -1,20 +1,20 @@
-"""One splash-attention call (TPU, Pallas) over [prefix | groups of clean tokens | groups of late tokens].
+"""One splash-attention call (TPU, Pallas) over [prefix | groups of clean tokens | groups of noisy tokens].
 
-A clean query sees the clean keys before some bound. A late query sees the clean keys up to the end of its group and,
-among the late keys, a first part of its own group's. Two groups (c clean, l late tokens each; x = sees):
+A clean query sees the clean keys before some bound. A noisy query sees the clean keys up to the end of its group and,
+among the noisy keys, a first part of its own group's. Two groups (c clean, n noisy tokens each; x = sees):
 
-          prefix c0 c1 l0 l1
+          prefix c0 c1 n0 n1
   prefix    x    .  .  .  .
   c0        x    x  .  .  .
   c1        x    x  x  .  .
-  l0        x    x  .  x  .
-  l1        x    x  x  .  x
+  n0        x    x  .  x  .
+  n1        x    x  x  .  x
 
-Only one group of every `stride` consecutive ones may have late tokens; which one is then data, not part of the program.
-With stride = 2 the row of the only late group is that of l0 or that of l1, without the key of the other.
+Only one group of every `stride` consecutive ones may have noisy tokens; which one is then data, not part of the
+program. With stride = 2 the row of the only noisy group is that of n0 or that of n1, without the key of the other.
 
 The kernel skips blocks nobody can see and computes the others' masks from one number a query: a clean query carries
-its last visible key, b >= 0; a late one carries three fields, b = -1 - (late group, place in its stride, keys seen of
+its last visible key, b >= 0; a noisy one carries three fields, b = -1 - (noisy group, place in its stride, keys seen of
 its own group). No division: the TPU lowering of integer division asks for a live device, so shifts unpack them. What
 else is data (keys that do not exist in this session) is a segment id: queries and existing keys have 0, missing ones 1.
 """
@@ -43,15 +43,15 @@ class Pattern:
   prefix, groups: tokens before the first group; number of groups.
   prefix_bounds: for each prefix token, how many prefix keys it sees.
   clean_bounds: for each clean token of a group, how many of its own group's clean keys it sees (and all before them).
-  late_bounds: for each late token of a group, how many of its own group's late keys it sees (and all clean keys up to
-    the end of its group).
-  stride: one of so many consecutive groups has late tokens; it divides `groups`.
+  noisy_bounds: for each noisy token of a group, how many of its own group's noisy keys it sees (and all clean keys up
+    to the end of its group).
+  stride: one of so many consecutive groups has noisy tokens; it divides `groups`.
   """
 
   groups: int
   prefix_bounds: tuple[int, ...]
   clean_bounds: tuple[int, ...]
-  late_bounds: tuple[int, ...]
+  noisy_bounds: tuple[int, ...]
   stride: int = 1
 
   @property
@@ -65,56 +65,66 @@ class Pattern:
 
   @property
   def tokens(self) -> int:
-    return self.clean + self.groups // self.stride * len(self.late_bounds)
+    return self.clean + self.groups // self.stride * len(self.noisy_bounds)
 
   @property
   def _stride_bits(self) -> int:
     return (self.stride - 1).bit_length()
 
   def bounds(self, padded: int) -> np.ndarray:
-    """What each query carries: int32 [padded], late groups being the first of their strides. Queries of the padding see
-    the first key only, and nobody sees them."""
-    late_groups = self.groups // self.stride
-    if late_groups << self._stride_bits >= 1 << (31 - _FIELD) or len(self.late_bounds) >= 1 << _FIELD:
-      raise ConfigError(f"splash attention: {self.groups} groups of {len(self.late_bounds)} tokens are too many")
+    """What each query carries: int32 [padded], noisy groups being the first of their strides. Queries of the padding
+    see the first key only, and nobody sees them."""
+    noisy_groups = self.groups // self.stride
+    if noisy_groups << self._stride_bits >= 1 << (31 - _FIELD) or len(self.noisy_bounds) >= 1 << _FIELD:
+      raise ConfigError(f"splash attention: {self.groups} groups of {len(self.noisy_bounds)} tokens are too many")
     group = np.arange(self.groups)[:, None]
     clean = self.prefix + group * len(self.clean_bounds) + np.array(self.clean_bounds, np.int64) - 1
-    late = -1 - ((group[:late_groups] << self._stride_bits + _FIELD) + np.array(self.late_bounds, np.int64))
-    parts = [np.array(self.prefix_bounds, np.int64) - 1, clean.reshape(-1), late.reshape(-1)]
+    noisy = -1 - ((group[:noisy_groups] << self._stride_bits + _FIELD) + np.array(self.noisy_bounds, np.int64))
+    parts = [np.array(self.prefix_bounds, np.int64) - 1, clean.reshape(-1), noisy.reshape(-1)]
     return np.concatenate([*parts, np.zeros(padded - self.tokens, np.int64)]).astype(np.int32)
 
   def bounds_at(self, place: jax.Array, padded: int) -> jax.Array:
-    """`bounds` where late groups are those at `place` of their strides: int32 [groups / stride], below `stride`."""
-    moved = jnp.repeat(place << _FIELD, len(self.late_bounds), total_repeat_length=self.tokens - self.clean)
+    """`bounds` where noisy groups are those at `place` of their strides: int32 [groups / stride], below `stride`."""
+    moved = jnp.repeat(place << _FIELD, len(self.noisy_bounds), total_repeat_length=self.tokens - self.clean)
     return jnp.asarray(self.bounds(padded)).at[self.clean : self.tokens].add(-moved)
 
-  def __call__(self, bound, key):
+  def __call__(self, bound: Any, key: Any) -> Any:
     """The mask of what queries carry and of key indices (int32 of one shape, in NumPy or inside the kernel)."""
-    end, start, stop = self._late_ranges(bound)
+    end, start, stop = self.noisy_ranges(bound)
     own = (key >= start) & (key < stop)
     return (key <= bound) | ((bound < 0) & ((key < end) | own))
 
-  def _late_ranges(self, bound):
-    """Of a late query: the end of the clean keys that it sees, and the range of late ones."""
+  def noisy_ranges(self, bound: Any) -> tuple[Any, Any, Any]:
+    """Of what a noisy query carries: the end of the clean keys that it sees, and start and stop of the noisy ones."""
     packed = -1 - bound
     where, seen = packed >> _FIELD, packed & ((1 << _FIELD) - 1)
-    late, place = where >> self._stride_bits, where & ((1 << self._stride_bits) - 1)
-    start = self.clean + late * len(self.late_bounds)
-    return self.prefix + (late * self.stride + place + 1) * len(self.clean_bounds), start, start + seen
+    group, place = where >> self._stride_bits, where & ((1 << self._stride_bits) - 1)
+    start = self.clean + group * len(self.noisy_bounds)
+    end = self.prefix + (group * self.stride + place + 1) * len(self.clean_bounds)
+    return end, start, start + seen
 
 
 def visited_blocks(pattern: Pattern, block: int) -> np.ndarray:
-  """Which blocks of the mask anybody can see: bool [query blocks, key blocks]. O(tokens + blocks^2) work."""
+  """Which blocks of the mask anybody can see: bool [query blocks, key blocks]. O(tokens + blocks^2) work.
+
+  A block of queries visits the key blocks from 0 to the farthest end of its queries' clean keys, and those between the
+  first start and the last stop of their noisy keys:
+
+      key blocks   0  1  2  3  4 | 5  6  7  8      clean | noisy
+      visited      x  x  x  .  . | .  x  x  .
+  """
   padded = -(-pattern.tokens // block) * block
   bounds = pattern.bounds(padded).astype(np.int64)
-  end, start, stop = pattern._late_ranges(bounds)
-  late = bounds < 0
-  end = np.where(late, end + (pattern.stride - 1) * len(pattern.clean_bounds), bounds + 1)
-  of_block = lambda reduce, x: reduce(x.reshape(-1, block), axis=1)[:, None]
-  first = np.arange(0, padded, block)
-  own_start = of_block(np.min, np.where(late, start, padded))
-  own_stop = of_block(np.max, np.where(late, stop, 0))
-  return (first < of_block(np.max, end)) | ((first < own_stop) & (first + block > own_start))
+  end, start, stop = pattern.noisy_ranges(bounds)
+  noisy = bounds < 0
+  # Which group of its stride a noisy query belongs to is data: it may be the last one.
+  end = np.where(noisy, end + (pattern.stride - 1) * len(pattern.clean_bounds), bounds + 1)
+  by_block = lambda x: x.reshape(-1, block)  # [query blocks, block]
+  last_end = by_block(end).max(axis=1)[:, None]
+  first_start = by_block(np.where(noisy, start, padded)).min(axis=1)[:, None]
+  last_stop = by_block(np.where(noisy, stop, 0)).max(axis=1)[:, None]
+  first_key = np.arange(0, padded, block)
+  return (first_key < last_end) | ((first_key < last_stop) & (first_key + block > first_start))
 
 
 def block_size(tokens: int) -> int:
@@ -123,9 +133,17 @@ def block_size(tokens: int) -> int:
 
 
 def _mask_info(visited: np.ndarray) -> MaskInfo:
-  """Each row of the kernel's grid goes through the blocks that it visits, after idle turns on the first of them. The
-  library's own preparation asks for every block of the mask by itself, in Python, four times."""
-  order = np.argsort(visited, axis=1, kind="stable")[:, -visited.sum(axis=1).max() :]
+  """The grid of the kernel: each row goes through the blocks that it visits, after idle steps on the first of them, so
+  that all rows are as long as the longest. An idle step computes nothing and fetches nothing new:
+
+      row   visited          step 0   step 1   step 2
+      0     x . . .          (0)      (0)      0
+      1     x x . .          (0)      0        1
+      2     x . . x          (0)      0        3
+      3     x x . x          0        1        3
+
+  The library's own preparation asks for every block of the mask by itself, in Python, four times."""
+  order = np.argsort(visited, axis=1, kind="stable")[:, -visited.sum(axis=1).max() :]  # visited blocks come last
   runs = np.take_along_axis(visited, order, axis=1)
   blocks = np.where(runs, order, visited.argmax(axis=1)[:, None])
   return MaskInfo(blocks.astype(np.int16)[None], None, runs.astype(np.int8)[None], None, None)
@@ -141,6 +159,7 @@ def mask_infos(pattern: Pattern, block: int) -> tuple[MaskInfo, MaskInfo]:
 
 
 def _kernel(pattern: Pattern, block: int, bounds: Any, interpret: bool) -> Any:
+  """The library's kernel under our mask: `pattern` is called on blocks of `bounds` (q_sequence) and of key indices."""
   sizes = kernels.BlockSizes(
     block_q=block, block_kv=block, block_kv_compute=block,
     block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block, block_q_dq=block, block_kv_dq=block,
@@ -161,6 +180,7 @@ def kernel_flops(name: str, pattern: Pattern, heads: int, widths: tuple[int, int
   block = block_size(pattern.tokens)
   visited = int(visited_blocks(pattern, block).sum()) * block * block
   key, value = (-(-width // LANES) * LANES for width in widths)
+  # Products of a block: q k^T and p v; q k^T, dO v^T and dS k; q k^T, dO v^T, p^T dO and dS^T q.
   depth = {"fwd": key + value, "dq": 2 * key + value, "dkv": 2 * key + 2 * value}
   part = next(part for part in depth if f"_{part}_" in name)
   return 2.0 * visited * heads * depth[part]
@@ -172,7 +192,7 @@ def splash(
   """Softmax attention of all tokens in one kernel call, under the mask of `pattern` and `exists`, on one device.
 
   q: [T, N, C] already scaled; k: [T, M, C]; v: [T, M, H]; exists: bool [T], keys that anybody may see; place: int32
-  [groups / stride], which group of every stride has late tokens -> [T, N, H]. On a mesh, call it inside
+  [groups / stride], which group of every stride has noisy tokens -> [T, N, H]. On a mesh, call it inside
   `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs; raises ConfigError elsewhere.
   """
   if platform() not in ("tpu", "cpu"):

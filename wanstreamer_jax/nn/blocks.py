@@ -1,18 +1,8 @@
-"""The parts of a decoder layer: RMSNorm, Linear, SwiGLU, and the layer itself with adaptive norms for flow time."""
-
-from collections.abc import Callable
-from typing import NamedTuple
+"""What decoder layers are made of: RMSNorm, Linear, SwiGLU, the projection that joins heads."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-
-from wanstreamer_jax.config import ModelConfig
-from wanstreamer_jax.nn.attention_parts import Queries
-from wanstreamer_jax.nn.rotary import Angles, rotate
-
-MODULATIONS = 6  # shift, scale and gate, for attention and for the MLP
-MIXING = "mixing"  # the scope of scores and weighted values, by which their cost is told from the projections'
 
 
 class RMSNorm(nnx.Module):
@@ -63,103 +53,3 @@ class OutputProjection(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return jnp.tensordot(x, self.w[...].astype(x.dtype), axes=2)
-
-
-class RotaryAngles(NamedTuple):
-  """Rotary angles of the tokens' own time, and of that time without the evicted gap (for pinned keys)."""
-
-  now: Angles
-  pinned: Angles
-
-
-class KeyValue(NamedTuple):
-  """Keys (rotated) and values of one layer [S, M, H], or of all layers [L, S, M, H]; a cache's may be `Quantised`."""
-
-  k: jax.Array
-  v: jax.Array
-
-
-class DecoderLayer(nnx.Module):
-  """Pre-norm attention and SwiGLU, Qwen geometry; latent tokens are shifted, scaled and gated by flow time."""
-
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    c, residual = config, (2 * config.layers) ** -0.5
-    self.attn_norm = RMSNorm(c.width, c.norm_eps)
-    self.mlp_norm = RMSNorm(c.width, c.norm_eps)
-    self.q_proj = Linear(c.width, (c.heads, c.head_dim), rngs=rngs, bias=c.qkv_bias)
-    self.k_proj = Linear(c.width, (c.kv_heads, c.head_dim), rngs=rngs, bias=c.qkv_bias)
-    self.v_proj = Linear(c.width, (c.kv_heads, c.head_dim), rngs=rngs, bias=c.qkv_bias)
-    self.o_proj = OutputProjection(c.heads, c.head_dim, c.width, rngs=rngs, scale=residual)
-    self.q_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
-    self.k_norm = RMSNorm(c.head_dim, c.norm_eps) if c.qk_norm else None
-    self.mlp = MLP(c.width, c.mlp, rngs=rngs, residual_scale=residual)
-    self.latent_mlp = MLP(c.width, c.mlp, rngs=rngs, residual_scale=residual) if c.experts == "latent" else None
-    self.modulation = Modulation(c, rngs=rngs)
-
-  def __call__(
-    self, x: jax.Array, condition: "Condition", turns: RotaryAngles, mixer: Callable[[Queries, KeyValue], jax.Array]
-  ) -> tuple[jax.Array, KeyValue]:
-    """x: [T, D] -> ([T, D], this layer's new keys and values [T, M, H]). `mixer` decides who is attended to."""
-    mod = self.modulation(condition)  # [6, T, D]
-    with jax.named_scope("attention"):
-      h = self.attn_norm(x) * (1 + mod[1]) + mod[0]
-      q, k, v = self.q_proj(h), self.k_proj(h), self.v_proj(h)
-      if self.q_norm is not None and self.k_norm is not None:
-        q, k = self.q_norm(q), self.k_norm(k)
-      own = KeyValue(rotate(k, turns.now), v)
-      queries = Queries(rotate(q, turns.now), rotate(q, turns.pinned))
-      with jax.named_scope(MIXING):
-        mixed = mixer(queries, own)
-      x = x + self.o_proj(mixed) * (1 + mod[2])
-    with jax.named_scope("mlp"):
-      h = self.mlp_norm(x) * (1 + mod[4]) + mod[3]
-      y = self.mlp(h)
-      if self.latent_mlp is not None:
-        y = jnp.where(condition.latent[:, None], self.latent_mlp(h), y)
-      x = x + y * (1 + mod[5])
-    return x, own
-
-
-class Condition(NamedTuple):
-  """What flow time says to each token. shared: [6, T, D] or None; embedding: [T, C]; latent: bool [T]."""
-
-  shared: jax.Array | None
-  embedding: jax.Array
-  latent: jax.Array
-
-
-class Modulation(nnx.Module):
-  """Shift, scale and gate of one layer, zero at initialisation and for tokens without a flow time.
-
-  "shared": one projection for all layers (`Condition.shared`) plus this layer's bias. "layer": an own projection.
-  """
-
-  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.bias = nnx.Param(jnp.zeros((MODULATIONS, config.width)))
-    layered = config.modulation == "layer"
-    self.proj = Linear(FLOW_CHANNELS, (MODULATIONS, config.width), rngs=rngs, scale=0.0) if layered else None
-
-  def __call__(self, condition: Condition) -> jax.Array:
-    bias = self.bias[...].astype(condition.embedding.dtype)[:, None]
-    if self.proj is not None:
-      turned = jnp.moveaxis(self.proj(condition.embedding), 0, 1)
-    else:
-      assert condition.shared is not None
-      turned = condition.shared
-    return jnp.where(condition.latent[:, None], turned + bias, jnp.zeros((), bias.dtype))
-
-
-FLOW_CHANNELS = 64  # size of the flow-time embedding
-
-
-class FlowTimeEmbedding(nnx.Module):
-  """tau in [0, 1] -> FLOW_CHANNELS numbers: sines and cosines of growing frequency, one projection, SiLU."""
-
-  def __init__(self, *, rngs: nnx.Rngs):
-    self.proj = Linear(FLOW_CHANNELS, FLOW_CHANNELS, rngs=rngs, bias=True)
-
-  def __call__(self, tau: jax.Array) -> jax.Array:
-    """tau: float32 [T] -> float32 [T, C]."""
-    frequency = jnp.pi * jnp.linspace(0.5, 16.0, FLOW_CHANNELS // 2)
-    angle = tau[:, None] * frequency
-    return jax.nn.silu(self.proj(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)))

@@ -7,22 +7,24 @@ written before it is read would drop the oldest key of the earlier queries).
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from wanstreamer_jax.nn.attention import attend
 from wanstreamer_jax.nn.attention_parts import Part, Queries
 from wanstreamer_jax.nn.blocks import MLP, Linear, OutputProjection, RMSNorm
 from wanstreamer_jax.nn.rotary import angles, rotate
 
+IDS_PER_STEP = 4  # of the stream, to one step of rotary positions; trained encoders rely on it
+
 
 class LocalState(NamedTuple):
-  """k, v: [window - 1, N, H]; step: int32, how many steps came before."""
+  """Of the last P = window - 1 steps."""
 
-  k: jax.Array
-  v: jax.Array
-  step: jax.Array
+  k: Float[Array, "P N H"]  # rotated
+  v: Float[Array, "P N H"]
+  step: Int[Array, ""]  # how many steps came before
 
 
 class LocalAttentionLayer(nnx.Module):
@@ -42,15 +44,14 @@ class LocalAttentionLayer(nnx.Module):
     zeros = jnp.zeros((self.window - 1, self.heads, self.head_dim))
     return LocalState(zeros, zeros, jnp.zeros((), jnp.int32))
 
-  def __call__(self, x: jax.Array, state: LocalState) -> tuple[jax.Array, LocalState]:
-    """x: [T, D] -> ([T, D], state)."""
+  def __call__(self, x: Float[Array, "T D"], state: LocalState) -> tuple[Float[Array, "T D"], LocalState]:
     past = self.window - 1
     now = state.step + jnp.arange(x.shape[0])
     before = state.step - past + jnp.arange(past)
-    turn = angles(jnp.repeat(now[:, None], 3, axis=1), self.head_dim, 1000.0)
+    angle = angles(jnp.repeat(now[:, None], 3, axis=1), self.head_dim, 1000.0, IDS_PER_STEP)
     h = self.attn_norm(x)
-    q, k, v = rotate(self.q_proj(h), turn), rotate(self.k_proj(h), turn), self.v_proj(h)
-    recent = (before >= 0) & (now[:, None] - before < self.window)
+    q, k, v = rotate(self.q_proj(h), angle), rotate(self.k_proj(h), angle), self.v_proj(h)
+    recent = (before >= 0) & (now[:, None] - before < self.window)  # [T, P]
     own = (now <= now[:, None]) & (now[:, None] - now < self.window)
     x = x + self.o_proj(attend(Queries(q, q), [Part(state.k, state.v, recent), Part(k, v, own)]))
     x = x + self.mlp(self.mlp_norm(x))

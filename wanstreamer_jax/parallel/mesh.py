@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,13 +107,13 @@ def check_batch(batch: int, mesh: Mesh) -> None:
     )
 
 
-def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def place_batch(batch: Any, mesh: Mesh) -> Any:
   """Puts this host's rows of a global batch onto the mesh.
 
-  batch: arrays [rows of this host, ...], which rows `prefetch.host_rows` says, in ascending order.
+  batch: a tree of arrays [rows of this host, ...], which rows `prefetch.host_rows` says, in ascending order.
   """
   sharding = batch_sharding(mesh)
-  return {name: jax.make_array_from_process_local_data(sharding, np.asarray(rows)) for name, rows in batch.items()}
+  return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -7,7 +7,7 @@ written to RUN/weights, which `data encode` and `export` read.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from wanstreamer_jax.files import replacing, save_figure
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.codec_losses import audio_vae_loss, calibration_statistics, video_vae_loss
 from wanstreamer_jax.train.prefetch import host_rows
-from wanstreamer_jax.train.stage import Batch, Metrics, Stage
+from wanstreamer_jax.train.stage import Loss, Metrics, Stage
 from wanstreamer_jax.weights.store import EXPORTED, export_weights
 
 CALIBRATION_BATCHES = 16
@@ -81,21 +81,21 @@ class ClipLoader:
 def audio_vae_stage() -> Stage:
   """The audio codec."""
 
-  def loss(vae: AudioVAE, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
-    return _mean_loss(audio_vae_loss, vae, audio_to_float(batch["audio"]), keys, config)
+  def make_loss(config: Config) -> Loss:
+    return lambda vae, batch, keys: _mean_loss(audio_vae_loss, vae, audio_to_float(batch["audio"]), keys, config)
 
   init = lambda config, key: AudioVAE(config.audio_vae, rngs=nnx.Rngs(key))
-  return _stage("audio_vae", "audio", init, loss, _draw_audio)
+  return _stage("audio_vae", "audio", init, make_loss, _draw_audio)
 
 
 def video_vae_stage() -> Stage:
   """The video codec."""
 
-  def loss(vae: VideoVAE, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
-    return _mean_loss(video_vae_loss, vae, video_to_float(batch["video"]), keys, config)
+  def make_loss(config: Config) -> Loss:
+    return lambda vae, batch, keys: _mean_loss(video_vae_loss, vae, video_to_float(batch["video"]), keys, config)
 
   init = lambda config, key: VideoVAE(config.video_vae, rngs=nnx.Rngs(key))
-  return _stage("video_vae", "video", init, loss, _draw_video)
+  return _stage("video_vae", "video", init, make_loss, _draw_video)
 
 
 def _mean_loss(loss: Any, vae: Any, clips: jax.Array, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
@@ -104,10 +104,10 @@ def _mean_loss(loss: Any, vae: Any, clips: jax.Array, keys: jax.Array, config: C
   return values.mean(), jax.tree.map(lambda x: x.mean(), metrics)
 
 
-def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
+def _stage(name: str, medium: str, init: Any, make_loss: Callable[[Config], Loss], draw: Any) -> Stage:
   loader = lambda config, rows=None: ClipLoader(Mixture(config.data.path), config, medium, rows)
   own_rows = lambda config: host_rows(config.data.batch, make_mesh(config.train.mesh))
-  evaluation_loss = jax.jit(loss, static_argnums=3)
+  evaluation_loss = jax.jit(lambda vae, batch, keys, config: make_loss(config)(vae, batch, keys), static_argnums=3)
 
   def evaluate(vae: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
     """Losses of one batch (of `data.heldout` where it is set); draws originals above their reconstructions."""
@@ -124,8 +124,8 @@ def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
     export_weights(standardised(vae, loader(config), medium), config, run / EXPORTED, "f32")
 
   return Stage(
-    name=name, init=init, loss=loss, make_loader=lambda config: loader(config, own_rows(config)), evaluate=evaluate,
-    finish=finish, frozen=("standard.*",),
+    name=name, init=init, make_loss=make_loss, make_loader=lambda config: loader(config, own_rows(config)),
+    evaluate=evaluate, finish=finish, frozen=("standard.*",),
   )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Stage 2: duplex interaction, teacher-forced: one pass over [clean | noisy] per crop, text and flow losses.
 
-A batch is what `data.loader.Loader` reads from a folder of cached latents: arrays [B, K, ...] of the unit fields,
-[B, ...] of the session's, and the latents of the units before the crop.
+A batch is what `data.loader.CropLoader` reads from a folder of cached latents: a `Crop` of arrays [B, ...].
 """
 
 import pathlib
@@ -12,29 +11,32 @@ import jax.numpy as jnp
 from flax import nnx
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.loader import FIELDS
+from wanstreamer_jax.data.loader import Crop
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow import interpolate, sample_time, velocity
-from wanstreamer_jax.model.streamer import Predictions, WanStreamer, pick_units
-from wanstreamer_jax.model.tokens import PAD, Latents, text_valid
+from wanstreamer_jax.model.streamer import WanStreamer
+from wanstreamer_jax.model.tokens import PAD, Latents, Past, text_valid
 from wanstreamer_jax.model.ulysses import check_devices
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
 from wanstreamer_jax.teacher_forcing import (
+  Inputs,
   Shown,
-  crop_heard,
-  crop_history,
-  crop_latents,
-  crop_world,
+  conditions,
+  crop_past,
+  last_units,
   mask_inputs,
   onsets,
-  text_entropy,
+  pick_units,
+  squared_errors,
+  teacher_forced,
+  text_scores,
 )
 from wanstreamer_jax.train.flops import duplex_attention_flops
-from wanstreamer_jax.train.stage import Batch, Metrics, Ratio, Stage
-from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, build_layout
+from wanstreamer_jax.train.stage import Metrics, Ratio, Stage
+from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
 
 FLOW_TIME_BINS = 4  # of equal width, for the losses that are only reported
-FIRST_UNITS, FIRST_WORDS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the words
+FIRST_UNITS, FIRST_TEXT_TOKENS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the text
 
 
 class Draws(NamedTuple):
@@ -48,34 +50,34 @@ class Draws(NamedTuple):
   keep_audio: jax.Array  # bool [K + previous]: whether the committed audio of a unit is shown
   shown: Shown  # what this session has of its user and its world
   first_unit: jax.Array  # int32, added to the crop's place in its session
-  first_word: jax.Array  # int32
+  first_text_token: jax.Array  # int32
 
 
-def draw(key: jax.Array, latents: Latents, config: Config, previous: int) -> Draws:
-  """latents: [K + previous, ...] of one crop with the units before it."""
+def draw(key: jax.Array, crop: Crop, config: Config) -> Draws:
+  """The draws of one crop."""
   keys = jax.random.split(key, 9)
-  train, flow = config.train, config.flow
-  total = latents.audio.shape[0]
-  noisy = noisy_units(config, total - previous)
-  normal = lambda key, units: Latents(
-    *(jax.random.normal(k, (units, *x.shape[1:])) for k, x in zip(jax.random.split(key), latents))
-  )
+  train, flow, latents = config.train, config.flow, crop_past(crop).latents
+  units, total = crop.agent_text.shape[0], latents.audio.shape[0]
+  noisy = noisy_units(config, units)
+
+  def normal(key: jax.Array, units: int) -> Latents:
+    return Latents(*(jax.random.normal(k, (units, *x.shape[1:])) for k, x in zip(jax.random.split(key), latents)))
+
   moved = jax.random.bernoulli(keys[6])
-  most = jnp.array([FIRST_UNITS if train.shift_clock else 1, FIRST_WORDS])
+  end = jnp.array([FIRST_UNITS if train.shift_clock else 1, FIRST_TEXT_TOKENS])
   all_shown, *each = jax.random.uniform(keys[5], (4,)) >= jnp.array([train.condition_drop] + 3 * [train.stream_drop])
   portrait, audio, video = (all_shown & one for one in each)
-  shown = Shown(world=all_shown, portrait=portrait, user_text=all_shown, user_audio=audio, user_video=video)
-  place = jax.random.randint(keys[7], (2,), 0, most) * moved
+  place = jax.random.randint(keys[7], (2,), 0, end) * moved
   return Draws(
-    picked=one_of_each(keys[8], total - previous, noisy),
+    picked=one_of_each(keys[8], units, noisy),
     tau=sample_time(keys[0], (noisy,), mean=flow.train_mean, std=flow.train_std, shift=flow.train_shift),
     noise=normal(keys[1], noisy),
     history_level=train.history_noise * jax.random.uniform(keys[2], (total,)),
     history_noise=normal(keys[3], total),
     keep_audio=jax.random.uniform(keys[4], (total,)) >= train.history_drop,
-    shown=shown,
+    shown=Shown(world=all_shown, portrait=portrait, user_text=all_shown, user_audio=audio, user_video=video),
     first_unit=place[0],
-    first_word=place[1],
+    first_text_token=place[1],
   )
 
 
@@ -104,87 +106,77 @@ def keeps_all(config: Config) -> bool:
   return fits and not config.train.shift_clock
 
 
-def predict(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[Predictions, Latents]:
-  """The teacher-forced pass of one crop. -> (predictions, target velocities [I, ...])."""
-  config = streamer.config
-  row, latents = mask_inputs(row, draws.shown), crop_latents(row)
-  units = row["agent_text"].shape[0]
-  clean = pick_units(jax.tree.map(lambda x: x[-units:], latents), draws.picked)
-  noisy = jax.tree.map(lambda x, e: interpolate(x, e, draws.tau), clean, draws.noise)
-  shown = jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), latents, draws.history_noise)
-  predictions = streamer.teacher_forced(
-    crop_world(row, config),
-    crop_heard(streamer, row),
-    crop_history(row, shown, draws.history_level, draws.keep_audio, config.layout.commit_delay),
-    row["agent_text"],
-    noisy,
-    draws.tau,
-    row["start"] + draws.first_unit,
-    draws.first_word,
-    draws.picked,
-    evicts=not keeps_all(config),
+def stage_inputs(crop: Crop, draws: Draws) -> tuple[Inputs, Latents]:
+  """The stage's four inputs: history is data, noised; a noisy copy is data and noise. -> (inputs, targets [I, ...])."""
+  past, units, copies = crop_past(crop), crop.agent_text.shape[0], draws.tau.shape[0]
+  clean = pick_units(last_units(past.latents, units), draws.picked, copies)
+  history = Past(
+    latents=jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), past.latents, draws.history_noise),
+    flow_time=draws.history_level,
+    valid=past.valid.at[:, 1].set(past.valid[:, 1] & draws.keep_audio),
   )
-  return predictions, jax.tree.map(velocity, clean, draws.noise)
+  noisy = jax.tree.map(lambda x, e: interpolate(x, e, draws.tau), clean, draws.noise)
+  return Inputs(history, noisy, draws.tau, draws.picked), jax.tree.map(velocity, clean, draws.noise)
 
 
-def text_losses(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> tuple[jax.Array, Metrics]:
-  """Cross-entropy of the slots that exist (up to and including the first PAD). hidden: [K, n, D]; text: [K, n]."""
-  train, valid, word = streamer.config.train, text_valid(text), text != PAD
-  entropy, best, log_z = text_entropy(streamer, hidden, text)
-  weight = valid * jnp.where(word, 1.0, train.pad_weight)
-  words = jnp.maximum(jnp.sum(word), 1)
-  onset = onsets(text)
-  metrics = {
-    "text": jnp.sum(entropy * valid) / jnp.sum(valid),
-    "word_entropy": jnp.sum(entropy * word) / words,
-    "onset_entropy": jnp.sum(entropy[:, 0] * onset) / jnp.maximum(jnp.sum(onset), 1),
-    "word_accuracy": jnp.sum(best & word) / words,
-  }
-  loss = jnp.sum(entropy * weight)
-  if train.z_loss:
-    metrics["z_squared"] = jnp.sum(log_z**2 * valid) / jnp.sum(valid)
-    loss += train.z_loss * jnp.sum(log_z**2 * valid)
-  return loss / text.shape[0], metrics
-
-
-def crop_loss(streamer: WanStreamer, row: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+def crop_loss(streamer: WanStreamer, crop: Crop, key: jax.Array) -> tuple[jax.Array, Metrics]:
   """The loss of one crop: text cross-entropy per unit, mean squared velocity errors of audio and video."""
-  previous = row["previous_agent_audio_valid"].shape[0]
-  return drawn_loss(streamer, row, draw(key, crop_latents(row), streamer.config, previous))
+  return drawn_loss(streamer, crop, draw(key, crop, streamer.config))
 
 
-def drawn_loss(streamer: WanStreamer, row: Batch, draws: Draws) -> tuple[jax.Array, Metrics]:
+def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Array, Metrics]:
   """`crop_loss` of given draws."""
   train = streamer.config.train
-  predictions, target = predict(streamer, row, draws)
-  text, metrics = text_losses(streamer, predictions.text, row["agent_text"])
-  flow = lambda name: _flow_loss(
-    getattr(predictions.velocity, name) - getattr(target, name), row[f"agent_{name}_valid"], draws
-  )
-  (audio, audio_bins), (video, video_bins) = flow("audio"), flow("video")
+  inputs, targets = stage_inputs(crop, draws)
+  told = conditions(streamer, mask_inputs(crop, draws.shown))
+  told = told._replace(first_unit=crop.start + draws.first_unit, first_text_token=draws.first_text_token)
+  predictions = teacher_forced(streamer, told, inputs, evicts=not keeps_all(streamer.config))
+  errors = squared_errors(predictions.velocity, targets)
+  exists = last_units(crop_past(crop).valid, crop.agent_text.shape[0])
+  text, metrics = text_losses(streamer, predictions.text, crop.agent_text)
+  video, video_bins = _flow_loss(errors.video, exists[:, 0], inputs)
+  audio, audio_bins = _flow_loss(errors.audio, exists[:, 1], inputs)
   for name, bins in (("audio", audio_bins), ("video", video_bins)):
     metrics |= {f"{name}_tau_{i}": ratio for i, ratio in enumerate(bins)}
   loss = train.text_weight * text + train.audio_weight * audio + train.video_weight * video
   return loss, metrics | {"audio": audio, "video": video}
 
 
-def _flow_loss(error: jax.Array, valid: jax.Array, draws: Draws) -> tuple[jax.Array, list[Ratio]]:
+def text_losses(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> tuple[jax.Array, Metrics]:
+  """Cross-entropy of the slots that exist (up to and including the first PAD). hidden: [K, n, D]; text: [K, n]."""
+  train, valid, token = streamer.config.train, text_valid(text), text != PAD
+  scores = text_scores(streamer, hidden, text)
+  weight = valid * jnp.where(token, 1.0, train.pad_weight)
+  tokens = jnp.maximum(jnp.sum(token), 1)
+  onset = onsets(text)
+  metrics = {
+    "text": jnp.sum(scores.nll * valid) / jnp.sum(valid),
+    "token_nll": jnp.sum(scores.nll * token) / tokens,
+    "onset_nll": jnp.sum(scores.nll[:, 0] * onset) / jnp.maximum(jnp.sum(onset), 1),
+    "token_accuracy": jnp.sum(scores.correct & token) / tokens,
+  }
+  loss = jnp.sum(scores.nll * weight)
+  if train.z_loss:
+    metrics["z_squared"] = jnp.sum(scores.log_z**2 * valid) / jnp.sum(valid)
+    loss += train.z_loss * jnp.sum(scores.log_z**2 * valid)
+  return loss / text.shape[0], metrics
+
+
+def _flow_loss(errors: jax.Array, valid: jax.Array, inputs: Inputs) -> tuple[jax.Array, list[Ratio]]:
   """Mean squared error over the units that exist, and the same by flow time: bin i is [i/4, (i+1)/4).
 
-  Only the picked units were tried: an unbiased estimate, as the divisor does not depend on the draw. error: [I, ...];
+  Only the picked units were tried: an unbiased estimate, as the divisor does not depend on the draw. errors: [I];
   valid: bool [K].
   """
-  tried = pick_units(valid, draws.picked)
-  squared = jnp.mean(error.reshape(error.shape[0], -1) ** 2, axis=1)
+  tried = pick_units(valid, inputs.picked, errors.shape[0])
   share = valid.shape[0] / tried.shape[0]
-  inside = jax.nn.one_hot((draws.tau * FLOW_TIME_BINS).astype(jnp.int32), FLOW_TIME_BINS) * tried[:, None]  # [I, bins]
-  loss = share * jnp.sum(squared * tried) / jnp.maximum(jnp.sum(valid), 1)
-  return loss, list(map(Ratio, share * jnp.sum(squared[:, None] * inside, axis=0), share * jnp.sum(inside, axis=0)))
+  bins = jax.nn.one_hot((inputs.tau * FLOW_TIME_BINS).astype(jnp.int32), FLOW_TIME_BINS) * tried[:, None]  # [I, bins]
+  loss = share * jnp.sum(errors * tried) / jnp.maximum(jnp.sum(valid), 1)
+  return loss, list(map(Ratio, share * jnp.sum(errors[:, None] * bins, axis=0), share * jnp.sum(bins, axis=0)))
 
 
-def duplex_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
-  """Mean over the rows of a batch [B, ...], which have a key each."""
-  del config  # the streamer carries it
+def duplex_loss(streamer: WanStreamer, batch: Crop, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+  """Mean over the rows of a batch of crops [B, ...], which have a key each."""
   # On a mesh, shard_map inside (the splash kernel) must know that rows are split; elsewhere the name says nothing.
   over_rows = jax.vmap(crop_loss, in_axes=(None, 0, 0), spmd_axis_name=BATCH_AXES)
   loss, metrics = over_rows(streamer, batch, keys)
@@ -196,7 +188,7 @@ def _init(config: Config, key: jax.Array) -> WanStreamer:
 
 
 def _loader(config: Config) -> Any:
-  from wanstreamer_jax.data.loader import Loader
+  from wanstreamer_jax.data.loader import CropLoader
   from wanstreamer_jax.train import duplex_validation
   from wanstreamer_jax.train.prefetch import host_rows
 
@@ -204,7 +196,7 @@ def _loader(config: Config) -> Any:
   mesh = make_mesh(config.train.mesh)
   with jax.set_mesh(mesh):  # before anything is compiled
     check_devices(config.model.heads, config.data.units, noisy_units(config, config.data.units))
-  loader = Loader(config.data.path, config, host_rows(config.data.batch, mesh), FIELDS)
+  loader = CropLoader(config.data.path, config, host_rows(config.data.batch, mesh))
   longest = max(folder.units for folder in loader.folders)
   if keeps_all(config) and longest > config.data.session_units:
     raise ConfigError(
@@ -223,7 +215,7 @@ def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: in
 def duplex_stage() -> Stage:
   """Teacher-forced duplex training of the WanStreamer; the codecs were trained before and do not appear."""
   return Stage(
-    name="duplex", init=_init, loss=duplex_loss, make_loader=_loader, evaluate=_evaluate,
+    name="duplex", init=_init, make_loss=lambda config: duplex_loss, make_loader=_loader, evaluate=_evaluate,
     attention_flops=duplex_attention_flops,
   )  # fmt: skip
 
@@ -231,5 +223,5 @@ def duplex_stage() -> Stage:
 def crop_tokens(config: Config) -> int:
   """Tokens of one crop in the training pass."""
   layout, units = build_layout(config), config.data.units
-  late = noisy_units(config, units) * layout.tokens(*EPHEMERAL_PHASES)
-  return layout.world_tokens + units * layout.tokens(*CLEAN_PHASES) + late
+  noisy = noisy_units(config, units) * layout.tokens(*NOISY_PHASES)
+  return layout.world_tokens + units * layout.tokens(*CLEAN_PHASES) + noisy

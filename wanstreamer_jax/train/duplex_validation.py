@@ -9,7 +9,6 @@ import functools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax import rollout
@@ -17,7 +16,7 @@ from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.video_vae import VideoVAE
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import fingerprint
-from wanstreamer_jax.data.loader import Loader
+from wanstreamer_jax.data.loader import Crop, CropLoader
 from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.record_folder import RecordFolder
@@ -26,9 +25,9 @@ from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.model.streamer import WanStreamer
-from wanstreamer_jax.model.tokens import PAD, Latents
-from wanstreamer_jax.teacher_forcing import crop_world
-from wanstreamer_jax.train.stage import Batch, Metrics
+from wanstreamer_jax.model.tokens import PAD
+from wanstreamer_jax.teacher_forcing import crop_past, crop_world, last_units
+from wanstreamer_jax.train.stage import Metrics
 from wanstreamer_jax.weights.agent import load_codecs, with_streamer
 
 SESSIONS = 4
@@ -43,15 +42,15 @@ def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -
   audio_vae, video_vae = _codecs(config)
   batch = _held_out(config)
   spoken, truth = _roll(streamer, audio_vae, video_vae, batch)
-  text, words = np.asarray(spoken.text), batch["agent_text"] != PAD
-  wrote, should = (text != PAD).any(-1), (batch["agent_text"] != PAD).any(-1)
+  text, words = np.asarray(spoken.text), batch.agent_text != PAD
+  wrote, should = (text != PAD).any(-1), (batch.agent_text != PAD).any(-1)
   sounded, sounds = (np.apply_along_axis(is_loud, -1, np.asarray(x)) for x in (spoken.audio, truth[0]))
   path = run / "pictures" / f"rollout_{step:06d}.png"
   path.parent.mkdir(parents=True, exist_ok=True)
-  _draw(path, config, batch["agent_text"], spoken, truth)
+  _draw(path, config, batch.agent_text, spoken, truth)
   return {
     "writes": float(wrote.mean()), "should_write": float(should.mean()), "sounds": float(sounded.mean()),
-    "should_sound": float(sounds.mean()), "words_in_place": float((text == batch["agent_text"])[words].mean()),
+    "should_sound": float(sounds.mean()), "words_in_place": float((text == batch.agent_text)[words].mean()),
   }  # fmt: skip
 
 
@@ -80,16 +79,15 @@ def _codecs(config: Config) -> tuple[AudioVAE, VideoVAE]:
 
 
 @functools.lru_cache(maxsize=1)
-def _held_out(config: Config) -> Batch:
+def _held_out(config: Config) -> Crop:
   """Held-out sessions from their start."""
   units = min(LONGEST, RecordFolder(config.data.heldout).units)
   data = config.data.replace(shuffle=False, batch=SESSIONS, units=units)
-  loader = Loader(config.data.heldout, config.replace(data=data).freeze())
-  return loader.batch_at(0)
+  return CropLoader(config.data.heldout, config.replace(data=data).freeze()).batch_at(0)
 
 
 def _roll(
-  streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE, batch: Batch
+  streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE, batch: Crop
 ) -> tuple[rollout.AgentUnit, tuple[jax.Array, jax.Array]]:
   """What the agent does, and what the decoders make of the true latents (audio [B, K, S], video [B, K, F, H, W, 3])."""
 
@@ -99,14 +97,14 @@ def _roll(
 
 
 @jax.jit
-def _session(parts: tuple[WanStreamer, AudioVAE, VideoVAE], row: Batch) -> tuple:
+def _session(parts: tuple[WanStreamer, AudioVAE, VideoVAE], crop: Crop) -> tuple:
   """One row of `_roll`."""
   agent = with_streamer(*parts)
-  world, units = crop_world(row, agent.config), row["user_audio"].shape[0]
-  state = rollout.start_session(agent, jax.random.PRNGKey(0), world, capacity=units)
+  world, units = crop_world(crop, agent.config), crop.user_audio.shape[0]
+  state = rollout.start_session(agent, jax.random.key(0), world, capacity=units)
   users = rollout.UserUnit(
-    audio_to_float(row["user_audio"]), video_to_float(row["user_video"]), row["user_text"],
-    row["user_audio_valid"], row["user_video_valid"],
+    audio_to_float(crop.user_audio), video_to_float(crop.user_video), crop.user_text, crop.user_audio_valid,
+    crop.user_video_valid,
   )  # fmt: skip
   _, spoken = rollout.rollout(agent, state, users)
 
@@ -114,7 +112,7 @@ def _session(parts: tuple[WanStreamer, AudioVAE, VideoVAE], row: Batch) -> tuple
     audio, video, state = rollout.render(agent, state, latents)
     return state, (audio, video)
 
-  true = Latents(row["agent_video_latent"].astype(jnp.float32), row["agent_audio_latent"].astype(jnp.float32))
+  true = last_units(crop_past(crop).latents, units)
   return spoken._replace(trace={}), jax.lax.scan(decode, state, true)[1]
 
 

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.nn.blocks import MIXING
+from wanstreamer_jax.model.decoder_layer import MIXING
 from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.train.stage import Stage
 from wanstreamer_jax.train.state import loss_and_grads
-from wanstreamer_jax.units import CLEAN_PHASES, EPHEMERAL_PHASES, Layout, Segment, build_layout
+from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, Layout, Segment, build_layout
 
 
 def model_flops(stage: Stage, config: Config, batch: Any) -> float:
@@ -42,19 +42,19 @@ def duplex_attention_flops(config: Config) -> float:
   return config.data.batch * attention_flops(config, pairs)
 
 
-def visible_pairs(layout: Layout, units: int, noisy: int) -> int:
-  """How many (query, key) pairs `units.visible` shows in [WORLD | clean units | noisy units], all of them valid.
+def visible_pairs(layout: Layout, units: int, copies: int) -> int:
+  """How many (query, key) pairs `units.visible` shows in [WORLD | clean units | noisy copies], all of them valid.
 
-  noisy: how many units have a noisy copy; they are spread evenly, and the mean over which ones is taken.
+  copies: how many units have a noisy copy; they are spread evenly, and the mean over which ones is taken.
   """
-  world, clean, late = map(_blocks, (layout.world, layout.phase(*CLEAN_PHASES), layout.phase(*EPHEMERAL_PHASES)))
+  world, clean, noisy = map(_blocks, (layout.world, layout.phase(*CLEAN_PHASES), layout.phase(*NOISY_PHASES)))
   up_to = lambda queries, keys: int(np.sum(keys <= queries[:, None]))
   window, sinks = layout.config.window or units, layout.config.sinks
   earlier = sum(min(unit, window - 1) + min(sinks, max(unit - window + 1, 0)) for unit in range(units))
   past = lambda queries: units * len(queries) * len(world) + earlier * len(queries) * len(clean)
   of_clean = past(clean) + units * up_to(clean, clean)
-  of_late = past(late) + units * (up_to(late, clean) + up_to(late, late))
-  return up_to(world, world) + of_clean + of_late * noisy // units
+  of_noisy = past(noisy) + units * (up_to(noisy, clean) + up_to(noisy, noisy))
+  return up_to(world, world) + of_clean + of_noisy * copies // units
 
 
 def _blocks(segments: tuple[Segment, ...]) -> np.ndarray:

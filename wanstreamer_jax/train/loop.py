@@ -44,7 +44,7 @@ from wanstreamer_jax.train.metric_log import MetricLog
 from wanstreamer_jax.train.nonfinite import first_nonfinite
 from wanstreamer_jax.train.prefetch import Prefetcher
 from wanstreamer_jax.train.run_folder import RunFolder
-from wanstreamer_jax.train.stage import BatchLoader, Stage
+from wanstreamer_jax.train.stage import Batch, BatchLoader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights.agent import resolve
 from wanstreamer_jax.weights.store import load_weights
@@ -149,7 +149,7 @@ class _Updates:
     self.checkpoints.wait()
     return state
 
-  def _compile(self, state: TrainState, batch: dict[str, jax.Array]) -> Any:
+  def _compile(self, state: TrainState, batch: Batch) -> Any:
     begin = time.perf_counter()
     compiled = compile_step(self.stage, self.config, self.mesh).lower(state, batch).compile()
     print(f"compiled the {self.stage.name} step in {time.perf_counter() - begin:.1f} s", flush=True)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.loader import Crop
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.stage import Batch, Stage
@@ -49,8 +50,9 @@ def _finite(leaf: Any) -> jax.Array:
 
 
 def _sessions(batch: Batch) -> str:
-  if "session" not in batch:
+  fields = batch._asdict() if isinstance(batch, Crop) else batch
+  if "session" not in fields:
     return ""
-  sessions = hosts.whole(batch["session"]).tolist()
+  sessions = hosts.whole(fields["session"]).tolist()
   more = f" and {len(sessions) - MAX_SHOWN} more" if len(sessions) > MAX_SHOWN else ""
   return f" of sessions {', '.join(map(str, sessions[:MAX_SHOWN]))}{more}"

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from wanstreamer_jax.parallel.mesh import batch_sharding, check_batch, place_batch
-from wanstreamer_jax.train.stage import BatchLoader
+from wanstreamer_jax.train.stage import Batch, BatchLoader
 
 AHEAD = 2  # batches that are read in advance
 
@@ -43,7 +43,7 @@ class Prefetcher:
     self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)))
     self._waited = 0.0
 
-  def next(self) -> dict[str, jax.Array]:
+  def next(self) -> Batch:
     """The next batch, on the devices. Raises StopIteration after the last one."""
     begin = time.perf_counter()
     try:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
 
 from wanstreamer_jax.config import Config
 
 Params = Any  # an nnx module, or any pytree of arrays
-Batch = dict[str, Any]  # arrays [B, ...]
+Batch = Any  # arrays [B, ...], in a dict or a NamedTuple (`data.loader.Crop`)
 Metrics = dict[str, Any]  # name -> scalar or Ratio
+Loss = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
 
 
 class Ratio(NamedTuple):
@@ -35,8 +35,8 @@ class Ratio(NamedTuple):
 class BatchLoader(Protocol):
   """Training data as a pure function of the step."""
 
-  def batch_at(self, step: int) -> dict[str, np.ndarray]:
-    """This host's rows of global batch `step` (from 0): arrays [rows, ...], the same shapes at every step."""
+  def batch_at(self, step: int) -> Batch:
+    """This host's rows of global batch `step` (from 0): NumPy arrays [rows, ...], the same shapes at every step."""
     ...
 
 
@@ -51,8 +51,8 @@ class Stage:
 
   name: as in `config.train.stage`.
   init: (config, key) -> parameters; traced under jit, so that every leaf is created on its own devices.
-  loss: (parameters, batch, keys, config) -> (scalar mean over the batch, metrics, also means over rows); the batch is
-    batched, with a key for every row [B]; the modules inside are vmapped by the stage.
+  make_loss: config -> (parameters, batch, keys) -> (scalar mean over the batch, metrics, also means over rows); the
+    batch is batched, with a key for every row [B]; the modules inside are vmapped by the stage.
   make_loader: config -> BatchLoader.
   evaluate: (parameters, config, run folder, step) -> metrics; may write pictures below the run folder. The parameters
     are the averaged ones where `train.ema` is on. Optional.
@@ -65,7 +65,7 @@ class Stage:
 
   name: str
   init: Callable[[Config, jax.Array], Params]
-  loss: Callable[[Params, Batch, jax.Array, Config], tuple[jax.Array, Metrics]]
+  make_loss: Callable[[Config], Loss]
   make_loader: Callable[[Config], BatchLoader]
   evaluate: Callable[[Params, Config, pathlib.Path, int], Metrics] | None = None
   finish: Callable[[Params, Config, pathlib.Path], None] | None = None

@@ -101,19 +101,20 @@ def loss_and_grads(stage: Stage, config: Config, params: Params, batch: Batch, s
   rows = jax.tree.leaves(batch)[0].shape[0]
   keys = jax.random.split(jax.random.fold_in(key, step), rows)
   leaves, tree = jax.tree.flatten(params)
+  loss = stage.make_loss(config)
   moves = jax.tree.leaves(trainable(config.train, stage.frozen, params))
 
   def loss_of(moving: list[jax.Array], part: tuple[Batch, jax.Array]) -> tuple[jax.Array, Metrics]:
     rest = iter(moving)
     whole = jax.tree.unflatten(tree, [next(rest) if free else leaf for free, leaf in zip(moves, leaves)])
-    return stage.loss(whole, *part, config)
+    return loss(whole, *part)
 
   moving = [leaf for free, leaf in zip(moves, leaves) if free]
   compute = lambda part: jax.value_and_grad(loss_of, has_aux=True)(moving, part)
-  (loss, metrics), grads = _mean_over_parts(compute, (batch, keys), config.train.accumulate)
+  (value, metrics), grads = _mean_over_parts(compute, (batch, keys), config.train.accumulate)
   found = iter(grads)
   filled = [next(found) if free else jnp.zeros_like(leaf) for free, leaf in zip(moves, leaves)]
-  return (loss, metrics), jax.tree.unflatten(tree, filled)
+  return (value, metrics), jax.tree.unflatten(tree, filled)
 
 
 def _mean_over_parts(compute: Any, rows: Any, parts: int) -> Any:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
@@ -16,28 +17,30 @@ _FLOOR = 1e-5  # of the mel power; silence in a 16-bit file is about 1e-6
 
 
 class AudioState(NamedTuple):
-  """samples: the last mel_window - mel_hop samples; token: the last two tokens [2, C]; layers: attention states."""
+  """What the encoder remembers of the sound before."""
 
-  samples: jax.Array
-  token: jax.Array
+  samples: Float[Array, "P"]  # the last mel_window - mel_hop ones
+  token: Float[Array, "2 C"]  # the inputs of the last two tokens
   layers: tuple[LocalState, ...]
 
 
-def mel_frames(samples: jax.Array, tail: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
-  """samples [S] and the tail before them -> (log-mel [S / hop, bins], about -1..1, and the new tail).
+def mel_frames(
+  samples: Float[Array, "S"], tail: Float[Array, "P"], config: Config
+) -> tuple[Float[Array, "frames bins"], Float[Array, "P"]]:
+  """S samples and the tail before them -> (log-mel of S / hop frames, about -1..1, and the new tail).
 
   Frame i ends with sample (i + 1) * hop: all of its window lies in the past.
   """
   p = config.perception
   stream = jnp.concatenate([tail, jnp.clip(samples, -1.0, 1.0)])
   frames = samples.shape[0] // p.mel_hop
-  index = np.arange(frames)[:, None] * p.mel_hop + np.arange(p.mel_window)
+  index = np.arange(frames)[:, None] * p.mel_hop + np.arange(p.mel_window)  # [frames, mel_window]
   power = power_spectrum(stream[index], np.hanning(p.mel_window).astype(np.float32)) / p.mel_window
   mel = log_mel(power, mel_filterbank(p.mel_window, p.mel_bins, config.media.sample_rate), _FLOOR)
   return (mel + 2.5) / 2.5, stream[frames * p.mel_hop :]
 
 
-class AudioEncoder(nnx.Module):
+class UserAudioEncoder(nnx.Module):
   """User audio [K * samples] -> tokens [K, audio_tokens, D]. A stream: `(x, state) -> (y, state)`."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
@@ -60,12 +63,13 @@ class AudioEncoder(nnx.Module):
       tuple(layer.initial_state() for layer in self.layers),
     )
 
-  def __call__(self, samples: jax.Array, state: AudioState) -> tuple[jax.Array, AudioState]:
+  def __call__(self, samples: Float[Array, "S"], state: AudioState) -> tuple[Float[Array, "K Ta D"], AudioState]:
     p = self.config.perception
     mel, tail = mel_frames(samples, state.samples, self.config)
-    x = jax.nn.silu(self.stem(mel.reshape(-1, self.group * p.mel_bins)))
-    stream = jnp.concatenate([state.token, x])  # causal convolution of width 3
-    x = x + jax.nn.silu(self.conv(jnp.concatenate([stream[:-2], stream[1:-1], stream[2:]], axis=-1)))
+    x = jax.nn.silu(self.stem(mel.reshape(-1, self.group * p.mel_bins)))  # [frames, bins] -> [K Ta, C]
+    stream = jnp.concatenate([state.token, x])
+    taps = jnp.concatenate([stream[:-2], stream[1:-1], stream[2:]], axis=-1)  # of a causal convolution of width 3
+    x = x + jax.nn.silu(self.conv(taps))
     states = []
     for layer, before in zip(self.layers, state.layers):
       x, after = layer(x, before)

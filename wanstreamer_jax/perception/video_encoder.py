@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
@@ -11,8 +12,8 @@ from wanstreamer_jax.nn.folding import space_to_depth
 _STEM = 4  # pixels of the first space-to-depth
 
 
-class VideoEncoder(nnx.Module):
-  """User frames of one unit [frames, H, W, 3] in [-1, 1] -> tokens [R * Q, D]."""
+class UserVideoEncoder(nnx.Module):
+  """User frames of one unit, in [-1, 1] -> its tokens. Time is folded into channels first, space step by step."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     p, frames = config.perception, config.media.frames
@@ -25,14 +26,14 @@ class VideoEncoder(nnx.Module):
     self.out = Linear(2 * p.video_channels, config.model.width, rngs=rngs)
     self.config = config
 
-  def __call__(self, frames: jax.Array) -> jax.Array:
+  def __call__(self, frames: Float[Array, "frames H W 3"]) -> Float[Array, "RQ D"]:
     p = self.config.perception
-    x = jnp.clip(frames, -1.0, 1.0).transpose(1, 2, 0, 3)
+    x = jnp.clip(frames, -1.0, 1.0).transpose(1, 2, 0, 3)  # [H, W, frames, 3]
     x = jax.nn.silu(self.stem(space_to_depth(x.reshape(*x.shape[:2], -1), _STEM)))
     local = jax.lax.conv_general_dilated(
       x[None], self.w[...], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )[0]
     x = x + jax.nn.silu(local)
-    x = jax.nn.silu(self.patch(space_to_depth(x, p.video_patch // _STEM)))
-    x = jax.nn.silu(self.merge(space_to_depth(x, p.video_merge)))
-    return self.out(self.norm(x.reshape(-1, x.shape[-1])))
+    x = jax.nn.silu(self.patch(space_to_depth(x, p.video_patch // _STEM)))  # [H / patch, W / patch, C]
+    x = jax.nn.silu(self.merge(space_to_depth(x, p.video_merge)))  # [R, Q, 2 C]
+    return self.out(self.norm(x.reshape(-1, x.shape[-1])))  # [R Q, D]
