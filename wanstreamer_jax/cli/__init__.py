@@ -2,7 +2,7 @@
 
 Modules:
     aot.py              `wanstreamer aot`: what a program needs on TPUs, found without one
-    bench.py            `wanstreamer bench step | train | serve | session | loader`: measurements of this machine
+    bench.py            `wanstreamer bench step | train | serve | session | loader | gpu`: measurements of this ...
     data.py             `wanstreamer data make | preview | stats | encode | tfds`: sessions as records
     evaluate.py         `wanstreamer eval` and `ablate`: what weights are worth, and what each choice is worth
     inspect.py          `wanstreamer inspect layout | checkpoint | model`
