@@ -195,19 +195,19 @@ def hold(engine: SlotEngine, ahead: bool) -> tuple:
   waiting = None
   for k, (user, texts) in enumerate(zip(units, typed)):
     if k == 3:
-      waiting = waiting and engine.answer(waiting)  # a slot changes hands between units
+      waiting = waiting and engine.perform(waiting)  # a slot changes hands between units
       waiting = None
       engine.join(1, Request(BEN, 9))
     thought = engine.think([user, user if k >= 3 else None], [texts, []])
     if waiting is not None:
-      engine.answer(waiting)
+      engine.perform(waiting)
       waiting = None
     if ahead:
       waiting = thought
     else:
-      engine.answer(thought)
+      engine.perform(thought)
   if waiting is not None:
-    engine.answer(waiting)
+    engine.perform(waiting)
   engine.settle()
   return jax.tree.map(np.asarray, (engine.states.past, engine.states.cache.kv, engine.decoders))
 

@@ -107,9 +107,9 @@ def programs(capacity: int | None) -> Programs:
 
 
 class SlotEngine:
-  """`slots` sessions of one agent. Implements `hall.SlotEngine`.
+  """`slots` sessions of one agent. Implements `scheduler.SlotEngine`.
 
-  `think` and `answer` make a unit. With a performer elsewhere and `commit_delay` 2 (`overlaps`), the next unit may be
+  `think` and `perform` make a unit. With a performer elsewhere and `commit_delay` 2 (`overlaps`), the next unit may be
   thought, in one thread, while this one is answered in another.
 
   capacity: units of history for layouts without a window; placement: see `placement.py`; performers: on how many
@@ -167,7 +167,7 @@ class SlotEngine:
     report("commit")
     thought = self.think([None] * self.slots, [[]] * self.slots)
     report("encode and think")
-    self.answer(thought)
+    self.perform(thought)
     report("perform and decode")
     self.step([None] * self.slots, [[]] * self.slots)  # which remembers the first
     report("a second unit")
@@ -275,18 +275,18 @@ class SlotEngine:
       for (keyboard, _), user, texts in zip(self._text, users, typed)
     ]
     inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    heard, states = clock("encode", self.programs.encode, self.agent, self.states, inputs)
+    heard, states = clock("perceive", self.programs.encode, self.agent, self.states, inputs)
     text, states = clock("think", self.programs.think, self.agent, states, heard)
     written = [stream(np.asarray(row)) for (_, stream), row in zip(self._text, np.asarray(text))]
     brief = self.performer.brief(states)
     self.states = with_clock(states, self.programs.move(clock_of(states)))
     return Thought(brief, states.unit, [user is not None for user in users], written, clock)
 
-  def answer(self, thought: Thought) -> list[UnitOutput | None]:
+  def perform(self, thought: Thought) -> list[UnitOutput | None]:
     """Performs and decodes what was thought. None where nobody is, and where a session is no longer finite."""
     clock = thought.clock
     latents = clock("perform", self.performer.perform, thought.brief)
-    (audio, video, finite), self.decoders = clock("decode", self._decode, latents)
+    (audio, video, finite), self.decoders = clock("render", self._decode, latents)
     self._made.append((thought.units, latents))
     return [
       UnitOutput(video[k], audio[k], thought.written[k], is_loud(audio[k]), clock.milliseconds)
@@ -302,4 +302,4 @@ class SlotEngine:
 
   def step(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> list[UnitOutput | None]:
     """One unit in every slot, thought and answered."""
-    return self.answer(self.think(users, typed))
+    return self.perform(self.think(users, typed))

@@ -148,11 +148,11 @@ class StreamEngine:
     self.commit()
     clock, self._committed = self._committed, Clock()
     heard, state = clock(
-      "encode", self.phases.encode, self.agent, self._state, host_unit(self.media, user, self._keyboard(typed))
+      "perceive", self.phases.encode, self.agent, self._state, host_unit(self.media, user, self._keyboard(typed))
     )
     text, state = clock("think", self.phases.think, self.agent, state, heard)
     latents = clock("perform", self.phases.perform, self.agent, state)
-    sound, video, self._state = clock("decode", lambda: fetched(self.phases.decode(self.agent, state, latents)))
+    sound, video, self._state = clock("render", lambda: fetched(self.phases.decode(self.agent, state, latents)))
     return UnitOutput(video, sound, self._written(np.asarray(text)), is_loud(sound), clock.milliseconds)
 
 
