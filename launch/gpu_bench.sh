@@ -87,9 +87,9 @@ part step_192x336_60s_patch2 300 step --config "$low" "${timing[@]}" "${history[
 part step_640x368_20s_patch2 300 step --config "$high" "${timing[@]}" --config.layout.window=125 --config.layout.commit_patch=2
 part step_640x368_60s_patch4 300 step --config "$high" "${timing[@]}" "${history[@]}" --config.layout.commit_patch=4
 # Issue 3: signal-to-signal latency over real sockets, codecs included.
-part serve_192x336_60s 400 serve --config "$low" --slots 1 --visitors 1 "${serving[@]}" "${history[@]}"
-part serve_192x336_60s_patch2_4sessions 400 serve --config "$low" --slots 4 --visitors 4 "${serving[@]}" "${history[@]}" --config.layout.commit_patch=2
-part serve_640x368_20s_patch2 400 serve --config "$high" --slots 1 --visitors 1 "${serving[@]}" --config.layout.window=125 --config.layout.commit_patch=2
+part serve_192x336_60s 400 serve --config "$low" --slots 1 --clients 1 "${serving[@]}" "${history[@]}"
+part serve_192x336_60s_patch2_4sessions 400 serve --config "$low" --slots 4 --clients 4 "${serving[@]}" "${history[@]}" --config.layout.commit_patch=2
+part serve_640x368_20s_patch2 400 serve --config "$high" --slots 1 --clients 1 "${serving[@]}" --config.layout.window=125 --config.layout.commit_patch=2
 
 if [ ${#left[@]} -gt 0 ]; then say "no time left for: ${left[*]}; the same command goes on with them"; fi
 if [ ${#failed[@]} -gt 0 ]; then die "failed: ${failed[*]}; see $out/NAME.log, and run the same command again"; fi

@@ -1,4 +1,4 @@
-"""What the tests of the live service share: an engine that echoes, a server on a real socket, and its visitors."""
+"""What the tests of the live service share: an engine that echoes, a server on a real socket, and its clients."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ class Echo:
   def think(self, users, typed):
     return users, typed
 
-  def answer(self, thought):
+  def perform(self, thought):
     return [self.echo(slot, user, texts) for slot, (user, texts) in enumerate(zip(*thought))]
 
   def echo(self, slot, user, texts):
@@ -81,8 +81,8 @@ async def running(engine, **options):
 
 async def hello(web_session, address, **values):
   socket = await web_session.ws_connect(f"{address}/live", max_msg_size=1 << 20)
-  await socket.send_str(protocol.say("hello", version=1, **values))
-  return socket, protocol.hear(await socket.receive_str(timeout=3))
+  await socket.send_str(protocol.dump("hello", version=protocol.VERSION, **values))
+  return socket, protocol.parse(await socket.receive_str(timeout=3))
 
 
 async def units(socket, count):
@@ -92,10 +92,10 @@ async def units(socket, count):
     message = await socket.receive(timeout=3)
     if message.type is aiohttp.WSMsgType.BINARY:
       media = protocol.unpack(message.data)
-      samples += len(media.samples) if media.kind == protocol.SOUND else 0
+      samples += len(media.samples) if media.kind == protocol.AUDIO else 0
       pictures += media.kind == protocol.JPEG
     else:
-      value = protocol.hear(message.data)
+      value = protocol.parse(message.data)
       if value["type"] == "unit":
         found.append(value)
   return found
@@ -107,5 +107,5 @@ async def until(socket, *types):
     while True:
       message = await socket.receive(timeout=3)
       assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
-      if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] in types:
-        return protocol.hear(message.data)
+      if message.type is aiohttp.WSMsgType.TEXT and protocol.parse(message.data)["type"] in types:
+        return protocol.parse(message.data)

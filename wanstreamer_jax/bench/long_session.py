@@ -1,4 +1,4 @@
-"""`wanstreamer bench session`: one long session, faster than real time, with drawn users who come and go.
+"""`wanstreamer bench session`: one long session, faster than real time, with simulated users who come and go.
 
 What must hold for an hour as for a minute: the time of a unit, the memory, no compilation, the clock, and the face.
 """
@@ -21,7 +21,7 @@ from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.files import write_json
 from wanstreamer_jax.parallel.machine import describe
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.serve.drawn_user import DrawnUser
+from wanstreamer_jax.serve.simulated_user import SimulatedUser
 
 STILLS = (0.1, 1, 10, 30, 60)  # minutes
 
@@ -29,7 +29,7 @@ STILLS = (0.1, 1, 10, 30, 60)  # minutes
 def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
   """(plain values, ready for JSON, with one row for every minute; the agent's picture at STILLS and at the end)."""
   media, engine = agent.config.media, SlotEngine(agent, 1, int(minutes * 60_000 / agent.config.media.unit_ms) + 1)
-  user = DrawnUser(world_config(agent.config), seed=0)
+  user = SimulatedUser(world_config(agent.config), seed=0)
   units, per_minute = round(minutes * 60_000 / media.unit_ms), 60_000 // media.unit_ms
   engine.prepare()
   user.prepare()
@@ -48,7 +48,7 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
     busy.append(1000 * (time.process_time() - begin))
     if answer is None:
       raise RuntimeError(f"the session is not finite any more after {unit} units")
-    user.hear(answer.audio)
+    user.observe_agent(answer.audio)
     shown = answer.video[-1]
     samples, frames = samples + len(answer.audio), frames + len(answer.video)
     times.append(sum(answer.times.values()))
@@ -78,10 +78,10 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
   return result, stills
 
 
-def session_world(user: DrawnUser) -> World:
+def session_world(user: SimulatedUser) -> World:
   """The world of the first user's agent."""
-  assert user.sitting is not None
-  return user.sitting.world
+  assert user.user is not None
+  return user.user.world
 
 
 def compilations() -> list[str]:

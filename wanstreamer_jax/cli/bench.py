@@ -22,7 +22,7 @@ def add_bench(commands: Any) -> None:
     wanstreamer bench step --config configs/demo.py
     wanstreamer bench train --config configs/tiny.py
     wanstreamer bench loader data_cache/latents --config configs/tiny.py
-    wanstreamer bench serve --slots 2 --visitors 3
+    wanstreamer bench serve --slots 2 --clients 3
     wanstreamer bench session --minutes 60
   """
   group = add_group(commands, "bench", "measure on this machine", examples)
@@ -63,9 +63,9 @@ def add_bench(commands: Any) -> None:
   train.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
   serve = add_command(
-    group, "serve", "serve visitors over real sockets on this machine and time what they meet",
+    group, "serve", "serve clients over real sockets on this machine and measure what they receive",
     """
-    wanstreamer bench serve --slots 2 --visitors 3 --seconds 60
+    wanstreamer bench serve --slots 2 --clients 3 --seconds 60
     wanstreamer bench serve --config configs/qwen2p5_1p5b.py --config.model.dtype=bfloat16 --placement split --trace out
     """, bench_serve,
   )  # fmt: skip
@@ -74,7 +74,7 @@ def add_bench(commands: Any) -> None:
   serve.add_argument("--placement", choices=("fused", "split", "group"), default="fused", help="as of `serve`")
   serve.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
   serve.add_argument("--slots", type=number(int, 1), default=1, help="how many are served at once (default: 1)")
-  serve.add_argument("--visitors", type=number(int, 1), default=1, help="how many come (default: 1)")
+  serve.add_argument("--clients", type=number(int, 1), default=1, help="how many connect (default: 1)")
   serve.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
   serve.add_argument("--trace", metavar="DIR", help="write what ran when: trace.json for Perfetto, trace.png")
   serve.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -148,7 +148,7 @@ def bench_serve(args: argparse.Namespace) -> None:
   del agent  # in float32; the engine's is in the dtypes of its use
   engine.prepare()
   trace = pathlib.Path(args.trace) if args.trace else None
-  service.bench_serve_command(engine, args.visitors, args.seconds, args.json, trace)
+  service.bench_serve_command(engine, args.clients, args.seconds, args.json, trace)
 
 
 def bench_session(args: argparse.Namespace) -> None:
