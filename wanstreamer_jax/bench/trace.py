@@ -43,14 +43,12 @@ def draw(
   path: Path, rows: Sequence[tuple[str, str, float, float]], answers: Sequence[tuple[float, float]], unit_s: float
 ) -> None:
   """A few units from the middle, as an image."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
+  from matplotlib.figure import Figure
 
   first = max(0, len(answers) // 2 - UNITS // 2)
   begin, end = answers[first][0] - unit_s, answers[min(first + UNITS, len(answers)) - 1][1] + 0.02
-  figure, axes = plt.subplots(figsize=(14, 3.6), layout="constrained")
+  figure = Figure(figsize=(14, 3.6), layout="constrained")
+  axes = figure.subplots()
   for who, name, start, stop in rows:
     if stop < begin or start > end:
       continue
@@ -71,5 +69,4 @@ def draw(
   axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(PHASE_COLOURS), frameon=False)
   temporary = path.with_name(path.name + ".tmp")
   figure.savefig(temporary, format="png", dpi=110)
-  plt.close(figure)
   os.replace(temporary, path)
