@@ -21,7 +21,7 @@ from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.files import write_json
 from wanstreamer_jax.parallel.machine import describe
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.serve.simulated_user import SimulatedUser
+from wanstreamer_jax.serve.watched_user import WatchedUser
 
 STILLS = (0.1, 1, 10, 30, 60)  # minutes
 
@@ -29,7 +29,7 @@ STILLS = (0.1, 1, 10, 30, 60)  # minutes
 def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
   """(plain values, ready for JSON, with one row for every minute; the agent's picture at STILLS and at the end)."""
   media, engine = agent.config.media, SlotEngine(agent, 1, int(minutes * 60_000 / agent.config.media.unit_ms) + 1)
-  user = SimulatedUser(world_config(agent.config), seed=0)
+  user = WatchedUser(world_config(agent.config), seed=0)
   units, per_minute = round(minutes * 60_000 / media.unit_ms), 60_000 // media.unit_ms
   engine.prepare()
   user.prepare()
@@ -78,7 +78,7 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
   return result, stills
 
 
-def session_world(user: SimulatedUser) -> World:
+def session_world(user: WatchedUser) -> World:
   """The world of the first user's agent."""
   assert user.user is not None
   return user.user.world

@@ -23,14 +23,14 @@ from wanstreamer_jax.serve.echo import EchoMeter
 from wanstreamer_jax.serve.frame_codec import VP8Decoder, decode_jpeg
 from wanstreamer_jax.serve.hello import parse_request
 from wanstreamer_jax.serve.inbox import Inbox
-from wanstreamer_jax.serve.outbox import Outbox, Side
+from wanstreamer_jax.serve.outbox import Outbox, OutgoingSide
 from wanstreamer_jax.serve.prometheus import Metrics
 from wanstreamer_jax.serve.rate_limit import RateLimit
 from wanstreamer_jax.serve.recording import SessionRecording
 from wanstreamer_jax.serve.scheduler import NoFreeSlot, Scheduler, Slot, UnitResult
 from wanstreamer_jax.serve.session_log import PHASES
-from wanstreamer_jax.serve.simulated_user import SimulatedUser
 from wanstreamer_jax.serve.unit_source import UnitSource
+from wanstreamer_jax.serve.watched_user import WatchedUser
 
 HELLO_SECONDS = 10.0  # within which the first message must arrive
 NOTICE_SECONDS = 3.0  # that a client has to read a last message
@@ -59,13 +59,13 @@ class Service:
   draining: bool = False  # the server is going down: no new sessions
   world_readers: asyncio.Semaphore = dataclasses.field(default_factory=lambda: asyncio.Semaphore(2))
 
-  def unit_source(self, watch: bool, seed: int) -> Inbox | SimulatedUser:
+  def unit_source(self, watch: bool, seed: int) -> Inbox | WatchedUser:
     """Where a session's user comes from. Raises DataError when there is nobody to watch."""
     if not watch:
       return Inbox(self.scheduler.media)
     if self.simulated is None:
       raise DataError("this agent cannot be watched: it was not trained with simulated users")
-    return SimulatedUser(self.simulated, seed)
+    return WatchedUser(self.simulated, seed)
 
 
 class Connection:
@@ -277,11 +277,11 @@ class Connection:
     level = self.echo(result.output.audio, result.user.audio)
     return [] if level is None else [protocol.dump("echo", level_db=round(level, 1))]
 
-  def _sides(self, result: UnitResult) -> list[Side]:
+  def _sides(self, result: UnitResult) -> list[OutgoingSide]:
     """Whose audio and video are sent: the agent's, and before it the user's to viewers."""
-    sides, user = [Side(False, result.output.audio, result.output.video)], result.user
-    if isinstance(self.source, SimulatedUser) and user.audio is not None and user.video is not None:
-      sides.insert(0, Side(True, user.audio, user.video))
+    sides, user = [OutgoingSide(False, result.output.audio, result.output.video)], result.user
+    if isinstance(self.source, WatchedUser) and user.audio is not None and user.video is not None:
+      sides.insert(0, OutgoingSide(True, user.audio, user.video))
     return sides
 
   def end(self, reason: str) -> None:

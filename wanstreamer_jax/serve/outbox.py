@@ -17,7 +17,7 @@ STUCK = 16  # units that wait to be sent, from which on the session is ended
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
+class OutgoingSide:
   """One side's unit: audio float32 [samples], video uint8 [frames, height, width, 3]."""
 
   user: bool  # the user's side, which viewers get, or the agent's
@@ -31,7 +31,7 @@ class Outgoing:
 
   messages: Sequence[str | bytes]
   unit: int = 0
-  video: Sequence[Side] = ()
+  video: Sequence[OutgoingSide] = ()
 
 
 class Outbox:
@@ -43,7 +43,7 @@ class Outbox:
 
   def __init__(self, media: MediaConfig):
     self.media, self.codec = media, protocol.JPEG
-    self._encoders: dict[bool, FrameEncoder] = {}  # by `Side.user`
+    self._encoders: dict[bool, FrameEncoder] = {}  # by `OutgoingSide.user`
     self._queue: asyncio.Queue[Outgoing | None] = asyncio.Queue()  # None: close
 
   def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Outbox:
     """Sends messages."""
     self._queue.put_nowait(Outgoing(messages))
 
-  def put_unit(self, unit: int, messages: Sequence[str | bytes], sides: Sequence[Side]) -> int:
+  def put_unit(self, unit: int, messages: Sequence[str | bytes], sides: Sequence[OutgoingSide]) -> int:
     """Sends messages, then the audio of all sides, then their video. Returns how many frames were left out."""
     dropped = sum(len(side.video) for side in sides) if len(self) >= SLOW else 0
     audio = self._audio_messages(unit, sides)
@@ -83,7 +83,7 @@ class Outbox:
           await socket.send_bytes(frame)
     await socket.close()
 
-  def _audio_messages(self, unit: int, sides: Sequence[Side]) -> Iterator[bytes]:
+  def _audio_messages(self, unit: int, sides: Sequence[OutgoingSide]) -> Iterator[bytes]:
     """Short parts, so that playback can begin with the first; of each part the sides in their order."""
     media = self.media
     size = round(protocol.PART_SECONDS * media.sample_rate)

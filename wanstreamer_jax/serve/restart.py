@@ -17,8 +17,8 @@ from pathlib import Path
 from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.files import write_json
 from wanstreamer_jax.serve.scheduler import Scheduler, Slot
-from wanstreamer_jax.serve.simulated_user import SimulatedUser
 from wanstreamer_jax.serve.unit_source import UnitSource
+from wanstreamer_jax.serve.watched_user import WatchedUser
 
 SESSIONS = "sessions.json"
 MakeSource = Callable[[bool, int], UnitSource]  # (whether it is watched, seed)
@@ -47,7 +47,7 @@ def save(scheduler: Scheduler, folder: Path) -> int:
 
 
 def _describe(slot: Slot) -> dict[str, object]:
-  watched = slot.source.user_seed if isinstance(slot.source, SimulatedUser) else None
+  watched = slot.source.user_seed if isinstance(slot.source, WatchedUser) else None
   age = time.monotonic() - slot.started
   return {"slot": slot.index, "token": slot.token, "unit": slot.unit, "age": age, "watched": watched}
 

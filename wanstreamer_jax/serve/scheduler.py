@@ -267,13 +267,13 @@ class Scheduler:
           await performing  # a slot changes hands between units only
         await self._prepare(joins)
         await asyncio.sleep(max(0.0, due - loop.time()))
-        taken = time.perf_counter()
+        began = time.perf_counter()
         inputs = self._take_inputs(behind=max(0, int((loop.time() - due) / unit_s)))
         if inputs:
           thought = await loop.run_in_executor(self._thinker, self._think, inputs)
           if performing is not None:
             await performing
-          performing = asyncio.create_task(self._perform(thought, inputs, taken, due + unit_s))
+          performing = asyncio.create_task(self._perform(thought, inputs, began, due + unit_s))
           if not self.engine.overlaps:
             await performing
         due = self._next_due(due + unit_s, loop.time())
@@ -301,7 +301,10 @@ class Scheduler:
       self._evict(slot, reason)
 
   def _prepare_engine(self, joins: list[tuple[Slot, Request]], slots: list[Slot]) -> list[tuple[Slot, str]]:
-    """Begins sessions, commits, prepares the users' next units. In the thinker thread. Returns (who failed, why)."""
+    """Begins sessions, commits, prepares the users' next units. Returns (who failed, why).
+
+    In the thinker thread. Meanwhile the event loop takes no input; it may only add and free slots.
+    """
     failed = []
     for slot, request in joins:
       try:
@@ -336,12 +339,12 @@ class Scheduler:
     return self.engine.think(users, typed)
 
   async def _perform(
-    self, thought: Any, inputs: dict[int, tuple[Slot, UserInput]], taken: float, deadline: float
+    self, thought: Any, inputs: dict[int, tuple[Slot, UserInput]], began: float, deadline: float
   ) -> None:
-    """Performs a unit and delivers it; it is late after `deadline` (the loop's clock)."""
+    """Performs and delivers a unit that was taken at `began` (perf_counter); late after `deadline` (the loop's clock)."""
     loop = asyncio.get_running_loop()
     outputs = await loop.run_in_executor(self._performer, self.engine.perform, thought)
-    waited, late = time.perf_counter() - taken, loop.time() > deadline
+    waited, late = time.perf_counter() - began, loop.time() > deadline
     for index, (slot, given) in inputs.items():
       if self.slots[index] is slot:  # else the session has left meanwhile
         with self._evicting(slot):
@@ -354,7 +357,8 @@ class Scheduler:
       return
     slot.source.observe_agent(output.audio)
     if slot.listener is not None:
-      slot.listener.deliver(UnitResult(slot.unit, output, *given, waited, late))
+      result = UnitResult(slot.unit, output, given.unit, given.typed, given.captured, waited, late)
+      slot.listener.deliver(result)
     slot.unit += 1
     if time.monotonic() > self._expires(slot):
       self.leave(slot)

@@ -1,4 +1,4 @@
-"""Where the user's units come from: the network (`inbox.py`) or a simulated user (`simulated_user.py`)."""
+"""Where the user's units come from: the network (`inbox.py`) or a simulated user (`watched_user.py`)."""
 
 from typing import NamedTuple, Protocol
 

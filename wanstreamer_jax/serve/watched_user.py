@@ -10,7 +10,7 @@ from wanstreamer_jax.serve.unit_source import UserInput
 VISIT_SECONDS = 90.0  # after which the next user takes over
 
 
-class SimulatedUser:
+class WatchedUser:
   """Implements `UnitSource`. The viewer may type in between.
 
   `prepare` runs in the scheduler's thinker thread, everything else in the event loop; the scheduler never runs
