@@ -341,7 +341,7 @@ class Scheduler:
   async def _perform(
     self, thought: Any, inputs: dict[int, tuple[Slot, UserInput]], began: float, deadline: float
   ) -> None:
-    """Performs and delivers a unit that was taken at `began` (perf_counter); late after `deadline` (the loop's clock)."""
+    """Performs and delivers a unit taken at `began` (perf_counter); it is late after `deadline` (the loop's clock)."""
     loop = asyncio.get_running_loop()
     outputs = await loop.run_in_executor(self._performer, self.engine.perform, thought)
     waited, late = time.perf_counter() - began, loop.time() > deadline
