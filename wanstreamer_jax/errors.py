@@ -1,4 +1,4 @@
-"""Errors that a user can act on. The command line prints them as one line and exits with status 2."""
+"""Errors that a user can act on. The command line prints each as one line and exits with its status."""
 
 
 class UserError(Exception):
@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-  """A configuration that cannot work, with the numbers that do not fit."""
+  """A configuration that cannot work. The message states the numbers that do not fit."""
 
 
 class MediaError(UserError):
@@ -16,7 +16,7 @@ class MediaError(UserError):
 
 
 class DataError(UserError):
-  """A record, manifest or world file that is not what it should be."""
+  """A record, manifest or world file that is missing, damaged or invalid."""
 
 
 class CheckpointError(UserError):
@@ -28,22 +28,21 @@ class TrainingError(UserError):
 
 
 class LostHostError(UserError):
-  """Another process of the same job is gone: nothing is wrong here, and the job can be started again."""
+  """Another process of the same job is gone. Nothing is wrong in this one, and the job can be started again."""
 
   status = 75  # EX_TEMPFAIL: launchers start the job again
 
 
 class Stopped(KeyboardInterrupt):
-  """Training ended because somebody asked for it: in all processes at the same step, with everything saved."""
+  """Training was asked to stop. All processes stopped at the same step, with everything saved."""
 
 
 def one_line(error: BaseException, length: int = 120) -> str:
-  """An exception's text on one line, shortened: other libraries' messages inside ours."""
+  """An exception's text on one line of at most `length` characters, for other libraries' messages inside ours."""
   text = " ".join(str(error).split())
   return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def first_line(error: BaseException) -> str:
-  """An exception as one short line."""
-  lines = str(error).strip().splitlines() or [""]
-  return f"{type(error).__name__}: {lines[0][:200]}"
+def one_line_with_type(error: BaseException) -> str:
+  """An exception of another library that may be of any type, as one line: `ValueError: no such array`."""
+  return f"{type(error).__name__}: {one_line(error, 200)}"

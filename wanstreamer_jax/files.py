@@ -1,30 +1,64 @@
-"""Files that are written whole or not at all, and paths that may lie in an object store (`gs://bucket/folder`)."""
+"""Files that appear whole or not at all, and paths that may lie in an object store (`gs://bucket/folder`)."""
 
 import contextlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
+Path = str | os.PathLike[str]
+AnyPath = TypeVar("AnyPath", pathlib.Path, epath.Path)
+TEMPORARY = ".tmp"  # how names end under which something is still being written
+
+
+def temporary_beside(path: AnyPath) -> AnyPath:
+  """A name beside `path` that no other process writes to, on any host; whoever writes to it renames it."""
+  return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY}")
+
+
+@contextlib.contextmanager
+def replacing(path: AnyPath) -> Iterator[AnyPath]:
+  """A name beside `path` to write a file or a folder to. It replaces `path` when the block ends without an exception.
+
+  After an exception nothing of it is left, and `path` is what it was. A process that is killed leaves a name that ends
+  in TEMPORARY.
+  """
+  temporary = temporary_beside(path)
+  try:
+    yield temporary
+    if temporary.is_dir():
+      shutil.rmtree(path, ignore_errors=True)  # a folder cannot be renamed onto one that holds files
+    temporary.replace(path)
+  except BaseException:
+    with contextlib.suppress(OSError):  # the first error is the one to report
+      shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+    raise
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a UTF-8 text file, whole or not at all."""
+  with replacing(path) as temporary:
+    temporary.write_text(text, encoding="utf-8")
+
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a JSON file whole or not at all, also beside other processes that write the same one."""
-  temporary = own_temporary(path)
-  temporary.write_text(json.dumps(values, indent=2) + "\n")
-  os.replace(temporary, path)
+  """Writes a JSON file, whole or not at all."""
+  write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def own_temporary(path: pathlib.Path) -> pathlib.Path:
-  """A name beside `path` that no other process writes to, on any host."""
-  return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+def save_figure(path: pathlib.Path, figure: Any, dpi: int) -> None:
+  """Writes a `matplotlib.figure.Figure` as a PNG file, whole or not at all.
 
-
-Path = str | os.PathLike[str]
+  Such a figure needs neither pyplot nor a backend; import it where it is drawn, since matplotlib takes 0.4 s to load.
+  """
+  with replacing(path) as temporary:
+    figure.savefig(temporary, format="png", dpi=dpi)
 
 
 def is_remote(path: Path) -> bool:
@@ -32,8 +66,8 @@ def is_remote(path: Path) -> bool:
   return "://" in os.fspath(path)
 
 
-def whole_path(path: Path) -> epath.Path:
-  """The path from the root, which Orbax asks for; one of a store is whole already (epath puts the folder before it)."""
+def absolute_path(path: Path) -> epath.Path:
+  """The path from the root, which Orbax asks for. One of an object store is absolute already."""
   return epath.Path(path) if is_remote(path) else epath.Path(path).absolute()
 
 

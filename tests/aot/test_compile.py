@@ -191,7 +191,7 @@ def test_axes_are_found_on_the_torus():
 
 def test_seconds_on_links_are_those_of_rings_lines_and_cuts():
   chip, moved = roofline.CHIPS["TPU v5 lite"], Traffic(1, 15e9)
-  ring, line = roofline.Side("x", 16, 1, True), roofline.Side("y", 16, 1, False)
+  ring, line = roofline.TorusSide("x", 16, 1, True), roofline.TorusSide("y", 16, 1, False)
   assert chip.link == 50e9
   gather = lambda *span: roofline.seconds_on_links("all-gather", moved, 16, list(span), chip)
   assert gather(ring) == pytest.approx(15 / 100)  # from both sides
@@ -321,7 +321,7 @@ def test_the_training_step_compiles_for_several_chips():
   assert bound["seconds"] == max(bound["busy"].values()) == bound["busy"][bound["bound"]]
   assert 0 < bound["mfu"] < 1
   text = "\n".join(report.report_lines(result))
-  for word in ("fsdp=2,context=2", "splash", "of HBM", "fits", "all-to-all over context", "by hand: attention kernels",
+  for word in ("fsdp=2,context=2", "splash", "of HBM", "fits", "all-to-all over context", "counted: attention kernels",
                "by the compiler", "ICI x", "bound by", "MFU at best"):  # fmt: skip
     assert word in text
 
@@ -364,7 +364,7 @@ def test_a_config_is_known_by_what_it_sets():
 
 @needs_libtpu
 def test_a_cell_that_is_refused_is_a_result():
-  cell = pods.Cell("nano.py", "v5e:2x2", "train", overrides=("data.batch=3",))
+  cell = pods.PodCell("nano.py", "v5e:2x2", "train", overrides=("data.batch=3",))
   assert "data.batch is 3, which does not divide" in pods.compile_cell(cell, plan=True)["error"]
 
 

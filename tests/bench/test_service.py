@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.live import Echo
 from wanstreamer_jax.bench import service
 from wanstreamer_jax.bench.trace import write_trace
-from wanstreamer_jax.serve.session_log import PHASES
+from wanstreamer_jax.engine.interface import PHASES
 
 
 def test_clients_are_served_or_refused_and_their_latencies_measured(monkeypatch):

@@ -152,7 +152,7 @@ def test_sessions_that_cannot_be_encoded_stop_or_are_skipped_and_reported(folder
   original = encode_module._finite
   calls = iter(range(100_000))
   monkeypatch.setattr(encode_module, "_finite", lambda x: original(x * (np.inf if next(calls) == 4 * 5 else 1)))
-  with pytest.raises(DataError, match=r"session 5 of \S*media: the codecs gave .* not finite .*--skip-bad"):
+  with pytest.raises(DataError, match=r"session 5 of \S*media: the codecs' latents are not finite .*--skip-bad"):
     encode(media, *codecs, config, out, progress=False)
   calls = iter(range(100_000))
   monkeypatch.setattr(encode_module, "_finite", lambda x: original(x * (np.inf if next(calls) == 4 * 2 else 1)))

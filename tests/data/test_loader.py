@@ -19,7 +19,7 @@ from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.loop import train
-from wanstreamer_jax.train.prefetch import Feed, host_rows
+from wanstreamer_jax.train.prefetch import Prefetcher, host_rows
 
 SESSIONS, UNITS = 10, 8
 RECORDED = [
@@ -151,13 +151,13 @@ def test_a_feed_resumes_exactly_anywhere_and_ends(mixed, monkeypatch, cores):
   monkeypatch.setattr("os.cpu_count", lambda: cores)
   loader, mesh = Loader(mixed, small_config()), make_mesh("data=2,fsdp=2")
   for start in (0, 3):
-    with Feed(loader, mesh, start, start + 4) as feed:
+    with Prefetcher(loader, mesh, start, start + 4) as prefetcher:
       for step in range(start, start + 4):
-        batch = feed.next()
+        batch = prefetcher.next()
         assert equal(jax.device_get(batch), loader.batch_at(step))
         assert all(array.sharding.shard_shape(array.shape)[0] == 1 for array in batch.values())
       with pytest.raises(StopIteration):
-        feed.next()
+        prefetcher.next()
 
 
 def test_a_feed_says_how_long_it_kept_the_training_waiting():
@@ -166,13 +166,13 @@ def test_a_feed_says_how_long_it_kept_the_training_waiting():
       time.sleep(0.2)
       return {"x": np.zeros(1)}
 
-  with Feed(Slow(), make_mesh("data=1"), 0, 9) as feed:
-    feed.next()
-    assert 0.1 < feed.waited() < 2
-    assert feed.waited() == 0
+  with Prefetcher(Slow(), make_mesh("data=1"), 0, 9) as prefetcher:
+    prefetcher.next()
+    assert 0.1 < prefetcher.waited() < 2
+    assert prefetcher.waited() == 0
     time.sleep(0.7)  # as a step would take: the next two are ready
-    feed.next()
-    assert feed.waited() < 0.1
+    prefetcher.next()
+    assert prefetcher.waited() < 0.1
 
 
 def test_without_shuffling_sessions_come_in_order_from_their_start(folder):

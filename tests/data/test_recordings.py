@@ -150,7 +150,7 @@ def changed(**changes):
     (changed(path="no.wav"), "path: 'no.wav' is not a file"),
     (changed(duration=0), "duration: 0 is not a number above 0"),
     (changed(duration="long"), "duration: 'long' is not a number"),
-    (changed(id=""), "id '' is not a text"),
+    (changed(id=""), "id '' is not text"),
     (changed(id="one"), "id 'one' was used at .*manifest.jsonl:1"),
     (changed(agent={**GOOD["agent"], "words": {}}), "agent.words: expected a list"),
     (changed(agent={**GOOD["agent"], "words": [{"text": " ", "start": 0, "end": 1}]}), r"words\[0\]: text ' ' is not"),
@@ -192,7 +192,7 @@ def test_bad_lines_and_files_are_skipped_and_reported(folder, config, tmp_path):
 def test_a_file_that_cannot_be_read_is_named_with_its_line(folder, config, tmp_path):
   (folder / "cut.wav").write_bytes((folder / "user.wav").read_bytes()[:9000])
   path = manifest(folder, GOOD, changed(user={"audio": "cut.wav"}))
-  with pytest.raises(MediaError, match=r"manifest.jsonl:2: \S*cut.wav is truncated.*; or leave out .*--skip-bad"):
+  with pytest.raises(MediaError, match=r"manifest.jsonl:2: \S*cut.wav is truncated.*; or pass --skip-bad to leave"):
     make(config, RecordingsSource.open(path, config), tmp_path / "records", progress=False)
 
 

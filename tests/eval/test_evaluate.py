@@ -12,8 +12,7 @@ from wanstreamer_jax.data.duplex_world.source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import ConfigError, UserError
-from wanstreamer_jax.eval import duplex_world, evaluate, report
-from wanstreamer_jax.eval import scores as conversation
+from wanstreamer_jax.eval import duplex_world, evaluate, report, scores
 from wanstreamer_jax.eval.baselines import VARIANTS
 from wanstreamer_jax.eval.duplex_world import SimulatedUser
 
@@ -73,16 +72,16 @@ def test_the_scripted_agent_is_right_about_everything(agent):
   parts = []
   for seed in (0, 5):
     c = duplex_world.scripted_conversation(make_session(seed, world, "heldout"), agent.config, TOKENIZER)
-    parts.append(conversation.score(c, agent.config.media, TOKENIZER))
-  scores = conversation.summarise(conversation.join(parts))
-  assert scores["answer"]["n"] >= 6
+    parts.append(scores.score(c, agent.config.media, TOKENIZER))
+  found = scores.summarise(scores.join(parts))
+  assert found["answer"]["n"] >= 6
   for name in ("answer", "tor_alignment", "responds"):
-    assert scores[name]["mean"] == 1.0, name
-  assert scores["false_take_over"]["mean"] in (0.0, pytest.approx(np.nan, nan_ok=True))
-  assert scores["response_latency"]["mean"] < 0.5
-  assert scores["lip_lag_ms"]["mean"] == pytest.approx(0.0, abs=40)
-  assert scores["lip_correlation"]["mean"] > 0.5
-  assert scores["drift_face/15s"]["mean"] < 0.05
+    assert found[name]["mean"] == 1.0, name
+  assert found["false_take_over"]["mean"] in (0.0, pytest.approx(np.nan, nan_ok=True))
+  assert found["response_latency"]["mean"] < 0.5
+  assert found["lip_lag_ms"]["mean"] == pytest.approx(0.0, abs=40)
+  assert found["lip_correlation"]["mean"] > 0.5
+  assert found["drift_face/15s"]["mean"] < 0.05
 
 
 def live(agent, seed: int, units: int, loud: set[int]) -> SimulatedUser:

@@ -9,11 +9,10 @@ import numpy as np
 from aiohttp import web
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.engine.phases import UnitOutput
+from wanstreamer_jax.engine.interface import PHASES, UnitOutput
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.server import ServeOptions, Server
-from wanstreamer_jax.serve.session_log import PHASES
 
 MEDIA = MediaConfig()
 RATE = MEDIA.sample_rate

@@ -174,8 +174,8 @@ def test_the_others_do_not_wait_for_one_that_was_killed(tmp_path, victim):
     assert "This most likely indicates that another task died" in err
     return
   assert status == 75, err
-  assert f"process {1 - victim} of 2 lost another process, whose own log says why (" in err
-  assert "start the job again, and it goes on from the last one" in err
+  assert f"process {1 - victim} of 2 lost another process (" in err
+  assert "start the job again to continue from the last one" in err
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_the_launcher_starts_a_killed_job_again_and_it_repeats_the_undisturbed_o
   ((status, out, err),) = job.end()
   assert status == 0, err
   assert f"process {processes - 1} ended by SIGKILL" in err
-  assert "starting again (1 of 2)" in err
+  assert "restarting (1 of 2)" in err
   assert f"continuing {run} from step " in out
   assert_equal_runs(run, expected)
 
@@ -243,7 +243,7 @@ def test_what_ends_one_process_for_good_ends_all_launchers(tmp_path, where):
   for number, (status, _, err) in enumerate(ends):
     assert status == 2, err
     assert f"wanstreamer: error: {reason}{'' if number == process else host}\n" in err
-    assert "starting again" not in err
+    assert "restarting" not in err
     assert "Traceback" not in err
 
 
@@ -345,8 +345,8 @@ def test_the_launcher_gives_up_after_its_restarts():
   found = launch("print('hello', flush=True); os.kill(os.getpid(), 9) if me else time.sleep(.5)", 2)
   assert found.returncode == 1
   assert found.stderr.count("process 1 ended by SIGKILL") == 2
-  assert "starting again (1 of 1)" in found.stderr
-  assert "it had 1 new starts" in found.stderr
+  assert "restarting (1 of 1)" in found.stderr
+  assert "giving up after 1 restarts" in found.stderr
   assert (found.stdout.count("hello"), found.stderr.count("[1] hello")) == (2, 2)
 
 

@@ -12,11 +12,11 @@ from aiohttp import WSMessage, WSMsgType, web
 from tests.helpers.live import MEDIA, RATE, Echo, running
 from tests.helpers.media_files import halves, tone, write_video
 from wanstreamer_jax.data.media import MediaReader
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import MediaError, UserError
 from wanstreamer_jax.serve import client, protocol, stream_live
 from wanstreamer_jax.serve.client import Client, ServerErrors
 from wanstreamer_jax.serve.frame_codec import encode_jpeg
-from wanstreamer_jax.serve.session_log import PHASES
 from wanstreamer_jax.serve.stream_live import stream_to
 
 

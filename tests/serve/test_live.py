@@ -20,11 +20,12 @@ from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.media import MediaReader
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.engine import engine as slots
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import CheckpointError, DataError, UserError
 from wanstreamer_jax.parallel import mesh
 from wanstreamer_jax.serve import protocol, restart, scheduler
 from wanstreamer_jax.serve.frame_codec import VP8Decoder, VP8Encoder, decode_jpeg
-from wanstreamer_jax.serve.session_log import PHASES, throughput
+from wanstreamer_jax.serve.session_log import throughput
 from wanstreamer_jax.weights import agent as agent_weights
 
 
@@ -448,7 +449,7 @@ def test_a_world_that_the_model_does_not_take_is_refused_before_anything_is_comp
       raise AssertionError("compiled")
 
   agent = types.SimpleNamespace(config=Config())
-  monkeypatch.setattr(slots, "SlotEngine", Narrow)
+  monkeypatch.setattr(slots, "Engine", Narrow)
   monkeypatch.setattr(mesh, "enable_compilation_cache", lambda: None)
   monkeypatch.setattr(agent_weights, "load_agent", lambda *_: agent)
   monkeypatch.setattr(agent_weights, "load_session_world", lambda *_: World(fields={"name": "too long"}))

@@ -148,7 +148,7 @@ def test_a_run_whose_job_was_killed_goes_on(bucket, capsys):
   Bucket().pipe(f"gs:/{LOCK}", b'{"host": "gone", "process": 7, "id": "x", "beats": 3}')
   with RunFolder("gs://bucket/run") as run:
     run.copy()
-    assert "gs://bucket/run/lock is held by process 7 on gone: seeing for 1 s whether" in capsys.readouterr().out
+    assert "gs://bucket/run/lock is held by process 7 on gone: waiting 1 s to see whether" in capsys.readouterr().out
 
 
 def test_who_lost_the_run_to_another_job_ends_and_leaves_its_lock(bucket):

@@ -14,7 +14,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """count: collectives run. bytes: what one chip receives for them, by the best known algorithm."""
+  """count: how many collectives run. bytes: what one chip receives for them with the best known algorithm."""
 
   count: int = 0
   bytes: float = 0.0
@@ -30,9 +30,9 @@ SLICES: Axes = ("slices",)  # between slices, over the data centre's network: a 
 def collectives(program: Program, mesh: Mapping[str, int]) -> dict[tuple[str, Axes], Traffic]:
   """Traffic of one run by (kind, axes of the mesh that the groups span), in the order of KINDS.
 
-  mesh: axis sizes, outermost first; the program numbers devices in the mesh's order. A collective that the compiler
-  cut into several pieces, each beside a product, is one (its pieces share a chain); an all-reduce of which every chip
-  keeps a part is a reduce-scatter.
+  mesh: axis sizes, outermost first; the program numbers devices in the mesh's order. A collective that the compiler cut
+  into pieces, each beside a product, counts once (its pieces share a chain). An all-reduce of which every chip keeps
+  only a part counts as a reduce-scatter.
   """
   chains: dict[tuple[str, Axes, str], Traffic] = {}
   total: dict[tuple[str, Axes], Traffic] = {}
@@ -41,7 +41,7 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> dict[tuple[str, Ax
     for instruction in computation.instructions.values() if times else ():
       kind = instruction.operation.removesuffix("-start")
       between = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
-      if kind == "recv" and between:  # the hosts exchange it for their chips
+      if kind == "recv" and between:  # the hosts exchange these data for their chips
         across = (between[1].lower().replace("_", "-"), SLICES)
         total[across] = total.get(across, Traffic()) + Traffic(times, times * instruction.shapes[0].bytes)
       if kind not in KINDS:
@@ -75,7 +75,7 @@ def _received(kind: str, result: int, size: int) -> float:
 
 
 def _result_bytes(instruction: Instruction) -> int:
-  """The tuple of a -start holds operands, results and flags: the results count."""
+  """Bytes of the results. The tuple of a "-start" operation holds operands, results and flags."""
   shapes = instruction.shapes
   if instruction.operation in ("all-gather-start", "collective-permute-start"):
     count = len(instruction.operands)

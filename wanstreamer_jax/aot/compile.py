@@ -1,7 +1,9 @@
-"""Compiles the real programs for TPUs on a machine without any, and tells what they would need.
+"""Compiles the real programs for TPUs on a machine without any, and reports what they need.
 
-libtpu (the extra `aot`) holds the TPU compiler; jax hands it a topology such as v5e:2x2 instead of devices. It says
-"compiles and fits", and how fast it could be at best, not "fast" or "right": for those, `bench` on the machine itself.
+libtpu (the extra `aot`) contains the TPU compiler; jax gives it a topology such as v5e:2x2 instead of devices. The
+result shows that a program compiles and fits, and how fast it could be at best. It does not show that the program is
+fast or
+right: for that, run `bench` and the tests on the machine itself.
 """
 
 import functools
@@ -28,9 +30,9 @@ from wanstreamer_jax.aot.collectives import collectives
 from wanstreamer_jax.aot.roofline import roofline
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.loader import duplex_batch
+from wanstreamer_jax.engine.phases import abstract_states, compile_phases
 from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.model.attention_tpu import two_copy_pattern, widened
-from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.nn.attention_splash import kernel_flops
 from wanstreamer_jax.parallel.cost import Cost, count
 from wanstreamer_jax.parallel.machine import CHIPS
@@ -42,15 +44,15 @@ from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, state_shardings, train_step
 from wanstreamer_jax.units import build_layout
 
-MOST_CHIPS = 16_384
+MAX_CHIPS = 16_384
 
 
-class Program(NamedTuple):
+class ProgramPlan(NamedTuple):
   """A jitted function and what it is compiled for.
 
-  parts: bytes per chip of arguments. flops: what it computes, counted by hand, and `useful`, what the model asks for:
-  no recomputation, no masked keys; of all chips. amount: what one run gets through, e.g. tokens. advice: what to change
-  if it does not fit.
+  parts: bytes of arguments per chip. flops: what all chips compute, counted from the traced program. useful: what the
+  model needs of that, without recomputation and masked keys. amount: what one run processes, e.g. tokens. advice: what
+  to change if it does not fit.
   """
 
   title: str
@@ -68,17 +70,17 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
   """The devices of `slices` times a topology such as v5e:2x2. Raises UserError without libtpu, ConfigError for an
   unknown name."""
   chips = [int(side) for side in re.findall(r"\d+", name.partition(":")[2])]
-  if not re.fullmatch(r"[a-z0-9]+:\d+x\d+(x\d+)?", name) or not 0 < math.prod(chips) <= MOST_CHIPS:
+  if not re.fullmatch(r"[a-z0-9]+:\d+x\d+(x\d+)?", name) or not 0 < math.prod(chips) <= MAX_CHIPS:
     raise ConfigError(
       f"topology {name!r} is not one that libtpu knows: expected a name like v5e:2x2, v5p:2x2x1 or v6e:16x16, of 1 to "
-      f"{MOST_CHIPS} chips"
+      f"{MAX_CHIPS} chips"
     )
   if importlib.util.find_spec("libtpu") is None:
     raise UserError("aot needs libtpu, the TPU compiler, which is not installed: pip install 'wanstreamer-jax[aot]'")
-  # Without these libtpu asks the cloud's metadata server who it is, and complains about every answer it does not get.
+  # Otherwise libtpu asks the cloud's metadata server what it runs on, and logs every answer that it does not get.
   quiet = {
     "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nobody owns a chip here, so two compilers may run at once
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is in use here, so several compilers may run at once
   }  # fmt: skip
   for variable, value in quiet.items():
     os.environ.setdefault(variable, value)
@@ -93,7 +95,7 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     ) from error
 
 
-def train_program(config: Config, devices: list[jax.Device]) -> Program:
+def train_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
   """The duplex training step on a mesh over all chips: `train.mesh`, or `fsdp` inside slices where that is empty."""
   if config.train.stage != "duplex":
     raise ConfigError(f"train.stage is {config.train.stage!r}: aot compiles the duplex stage only")
@@ -126,9 +128,9 @@ def train_program(config: Config, devices: list[jax.Device]) -> Program:
     "average of weights": of(local.ema),
     "batch": sum(map(_nbytes, batch.values())) // shards,
   }
-  flops = {"products": cost.flops, "attention kernels": attention_flops(config, cost, mesh)}
+  flops = {"products": cost.flops, "attention kernels": attention_kernel_flops(config, cost, mesh)}
   amount = {"tokens": rows * tokens, "units": rows * config.data.units}
-  return Program(title, function, (state, batch), parts, flops, useful, amount, mesh, _train_advice(config, shards))
+  return ProgramPlan(title, function, (state, batch), parts, flops, useful, amount, mesh, _train_advice(config, shards))
 
 
 def _train_advice(config: Config, shards: int) -> str:
@@ -140,8 +142,12 @@ def _train_advice(config: Config, shards: int) -> str:
   return ", ".join(changes[:-1]) + " or " + changes[-1]
 
 
-def attention_flops(config: Config, cost: Cost, mesh: Mesh) -> float:
-  """FLOPs of the splash kernels that a training step calls, over all chips; `cost` counts every chip's calls."""
+def attention_kernel_flops(config: Config, cost: Cost, mesh: Mesh) -> float:
+  """FLOPs that the splash kernels of a training step compute, masked blocks included, over all chips.
+
+  cost: of the traced step, in which the calls of every chip count. `train.flops.attention_flops` counts what the model
+  needs instead.
+  """
   if not cost.kernels:
     return 0.0
   model = config.model
@@ -159,49 +165,42 @@ def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
   return int(np.prod(leaf.shape if shape is None else shape)) * leaf.dtype.itemsize
 
 
-def step_program(config: Config, devices: list[jax.Device]) -> Program:
-  """The unit step of one session on one chip, with donated state."""
+def step_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
+  """The unit step of one session on one chip, as the engine compiles it, with donated state."""
   agent = jax.eval_shape(lambda: rollout.cast_layers_to_compute_dtype(Agent(config, rngs=nnx.Rngs(0))))
-  capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
-  start = lambda agent: rollout.start_session(
-    agent, jax.random.PRNGKey(0), WorldArrays.empty(config), capacity=capacity
-  )
-  state = jax.eval_shape(start, agent)
-  user = unit_of_user(config)
-
-  def step(agent: Agent, state: rollout.SessionState, user: UserUnit) -> Any:
-    state, spoken = rollout.step_unit(agent, state, user)
-    return state, spoken._replace(trace={})
-
+  minute = 60_000 // config.media.unit_ms  # of history, for layouts without a window
+  weights, treedef = jax.tree.flatten(agent)
+  states, function = abstract_states(agent, 1, minute), compile_phases(treedef, 1, minute).step
+  users = unit_of_user(config)
   size = lambda tree: sum(map(_nbytes, jax.tree.leaves(tree)))
   title = (
     f"unit step of one session on one chip, {config.flow.steps} solver steps, "
-    f"cache of {state.cache.coords.unit.shape[0]} tokens"
+    f"cache of {states.cache.coords.unit.shape[1]} tokens"
   )
-  parts = {"weights": size(agent), "cache": size(state.cache)}
-  flops = {"products": count(step, agent, state, user).flops}
+  parts = {"weights": size(weights), "cache": size(states.cache)}
+  flops = {"products": count(function, weights, states, users).flops}
   advice = "model.kv_cache=int8, a narrower layout.window or a larger chip"
   amount, mesh = {"units": 1}, make_mesh("data=1", devices[:1])
-  function = jax.jit(step, donate_argnums=1)
-  return Program(title, function, (agent, state, user), parts, flops, flops["products"], amount, mesh, advice)
+  arguments = (weights, states, users)
+  return ProgramPlan(title, function, arguments, parts, flops, flops["products"], amount, mesh, advice)
 
 
 def unit_of_user(config: Config) -> UserUnit:
-  """The shapes of what a user does in one unit."""
+  """The shapes of what one slot's user does in one unit, as it comes from outside."""
   media, like = config.media, jax.ShapeDtypeStruct
-  yes = like((), np.bool_)
-  video = like((media.frames, media.height, media.width, 3), np.float32)
-  text = like((config.layout.user_text_slots,), np.int32)
-  return UserUnit(like((media.samples,), np.float32), video, text, yes, yes)
+  yes = like((1,), np.bool_)
+  video = like((1, media.frames, media.height, media.width, 3), np.uint8)
+  text = like((1, config.layout.user_text_slots), np.int32)
+  return UserUnit(like((1, media.samples), np.float32), video, text, yes, yes)
 
 
 PROGRAMS = {"train": train_program, "step": step_program}
 
 
 def compile_for(config: Config, topology: str, what: str, slices: int = 1, plan: bool = False) -> dict[str, Any]:
-  """Compiles one of PROGRAMS for so many slices. Returns plain values, ready for JSON: bytes, FLOPs and seconds.
+  """Compiles one of PROGRAMS for `slices` slices. Returns plain values, ready for JSON: bytes, FLOPs and seconds.
 
-  plan: stop when the compiler has planned the memory, see `plan`; otherwise generate code as well.
+  plan: stop when the compiler has planned the memory, see `plan_memory`; otherwise generate code as well.
   Raises UserError without libtpu; ConfigError for an unknown topology, a mesh or batch that does not fit it, and for a
   program that needs more memory than a chip has.
   """
@@ -242,8 +241,8 @@ def compile_for(config: Config, topology: str, what: str, slices: int = 1, plan:
   }
 
 
-def compile_whole(program: Program) -> tuple[dict[str, int], str]:
-  """(bytes per chip beside `program.parts`, HLO text as the TPU compiler writes it: jax cannot read all of it)."""
+def compile_whole(program: ProgramPlan) -> tuple[dict[str, int], str]:
+  """(bytes per chip beside `program.parts`, HLO text that the TPU compiler dumps, since jax cannot parse all of it)."""
   with tempfile.TemporaryDirectory() as folder:
     memory = _compile(program, folder).memory_analysis()
     texts = [file.read_text() for file in pathlib.Path(folder).glob(OPTIMISED)]
@@ -259,17 +258,17 @@ def compile_whole(program: Program) -> tuple[dict[str, int], str]:
 OPTIMISED, PLANNED = "*.after_optimizations.txt", "*.after_optimizations-memory-usage-report.txt"
 
 
-def _compile(program: Program, folder: str) -> Any:
+def _compile(program: ProgramPlan, folder: str) -> Any:
   with jax.set_mesh(program.mesh):
     options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
     return program.function.lower(*program.arguments).compile(compiler_options=options)
 
 
-def plan_memory(program: Program) -> tuple[dict[str, int], str]:
-  """As `compile_whole`, but returns when the compiler has optimised the program, and given every array its place in HBM
-  or said that they do not fit. Generating the code takes ten times as long and changes neither.
+def plan_memory(program: ProgramPlan) -> tuple[dict[str, int], str]:
+  """As `compile_whole`, but returns when the compiler has optimised the program and assigned all arrays to HBM, or has
+  reported that they do not fit. Generating the code takes ten times as long and changes neither.
 
-  The compiler cannot be stopped: it goes on in a thread, and who calls this must end the process with `os._exit`.
+  The compiler cannot be stopped. It goes on in a thread, so the caller must end the process with `os._exit`.
   """
   folder = tempfile.mkdtemp()
   try:
@@ -297,13 +296,13 @@ def _keep_error(raised: list[Exception], function: Callable[..., Any], *args: An
 
 
 def _written(folder: str) -> bool:
-  """Whether the compiler has dumped its plan of the step, the only large program, and has turned to other things."""
+  """Whether the compiler has dumped the memory plan of the step, the only large program, and written nothing since."""
   files = [file for file in pathlib.Path(folder).glob(PLANNED) if file.stat().st_size > 4096]
   return any(time.time() - file.stat().st_mtime > 3 for file in files)
 
 
 def _explained(error: Exception, what: str, advice: str) -> Exception:
-  """A program that is too large is the user's business; everything else is a defect and stays what it is."""
+  """A ConfigError for a program that is too large; any other error is a defect and is returned as it is."""
   found = re.search(r"required for [^(]*\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", str(error))
   if not found:
     found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))

@@ -1,11 +1,11 @@
 """How the cost of a training step grows with the session's length, the batch and the devices: `docs/scale.png`.
 
-Two answers side by side: the roofline of compiled TPU programs, and steps timed on this machine's CPU, whose devices
-are fake ones on the same cores. Both are relative to the first point of their line, next to the growth of the FLOPs.
+It shows two things side by side: rooflines of compiled TPU programs, and steps timed on this machine's CPU, whose
+devices are virtual ones on the same cores. Each line is relative to its first point and is drawn beside the growth of
+its FLOPs.
 """
 
 import functools
-import os
 import pathlib
 import statistics
 import time
@@ -14,17 +14,18 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from wanstreamer_jax.aot.pods import Cell, compile_cells
+from wanstreamer_jax.aot.pods import PodCell, compile_cells
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
 from wanstreamer_jax.data.loader import duplex_batch
+from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.parallel.mesh import make_mesh, place_batch
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, state_shardings, train_step
 
-FAKE_DEVICES = 4
-ROUNDS = 5  # of all points in turn, so that what else the machine does falls on all of them; the median counts
+VIRTUAL_DEVICES = 4
+ROUNDS = 5  # of all points in turn, so that other load on the machine affects all of them; the median counts
 
 
 class Point(NamedTuple):
@@ -51,13 +52,13 @@ def overrides(point: Point) -> tuple[str, ...]:
   return (f"data.units={point.units}", f"data.batch={point.batch}", f"layout.window={point.units}")
 
 
-def cell(point: Point) -> Cell:
+def cell(point: Point) -> PodCell:
   """A point as a program for TPUs."""
-  return Cell("tiny.py", SLICES[point.devices], "train", overrides=(*WIDE, *overrides(point)))
+  return PodCell("tiny.py", SLICES[point.devices], "train", overrides=(*WIDE, *overrides(point)))
 
 
 def compiled(store: pathlib.Path, plan: bool) -> dict[Point, tuple[float, float]]:
-  """(shortest seconds, FLOPs of all chips by hand) of every point for TPUs; compiles what `store` lacks."""
+  """(shortest seconds, counted FLOPs of all chips) of every point for TPUs; compiles what `store` lacks."""
   points = dict.fromkeys(point for _, line in SERIES.values() for point in line)
   results = compile_cells(store, [cell(point) for point in points], plan=plan)
   of = lambda result: (result["roofline"]["seconds"], sum(result["flops"].values()) * result["used"])
@@ -76,7 +77,7 @@ def measured() -> dict[Point, tuple[float, float]]:
 
 
 class _Run:
-  """A compiled training step with its state and a batch of noughts, warmed up."""
+  """A compiled training step with its state and a batch of zeros, warmed up."""
 
   def __init__(self, config: Config, devices: int):
     stage, mesh = get_stage("duplex"), make_mesh(f"data={devices}")
@@ -118,18 +119,16 @@ def report_lines(cpu: Lines, tpu: Lines) -> list[str]:
 
 def draw(path: pathlib.Path, cpu: Lines, tpu: Lines) -> None:
   """Three panels on logarithmic axes; a line of slope 1 is "twice as much takes twice as long"."""
-  import matplotlib
+  from matplotlib.figure import Figure
 
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
-  figure, panels = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
+  figure = Figure(figsize=(13, 4.4), layout="constrained")
+  panels = figure.subplots(1, 3)
   for axes, (name, series) in zip(panels, SERIES.items()):
     for label, colour, points, found in zip(
       ("CPU, timed", "v5e, compiled, at best"), ("#178f82", "#4292c6"), series, (cpu, tpu)
     ):
       grown, seconds, flops = relative(points, found)
-      spread = name.startswith("devices") and found is tpu  # chips share the work, fake devices share the cores too
+      spread = name.startswith("devices") and found is tpu  # chips share the work; virtual devices share the cores too
       due = [f / g for f, g in zip(flops, grown)] if spread else flops
       axes.plot(grown, due, ":", color=colour, linewidth=1.4, label=f"{label.partition(',')[0]}: its FLOPs"
                 + (" a chip" if spread else ""))  # fmt: skip
@@ -145,17 +144,14 @@ def draw(path: pathlib.Path, cpu: Lines, tpu: Lines) -> None:
     axes.grid(color="#e5e5e5")
     axes.legend(frameon=False, fontsize=8)
   panels[0].set_ylabel("time of a step, and FLOPs, over the first point")
-  panels[-1].set_title("the CPU's are fake devices on the same cores", fontsize=9)
-  temporary = path.with_name(path.name + ".tmp")
-  figure.savefig(temporary, format="png", dpi=110)
-  plt.close(figure)
-  os.replace(temporary, path)
+  panels[-1].set_title("the CPU's devices are virtual ones on the same cores", fontsize=9)
+  save_figure(path, figure, dpi=110)
 
 
 def growth_command(out: pathlib.Path, plan: bool) -> None:
   """Measures, compiles what is missing, and writes the picture. Must be the first use of jax in its process."""
   jax.config.update("jax_platforms", "cpu")
-  jax.config.update("jax_num_cpu_devices", FAKE_DEVICES)
+  jax.config.update("jax_num_cpu_devices", VIRTUAL_DEVICES)
   cpu = measured()
   tpu = compiled(out.with_suffix(".json"), plan)
   draw(out, cpu, tpu)

@@ -1,7 +1,7 @@
-"""A compiled program's text (HLO), read: its instructions, how often each runs, and what that costs.
+"""Parses a compiled program's text (HLO): its instructions, how often each runs, and what that costs.
 
-The compiler's own figures count the body of a loop once, and layers are scanned; here loops count for every turn.
-Written for the text that the TPU compiler dumps after its optimisations, which jax cannot read back.
+The compiler's own figures count the body of a loop once, although layers are scanned; here a loop counts for all its
+iterations. Written for the text that the TPU compiler dumps after its optimisations, which jax cannot parse.
 """
 
 import collections
@@ -20,7 +20,7 @@ _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
-# What moves no bytes of the large memory by itself: names for what is there, and programs whose inside is counted.
+# Operations that move no HBM bytes by themselves: aliases, and calls of computations that are counted on their own.
 _FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
   "partition-id", "replica-id", "opt-barrier", "async-start",
@@ -28,7 +28,7 @@ _FREE = {
 
 
 class Shape(NamedTuple):
-  """One array of an instruction's result. large: whether it lies in HBM (the layout names other memories)."""
+  """One array of an instruction's result. large: whether it lies in HBM (layouts name other memories by S(n))."""
 
   dims: tuple[int, ...]
   bytes: int
@@ -49,8 +49,8 @@ class Instruction(NamedTuple):
   def bytes(self) -> int:
     return sum(shape.bytes for shape in self.shapes)
 
-  def said(self, what: str) -> int | None:
-    """What a kernel says of itself: "flops" or "bytes_accessed" (`pl.CostEstimate`)."""
+  def stated(self, what: str) -> int | None:
+    """A figure that a kernel states about itself: "flops" or "bytes_accessed" (`pl.CostEstimate`)."""
     found = re.search(rf'"cost_estimate":\{{[^}}]*"{what}":"(\d+)"', self.attributes)
     return int(found[1]) if found and self.operation == "custom-call" else None
 
@@ -75,7 +75,7 @@ class Computation:
     return found
 
   def parameter(self, index: int) -> Instruction | None:
-    """None for one that is not there, which the compiler may have dropped."""
+    """The parameter `index`; None if the compiler has dropped it."""
     found = (i for i in self.instructions.values() if i.operation == "parameter" and i.literal == str(index))
     return next(found, None)
 
@@ -118,7 +118,7 @@ class Program:
     self.times = self._times()
 
   def _calls(self, name: str) -> Iterator[tuple[str, int, bool]]:
-    """(callee, runs of it per run of `name`, whether it is the inside of one operation) for every call."""
+    """(callee, its runs per run of `name`, whether it is the body of a single operation) for every call."""
     for instruction in self.computations[name].instructions.values():
       conditions, bodies = instruction.called("condition"), instruction.called("body")
       turns = self._turns(conditions[0], bodies[0]) if conditions and bodies else 1
@@ -142,7 +142,7 @@ class Program:
     return dict(times)
 
   def _turns(self, condition: str, body: str) -> int:
-    """Of a loop whose condition is `counter < constant`, from 0, as scans are; other loops turn once."""
+    """Iterations of a loop whose condition is `counter < constant`, from 0, as in scans; other loops count once."""
     found = self.computations.get(condition)
     if found is None or body not in self.computations:
       return 1
@@ -163,12 +163,12 @@ class Program:
           yield computation, instruction, self.times[name]
 
   def product_flops(self) -> float:
-    """Of matrix products and convolutions, as compiled, and of kernels that say what they compute: one chip's."""
-    of = lambda c, i: _product_flops(c, i) if i.operation in ("convolution", "dot") else i.said("flops") or 0
+    """FLOPs of one chip in matrix products and convolutions, and in kernels that state theirs."""
+    of = lambda c, i: _product_flops(c, i) if i.operation in ("convolution", "dot") else i.stated("flops") or 0
     return float(sum(times * of(computation, instruction) for computation, instruction, times in self.runs()))
 
   def memory_bytes(self) -> float:
-    """HBM bytes that the program's operations read and write: what a kernel says, else each operand once."""
+    """HBM bytes that the operations read and write: what a kernel states, else each operand and result once."""
     total = 0
     for name, computation in self.computations.items():
       if name not in self.inner and self.times.get(name, 0):
@@ -177,15 +177,15 @@ class Program:
     return float(total)
 
   def _moved(self, computation: Computation, instruction: Instruction) -> int:
-    """Bytes of one operation that is not inside another."""
+    """HBM bytes of one operation that is not inside another."""
     operation = instruction.operation
     if operation in _FREE or operation.endswith(("-done", "-update")):
       return 0
-    if operation == "custom-call" and not instruction.operands:  # memory set aside
+    if operation == "custom-call" and not instruction.operands:  # only reserves memory
       return 0
-    said = instruction.said("bytes_accessed")
-    if said is not None:
-      return said
+    stated = instruction.stated("bytes_accessed")
+    if stated is not None:
+      return stated
     inside = self._inside(instruction)
     read = 0
     for index, name in enumerate(instruction.operands):
@@ -208,7 +208,7 @@ class Program:
     return self.computations.get(called[0]) if called else None
 
   def _read(self, inside: Computation, index: int, whole: int) -> int:
-    """What a fusion reads of its operand `index`, of `whole` bytes: all, unless everybody in it takes a part."""
+    """Bytes that a fusion reads of its operand `index`, of `whole` bytes: all, unless all its users take only parts."""
     pending, total = [inside.parameter(index)], 0
     while pending:
       source = pending.pop()
@@ -229,7 +229,7 @@ def _element(instruction: Instruction) -> bool:
 
 
 def _counter_step(body: Computation, place: int) -> int:
-  """By how much a loop's body raises the element `place` of its state: more than 1 where turns were unrolled."""
+  """By how much a loop's body raises the element `place` of its state: more than 1 if iterations were unrolled."""
   state = body.instructions[body.root].operands
   value, total = body.instructions.get(state[place]) if place < len(state) else None, 0
   while value is not None and value.operation == "add":
@@ -241,7 +241,7 @@ def _counter_step(body: Computation, place: int) -> int:
 
 
 def _part(instruction: Instruction, index: int, whole: int) -> int:
-  """What an operation reads of an operand: slices and gathers their result, updates in place nothing."""
+  """Bytes that an operation reads of an operand: slices and gathers only their result, updates in place nothing."""
   if index == 0 and instruction.operation in ("dynamic-slice", "slice", "gather"):
     return min(whole, instruction.bytes)
   if index == 0 and instruction.operation in ("dynamic-update-slice", "scatter"):
@@ -258,7 +258,7 @@ def _update(computation: Computation, instruction: Instruction | None) -> int:
 
 
 def _roots(inside: Computation) -> list[Instruction | None]:
-  """What makes each result of a fusion, names aside."""
+  """The instruction that computes each result of a fusion, behind bitcasts."""
   root = inside.instructions[inside.root]
   made = [inside.instructions.get(name) for name in root.operands] if root.operation == "tuple" else [root]
   return [_behind(inside, value) for value in made]

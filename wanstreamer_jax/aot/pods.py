@@ -1,7 +1,7 @@
-"""The larger sizes on the pods that suit them, compiled ahead: `docs/scale.md`, for whoever plans a booking.
+"""The larger sizes on pods that suit them, compiled ahead: writes `docs/scale.md`, which helps to plan a booking.
 
-One cell is one program on one pod. Cells are kept in a JSON file beside the document as they are done, so that a
-command that was stopped goes on where it was; a cell whose config changed is compiled anew.
+One cell is one program on one pod. Results are kept in a JSON file beside the document as they are finished, so that a
+stopped command continues where it was. A cell whose config has changed is compiled again.
 """
 
 import dataclasses
@@ -18,13 +18,14 @@ from wanstreamer_jax.aot.report import report_lines
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
 from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.files import write_text
 from wanstreamer_jax.parallel.machine import GIB
 
-HOURS = 10_000  # of conversation, the stated amount of training
+HOURS = 10_000  # of conversation, the amount of training that the document plans for
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class PodCell:
   """One program. config: a file of configs/ and its argument; window: of the unit step, in seconds."""
 
   config: str
@@ -45,7 +46,7 @@ class Cell:
     return str(REPOSITORY / "configs" / self.config)
 
   def changes(self) -> list[str]:
-    """What its config changes of the file's. Slices share a larger batch."""
+    """What its config changes of the file's config. Several slices share a larger batch."""
     config, changes = load_config(self.path, self.overrides), list(self.overrides)
     if self.slices > 1:
       changes += [f"train.mesh=data={self.slices},{config.train.mesh}", f"data.batch={self.slices * config.data.batch}"]
@@ -58,23 +59,23 @@ class Cell:
     return load_config(self.path, self.changes())
 
 
-def _on(size: str, topology: str, slices: int = 1) -> tuple[Cell, ...]:
-  """Training with both published picture sizes: 60 s of the small one, 20 s of the large one."""
+def _on(size: str, topology: str, slices: int = 1) -> tuple[PodCell, ...]:
+  """Training with both published picture sizes: sessions of 60 s of the small one, of 20 s of the large one."""
   of = f"pods.py:{size},{topology}"
-  return tuple(Cell(f"{of},{pictures}", topology, "train", slices) for pictures in ("192x336", "640x368"))
+  return tuple(PodCell(f"{of},{pictures}", topology, "train", slices) for pictures in ("192x336", "640x368"))
 
 
 CELLS = (
-  Cell("demo.py", "v5e:2x2", "train"),
+  PodCell("demo.py", "v5e:2x2", "train"),
   *_on("qwen2p5_1p5b", "v5e:16x16"),
   *_on("qwen2p5_1p5b", "v6e:16x16"),
   *_on("qwen3_1p7b", "v5p:4x4x4"),
   *_on("qwen3_8b", "v5p:4x4x8"),
   *_on("qwen3_8b", "v6e:16x16"),
   *_on("qwen3_8b", "v5p:4x4x8", slices=2),
-  Cell("demo.py", "v5e:2x2", "step", window=10),
+  PodCell("demo.py", "v5e:2x2", "step", window=10),
   *(
-    Cell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
+    PodCell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
     for topology in ("v6e:1x1", "v5p:2x2x1")
     for pictures, seconds in (("192x336", 60), ("640x368", 20))
   ),
@@ -82,10 +83,13 @@ CELLS = (
 
 
 def compile_cells(
-  store: pathlib.Path, cells: Sequence[Cell], only: str = "", plan: bool = False
+  store: pathlib.Path, cells: Sequence[PodCell], only: str = "", plan: bool = False
 ) -> dict[str, dict[str, Any]]:
-  """Results by cell name, those of `store` and what was missing there; `only` compiles names that contain it. A plan
-  (`aot.plan_memory`) counts as missing where code is wanted."""
+  """Results by the names of cells: those of `store`, and those that were missing there, compiled now.
+
+  only: compile only cells whose names contain it. plan: stop at the memory plan (`compile.plan_memory`); without it, a
+  stored plan counts as missing.
+  """
   done = json.loads(store.read_text()) if store.exists() else {}
   for number, cell in enumerate(cells):
     key = fingerprint(cell.load())
@@ -95,12 +99,12 @@ def compile_cells(
     print(f"{time.strftime('%H:%M:%S')} {number + 1} of {len(cells)}: {cell.name}", flush=True)
     done[cell.name] = {"key": key, **compile_cell(cell, plan)}
     store.parent.mkdir(parents=True, exist_ok=True)
-    store.write_text(json.dumps(done, indent=1) + "\n")
+    write_text(store, json.dumps(done, indent=1) + "\n")
   return {cell.name: done[cell.name] for cell in cells if cell.name in done}
 
 
 def fingerprint(config: Config) -> str:
-  """A hash of what a config sets; a field that a newer program added, at its default, changes nothing."""
+  """A hash of the fields that differ from their defaults, so that a new field at its default changes nothing."""
   values, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
   changed = {
     f"{section}.{name}": value
@@ -111,7 +115,7 @@ def fingerprint(config: Config) -> str:
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def compile_cell(cell: Cell, plan: bool) -> dict[str, Any]:
+def compile_cell(cell: PodCell, plan: bool) -> dict[str, Any]:
   """The result of `wanstreamer aot` in a process of its own, whose memory ends with it; {"error": a line} where the
   command refuses, as it does for a program that does not fit."""
   command = [sys.executable, "-m", "wanstreamer_jax", "aot", "--config", cell.path, "--topology", cell.topology]
@@ -135,7 +139,7 @@ def document(results: dict[str, dict[str, Any]]) -> str:
   notes = [f"Not compiled yet: {'; '.join(missing)}."] if missing else []
   if planned:
     which = "all of them" if len(planned) == len(cells) else "; ".join(planned)
-    notes.append(f"Partitioned, optimised and given their memory, but no code generated (`--plan`): {which}.")
+    notes.append(f"Partitioned, optimised and assigned to memory, but no code was generated (`--plan`): {which}.")
   return "\n\n".join([
     HEAD, *notes, "## Training", TRAIN_TEXT, "\n".join([TRAIN_HEAD, _rule(TRAIN_HEAD), *train]),
     "## One session, live", STEP_TEXT, "\n".join([STEP_HEAD, _rule(STEP_HEAD), *step]),
@@ -146,48 +150,48 @@ def document(results: dict[str, dict[str, Any]]) -> str:
 HEAD = """# Which pod for which size
 
 Written by `wanstreamer aot --all --out docs/scale.md`; do not edit. Each row is the real program of one config,
-put through the TPU compiler for that pod on a machine without TPUs.
+compiled for that pod by the TPU compiler on a machine without TPUs.
 
-**How far this goes:** memory, products and collectives are the compiler's own, but nothing was run: times are lower
-bounds, computed from published rates (`wanstreamer_jax/aot/roofline.py`), not measurements."""
+**What this shows:** memory, products and collectives are the compiler's own figures, but nothing was run. Times are
+lower bounds computed from published rates (`wanstreamer_jax/aot/roofline.py`), not measurements."""
 
 TRAIN_TEXT = f"""`at best`: the busiest of matrix units, HBM, torus links and the network between slices works at its
-published rate all the time, and everything else hides behind it. `serial`: at the same rates nothing overlaps. A real
-step takes longer than the first, and with a good schedule less than the second plus launch gaps. MFU counts what the
-model asks for (thrice the forward pass, no recomputation, no masked attention) over `at best`. The last two columns
-are for {HOURS:,} hours of conversation seen once, at best and serial: book the second."""
+published rate all the time, and all other work overlaps with it. `serial`: the same rates, but nothing overlaps. A real
+step takes longer than the first; with a good schedule it takes less than the second plus launch gaps. MFU is what the
+model needs (three times the forward pass, no recomputation, no masked attention) over `at best`. The last two columns
+are for one pass over {HOURS:,} hours of conversation, at best and serial: book the second."""
 TRAIN_HEAD = (
   "| size, pictures | session | pod | mesh | batch, tokens | HBM of chip | step: at best, serial | bound by | MFU | "
   f"tokens/s | {HOURS:,} h: hours | chip-hours |"
 )
-STEP_TEXT = """One unit is 160 ms of the conversation; the step must be shorter. Codecs, all solver steps and the
-whole history are included; the host's work and the network to the page are not. Attention over the history is a
-kernel (`nn/attention_cache.py`) that is counted with all it computes and reads, padding included. What the vector
-units do is not in the bound, since nobody publishes their rates: 60 billion exponentials a unit at 192x336, 250
+STEP_TEXT = """One unit is 160 ms of the conversation, and its step must take less. Codecs, all solver steps and the
+whole history are included; the host's work and the network to the browser are not. Attention over the history is a
+kernel (`nn/attention_cache.py`) that counts with all that it computes and reads, padding included. The work of the
+vector units is not in the bound, since their rates are not published: 60 billion exponentials a unit at 192x336, 250
 billion at 640x368."""
 STEP_HEAD = "| size, pictures | history | chip | HBM of chip | unit: at best, serial | bound by |"
 
 
-TABLES_TEXT = """All figures are one chip's. Links: the sides of the torus along which the members of a collective's
-groups lie, and how many; `o` closes a ring. HBM counts every operand of every operation once, kernels' too, unless a
-kernel says what it reads."""
+TABLES_TEXT = """All figures are for one chip. Links: the dimensions of the torus along which the members of a
+collective's groups lie, and their number; `o` marks a closed ring. HBM counts every operand of every operation once;
+kernels that state what they read count with that."""
 
 
 def _rule(head: str) -> str:
   return "|" + "---|" * (head.count("|") - 1)
 
 
-def _pod(cell: Cell) -> str:
+def _pod(cell: PodCell) -> str:
   return f"{cell.slices} x {cell.topology}" if cell.slices > 1 else cell.topology
 
 
-def _size(cell: Cell) -> str:
-  """What the config's name says without the pod: "qwen3_8b, 640x368"."""
+def _size(cell: PodCell) -> str:
+  """The config's name without the pod: "qwen3_8b, 640x368"."""
   name = cell.config.removeprefix("pods.py:").replace(f",{cell.topology}", "").replace(".py", "")
   return name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
 
 
-def _seconds(cell: Cell) -> str:
+def _seconds(cell: PodCell) -> str:
   config = cell.load()
   return (
     f"{(config.data.units if cell.what == 'train' else config.layout.window or 0) * config.media.unit_ms / 1000:.0f} s"
@@ -199,7 +203,7 @@ def _memory(result: dict[str, Any]) -> str:
   return f"{peak / GIB:.1f} of {hbm / GIB:.1f} GiB ({peak / hbm:.0%})"
 
 
-def _train_row(cell: Cell, result: dict[str, Any]) -> str:
+def _train_row(cell: PodCell, result: dict[str, Any]) -> str:
   if "error" in result:
     return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
   train, batch = cell.load().train, cell.load().data.batch
@@ -215,7 +219,7 @@ def _train_row(cell: Cell, result: dict[str, Any]) -> str:
   )
 
 
-def _step_row(cell: Cell, result: dict[str, Any]) -> str:
+def _step_row(cell: PodCell, result: dict[str, Any]) -> str:
   if "error" in result:
     return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
   roofline = result["roofline"]
@@ -232,5 +236,5 @@ def _table(result: dict[str, Any]) -> str:
 def scale_command(out: pathlib.Path, only: str, plan: bool) -> None:
   """Compiles what is missing and writes the document; the cells are kept beside it."""
   results = compile_cells(out.with_suffix(".json"), CELLS, only, plan)
-  out.write_text(document(results))
+  write_text(out, document(results))
   print(f"wrote {out}: {len(results)} of {len(CELLS)} cells")

@@ -1,7 +1,7 @@
 """The shortest time that a compiled program can take on TPUs, from published figures of the chip and its network.
 
-Every resource is given its whole published rate, and all of them work at the same time: matrix units, HBM, the links of
-each torus dimension (ICI), the network between slices (DCN). The busiest one bounds the step. Nothing here is measured.
+Every resource works at its full published rate, and all of them at the same time: matrix units, HBM, the links of each
+torus dimension (ICI), the network between slices (DCN). The busiest one bounds the step. Nothing here is measured.
 """
 
 import math
@@ -14,19 +14,19 @@ from jax.sharding import Mesh
 from wanstreamer_jax.aot.collectives import SLICES, Axes, Traffic
 from wanstreamer_jax.parallel.machine import CHIPS, Chip
 
-INSIDE = 6.0  # the link between the two halves of a chip over one ICI link (docs/tpu7x, dual-chiplet architecture)
+INSIDE = 6.0  # rate between the two halves of a chip, in ICI links (docs/tpu7x, dual-chiplet architecture)
 
 
-class Side(NamedTuple):
+class TorusSide(NamedTuple):
   """How a group of devices lies along one dimension of the torus."""
 
   name: str
   members: int
-  stride: int  # other devices' links between neighbours, which their groups share
+  stride: int  # links from one member to the next, which other groups share
   closed: bool  # a ring, not a line
 
 
-def sides(mesh: Mesh, axes: Axes) -> list[Side]:
+def sides(mesh: Mesh, axes: Axes) -> list[TorusSide]:
   """The torus dimensions that the devices along some mesh axes span, inside one slice."""
   place = tuple(slice(None) if axis in axes else 0 for axis in mesh.axis_names)
   group = [_coordinates(device) for device in np.asarray(mesh.devices[place]).ravel()]
@@ -39,7 +39,7 @@ def sides(mesh: Mesh, axes: Axes) -> list[Side]:
     if len(at) > 1:
       stride, size = int(min(np.diff(at))), 1 + max(position[name] for position in everywhere)
       closes = size == 16 if chip.sides == 2 else size % 4 == 0
-      found.append(Side(name, len(at), stride, name != "core" and closes and len(at) * stride == size))
+      found.append(TorusSide(name, len(at), stride, name != "core" and closes and len(at) * stride == size))
   return found
 
 
@@ -48,11 +48,11 @@ def _coordinates(device: Any) -> dict[str, int]:
   return {**at, "core": device.core_on_chip, "slice": getattr(device, "slice_index", None) or 0}
 
 
-def seconds_on_links(kind: str, traffic: Traffic, size: int, span: list[Side], chip: Chip) -> float:
-  """Of a collective of `size` devices over the given dimensions. Rings pass on in both directions of every link.
+def seconds_on_links(kind: str, traffic: Traffic, size: int, span: list[TorusSide], chip: Chip) -> float:
+  """Seconds of a collective of `size` devices over the given dimensions. Rings use both directions of every link.
 
-  Gathers and reductions use all dimensions at once. All to all is bound by the cut through the middle of the longest
-  one: of n members, with B bytes for each, half of all bytes cross it. A permutation is taken to neighbours.
+  Gathers and reductions use all dimensions at once. An all-to-all is bound by the cut through the middle of the longest
+  one: half of all bytes cross it. A permutation is taken to be between neighbours.
   """
   link = chip.link / chip.cores
   rate = lambda side: (INSIDE if side.name == "core" else 1.0) * link / side.stride * (2 if side.closed else 1)

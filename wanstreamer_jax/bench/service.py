@@ -7,7 +7,6 @@ buffer are not included.
 
 import asyncio
 import dataclasses
-import functools
 import itertools
 import json
 import resource
@@ -19,18 +18,16 @@ import jax
 import numpy as np
 from aiohttp import web
 
-from wanstreamer_jax import rollout
 from wanstreamer_jax.bench.trace import write_trace
-from wanstreamer_jax.bench.unit_step import measure_ceilings, phase_costs, random_unit, sizes
-from wanstreamer_jax.engine.engine import SlotEngine
+from wanstreamer_jax.bench.unit_step import abstract_state, measure_ceilings, phase_costs, random_unit, sizes
+from wanstreamer_jax.engine.engine import Engine
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.parallel.cost import Cost
 from wanstreamer_jax.parallel.machine import describe
 from wanstreamer_jax.serve.client import Client, ReceivedUnit, Refused, connect
 from wanstreamer_jax.serve.frame_codec import encode_jpeg
 from wanstreamer_jax.serve.server import ServeOptions, Server
-from wanstreamer_jax.serve.session_log import PHASES
 
 WARM_UP = 2.0  # seconds at the start of every session that are not counted
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
@@ -50,7 +47,7 @@ class ClientResult:
     return [(captured, arrived) for captured, arrived in pairs if captured is not None and arrived is not None]
 
 
-def bench_serve(engine: SlotEngine, clients: int, seconds: float, trace: Path | None = None) -> dict[str, Any]:
+def bench_serve(engine: Engine, clients: int, seconds: float, trace: Path | None = None) -> dict[str, Any]:
   """Plain values, ready for JSON; times in milliseconds. trace: a folder for `write_trace`."""
   engine.spans = [] if trace is not None else None
   results = asyncio.run(_load(engine, clients, seconds))
@@ -81,7 +78,7 @@ def bench_serve(engine: SlotEngine, clients: int, seconds: float, trace: Path | 
   }
 
 
-def floors(engine: SlotEngine) -> dict[str, float]:
+def floors(engine: Engine) -> dict[str, float]:
   """The least milliseconds that each phase of all slots can take here.
 
   These are the FLOPs of all slots and the bytes of one, over the rates that were measured on this machine.
@@ -91,12 +88,6 @@ def floors(engine: SlotEngine) -> dict[str, float]:
   resident = sum(leaf.nbytes for leaf in jax.tree.leaves(agent))
   ceilings = measure_ceilings(agent.config.model.dtype, resident)
   return {phase: ceilings.floor(Cost(engine.slots * costs[phase].flops, costs[phase].bytes)) for phase in PHASES}
-
-
-def abstract_state(engine: SlotEngine) -> rollout.SessionState:
-  """The shapes of one session's state."""
-  start = functools.partial(rollout.start_session, capacity=engine.capacity)
-  return jax.eval_shape(start, engine.agent, jax.random.PRNGKey(0), WorldArrays.empty(engine.agent.config))
 
 
 def memory_mb() -> dict[str, float]:
@@ -112,7 +103,7 @@ def _percentiles(values: list[float]) -> dict[str, float]:
   return dict(zip(PERCENTILES, map(float, np.percentile(values, list(PERCENTILES.values())))))
 
 
-async def _load(engine: SlotEngine, clients: int, seconds: float) -> list[ClientResult]:
+async def _load(engine: Engine, clients: int, seconds: float) -> list[ClientResult]:
   runner = web.AppRunner(Server(engine, ServeOptions(port=0)).app())
   await runner.setup()
   await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -188,9 +179,7 @@ def _row(percentiles: dict[str, float]) -> str:
   return "".join(f"{percentiles[name]:9.1f}" for name in PERCENTILES)
 
 
-def bench_serve_command(
-  engine: SlotEngine, clients: int, seconds: float, as_json: bool, trace: Path | None = None
-) -> None:
+def bench_serve_command(engine: Engine, clients: int, seconds: float, as_json: bool, trace: Path | None = None) -> None:
   """Prints the result, as JSON or as text."""
   result = bench_serve(engine, clients, seconds, trace)
   print(json.dumps(result, indent=2) if as_json else report(result))

@@ -1,11 +1,11 @@
 """What ran when: a trace for Perfetto, and the paper's Figure 2 (thinker and performer) from measured times."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanstreamer_jax.engine.phases import Span
+from wanstreamer_jax.engine.interface import Span
+from wanstreamer_jax.files import save_figure, write_text
 from wanstreamer_jax.serve.timeline import INK, PHASE_COLOURS, USER
 
 ROWS = {"user": 3, "thinker": 2, "performer": 1, "client": 0}
@@ -32,9 +32,7 @@ def write_trace(folder: Path, spans: Sequence[Span], answers: Sequence[tuple[flo
     {"name": name, "ph": "X", "pid": 1, "tid": who, "ts": 1e6 * (begin - zero), "dur": 1e6 * (end - begin)}
     for who, name, begin, end in sorted(rows, key=lambda row: row[2])
   ]
-  temporary = folder / "trace.json.tmp"
-  temporary.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
-  os.replace(temporary, folder / "trace.json")
+  write_text(folder / "trace.json", json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
   if answers:
     draw(folder / "trace.png", rows, answers, unit_s)
 
@@ -67,6 +65,4 @@ def draw(
   for phase, colour in PHASE_COLOURS.items():
     axes.barh(0, 0, color=colour, label=phase)
   axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(PHASE_COLOURS), frameon=False)
-  temporary = path.with_name(path.name + ".tmp")
-  figure.savefig(temporary, format="png", dpi=110)
-  os.replace(temporary, path)
+  save_figure(path, figure, dpi=110)

@@ -1,12 +1,12 @@
-"""`wanstreamer bench train`: the real training step on batches of the right shapes, beside the machine's products.
+"""`wanstreamer bench train`: the real training step on batches of the right shapes, beside the machine's peak rate.
 
-Contenders of one run take turns (A B A B ...), so that what changes on the machine meanwhile meets all of them:
+The contenders of one run take turns (A B A B ...), so that changes of the machine's load affect all of them:
   two copies     the step of the config's stage; for "duplex" one pass over [clean | noisy] per crop
   text           the same step on dense causal text: the language model inside the streamer, the rest frozen
   transformers   Hugging Face transformers in torch, of the same geometry, on as much text
 
-MFU is model FLOPs (train/flops.py: nothing masked, nothing computed twice) over what the largest matrix product that is
-measured in the same process reaches, in the contender's own dtype.
+MFU is model FLOPs (train/flops.py: nothing masked, nothing recomputed) over what a large matrix product in the same
+process and dtype reaches.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from wanstreamer_jax.parallel.mesh import make_mesh, place_batch
 from wanstreamer_jax.train.duplex import crop_tokens
 from wanstreamer_jax.train.flops import attention_flops, model_flops
 from wanstreamer_jax.train.optim import GROUPS, trainable
-from wanstreamer_jax.train.prefetch import Feed
+from wanstreamer_jax.train.prefetch import Prefetcher
 from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, state_shardings
@@ -38,12 +38,12 @@ from wanstreamer_jax.train.state import compile_step, init_state, state_sharding
 WARM_UP = 3  # steps of every contender that are not timed
 TURNS = 4
 TRACED = 3  # steps in a profiler trace
-LONGEST_TEXT = 4096  # tokens of a row of text, unless the command line says otherwise
+MAX_TEXT = 4096  # tokens of a row of text, unless the command line says otherwise
 
 
 @dataclasses.dataclass
 class Contender:
-  """Something that trains. step: one whole update, to its end; waited: seconds without input since it was last asked.
+  """Something that trains. step: does one whole update; waited: seconds spent waiting for input since its last call.
 
   flops, tokens, units: of one step; units are 0 for text. memory: bytes that the program needs on one device.
   """
@@ -74,7 +74,7 @@ class Sizes(NamedTuple):
 def bench_train(config: Config, sizes: Sizes, trace: pathlib.Path | None = None) -> dict[str, Any]:
   """Times the contenders in turns. Returns plain values, ready for JSON; milliseconds and seconds, as the names say."""
   if trace is not None:
-    trace.mkdir(parents=True, exist_ok=True)  # before minutes of compiling, should it not be possible
+    trace.mkdir(parents=True, exist_ok=True)  # fails before minutes of compiling if the folder cannot be made
   contenders = list(make_contenders(config, sizes))
   for contender in contenders:
     for _ in range(WARM_UP):
@@ -143,7 +143,7 @@ def _row(contender: Contender, turns: list[list[float]], waited: float, ceiling:
 
 
 def _ratios(rows: dict[str, Any], turns: dict[str, list[list[float]]]) -> dict[str, dict[str, float]]:
-  """Of every contender to "text", if that took part: by turns, so that their spread shows."""
+  """Ratios of every contender to "text", if that takes part, with their range over the turns."""
   out = {}
   for name in set(rows) - {"text"} if "text" in rows else ():
     of_turn = [np.median(other) / np.median(text) for other, text in zip(turns[name], turns["text"])]
@@ -158,8 +158,8 @@ def _ratios(rows: dict[str, Any], turns: dict[str, list[list[float]]]) -> dict[s
 
 
 def make_contenders(config: Config, sizes: Sizes) -> Any:
-  """Those that were asked for, one by one: each is built when the memory of the one before is known."""
-  length = sizes.text or min(LONGEST_TEXT, crop_tokens(config))
+  """The contenders that were asked for. A generator, so that each is built when the one before is complete."""
+  length = sizes.text or min(MAX_TEXT, crop_tokens(config))
   if not sizes.against or sizes.text_too:
     yield stage_contender(config, sizes.records)
   if sizes.against or sizes.text_too:
@@ -178,12 +178,12 @@ def stage_contender(config: Config, records: bool) -> Contender:
   if tokens:
     title += f" of {crop_tokens(config)} tokens"
   mesh = make_mesh(config.train.mesh)
-  feed = Feed(stage.make_loader(config), mesh, 0, 1 << 30) if records else None
-  batch = synthetic_batch(config) if feed is None else None
-  built = _build(stage, config, batch, feed)
+  prefetcher = Prefetcher(stage.make_loader(config), mesh, 0, 1 << 30) if records else None
+  batch = synthetic_batch(config) if prefetcher is None else None
+  built = _build(stage, config, batch, prefetcher)
   flops = model_flops(stage, config, built.batch)
   name = "two copies" if stage.name == "duplex" else stage.name
-  waited = feed.waited if feed is not None else lambda: 0.0
+  waited = prefetcher.waited if prefetcher is not None else lambda: 0.0
   return Contender(
     name, title, built.step, flops, tokens, stage.units(config), built.parameters, built.compile_s, built.memory, waited
   )
@@ -192,7 +192,7 @@ def stage_contender(config: Config, records: bool) -> Contender:
 def text_contender(config: Config, length: int) -> Contender:
   """The streamer as the language model that it contains, on rows of random text, by the same training step."""
   config = config.replace()
-  config.train.ema = 0.0  # as its peers
+  config.train.ema = 0.0  # as its peers do without an average
   config = config.freeze()
   ids = np.random.default_rng(0).integers(1, config.model.vocab, (config.data.batch, length + 1))
   built = _build(text_stage(), config, {"ids": ids.astype(np.int32)}, None)
@@ -209,19 +209,19 @@ class _Built(NamedTuple):
   memory: int | None
 
 
-def _build(stage: Stage, config: Config, batch: Batch | None, feed: Feed | None) -> _Built:
-  """A compiled step and the state that it advances at every call."""
+def _build(stage: Stage, config: Config, batch: Batch | None, prefetcher: Prefetcher | None) -> _Built:
+  """Compiles a step; `step` of the result advances the state at every call."""
   mesh = make_mesh(config.train.mesh)
   with jax.set_mesh(mesh):
     _, shardings = state_shardings(stage, config, mesh)
     state = jax.jit(lambda: init_state(stage, config), out_shardings=shardings)()
-    first = place_batch(batch, mesh) if batch is not None else feed.next()  # type: ignore[union-attr]
+    first = place_batch(batch, mesh) if batch is not None else prefetcher.next()  # type: ignore[union-attr]
     milliseconds, compiled = machine.timed(lambda: compile_step(stage, config, mesh).lower(state, first).compile())
   analysis = compiled.memory_analysis()
 
   def step() -> Any:
     nonlocal state
-    state, metrics = compiled(state, first if feed is None else feed.next())
+    state, metrics = compiled(state, first if prefetcher is None else prefetcher.next())
     return metrics
 
   free = trainable(config.train, stage.frozen, state.params)
@@ -231,7 +231,7 @@ def _build(stage: Stage, config: Config, batch: Batch | None, feed: Feed | None)
 
 
 def synthetic_batch(config: Config) -> dict[str, np.ndarray]:
-  """A global batch of the config's stage with random content: all streams there, every text slot a word."""
+  """A global batch of the config's stage with random content: all streams are valid, every text slot has a word."""
   media, data, random = config.media, config.data, np.random.default_rng(0)
   frames = (data.batch, 1 + data.units * media.frames, media.height, media.width, 3)
   shapes: dict[str, Any] = {
@@ -278,18 +278,18 @@ def text_loss(streamer: WanStreamer, batch: Batch, keys: jax.Array, config: Conf
 
 
 def causal(queries: Queries, own: KeyValue, _: None) -> jax.Array:
-  """Plain causal attention of one row [T, N, H], by the fastest that jax has."""
+  """Plain causal attention of one row [T, N, H], by the fastest implementation in jax."""
   q, k, v = queries.now[None], own.k[None], own.v[None]
   return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=text_attention(q.dtype))[0]
 
 
 def text_attention(dtype: Any) -> Literal["cudnn", "xla"]:
-  """cuDNN's kernels know no float32."""
+  """The fastest implementation for a dtype; cuDNN's kernels do not support float32."""
   return "cudnn" if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 else "xla"
 
 
 def text_flops(config: Config, length: int) -> float:
-  """Model FLOPs of a step of the language model alone: six for every weight of a product and token, and attention."""
+  """Model FLOPs of a step of the language model alone: six per weight and token, and attention."""
   model = config.model
   heads = 2 * model.heads + 2 * model.kv_heads  # q and o; k and v
   weights = model.layers * model.width * (heads * model.head_dim + 3 * model.mlp) + model.vocab * model.width
@@ -298,7 +298,7 @@ def text_flops(config: Config, length: int) -> float:
 
 
 def report_lines(result: dict[str, Any]) -> list[str]:
-  """The result as a page of text."""
+  """The result as lines of text."""
   host, sheet, memory = result["machine"], result["data_sheet_tflops"], result["memory_gb"]
   load = "" if host["load"] is None else f", load {host['load']:.1f}"
   lines = [
@@ -335,6 +335,6 @@ def report_lines(result: dict[str, Any]) -> list[str]:
 
 
 def bench_train_command(config: Config, sizes: Sizes, trace: pathlib.Path | None, as_json: bool) -> None:
-  """Prints one or the other."""
+  """Runs the benchmark and prints its result as JSON or as text."""
   result = bench_train(config, sizes, trace)
   print(json.dumps(result, indent=2) if as_json else "\n".join(report_lines(result)))

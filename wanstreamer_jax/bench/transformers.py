@@ -17,7 +17,7 @@ from wanstreamer_jax.errors import UserError
 
 
 def transformers_step(config: Config, length: int) -> tuple[Callable[[], Any], int, str, float]:
-  """(one whole update, its parameters, what it is, seconds until the first was done).
+  """(a function that does one whole update, number of parameters, title, seconds until the first update was done).
 
   Raises UserError without torch and transformers.
   """
@@ -30,7 +30,7 @@ def transformers_step(config: Config, length: int) -> tuple[Callable[[], Any], i
   import torch
 
   device = "cuda" if torch.cuda.is_available() else "cpu"
-  torch.set_float32_matmul_precision("high")  # as XLA's default on GPUs
+  torch.set_float32_matmul_precision("high")  # XLA's default on GPUs
   model = language_model(config, length).to(device).train()
   train = config.train
   optimizer = torch.optim.AdamW(
@@ -54,7 +54,7 @@ def transformers_step(config: Config, length: int) -> tuple[Callable[[], Any], i
   try:
     update(forward)
     how = "compiled"
-  except Exception as error:  # whatever its compilers lack here
+  except Exception as error:  # many kinds, for whatever torch.compile lacks on this machine
     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
     how, forward = f"not compiled ({reason})", model
     optimizer.zero_grad(set_to_none=True)

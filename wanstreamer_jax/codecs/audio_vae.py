@@ -3,8 +3,8 @@
 Encoder: causal log-spectra of 10 ms frames, strided causal convolutions, a Gaussian posterior. Decoder: polyphase
 upsampling back to frames, then the source-filter synthesis of `source_filter.py`. Why not convolutions up to the
 waveform: 12.5 latents a second cannot carry a waveform's phase, so such a decoder has to invent it, which takes
-adversarial training and long runs; an oscillator with a state gives steady pitch at once, for 1/50 of the operations.
-The price: it models one voice at a time, not music.
+adversarial training and long runs; an oscillator with a state gives a steady pitch at once, with 1/50 of the
+operations. Its limitation: it models one voice at a time, not music.
 
 Letters: S samples, T latent frames, Z latent channels, C channels. Unbatched; callers vmap.
 """
@@ -23,14 +23,15 @@ from wanstreamer_jax.config import AudioVAEConfig
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, Residual1d, UpsampleConv1d, stack_taps
 from wanstreamer_jax.nn.local_attention import LocalAttentionLayer
+from wanstreamer_jax.nn.mel import power_spectrum
 
 State = dict[str, Any]
 WINDOWS = (2, 5)  # hops: a short window for what changes, a long one for pitch
-PITCH_SCALE = 4.0  # two numbers must be heard among hundreds of spectral ones
+PITCH_SCALE = 4.0  # gives the two pitch features weight among hundreds of spectral ones
 
 
 class VoiceFrames(NamedTuple):
-  """What the decoder's network says about each 10 ms frame."""
+  """The output of the decoder's network for each 10 ms frame."""
 
   pitch_logit: Float[Array, "T"]  # see source_filter.pitch_octaves
   cepstra: Float[Array, "T 2 K"]  # filters of pulses and noise
@@ -48,10 +49,10 @@ def analysis_window(size: int) -> np.ndarray:
 
 
 class Analysis(nnx.Module):
-  """What the encoder hears of each frame: log-power spectra of windows that end with it, and their pitch.
+  """The encoder's features of each frame: log-power spectra of windows that end with it, and their pitch.
 
-  Pitch by autocorrelation saves the network from learning to read it off the harmonics. No parameters. State: past
-  samples.
+  Pitch by autocorrelation spares the network from learning to find it in the harmonics. There are no parameters. The
+  state is past samples.
   """
 
   def __init__(self, hop: int):
@@ -75,9 +76,7 @@ class Analysis(nnx.Module):
 
   def log_spectrum(self, frames: Float[Array, "T N"]) -> Float[Array, "T F"]:
     window = analysis_window(frames.shape[-1])
-    spectrum = jnp.fft.rfft(frames * (window / window.sum()))
-    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    return 0.2 * jnp.log(power + 1e-9) + 3.0  # about -1 (silence) to 3
+    return 0.2 * jnp.log(power_spectrum(frames, window / window.sum()) + 1e-9) + 3.0  # about -1 (silence) to 3
 
 
 class Chain(nnx.Module):

@@ -1,14 +1,13 @@
-"""Distances between media and their reconstructions. Pure functions, unbatched, all smooth enough to train on.
+"""Distances between media and their reconstructions: pure functions, unbatched, smooth enough to train on.
 
 Video [T, H, W, 3] and audio [S] are in [-1, 1].
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from wanstreamer_jax.codecs.posterior import Posterior
-from wanstreamer_jax.nn.mel import mel_filterbank
+from wanstreamer_jax.nn.mel import mel_filterbank, power_spectrum, sine_window
 
 STFT_SIZES = (256, 512, 1024, 2048)
 MEL_SIZE, MEL_BINS = 1024, 80
@@ -17,14 +16,14 @@ MEL_SIZE, MEL_BINS = 1024, 80
 def charbonnier(
   difference: Float[Array, "..."], weights: Float[Array, "..."] | float = 1.0, epsilon: float = 1e-2
 ) -> Float[Array, ""]:
-  """Mean absolute value with a round bottom: sqrt(d^2 + eps^2) - eps. Weights are broadcast."""
+  """Mean absolute value, smooth at zero: sqrt(d^2 + eps^2) - eps. Weights are broadcast."""
   return jnp.mean(weights * (jnp.sqrt(jnp.square(difference) + epsilon**2) - epsilon))
 
 
 def motion_weights(video: Float[Array, "T H W C"], strength: float) -> Float[Array, "H W 1"]:
   """Weights of mean 1 that grow with how much a pixel changes during the clip.
 
-  A mouth is 1 % of a face's pixels, and a codec that never opens it loses hardly anything without them.
+  A mouth is 1 % of a face's pixels: without these weights, a codec that never opens it would lose hardly anything.
   """
   change = jnp.max(jnp.max(video, axis=0) - jnp.min(video, axis=0), axis=-1, keepdims=True)
   weights = 1.0 + strength * change
@@ -48,13 +47,11 @@ def magnitudes(x: Float[Array, "S"], size: int) -> Float[Array, "T F"]:
   hop = size // 4
   x = x[: x.shape[0] // hop * hop].reshape(-1, hop)
   frames = jnp.concatenate([x[i : x.shape[0] - 3 + i] for i in range(4)], axis=-1)
-  window = np.hanning(size + 1)[:-1].astype(np.float32)
-  spectrum = jnp.fft.rfft(frames * (2 * window / window.sum()))
-  return jnp.sqrt(jnp.square(spectrum.real) + jnp.square(spectrum.imag) + 1e-12)
+  return jnp.sqrt(power_spectrum(frames, sine_window(size)) + 1e-12)
 
 
 def log_magnitude(magnitude: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Natural logarithm with a floor at -80 dB of full scale, below which nothing is heard."""
+  """Natural logarithm with a soft floor at -80 dB of full scale, below which nothing is audible."""
   return jnp.log(magnitude + 1e-4)
 
 
@@ -71,11 +68,12 @@ def stft_loss(x: Float[Array, "S"], y: Float[Array, "S"], sizes: tuple[int, ...]
   return total / len(used)
 
 
-def log_mel(x: Float[Array, "S"], sample_rate: int) -> Float[Array, "T M"]:
-  """Log-mel magnitudes (natural log), windows of 1024 samples every 256."""
-  return log_magnitude(magnitudes(x, MEL_SIZE) @ mel_filterbank(MEL_SIZE, MEL_BINS, sample_rate))
-
-
 def mel_distance(x: Float[Array, "S"], y: Float[Array, "S"], sample_rate: int) -> Float[Array, ""]:
-  """Mean absolute difference of log-mel magnitudes, in nats (1 nat is 8.7 dB)."""
-  return jnp.mean(jnp.abs(log_mel(x, sample_rate) - log_mel(y, sample_rate)))
+  """Mean absolute difference of the logarithms of mel-weighted magnitudes, in nats (1 nat is 8.7 dB).
+
+  Windows of 1024 samples every 256. Magnitudes and a soft floor, not the clipped powers of `nn.mel.log_mel`: those have
+  no gradient in silence.
+  """
+  bank = mel_filterbank(MEL_SIZE, MEL_BINS, sample_rate)
+  a, b = (log_magnitude(magnitudes(audio, MEL_SIZE) @ bank) for audio in (x, y))
+  return jnp.mean(jnp.abs(a - b))

@@ -1,12 +1,12 @@
-"""Pitch from autocorrelation (Boersma 1993): what the encoder is told, and what the decoder's pitch is trained on."""
+"""Pitch from autocorrelation (Boersma 1993): an input of the encoder, and the target of the decoder's pitch."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-OCTAVE_PRICE = 0.1  # of correlation, per octave of period: of equally good periods the shortest wins
-SHARPNESS = 80.0  # of the soft maximum
+OCTAVE_COST = 0.1  # correlation per octave of period: of equally good periods the shortest wins
+SHARPNESS = 80.0  # factor of the scores inside the softmax
 
 
 def lag_range(hop: int) -> tuple[int, int]:
@@ -15,24 +15,24 @@ def lag_range(hop: int) -> tuple[int, int]:
 
 
 def autocorrelation(
-  frames: Float[Array, "T N"], window: np.ndarray, longest: int
+  frames: Float[Array, "T N"], window: np.ndarray, max_lag: int
 ) -> tuple[Float[Array, "T L"], Float[Array, "T"]]:
-  """Normalised autocorrelation at lags 0 .. longest + 1, freed of the window's own, and the frames' RMS level."""
-  size = 1 << (frames.shape[-1] + longest).bit_length()
+  """Autocorrelation at lags 0 .. max_lag + 1, normalised and divided by the window's own, and the frames' RMS level."""
+  size = 1 << (frames.shape[-1] + max_lag).bit_length()
   frames = (frames - frames.mean(axis=-1, keepdims=True)) * window
   spectrum = jnp.fft.rfft(frames, size)
-  correlation = jnp.fft.irfft(jnp.square(spectrum.real) + jnp.square(spectrum.imag))[:, : longest + 2]
-  own = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)[: longest + 2]
+  correlation = jnp.fft.irfft(jnp.square(spectrum.real) + jnp.square(spectrum.imag))[:, : max_lag + 2]
+  own = np.fft.irfft(np.abs(np.fft.rfft(window, size)) ** 2)[: max_lag + 2]
   level = jnp.sqrt(jnp.mean(jnp.square(frames), axis=-1))
   return correlation / (correlation[:, :1] + 1e-5) * (own[0] / own).astype(np.float32), level
 
 
 def scores(correlation: Float[Array, "T L"], hop: int) -> Float[Array, "T L"]:
   """How good a period each lag is; -inf out of range."""
-  shortest, longest = lag_range(hop)
+  min_lag, max_lag = lag_range(hop)
   lags = np.arange(correlation.shape[-1])
-  price = np.where((lags >= shortest) & (lags <= longest), -OCTAVE_PRICE * np.log2(np.maximum(lags, 1)), -np.inf)
-  return correlation + price.astype(np.float32)
+  cost = np.where((lags >= min_lag) & (lags <= max_lag), -OCTAVE_COST * np.log2(np.maximum(lags, 1)), -np.inf)
+  return correlation + cost.astype(np.float32)
 
 
 def soft_pitch(frames: Float[Array, "T N"], window: np.ndarray, hop: int) -> Float[Array, "T 2"]:

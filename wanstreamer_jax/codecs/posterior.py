@@ -1,4 +1,4 @@
-"""What both codecs' latents have in common: a Gaussian posterior, and the standardisation measured after training."""
+"""What the latents of both codecs share: a Gaussian posterior, and the standardisation measured after training."""
 
 from typing import Any, NamedTuple, TypeVar
 
@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 Vae = TypeVar("Vae", bound=nnx.Module)
-START_LOGVAR = -8.0  # at initialisation: with unit noise a decoder would learn to ignore its latents first
+START_LOGVAR = -8.0  # at initialisation; with unit noise a decoder would first learn to ignore its latents
 
 
 class Posterior(NamedTuple):
@@ -32,7 +32,7 @@ class Standardisation(nnx.Module):
     return jax.lax.stop_gradient((self.latent_mean[...], self.latent_std[...]))
 
   def normalise(self, mean: Float[Array, "... Z"], logvar: Float[Array, "... Z"]) -> Posterior:
-    """Raw posterior parameters to standardised ones; logvar is limited to a sane range."""
+    """Raw posterior parameters to standardised ones; logvar is clipped to [-20, 4]."""
     center, scale = self.constants()
     logvar = jnp.clip(logvar + START_LOGVAR, -20.0, 4.0)
     return Posterior((mean - center) / scale, logvar - 2 * jnp.log(scale))

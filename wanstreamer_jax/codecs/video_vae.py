@@ -1,14 +1,14 @@
 """Causal video VAE: 8x8 in space and 4x in time; the first frame alone, then groups of 4.
 
-Squares of 2x2 pixels are channels from the start and until the end: convolutions at full resolution have few channels,
-and cost more than all others. Frames of a group are convolved one by one in space down to 1/4 of the picture, then the
-group is folded into channels and convolved in space and time at 1/8; the decoder mirrors this. Beside both networks
-runs a linear map between blocks of 8x8 pixels x 4 frames and latents. It starts as a cosine transform of the lowest
-frequencies, so that an untrained codec already shows blurred pictures and training begins with details.
+Squares of 2x2 pixels are folded into channels at the start and unfolded at the end, since convolutions at full
+resolution would have few channels and yet cost more than all others. Frames of a group are convolved one by one in
+space down to 1/4 of the picture, then the group is folded into channels and convolved in space and time at 1/8; the
+decoder mirrors this. Beside both networks runs a linear map between blocks of 8x8 pixels x 4 frames and latents. It
+starts as a cosine transform of the lowest frequencies, so that an untrained codec already gives blurred pictures and
+training begins with the details.
 
 A still (the portrait, the grey frame that primes a session without one) is a group of four equal frames of which the
-last is kept: the same weights and the same program shape as any group, and a latent of the same kind as that of
-somebody who holds still.
+last is kept. It uses the same weights and shapes as any group, and its latent is like that of a person who holds still.
 
 Letters: n groups, F = 4n frames, H W pixels, h w latent rows and columns, Z latent channels. Unbatched; callers vmap.
 """
@@ -29,7 +29,7 @@ from wanstreamer_jax.nn.folding import depth_to_space, depth_to_time, space_to_d
 
 State = dict[str, Any]
 PATCH = 2  # pixels that are folded into channels
-LOUDNESS = 4.0  # latents per cosine coefficient, for deviations near those of the prior
+LATENT_SCALE = 4.0  # latents per cosine coefficient, for deviations near those of the prior
 FRAME, POINT = (1, 3, 3), (1, 1, 1)  # kernels within a frame and at a point
 
 
@@ -44,7 +44,7 @@ def still_first(video: Float[Array, "1+F H W 3"], ratio: int = 4) -> Float[Array
 
 
 def cosine_basis(latents: int, side: int, ratio: int) -> np.ndarray:
-  """[latents, ratio * side * side * 3]: cosine waves of blocks of pixels, those first that pictures have most of.
+  """[latents, ratio * side * side * 3]: cosine waves over blocks of pixels, in the order of their share in pictures.
 
   Waves are products over time, rows, columns and colour (brightness and two colour differences), of mean square 1.
   """
@@ -86,7 +86,7 @@ def merge_channels(x: Float[Array, "... KC"], channels: int) -> Float[Array, "..
   return x.reshape(*x.shape[:-1], channels, -1).mean(axis=-1)
 
 
-class VideoEncoder(nnx.Module):
+class VideoVAEEncoder(nnx.Module):
   """Frames [4n, H, W, 3] to a posterior's (mean, logvar), each [n, h, w, Z]."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
@@ -103,7 +103,7 @@ class VideoEncoder(nnx.Module):
     self.conv_out = CausalConv3d(eighth, 2 * cfg.latent_dim, FRAME, scale=0.05, rngs=rngs)
     basis = cosine_basis(cfg.latent_dim, cfg.space_stride, cfg.time_stride)
     self.linear = CausalConv3d(basis.shape[1], cfg.latent_dim, POINT, rngs=rngs)
-    self.linear.w = nnx.Param(jnp.asarray(LOUDNESS * basis.T / basis.shape[1])[None, None, None])
+    self.linear.w = nnx.Param(jnp.asarray(LATENT_SCALE * basis.T / basis.shape[1])[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
     return {
@@ -127,7 +127,7 @@ class VideoEncoder(nnx.Module):
     return time_to_depth(space_to_depth(x, 2), self.time_stride)
 
 
-class VideoDecoder(nnx.Module):
+class VideoVAEDecoder(nnx.Module):
   """Latents [n, h, w, Z] to frames [4n, H, W, 3]."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
@@ -146,7 +146,7 @@ class VideoDecoder(nnx.Module):
     self.colour = CausalConv3d(half, 3 * PATCH**2, POINT, scale=0.02, rngs=rngs)
     basis = cosine_basis(cfg.latent_dim, cfg.space_stride, cfg.time_stride)
     self.linear = CausalConv3d(cfg.latent_dim, basis.shape[1], POINT, rngs=rngs)
-    self.linear.w = nnx.Param(jnp.asarray(basis / LOUDNESS)[None, None, None])
+    self.linear.w = nnx.Param(jnp.asarray(basis / LATENT_SCALE)[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
     return {
@@ -170,7 +170,7 @@ class VideoDecoder(nnx.Module):
     return x, {"conv_in": conv_in, "eighth": eighth, "quarter": quarter, "half": half}
 
   def step_up(self, x: Float[Array, "T H W C"], norm: ChannelNorm, conv: CausalConv3d) -> Float[Array, "T H W D"]:
-    """More channels, to be unfolded; the shortcut repeats what there is."""
+    """More channels, which the caller unfolds; the shortcut past the convolution repeats channels."""
     y = pointwise(conv, jax.nn.silu(norm(x)))
     return y + jnp.repeat(x, y.shape[-1] // x.shape[-1], axis=-1)
 
@@ -179,10 +179,10 @@ class VideoVAE(nnx.Module):
   """Frames [4n, H, W, 3] in [-1, 1] <-> standardised latents [n, h, w, Z]; see the module's docstring."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
-    cfg.check_channels()
+    cfg.check_rules()
     self.cfg = cfg
-    self.encoder = VideoEncoder(cfg, rngs=rngs)
-    self.decoder = VideoDecoder(cfg, rngs=rngs)
+    self.encoder = VideoVAEEncoder(cfg, rngs=rngs)
+    self.decoder = VideoVAEDecoder(cfg, rngs=rngs)
     self.standard = Standardisation(cfg.latent_dim)
 
   def encoder_state(self, height: int, width: int) -> State:

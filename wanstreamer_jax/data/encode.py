@@ -1,10 +1,13 @@
-"""Media records into latent records: what the agent shows and sounds, as codec latents, computed once.
+"""Media through the codecs: folders of media records into latent records, and one session's world into arrays.
 
-The latent folder keeps the user's media, all text and tracks, and replaces the agent's pictures and sound by
-`agent_video_latent` float16 [rows, columns, channels] and `agent_audio_latent` float16 [frames, channels] per unit.
-A session adds `portrait_latent` and `voice_latent`. Latents are posterior means. The portrait is the video codec's
-first frame, so the session's first unit is encoded from the state behind it; without one the codec is primed with
-grey. Sessions are encoded side by side and unit after unit, so memory does not grow with their length.
+`encode` computes latents once for training. The latent folder keeps the user's media, all text and tracks; the agent's
+pictures and sound become `agent_video_latent` float16 [rows, columns, channels] and `agent_audio_latent` float16
+[frames, channels] per unit. A session adds `portrait_latent` and `voice_latent`. Latents are posterior means. The
+portrait is the video codec's first frame, so the session's first unit is encoded from the state after it; without a
+portrait the codec is primed with grey. Sessions are encoded side by side and unit after unit, so that memory does not
+grow with their length.
+
+`world_arrays` is the same for a world that is given at run time: text to ids, portrait and voice to latents.
 """
 
 import contextlib
@@ -34,7 +37,7 @@ from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.rollout import Agent
 
 REPLACED = ("agent_video", "agent_audio")
-STORED = "<f2"  # float16: latents are standardised, so 11 bits are a thousandth of their deviation
+STORED = "<f2"  # float16: latents are standardised, and 11 bits resolve a thousandth of their deviation
 
 
 def encode(
@@ -44,11 +47,11 @@ def encode(
   """Writes the latent folder `out` from the media folder `media` and returns its manifest.
 
   batch: sessions that are encoded side by side. share: (i, n) encodes every n-th shard from the i-th on, as in
-  `make`; None is returned while other calls have not made theirs. skip_bad: leave out sessions that cannot be read or
-  encoded; report.json tells which (the manifest's statistics still count them).
+  `make`; the result is None while other calls have not made theirs. skip_bad: leave out sessions that cannot be read or
+  encoded, and list them in report.json (the manifest's statistics still count them).
 
-  An interrupted call is repeated to continue; a finished one does nothing. Raises DataError when the folder is not one
-  of media or was made for another config, or when `out` is another folder.
+  Repeat an interrupted call to continue it; repeating a finished one does nothing. Raises DataError when the folder
+  does not hold media or was made for another config, or when `out` is another folder.
   """
   source = RecordFolder(media)
   if source.kind != "media":
@@ -63,7 +66,7 @@ def encode(
   if writer.finished:
     return writer.finished
   program = jax.jit(jax.vmap(encode_session, in_axes=(None, None, 0)))
-  job = _Job(
+  job = _EncodeJob(
     source, min(batch, max(source.shard_sessions)), config.layout.portrait, unit_dtype, session_dtype,
     lambda inputs: program(audio_vae, video_vae, inputs), skip_bad,
   )  # fmt: skip
@@ -81,8 +84,8 @@ def encode(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-  """What every shard needs."""
+class _EncodeJob:
+  """What the encoding of every shard needs."""
 
   source: RecordFolder
   batch: int
@@ -138,18 +141,16 @@ def encode_session(audio_vae: AudioVAE, video_vae: VideoVAE, inputs: dict[str, j
 
 
 def _encoded(
-  job: _Job, numbers: range, skipped: list[dict[str, Any]]
+  job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]
 ) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
-  """Latent sessions of media sessions; batches are filled up so that one program does them all."""
+  """Latent sessions of media sessions. The last batch is filled up, so that one program serves all batches."""
   readable = _readable(job, numbers, skipped)
   while chosen := list(itertools.islice(readable, job.batch)):
     full = [*chosen, *[chosen[-1]] * (job.batch - len(chosen))]
     units, fixed = np.stack([units for _, units, _ in full]), np.stack([session.fixed for _, _, session in full])
     inputs = {"video": units["agent_video"], "audio": units["agent_audio"]}
     inputs |= {"portrait": fixed["portrait"], "voice": fixed["voice"]}
-    inputs["portrait_valid"] = (
-      fixed["portrait_valid"] & job.portrait
-    )  # primes the codec as a session of this layout does
+    inputs["portrait_valid"] = fixed["portrait_valid"] & job.portrait  # as in sessions of this layout
     latents = jax.device_get(job.encoder(inputs))
     for row, (number, media, session) in enumerate(chosen):
       with _skipping(job, number, skipped):
@@ -157,7 +158,7 @@ def _encoded(
 
 
 def _readable(
-  job: _Job, numbers: range, skipped: list[dict[str, Any]]
+  job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]
 ) -> Iterator[tuple[int, np.ndarray, records.SessionRecord]]:
   for number in numbers:
     with _skipping(job, number, skipped):
@@ -165,21 +166,21 @@ def _readable(
 
 
 @contextlib.contextmanager
-def _skipping(job: _Job, number: int, skipped: list[dict[str, Any]]) -> Iterator[None]:
-  """What goes wrong with one session is reported, or raised."""
+def _skipping(job: _EncodeJob, number: int, skipped: list[dict[str, Any]]) -> Iterator[None]:
+  """With `skip_bad`, reports a DataError of one session in `skipped`; else raises it with the session's number."""
   where = f"session {number} of {job.source.path}"
   try:
     yield
   except DataError as error:
     if not job.skip_bad:
-      raise DataError(f"{where}: {error}; or leave out what cannot be encoded: --skip-bad") from error
+      raise DataError(f"{where}: {error}; or pass --skip-bad to leave such sessions out") from error
     skipped.append(record_writer.skip(where, error))
 
 
 def _record(
-  job: _Job, media: np.ndarray, session: records.SessionRecord, latents: dict[str, np.ndarray]
+  job: _EncodeJob, media: np.ndarray, session: records.SessionRecord, latents: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, records.SessionRecord]:
-  """One session with latents in place of what the agent shows and sounds."""
+  """One session with latents in place of the agent's pictures and sound."""
   units, fixed = np.zeros(job.source.units, job.unit_dtype), np.zeros((), job.session_dtype)
   for name in media.dtype.names or ():
     if name not in REPLACED:
@@ -196,14 +197,14 @@ def _record(
 def _finite(values: np.ndarray) -> np.ndarray:
   stored = values.astype(STORED)
   if not np.isfinite(stored).all():
-    raise DataError("the codecs gave latents that are not finite in float16; train them again")
+    raise DataError("the codecs' latents are not finite in float16; train the codecs again")
   return stored
 
 
 def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: World, cut: bool = False) -> WorldArrays:
   """A session's world as the model takes it: text as ids, portrait and voice as latents.
 
-  Raises DataError when the text has more tokens than the layout has room for; or cuts it, as records of training do.
+  cut: shorten a text that has more tokens than the layout has room for, as training records do; else raise DataError.
   """
   config, empty = agent.config, WorldArrays.empty(agent.config)
   result = empty._replace(text=jnp.asarray(world_text(config, tokenizer, world, cut)))
@@ -218,7 +219,7 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: World, cut: bool
 
 
 def world_text(config: Config, tokenizer: TextTokenizer, world: World, cut: bool = False) -> np.ndarray:
-  """The world's text as PAD-filled ids: int32 [layout.world_text]. Raises DataError when it is too long, or cuts it."""
+  """The world's text as PAD-filled ids: int32 [layout.world_text]. cut: as in `world_arrays`."""
   capacity = config.layout.world_text
   ids = tokenizer.encode(world.text()) if world.fields and capacity else []
   if len(ids) > capacity and not cut:

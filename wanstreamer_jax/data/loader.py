@@ -78,7 +78,7 @@ def read_crop(folder: RecordFolder, session: int, start: int, units: int, fields
 class Loader:
   """Batches of crops from folders of records.
 
-  path: as `data.path`. rows: which rows of every global batch this host reads (`feed.host_rows`); all by default.
+  path: as `data.path`. rows: which rows of every global batch this host reads (`prefetch.host_rows`); all by default.
   `batch_at(step)` gives them as a dict of arrays [rows, units, ...] for the unit fields, [rows, ...] for the session's
   (world_text, portrait or its latent, voice, ...), and `session`, `start` int32 [rows]. From latents folders also
   `previous_*` [rows, 2, ...] for the fields of CARRIED: the two units before the crop. Integers are as stored: uint8

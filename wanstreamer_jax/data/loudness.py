@@ -1,8 +1,9 @@
-"""How loud sound is, and from where on somebody is taken to speak."""
+"""How loud sound is, and the one level above which somebody is taken to speak."""
 
 import numpy as np
 
 LOUD = -42.0  # dBFS over a unit or a shorter piece: above it somebody speaks
+FAINT = LOUD - 8.0  # dBFS: what is quieter is no louder than this beside a mouth that moves
 SILENCE = -96.0  # dBFS, the floor of every level
 
 

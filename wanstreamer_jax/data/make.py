@@ -1,4 +1,7 @@
-"""Sessions into a folder of media records: any `Source`, many processes and hosts, resumable, always the same bytes."""
+"""Writes the sessions of any `SessionSource` as a folder of media records.
+
+Many processes and hosts may share the work; an interrupted call continues; the bytes are always the same.
+"""
 
 import concurrent.futures
 import concurrent.futures.process
@@ -20,11 +23,12 @@ from wanstreamer_jax.data.session import AGENT, USER, Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError, MediaError
 
-SHARDS, LARGEST = 16, 32  # at least so many shards, for many processes; at most so many items in one, to lose little
+MIN_SHARDS = 16  # of a source with as many items, so that many processes can share the work
+MAX_SHARD_ITEMS = 32  # more would lose more work when a process is killed
 
 
-class Source(Protocol):
-  """Numbered items that each give sessions of one common length. Goes to worker processes by pickle."""
+class SessionSource(Protocol):
+  """Numbered items that each give sessions of one common length. It is pickled for worker processes."""
 
   @property
   def items(self) -> int: ...
@@ -40,25 +44,25 @@ class Source(Protocol):
     ...
 
   def sessions(self, item: int) -> Generator[Session, None, int]:
-    """The sessions of one item, always the same ones; returns how many units at its end fill no session.
+    """The sessions of one item, always the same ones. Returns how many units at its end do not fill a session.
 
     Raises DataError or MediaError for an item that cannot be read."""
     ...
 
   def where(self, item: int) -> str:
-    """What to call an item in messages: its line, or its seed."""
+    """The name of an item in messages: its line or its seed."""
     ...
 
   def describe(self) -> dict[str, Any]:
-    """Name, split, seeds, hashes: JSON values for the manifest, and what a resumed run must find unchanged."""
+    """Name, split, seeds, hashes: JSON values for the manifest, which a resumed call must find unchanged."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
-  """What a worker needs besides the shard's number."""
+class _MakeJob:
+  """What a worker needs besides the number of its shard."""
 
-  source: Source
+  source: SessionSource
   config: Config
   unit_dtype: np.dtype
   session_dtype: np.dtype
@@ -67,26 +71,26 @@ class _Job:
 
   @property
   def shard_items(self) -> int:
-    """Items in a shard; a function of the source alone, so that workers do not change the files."""
-    return min(LARGEST, -(-self.source.items // SHARDS))
+    """Items in a shard: a function of the source alone, so that the number of workers does not change the files."""
+    return min(MAX_SHARD_ITEMS, -(-self.source.items // MIN_SHARDS))
 
   def shards(self) -> int:
     return -(-self.source.items // self.shard_items)
 
 
 def make(
-  config: Config, source: Source, out: str | pathlib.Path, workers: int = 1, share: tuple[int, int] = WHOLE,
+  config: Config, source: SessionSource, out: str | pathlib.Path, workers: int = 1, share: tuple[int, int] = WHOLE,
   skip_bad: bool = False, progress: bool = True,
 ) -> dict[str, Any] | None:  # fmt: skip
   """Writes every session of `source` to the folder `out` and returns its manifest.
 
   workers: processes of this call that make shards; the files are the same for any number.
-  share: (i, n) makes every n-th shard from the i-th on, beside other calls, perhaps on other hosts, that make the
-    others; the call that finds all of them there finishes the folder, and the others return None.
-  skip_bad: leave out what cannot be read; report.json tells what that was. Otherwise it is a DataError or MediaError.
+  share: (i, n) makes every n-th shard from the i-th on, while other calls, perhaps on other hosts, make the others. The
+    call that finds all shards present finishes the folder; the others return None.
+  skip_bad: leave out what cannot be read and list it in report.json; otherwise it raises DataError or MediaError.
 
-  An interrupted call is repeated to continue; a finished one does nothing. Raises DataError when `out` is another
-  folder, or was begun with other settings.
+  Repeat an interrupted call to continue it; repeating a finished one does nothing. Raises DataError when `out` is
+  another folder, or was begun with other settings.
   """
   tokenizer = TextTokenizer(config.data.tokenizer)
   unit_dtype, session_dtype = records.unit_dtype(config, source.tracks), records.session_dtype(config)
@@ -95,7 +99,7 @@ def make(
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished
-  job = _Job(source, config, unit_dtype, session_dtype, writer.partial, skip_bad)
+  job = _MakeJob(source, config, unit_dtype, session_dtype, writer.partial, skip_bad)
   todo, own = writer.missing(job.shards(), share), len(range(share[0], job.shards(), share[1]))
   bar = tqdm.tqdm(total=own, initial=own - len(todo), unit="shard", disable=not progress)
   with bar, writer.beside_others():
@@ -104,8 +108,8 @@ def make(
   return writer.finish(job.shards(), summarise)
 
 
-def _run(job: _Job, todo: list[int], workers: int) -> Iterator[int]:
-  """Makes the shards, here or in processes, and yields each number when it is done."""
+def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
+  """Makes the shards, in this process or in worker processes, and yields the number of each when it is done."""
   if workers <= 1 or len(todo) <= 1:
     for shard in todo:
       yield _make_shard(job, shard)
@@ -118,7 +122,7 @@ def _run(job: _Job, todo: list[int], workers: int) -> Iterator[int]:
       yield future.result()
   except BaseException as error:
     for worker in set(multiprocessing.active_children()) - others:
-      worker.terminate()  # half a shard is under a temporary name
+      worker.terminate()  # an unfinished shard has only a temporary name
     if isinstance(error, concurrent.futures.process.BrokenProcessPool):
       raise DataError("a worker process died, perhaps out of memory: repeat with fewer --workers") from error
     raise
@@ -130,7 +134,7 @@ def _leave_interrupts_to_parent() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _make_shard(job: _Job, shard: int) -> int:
+def _make_shard(job: _MakeJob, shard: int) -> int:
   tokenizer = TextTokenizer(job.config.data.tokenizer)
   notes: dict[str, Any] = {"skipped": [], "unused_units": 0}
   items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
@@ -139,8 +143,8 @@ def _make_shard(job: _Job, shard: int) -> int:
   return shard
 
 
-def _sessions(job: _Job, item: int, notes: dict[str, Any]) -> Iterator[Session]:
-  """The sessions of one item; tells `notes` what gave none. The sessions before a damage are kept."""
+def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Session]:
+  """The sessions of one item; `notes` records an item that gave none. Sessions before a damaged place are kept."""
   where, given, sessions = job.source.where(item), 0, job.source.sessions(item)
   while True:
     try:
@@ -153,7 +157,7 @@ def _sessions(job: _Job, item: int, notes: dict[str, Any]) -> Iterator[Session]:
       return
     except (DataError, MediaError) as error:
       if not job.skip_bad:
-        raise type(error)(f"{where}: {error}; or leave out what cannot be read: --skip-bad") from error
+        raise type(error)(f"{where}: {error}; or pass --skip-bad to leave such items out") from error
       notes["skipped"].append(record_writer.skip(where, error))
       return
     given += 1
@@ -161,9 +165,9 @@ def _sessions(job: _Job, item: int, notes: dict[str, Any]) -> Iterator[Session]:
 
 
 def _to_records(
-  job: _Job, tokenizer: TextTokenizer, sessions: Iterable[Session], notes: dict[str, Any]
+  job: _MakeJob, tokenizer: TextTokenizer, sessions: Iterable[Session], notes: dict[str, Any]
 ) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
-  """Records of sessions; counts into `notes` on the way."""
+  """Records of sessions; adds their statistics to `notes`."""
   text = {USER: records.TextStats(), AGENT: records.TextStats()}
   truncated, speech = 0, np.zeros(3, np.int64)
   for session in sessions:

@@ -1,4 +1,4 @@
-"""Media files in and out: any file that PyAV reads becomes user units on the system's clock.
+"""Reads media files: any file that PyAV can read becomes user units on the system's clock.
 
 The clock. Time 0 is the first sound or picture of the file, whichever comes first. Tick j of the output is the
 interval [j, j + 1) / fps and shows the last frame whose presentation time is at or before the tick's centre; a gap
@@ -6,12 +6,11 @@ holds the last frame, and ticks before the first frame show the first. Sound lie
 or a gap is silence. Both streams are filled up to ceil(duration / unit) whole units.
 
 The picture. Turned as the file says, cropped at the centre to the aspect that the model sees (a letterbox would waste
-tokens on bars, and faces are central), pixels that are not square honoured, then scaled.
+tokens on bars, and faces are central), corrected for pixels that are not square, then scaled.
 
-Frames and sound are made as they are asked for: memory does not grow with the length of the file.
+Frames and sound are decoded on demand, so that memory does not grow with the length of the file.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,6 +22,7 @@ import numpy as np
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media_probe import AudioInfo, MediaInfo, VideoInfo, decoded, placed, probe
 from wanstreamer_jax.data.media_writer import MediaWriter
+from wanstreamer_jax.data.session import MediaUnit
 from wanstreamer_jax.errors import MediaError
 
 __all__ = ["AudioInfo", "MediaInfo", "MediaReader", "MediaUnit", "MediaWriter", "VideoInfo", "probe", "read_audio"]
@@ -30,18 +30,10 @@ __all__ = ["AudioInfo", "MediaInfo", "MediaReader", "MediaUnit", "MediaWriter", 
 SLACK = 0.001  # seconds beyond a whole unit that do not open another one (containers round times to 1 ms)
 
 
-@dataclasses.dataclass(frozen=True)
-class MediaUnit:
-  """What the user showed and sounded during one unit; None where the file has no such stream."""
-
-  video: np.ndarray | None  # uint8 [frames, height, width, 3]
-  audio: np.ndarray | None  # float32 [samples] in [-1, 1]
-
-
 class MediaReader:
   """A media file as an iterable of `units` user units; every iteration starts at the beginning.
 
-  Raises MediaError as `probe` does, when it is made; iterating a file that was probed well raises nothing.
+  The constructor raises MediaError as `probe` does; iterating a file that passed raises nothing.
   """
 
   def __init__(self, path: str | Path, media: MediaConfig):
@@ -61,19 +53,19 @@ class MediaReader:
       yield MediaUnit(frames, None if sound is None else next(sound))
 
 
-def read_audio(path: str | Path, media: MediaConfig, longest: float) -> np.ndarray:
+def read_audio(path: str | Path, media: MediaConfig, max_seconds: float) -> np.ndarray:
   """The sound of a file, float32 [samples] at `media.sample_rate`. Raises MediaError if it has none or is too long."""
   info = probe(path)
   if info.audio is None:
     raise MediaError(f"{path} has no sound; give an audio file")
-  if info.audio.end - info.audio.start > longest:
-    raise MediaError(f"{path} lasts {info.audio.end - info.audio.start:.1f} s: at most {longest:g} s; cut it")
+  if info.audio.end - info.audio.start > max_seconds:
+    raise MediaError(f"{path} lasts {info.audio.end - info.audio.start:.1f} s: at most {max_seconds:g} s; cut it")
   pieces = list(resampled(info.path, info.audio, info.audio.start, media.sample_rate))
   return np.clip(np.concatenate(pieces), -1, 1)
 
 
 def blocks(path: Path, info: AudioInfo, origin: float, media: MediaConfig) -> Iterator[np.ndarray]:
-  """Endless units of sound, float32 [samples] in [-1, 1]; silence once the file is over."""
+  """Endless units of sound, float32 [samples] in [-1, 1]; silence after the end of the file."""
   buffer, pieces = np.zeros(0, np.float32), resampled(path, info, origin, media.sample_rate)
   while True:
     parts = [buffer]
@@ -88,7 +80,7 @@ def blocks(path: Path, info: AudioInfo, origin: float, media: MediaConfig) -> It
 
 
 def resampled(path: Path, info: AudioInfo, origin: float, rate: int) -> Iterator[np.ndarray]:
-  """Sound from `origin` on at `rate`, float32 pieces; onsets keep their time (the filter's delay is taken out)."""
+  """Sound from `origin` on at `rate`, float32 pieces; onsets keep their time (the filter's delay is removed)."""
   pieces = placed(path, info, origin, [])
   if info.sample_rate == rate:
     yield from pieces
@@ -103,7 +95,7 @@ def resampled(path: Path, info: AudioInfo, origin: float, rate: int) -> Iterator
 
 
 def ticks(path: Path, info: VideoInfo, origin: float, media: MediaConfig) -> Iterator[np.ndarray]:
-  """Endless pictures, uint8 [height, width, 3], one for each tick; the last is held once the file is over."""
+  """Endless pictures, uint8 [height, width, 3], one for each tick; the last is held after the end of the file."""
   shape = Shaper(info, media.height, media.width)
   frames = timed(path, info, origin)
   current, upcoming = next(frames), next(frames, None)
@@ -128,7 +120,7 @@ def timed(path: Path, info: VideoInfo, origin: float) -> Iterator[tuple[float, "
 class Shaper:
   """Turns decoded frames into uint8 [height, width, 3]: rotation, centre crop to the aspect, scaling.
 
-  FFmpeg's filters do it, so that a large picture is cropped and scaled before it becomes an array.
+  FFmpeg's filters do this, so that a large picture is cropped and scaled before it becomes an array.
   """
 
   def __init__(self, info: VideoInfo, height: int, width: int):
@@ -138,7 +130,7 @@ class Shaper:
 
   def __call__(self, frame: "av.VideoFrame") -> np.ndarray:
     key = (frame.width, frame.height, frame.format.name)
-    if key != self.key:  # a stream may change its size on the way
+    if key != self.key:  # the size may change within a stream
       self.key, self.graph = key, self.build(frame)
     frame.pts, frame.time_base = None, Fraction(1, 1000)
     self.graph.vpush(frame)

@@ -1,8 +1,8 @@
-"""What a media file holds: checks, streams, and exact lengths, found by reading it through once.
+"""What a media file holds: checks, streams and exact lengths, found by reading it through once.
 
-`probe` opens a file, refuses what cannot be used with one clear line, and measures both streams on the file's own
-clock. `decoded` and `placed` are the two ways into a file that `media.py` builds on: frames of one stream, and sound
-laid where its timestamps say.
+`probe` opens a file, refuses an unusable one with one clear line, and measures both streams on the file's own clock.
+`media.py` builds on two iterators: `decoded` gives the frames of one stream, `placed` gives sound at the times that its
+timestamps say.
 """
 
 import dataclasses
@@ -15,22 +15,12 @@ import numpy as np
 
 from wanstreamer_jax.errors import MediaError
 
-RESYNC = 0.020  # seconds that timestamps and sample count may disagree before silence is put in or sound taken out
-LONGEST = 24 * 3600.0  # seconds; anything longer is a broken timestamp
+RESYNC = 0.020  # seconds by which timestamps and sample count may disagree before silence is inserted or sound cut
+MAX_SECONDS = 24 * 3600.0  # seconds; anything longer is a broken timestamp
 PADDING = 4096  # samples by which a codec may overshoot the length that its container states
 STATED = ("mov", "matroska", "flac", "avi")  # containers whose header states the length instead of estimating it
-REFUSED = {
-  "hls",
-  "dash",
-  "concat",
-  "sdp",
-  "rtsp",
-  "tty",
-  "bin",
-  "adf",
-  "idf",
-  "xbin",
-}  # playlists; text drawn as pictures
+PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp"}
+TEXT_ART = {"tty", "bin", "adf", "idf", "xbin"}  # FFmpeg draws such text files as pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +49,7 @@ class AudioInfo:
   channels: int
   start: float
   end: float
-  stated_end: float | None  # the container's word on where codec padding begins
+  stated_end: float | None  # where codec padding begins, by the container
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +74,7 @@ def probe(path: str | Path) -> MediaInfo:
   path = Path(path)
   check_file(path)
   with opened(path) as container:
-    if set(container.format.name.split(",")) & REFUSED:
+    if set(container.format.name.split(",")) & (PLAYLISTS | TEXT_ART):
       raise MediaError(f"{path} is not a media file but {container.format.long_name}; give a video or audio file")
     video, audio = choose(container.streams.video), choose(container.streams.audio)
     if video is None and audio is None:
@@ -98,7 +88,7 @@ def probe(path: str | Path) -> MediaInfo:
 def describe(
   path: Path, container: "av.container.InputContainer", video: VideoInfo | None, audio: AudioInfo | None, damaged: int
 ) -> MediaInfo:
-  """Puts both streams on one clock, and refuses lengths that cannot be right."""
+  """Puts both streams on one clock, and refuses impossible lengths."""
   if video is None and audio is None:
     raise MediaError(f"{path} lasts 0 s: it holds no frame and no sample")
   if video is not None and video.cover and audio is not None:
@@ -106,16 +96,16 @@ def describe(
   streams: list[VideoInfo | AudioInfo] = [stream for stream in (video, audio) if stream is not None]
   origin = min(stream.start for stream in streams)
   duration = max(stream.end for stream in streams) - origin
-  if not 0 < duration <= LONGEST:
+  if not 0 < duration <= MAX_SECONDS:
     raise MediaError(f"{path} lasts {duration:.3f} s by its timestamps: expected more than 0 s and at most 24 h")
   stated = stated_duration(container, [stream.index for stream in streams])
   if stated is not None and duration < 0.98 * stated - 0.5:
-    raise MediaError(f"{path} is truncated: it claims {stated:.2f} s but ends at {duration:.2f} s; copy it again")
+    raise MediaError(f"{path} is truncated: it states {stated:.2f} s but ends at {duration:.2f} s; copy it again")
   return MediaInfo(path, container.format.name, video, audio, origin, duration, damaged)
 
 
 def stated_duration(container: "av.container.InputContainer", indices: list[int]) -> float | None:
-  """Seconds that the header claims for these streams, where the container states rather than estimates it."""
+  """Seconds that the header states for these streams; None where the container only estimates it."""
   if container.format.name.split(",")[0] not in STATED:
     return None
   streams = [container.streams[index] for index in indices]
@@ -127,7 +117,7 @@ def stated_duration(container: "av.container.InputContainer", indices: list[int]
 
 
 def check_file(path: Path) -> None:
-  """Refuses what is not a whole regular file, before FFmpeg guesses what it could be."""
+  """Refuses what is not a complete regular file, before FFmpeg guesses what it could be."""
   if not path.exists():
     raise MediaError(f"{path} does not exist; give the path of a media file")
   if not path.is_file():
@@ -141,12 +131,12 @@ def check_file(path: Path) -> None:
   except OSError as error:
     raise MediaError(f"{path} cannot be read: {error.strerror}") from error
   claimed = int.from_bytes(head[4:8], "little") + 8
-  if head[:4] == b"RIFF" and size < claimed < 2**31:  # FFmpeg would silently play what is there
-    raise MediaError(f"{path} is truncated: it says it has {claimed} bytes but has {size}; copy it again")
+  if head[:4] == b"RIFF" and size < claimed < 2**31:  # FFmpeg would play the rest without a warning
+    raise MediaError(f"{path} is truncated: it states {claimed} bytes but has {size}; copy it again")
 
 
 def opened(path: Path) -> "av.container.InputContainer":
-  """Opens a local file, and nothing that it may refer to."""
+  """Opens a local file, but none that it may refer to."""
   try:
     return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
   except (av.error.FFmpegError, OSError) as error:
@@ -170,16 +160,16 @@ def packets(path: Path, index: int) -> Iterator["av.Packet"]:
   """The packets of one stream until the file ends or breaks; the last one is empty and flushes the decoder."""
   with opened(path) as container:
     stream = container.streams[index]
-    stream.codec_context.thread_count = 2  # threads hold frames: bounds memory on many cores
+    stream.codec_context.thread_count = 2  # every thread holds frames, which would take memory on many cores
     stream.codec_context.thread_type = "AUTO"
     try:
       yield from container.demux(stream)
     except av.error.FFmpegError:
-      return  # cut off: `describe` compares the length with what the header says
+      return  # truncated: `describe` compares the length with the header's
 
 
 def decoded(path: Path, index: int, damage: list[int]) -> Iterator[Any]:
-  """The frames of one stream. A damaged packet is left out, so that its time is a gap, and its number noted."""
+  """The frames of one stream. A damaged packet is left out, which leaves a gap, and its number is added to `damage`."""
   any_frame = False
   for number, packet in enumerate(packets(path, index)):
     if packet.has_sidedata("encryption_info"):
@@ -233,7 +223,7 @@ def scan_audio(path: Path, stream: "av.stream.Stream") -> tuple[AudioInfo | None
 
 
 def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Iterator[np.ndarray]:
-  """Mono sound, float32 at the file's own rate, in pieces of at most about a second, laid from `origin` on.
+  """Mono sound, float32 at the file's own rate, in pieces of at most about a second, from `origin` on.
 
   Gaps between timestamps are silence, overlaps are cut, codec padding past the stated end is dropped.
   """
@@ -244,9 +234,9 @@ def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Ite
       raise MediaError(f"{path}: the sample rate changes from {rate} to {frame.sample_rate} Hz; convert it to one rate")
     sound = mono(frame, path, clock / rate)
     gap = 0 if frame.time is None else round((frame.time - origin) * rate) - clock
-    if gap > LONGEST * rate:
+    if gap > MAX_SECONDS * rate:
       raise MediaError(f"{path}: a timestamp jumps to {frame.time:.0f} s; remux the file")
-    if clock == 0 or gap > RESYNC * rate:  # the first frame is laid exactly
+    if clock == 0 or gap > RESYNC * rate:  # the first frame starts exactly at its timestamp
       for begin in range(0, gap, rate):
         yield np.zeros(min(rate, gap - begin), np.float32)
       clock += max(gap, 0)

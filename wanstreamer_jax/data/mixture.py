@@ -1,4 +1,4 @@
-"""What training reads and in which order: folders of records mixed by weights, and the crop at every place of a batch.
+"""What training reads and in which order: folders of records, mixed by weights, and the crop in every row of a batch.
 
 `data.path` names one folder, or several with their weights: "runs/world-latents:3,runs/calls-latents:1" takes three
 crops of the first for every one of the second. A weight is any number, as in a:0.7 or a:2/3, and 1 where none is given.
@@ -8,10 +8,10 @@ Row r of global batch b is element b * batch + r of one endless sequence, a pure
      every folder exactly as often as its weight says, in a shuffled order: proportions are exact, block for block.
   2. The n-th element of a folder is the n-th of its sessions, every epoch a fresh permutation of all of them.
   3. Its crop is one of the few that together cover the session (`Order.start`), so that a few epochs show every unit.
-Nothing else is remembered: the state of a loader is the step, and hosts only choose which rows they read.
+There is no other state: the step is the state of a loader, and hosts only choose which rows they read.
 
-Nothing is packed: the sessions of a folder have one length and so have crops. What does not fill a session is left
-out when records are built, and counted there.
+Nothing is packed: the sessions of a folder have one length, and so have crops. Units that do not fill a session are
+left out, and counted, when records are made.
 """
 
 import fractions
@@ -28,9 +28,9 @@ from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError
 
-LONGEST_BLOCK = 100_000  # elements
+MAX_BLOCK = 100_000  # elements
 WEIGHT = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}|\d{1,9}/0*[1-9]\d{0,8}")
-SESSIONS, STARTS, FOLDERS = 0, 1, 2  # what a random stream decides
+SESSIONS, STARTS, FOLDERS = 0, 1, 2  # numbers of the random streams, by what they decide
 
 
 class Place(NamedTuple):
@@ -55,7 +55,7 @@ def parse_mixture(text: str) -> dict[str, fractions.Fraction]:
 
 
 def _parse_part(part: str, text: str) -> tuple[str, fractions.Fraction]:
-  """FOLDER:WEIGHT or FOLDER; the colon of gs:// belongs to the folder."""
+  """(folder, weight) of FOLDER:WEIGHT or FOLDER; the colon of gs:// belongs to the folder."""
   path, colon, number = part.rpartition(":")
   if not colon or number.startswith("/"):
     path, number = part, "1"
@@ -70,7 +70,7 @@ class Order:
   """Element -> crop, for folders of `sessions` sessions of `lengths` units, and crops of `crop` units.
 
   Without `shuffle`, folders take turns, sessions come in order, and every crop starts at 0. Raises DataError for
-  weights whose smallest common unit is too fine for blocks.
+  weights that repeat only after more than MAX_BLOCK crops.
   """
 
   def __init__(
@@ -82,10 +82,10 @@ class Order:
     whole = [int(weight * scale) for weight in weights]
     self.shares = [count // math.gcd(*whole) for count in whole]  # of each folder in a block
     self.block = sum(self.shares)
-    if self.block > LONGEST_BLOCK:
+    if self.block > MAX_BLOCK:
       raise DataError(
         f"the weights {', '.join(map(str, weights))} of data.path repeat after {self.block} crops: expected at most "
-        f"{LONGEST_BLOCK}; use rounder weights"
+        f"{MAX_BLOCK}; use rounder weights"
       )
     self._seed, self._shuffle = seed, shuffle
     self._mixed = functools.lru_cache(maxsize=4)(self._mix)
@@ -101,21 +101,22 @@ class Order:
     return Place(folder, session, self.start(folder, session, epoch))
 
   def cycle(self, folder: int) -> int:
-    """How many epochs show all of every session."""
+    """How many epochs it takes to show all of every session."""
     return -(-(2 * self.lengths[folder] + self.crop) // (2 * self.crop))
 
   def start(self, folder: int, session: int, epoch: int) -> int:
     """Where the crop of a session starts in an epoch.
 
-    In every cycle of epochs the starts are 0, the last possible one, and between them drawn ones at most a crop apart,
-    in a drawn order: a cycle shows every unit of the session, and over cycles crops start everywhere. (Starts that are
-    drawn each by itself hardly ever show the first and the last units: one crop in 86 of 40 units of 125.)
+    In every cycle of epochs the starts are 0, the last possible one, and random ones between them, at most a crop
+    apart, in a random order: a cycle shows every unit of the session, and over many cycles crops start everywhere.
+    (Independent random starts would hardly ever show the first and the last units: one crop in 86, for crops of 40 of
+    125 units.)
     """
     length, cycle = self.lengths[folder], self.cycle(folder)
     if not self._shuffle or length == self.crop:
       return 0
     rng = self._rng(STARTS, folder, session, epoch // cycle)
-    overlap = cycle * self.crop - length  # units that a cycle shows again, at drawn places; half a crop at least
+    overlap = cycle * self.crop - length  # units that a cycle shows twice, at random places; at least half a crop
     earlier = np.sort(rng.integers(overlap + 1, size=cycle))
     earlier[0], earlier[-1] = 0, overlap
     starts = np.clip(np.arange(cycle) * self.crop - earlier, 0, length - self.crop)
@@ -183,7 +184,7 @@ class Mixture:
 
 
 def _check_alike(first: RecordFolder, other: RecordFolder) -> None:
-  """Raises DataError unless rows of both can stand in one batch."""
+  """Raises DataError unless rows of both folders fit into one batch."""
   if first.kind != other.kind:
     raise DataError(f"{first.path} holds {first.kind}, {other.path} holds {other.kind}: mix one kind")
   made_by = [folder.manifest["source"].get("codecs") for folder in (first, other)]

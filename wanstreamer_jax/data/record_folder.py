@@ -1,4 +1,4 @@
-"""A folder of unit and session records: `manifest.json` and sharded ArrayRecord files.
+"""A folder of unit and session records, read: `manifest.json` and sharded ArrayRecord files.
 
     manifest.json                    format, layouts, media and text settings, source, statistics, shards with hashes
     report.json                      what was skipped when it was made, and why
@@ -55,7 +55,7 @@ def sha256_of(path: pathlib.Path) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """Raises DataError for a file that is not there or not JSON."""
+  """The values of a JSON file. Raises DataError for a file that is missing or not JSON."""
   try:
     return json.loads(path.read_text())
   except OSError as error:
@@ -65,7 +65,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def _shapes(config: Config, kind: str) -> dict[str, list[int]]:
-  """Of the fields that do not follow from the media alone."""
+  """Shapes of the fields that do not follow from the media alone."""
   shapes = {"voice": [config.layout.voice_units * config.media.samples]}
   if kind == "latents":
     shapes["agent_video_latent"] = [config.latent_height, config.latent_width, config.video_vae.latent_dim]
@@ -74,7 +74,7 @@ def _shapes(config: Config, kind: str) -> dict[str, list[int]]:
 
 
 def _no_records(path: pathlib.Path) -> str:
-  """What to say where a folder of records should be and is not."""
+  """The message for a path that is not a folder of records."""
   if path.is_dir():
     return f"{path} holds no records: no {MANIFEST}; give a folder that `wanstreamer data make` or `encode` wrote"
   if partial_path(path).is_dir():
@@ -110,7 +110,7 @@ class RecordFolder:
     except (KeyError, TypeError, ValueError) as error:
       raise DataError(f"{self.path / MANIFEST}: incomplete or damaged ({one_line(error)}); make it again") from error
     if not self._ends:
-      raise DataError(f"{self.path / MANIFEST} lists no shards: it holds no session; make it again")
+      raise DataError(f"{self.path / MANIFEST} lists no shards and hence no session; make it again")
     self.sessions = self._ends[-1]
     self._lock = threading.Lock()
     self._check_sizes()
@@ -125,7 +125,7 @@ class RecordFolder:
     return self.sessions
 
   def read_units(self, session: int, start: int = 0, count: int | None = None) -> np.ndarray:
-    """`count` consecutive unit records of a session, [count] of unit_dtype; all behind `start` without a count."""
+    """`count` consecutive unit records of a session from `start` on, by default all of them: [count] of unit_dtype."""
     shard, row = self._locate(session)
     count = self.units - start if count is None else count
     if not 0 <= start <= start + count <= self.units:
@@ -152,7 +152,7 @@ class RecordFolder:
     """Reads every file and compares its hash with the manifest's. Raises DataError with the first that differs."""
     for file in self._all_files():
       if sha256_of(self.path / file["name"]) != file["sha256"]:
-        raise DataError(f"{self.path / file['name']}: its contents are not those of the manifest; make it again")
+        raise DataError(f"{self.path / file['name']}: its contents do not match the manifest's hash; make it again")
 
   def check(self, config: Config, tokenizer: TextTokenizer) -> None:
     """Raises DataError when the records were made for other media, text slots or another tokenizer."""
@@ -216,7 +216,7 @@ class RecordFolder:
 
   @functools.cached_property
   def _readers(self) -> Callable[[int, str], Any]:
-    """Opens files when they are first read, and keeps the last few hundred open."""
+    """Opens files when they are first read, and keeps up to 256 of them open."""
     from array_record.python import array_record_module
 
     @functools.lru_cache(maxsize=256)

@@ -1,8 +1,8 @@
 """Writes folders of records: shard by shard, by many processes on many hosts, restartable.
 
-All of them write into `<folder>.partial` on a file system that they share. A shard's files are written under names of
-their own process and renamed when they are whole; a note with their sizes and hashes says so. Whoever finds every
-shard there writes the manifest and renames the folder. An interrupted run is repeated, and makes what is missing.
+All processes write into `<folder>.partial` on a shared file system. A shard's files get temporary names and are renamed
+when they are complete; a note with their sizes and hashes marks the shard as done. The process that finds every shard
+done writes the manifest and renames the folder. Repeating an interrupted run makes the missing shards.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from wanstreamer_jax.data.record_folder import (
 from wanstreamer_jax.data.records import SessionRecord
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError, one_line
-from wanstreamer_jax.files import own_temporary, write_json
+from wanstreamer_jax.files import TEMPORARY, replacing, write_json
 
 PLAN, REPORT = "plan.json", "report.json"
 WRITER_OPTIONS = "group_size:1,zstd:3"  # group_size:1 makes random access fast; zstd reads 19 000 units/s, brotli 9 000
@@ -62,9 +62,9 @@ def head(
 
 
 class FolderWriter:
-  """Writes a folder of records in `<path>.partial`. Raises DataError when another folder is there, or was begun.
+  """Writes a folder of records in `<path>.partial`. Raises DataError when it exists or was begun with other settings.
 
-  finished: the manifest, where the folder is whole already.
+  finished: the manifest, if the folder is complete already.
   """
 
   def __init__(self, path: str | pathlib.Path, manifest_head: dict[str, Any]):
@@ -86,12 +86,12 @@ class FolderWriter:
       write_json(plan, self.head)
 
   def missing(self, shards: int, share: tuple[int, int] = WHOLE) -> list[int]:
-    """Shards of a share that no run has finished."""
+    """Shards of a share that are not done yet."""
     return [shard for shard in range(share[0], shards, share[1]) if not self._has(shard)]
 
   @contextlib.contextmanager
   def beside_others(self) -> Iterator[None]:
-    """For whatever works in the folder: that it fails means nothing where another process has finished the folder."""
+    """Ignores errors of work in the partial folder if another process has finished and renamed it meanwhile."""
     try:
       yield
     except (OSError, DataError):
@@ -101,7 +101,7 @@ class FolderWriter:
   def finish(self, shards: int, summary: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> dict[str, Any] | None:
     """Writes report and manifest from the shards' notes, renames the folder, returns the manifest.
 
-    None while shards are missing, which other hosts are making. Raises DataError when the source gave no session.
+    Returns None while other hosts are still making shards. Raises DataError when the source gave no session.
     """
     with self.beside_others():
       if not self.path.exists() and not self.missing(shards):
@@ -118,12 +118,11 @@ class FolderWriter:
     write_json(self.partial / REPORT, report)
     write_json(self.partial / MANIFEST, {**head, **summary(notes), "shards": notes})
     self.partial.rename(self.path)
-    for leftover in (self.path / PLAN, *self.path.glob("shard-*.json"), *self.path.glob("*.tmp")):
+    for leftover in (self.path / PLAN, *self.path.glob("shard-*.json"), *self.path.glob(f"*{TEMPORARY}")):
       leftover.unlink(missing_ok=True)
 
   def write(self, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]) -> None:
-    """Writes one shard; `notes` (JSON values, may be filled while `sessions` runs) go into the manifest, except those
-    of `_report`."""
+    """Writes one shard. notes: JSON values for manifest and report, to which iterating over `sessions` may add."""
     write_shard(self.partial, shard, sessions, notes)
 
   def _has(self, shard: int) -> bool:
@@ -139,7 +138,7 @@ class FolderWriter:
 
 
 def _report(notes: list[dict[str, Any]]) -> dict[str, Any]:
-  """Takes what was left out from the notes: {"unused_units": the ends that filled no session, "skipped": [...]}."""
+  """Moves what was left out from the notes to a report: {"unused_units": ends of recordings, "skipped": [...]}."""
   skipped = [entry for note in notes for entry in note.pop("skipped", [])]
   return {"unused_units": sum(note.pop("unused_units", 0) for note in notes), "skipped": skipped}
 
@@ -162,27 +161,25 @@ def note_path(folder: pathlib.Path, shard: int) -> pathlib.Path:
 def write_shard(
   folder: pathlib.Path, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]
 ) -> None:
-  """Writes a shard's two files under temporary names, then renames them and leaves a note. Used by worker processes."""
+  """Writes a shard's two files and then the note that marks it as done. Runs in worker processes."""
   from array_record.python import array_record_module
 
   names = {kind: f"{kind}-{shard:05d}.array_record" for kind in FILES}
-  temporary = {kind: own_temporary(folder / name) for kind, name in names.items()}
-  count = 0
+  count, files = 0, {}
   try:
-    writers = {kind: array_record_module.ArrayRecordWriter(str(temporary[kind]), WRITER_OPTIONS) for kind in FILES}
-    for units, session in sessions:
-      for unit in units:
-        writers["units"].write(unit.tobytes())
-      writers["sessions"].write(session.to_bytes())
-      count += 1
-    for writer in writers.values():
-      writer.close()
-    note = {"sessions": count, "files": {}, **notes}
-    for kind, name in names.items():
-      size, digest = temporary[kind].stat().st_size, sha256_of(temporary[kind])
-      note["files"][kind] = {"name": name, "bytes": size, "sha256": digest}
-      temporary[kind].rename(folder / name)
-    write_json(note_path(folder, shard), note)
+    with contextlib.ExitStack() as both:
+      temporary = {kind: both.enter_context(replacing(folder / name)) for kind, name in names.items()}
+      writers = {kind: array_record_module.ArrayRecordWriter(str(temporary[kind]), WRITER_OPTIONS) for kind in FILES}
+      for units, session in sessions:
+        for unit in units:
+          writers["units"].write(unit.tobytes())
+        writers["sessions"].write(session.to_bytes())
+        count += 1
+      for kind, writer in writers.items():
+        writer.close()
+        size, digest = temporary[kind].stat().st_size, sha256_of(temporary[kind])
+        files[kind] = {"name": names[kind], "bytes": size, "sha256": digest}
+    write_json(note_path(folder, shard), {"sessions": count, "files": files, **notes})
   except (RuntimeError, OSError) as error:  # the library's writer errors, such as a full disk
-    gone = "" if folder.is_dir() else "the folder is gone, perhaps finished by another process: "
+    gone = "" if folder.is_dir() else "the folder is gone, perhaps because another process has finished it: "
     raise DataError(f"cannot write {folder / names['units']}: {gone}{one_line(error)}") from error

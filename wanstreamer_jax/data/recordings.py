@@ -1,4 +1,4 @@
-"""Recordings of two people as sessions: a folder of media files and a JSON-lines manifest over it.
+"""Recordings of two people as sessions: a folder of media files and a JSON-lines manifest that lists them.
 
 One line per recording; paths are relative to the manifest, times are seconds from the recording's start:
 
@@ -8,10 +8,10 @@ One line per recording; paths are relative to the manifest, times are seconds fr
      "world": {"fields": {"name": "Ada"}, "portrait": "ada.png"},
      "events": [{"start": 1.0, "end": 2.0, "actor": "agent", "kind": "nod"}]}
 
-Sound comes from "audio", or from the video file without it; a side may lack sound or picture. A line
-`{"path": "talk.wav", "duration": 61.5}` is one two-channel file, agent left and user right (the moshi-finetune form);
-the other keys may stand beside it, and a stated duration must be positive. Any size, frame rate, sample rate.
-A recording gives as many sessions of `units` as it holds whole ones; it ends with its shorter side.
+Sound comes from "audio", or else from the video file; a side may lack sound or picture. A line `{"path": "talk.wav",
+"duration": 61.5}` names one two-channel file, agent left and user right (the moshi-finetune form); the other keys may
+be added to it, and a stated duration must be positive. Any picture size, frame rate and sample rate will do. A
+recording ends with its shorter side and gives as many sessions of `units` units as fit into it.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ from wanstreamer_jax.errors import DataError, one_line
 
 LINE_KEYS = ("id", "path", "duration", "user", "agent", "world", "events")
 SIDE_KEYS = ("video", "audio", "words")
-LARGEST = 1e9  # seconds
-LEADS = (0, 1, 2)  # units between the writing and the sounding of a word, drawn per recording
+MAX_TIME = 1e9  # seconds
+LEADS = (0, 1, 2)  # units by which a word is written before it sounds; one is chosen for each recording
 
 
 @dataclasses.dataclass(frozen=True)
-class Recording:
+class ManifestLine:
   """One checked line of a manifest."""
 
   id: str
@@ -51,16 +51,17 @@ class Recording:
 
 @dataclasses.dataclass(frozen=True)
 class BadLine:
-  """A line of a manifest that could not be used, and why."""
+  """A line of a manifest that cannot be used, and why."""
 
   where: str
   reason: str
 
 
-def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[Recording | BadLine]:
+def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[ManifestLine | BadLine]:
   """All lines of a manifest, checked.
 
-  Raises DataError with the file's name and line number for the first bad one; with `skip_bad` it is a BadLine.
+  Raises DataError with the file's name and line number for the first bad one; with `skip_bad` such lines become
+  BadLine.
   """
   path = pathlib.Path(path)
   try:
@@ -69,13 +70,13 @@ def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[Reco
     raise DataError(f"recordings manifest {path}: {error.strerror}") from error
   except UnicodeDecodeError as error:
     raise DataError(f"recordings manifest {path}: not a text file ({one_line(error)})") from error
-  found: list[Recording | BadLine] = []
+  found: list[ManifestLine | BadLine] = []
   used: dict[str, str] = {}  # id -> where
   for number, line in enumerate(lines, 1):
     where = f"{path}:{number}"
     try:
       if line.strip():
-        found.append(_recording(line, path.parent, where, used))
+        found.append(_checked_line(line, path.parent, where, used))
     except DataError as error:
       if not skip_bad:
         raise
@@ -85,8 +86,8 @@ def read_manifest(path: str | pathlib.Path, skip_bad: bool = False) -> list[Reco
   return found
 
 
-def _recording(line: str, folder: pathlib.Path, where: str, used: dict[str, str]) -> Recording:
-  """Adds its id to `used`."""
+def _checked_line(line: str, folder: pathlib.Path, where: str, used: dict[str, str]) -> ManifestLine:
+  """One line of a manifest, checked; its id is added to `used`. Raises DataError."""
   try:
     value = json.loads(line)
   except (ValueError, RecursionError) as error:
@@ -112,15 +113,15 @@ def _recording(line: str, folder: pathlib.Path, where: str, used: dict[str, str]
       _file(file.name if file.parent == folder else str(file), folder, f"{where}: world")
   identity = value.get("id", stereo or next(iter(media[AGENT].values()), None))
   if not isinstance(identity, str) or not identity:
-    raise DataError(f"{where}: id {identity!r} is not a text")
+    raise DataError(f"{where}: id {identity!r} is not text")
   events = tuple(_events(value.get("events", []), f"{where}: events"))
   if used.setdefault(identity, where) != where:
     raise DataError(f"{where}: id {identity!r} was used at {used[identity]}; ids must be unique")
-  return Recording(identity, where, media, stereo, words, value.get("world", {}), events)
+  return ManifestLine(identity, where, media, stereo, words, value.get("world", {}), events)
 
 
 def _at(folder: pathlib.Path, where: str) -> pathlib.Path:
-  """The place of a world inside a manifest, as the path that messages of `world_file` begin with."""
+  """A path for the messages of `world_file` that names the line of a manifest which holds the world."""
   return folder / f"{pathlib.Path(where).name}: world"
 
 
@@ -138,7 +139,7 @@ def _file(name: Any, folder: pathlib.Path, where: str) -> None:
 
 
 def _number(value: Any, where: str, above: float = -math.inf) -> float:
-  known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+  known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_TIME
   if not known or value <= above:
     shown = one_line(ValueError(repr(value)))
     raise DataError(f"{where}: {shown} is not a number{f' above {above:g}' if above > -math.inf else ''}")
@@ -148,7 +149,7 @@ def _number(value: Any, where: str, above: float = -math.inf) -> float:
 def _interval(value: Any, where: str) -> tuple[float, float]:
   start, end = (_number(value.get(key), f"{where}.{key}") for key in ("start", "end"))
   if not 0 <= start <= end:
-    raise DataError(f"{where}: from {start:g} s to {end:g} s is not an interval from 0 on")
+    raise DataError(f"{where}: from {start:g} s to {end:g} s is not an interval: expected 0 <= start <= end")
   return start, end
 
 
@@ -179,17 +180,17 @@ def _events(values: Any, where: str) -> Iterator[Event]:
 
 @dataclasses.dataclass(frozen=True)
 class RecordingsSource:
-  """A `make.Source` over a manifest: one item per recording. `units` is the length of a session."""
+  """A `make.SessionSource` over a manifest: one item per recording. `units` is the length of a session."""
 
   manifest: pathlib.Path
   media: MediaConfig
   units: int
-  recordings: tuple[Recording | BadLine, ...]
+  recordings: tuple[ManifestLine | BadLine, ...]
   tracks: tuple[str, ...] = ()
 
   @classmethod
   def open(cls, manifest: str | pathlib.Path, config: Config, skip_bad: bool = False) -> "RecordingsSource":
-    """Reads and checks the manifest. Raises DataError for its first bad line; with `skip_bad`, that item does."""
+    """Reads and checks the manifest. Raises DataError for its first bad line; with `skip_bad` only that item does."""
     units = config.data.session_units
     return cls(pathlib.Path(manifest), config.media, units, tuple(read_manifest(manifest, skip_bad)))
 
@@ -200,7 +201,7 @@ class RecordingsSource:
   def describe(self) -> dict[str, Any]:
     digest = hashlib.sha256(self.manifest.read_bytes()).hexdigest()
     known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items}
-    return {"name": "recordings", **known, "text_lead": None}  # drawn per recording, and told in its world
+    return {"name": "recordings", **known, "text_lead": None}  # chosen for each recording and stated in its world
 
   def where(self, item: int) -> str:
     return self.recordings[item].where
@@ -224,8 +225,8 @@ class RecordingsSource:
 Pair = tuple[np.ndarray | None, np.ndarray | None]  # video, audio of one unit
 
 
-def _units(recording: Recording, name: str, folder: pathlib.Path, media: MediaConfig) -> Iterator[Pair]:
-  """One side's units, until its shorter stream ends."""
+def _units(recording: ManifestLine, name: str, folder: pathlib.Path, media: MediaConfig) -> Iterator[Pair]:
+  """The units of one side, up to the end of its shorter stream."""
   from wanstreamer_jax.data.media import MediaReader
 
   files = recording.media[name]
@@ -263,7 +264,7 @@ def _channel(path: pathlib.Path, channel: int, media: MediaConfig) -> Iterator[n
 
 
 def _session(
-  recording: Recording, number: int, piece: list[tuple[Pair, Pair]], world: World, lead: float, media: MediaConfig
+  recording: ManifestLine, number: int, piece: list[tuple[Pair, Pair]], world: World, lead: float, media: MediaConfig
 ) -> Session:
   """Session `number` of a recording: its media, and the words and events that touch it, on its own clock."""
   units, seconds = len(piece), media.unit_ms / 1000
@@ -275,7 +276,7 @@ def _session(
       for text, start, end in recording.words[name]
       if end > begin and start < begin + length
     )
-    written = tuple(  # in this session, the last ones sounding after it; a word that is being said at its start is not
+    written = tuple(  # within this session, even if it sounds after it; not a word that already sounds at its start
       Word(text, max(0.0, start - begin - lead), start - begin, end - begin)
       for text, start, end in recording.words[name]
       if start >= begin and start - lead < begin + length

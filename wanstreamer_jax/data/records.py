@@ -1,8 +1,8 @@
-"""What one stored unit and one stored session look like: NumPy layouts, and the way from a `Session` into them.
+"""Layouts of a stored unit and a stored session as NumPy dtypes, and conversion of a `Session` into them.
 
-A unit record is a fixed-size structured array, so reading is `np.frombuffer` and nothing else. Media stay as they
-were made: video uint8, audio int16. A session record is a fixed part (world text, portrait, voice) followed by JSON
-with the ground truth (events, words, phones, world fields). `record_folder.py` puts both into files.
+A unit record is a fixed-size structured array, so that reading is nothing but `np.frombuffer`. Media are stored as
+video uint8 and audio int16. A session record is a fixed part (world text, portrait, voice) followed by JSON with the
+ground truth (events, words, phones, world fields). `record_folder.py` puts both into files.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from wanstreamer_jax.data.tokenizer import CUT, TextTokenizer
 from wanstreamer_jax.errors import DataError
 
 AUDIO_SCALE = 32767.0
-ROUNDING = 1e-6  # units; a time that is meant to be a unit's start may be a rounding error before it
+ROUNDING = 1e-6  # units by which rounding may put a time before the start of the unit that it belongs to
 
 
 def unit_dtype(config: Config, tracks: Sequence[str]) -> np.dtype:
@@ -43,7 +43,7 @@ def unit_dtype(config: Config, tracks: Sequence[str]) -> np.dtype:
 
 
 def session_dtype(config: Config) -> np.dtype:
-  """Layout of a session's fixed part: world text, portrait and voice sample, each with what says that it exists."""
+  """Layout of a session's fixed part: world text, portrait and voice sample, with flags that say whether they exist."""
   media, layout = config.media, config.layout
   return np.dtype(
     [
@@ -79,7 +79,7 @@ def audio_to_int16(audio: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class TextStats:
-  """What became of words on their way into unit slots. Add two to get the sum."""
+  """Counts of what happened to words when they were placed into the slots of units. Instances can be added."""
 
   words: int = 0
   tokens: int = 0
@@ -95,9 +95,10 @@ def text_to_units(
 ) -> tuple[np.ndarray, TextStats]:
   """Places words into the text slots of units (design section 3). Returns ids int32 [units, slots] and statistics.
 
-  A word enters the unit it is `written` in; what does not fit spills into the next unit, in order. With `onsets` a
-  word never goes past the unit in which it starts to sound: it is dropped whole instead. `<cut>` has no onset. Free
-  slots hold PAD; the first of them is a token of the stream, the others are nothing. Typed text has no onsets.
+  A word enters the unit in which it is `written`; if it does not fit, it spills into the next unit, in order. With
+  `onsets` a word never goes past the unit in which it starts to sound: it is dropped whole instead. `<cut>` has no
+  onset. Free slots hold PAD; the first PAD of a unit is a token of the stream, the others are padding. Typed text has
+  no onsets.
   """
   ids = np.full((units, slots), tokenizer.pad_id, np.int32)
   cursor, stats = 0, TextStats()  # cursor: the next free slot, counted from the session's start

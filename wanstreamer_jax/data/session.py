@@ -1,6 +1,6 @@
 """The session: two sides of one conversation on one clock, as media, timed text, world fields and events.
 
-Everything that makes or reads data speaks this type: duplex_world makes sessions, recordings are read into sessions,
+All code that makes or reads data uses this type: duplex_world makes sessions, recordings are read into sessions, and
 records are written from sessions. Times are seconds from the session's start. Media are plain NumPy:
 video uint8 [frames, height, width, 3] at `fps`, audio float32 [samples] in [-1, 1] at `sample_rate`.
 """
@@ -83,3 +83,11 @@ class Session:
   units: int
   seed: int = 0
   source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaUnit:
+  """What the user showed and sounded during one unit; None where there is no such stream."""
+
+  video: np.ndarray | None = None  # uint8 [frames, height, width, 3]
+  audio: np.ndarray | None = None  # float32 [samples] in [-1, 1]

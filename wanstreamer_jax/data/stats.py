@@ -1,4 +1,4 @@
-"""What a folder of records holds, in numbers: sizes, who speaks how much, text, spill, events."""
+"""Statistics of a folder of records: size, how much each side speaks, text, spill, events."""
 
 import collections
 import pathlib
@@ -12,7 +12,8 @@ from wanstreamer_jax.data.tokenizer import TextTokenizer
 
 
 def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200) -> dict[str, Any]:
-  """Figures of a folder. Speech and spill count every session; words, tokens and events `sample` of them, evenly.
+  """Figures of a folder. Speech and spill are of every session; words, tokens and events of `sample` evenly spaced
+  ones.
 
   Raises DataError as `RecordFolder` does.
   """

@@ -1,4 +1,4 @@
-"""Records as a TensorFlow Datasets dataset, for people whose tools read TFDS. TensorFlow itself is not needed.
+"""Records as a TensorFlow Datasets dataset, for tools that read TFDS. TensorFlow itself is not needed.
 
     builder = export("data_cache/world", "tfds")              # one example per unit
     units = builder.as_data_source(split="train")
@@ -88,9 +88,9 @@ def export(
 ) -> Duplex:
   """Writes a folder of records as a TFDS dataset below `out` and returns its builder.
 
-  runner: of Apache Beam: "DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner" ...; empty writes here, without
-    Beam. options: the runner's pipeline options, as on its command line. Records and `out` must be readable by every
-    worker. Raises DataError, and UserError for a runner that is not there.
+  runner: an Apache Beam runner: "DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner" ...; if empty, this
+    process writes, without Beam. options: the runner's pipeline options, as on its command line. Records and `out` must
+    be readable by every worker. Raises DataError, and UserError for a runner that is not installed.
   """
   builder = Duplex(records=records, beam=bool(runner), data_dir=str(out))
   builder.download_and_prepare(download_config=_download_config(runner, options) if runner else None)

@@ -1,8 +1,8 @@
-"""Text in and out: a `tokenizer.json` read with the `tokenizers` library.
+"""Text to token ids and back, by a `tokenizer.json` that the `tokenizers` library reads.
 
 A small one is shipped (`tokenizer.json` beside this file, made by `data/duplex_world/build_tokenizer.py`): every word
 of duplex_world is one token with its leading space, and bytes cover all other text. A language model's own file works
-too; the control tokens it lacks are added behind its vocabulary. Text never turns into control tokens: `<cut>` typed
+too; control tokens that it lacks are added after its vocabulary. Text never turns into control tokens: `<cut>` typed
 by a user is five characters, and only `encode_word` makes the control token.
 """
 
@@ -18,7 +18,7 @@ import tokenizers
 from wanstreamer_jax.errors import DataError, one_line
 
 PAD, CUT, UNK = "<pad>", "<cut>", "<unk>"
-HALF = "\ufffd"  # what decoders show where bytes are not yet a character
+HALF = "\ufffd"  # what decoders give for bytes that are not yet a whole character
 CONTROL = (PAD, CUT, UNK)
 SHIPPED = pathlib.Path(__file__).with_name("tokenizer.json")
 
@@ -56,7 +56,7 @@ class TextTokenizer:
     return self._tokenizer.encode(text, add_special_tokens=False).ids
 
   def encode_word(self, word: str) -> list[int]:
-    """The ids of one word of a stream, as it stands behind other words; `<cut>` is the control token."""
+    """The ids of one word of a stream, as it follows other words; `<cut>` is the control token."""
     if word == CUT:
       return [self.cut_id]
     return self.encode(word if self._adds_space else " " + word)
@@ -89,20 +89,20 @@ class TextTokenizer:
 
 
 class TextStream:
-  """Ids to text, piece by piece: what all calls gave, joined, is the text of all ids.
+  """Decodes ids piece by piece: the results of all calls, joined, are the text of all ids.
 
-  A new word begins with a space, so a word that is torn between calls is whole when joined; half a character waits
-  for its other half. PAD says nothing, `<cut>` is shown.
+  A new word begins with a space, so that a word split between calls is whole when joined. An incomplete character is
+  held back until its other bytes come. PAD gives nothing, `<cut>` is shown.
   """
 
   def __init__(self, tokenizer: TextTokenizer):
     self.tokenizer = tokenizer
-    self._open: list[int] = []  # ids of the last characters shown, behind which the next ones join, and of half ones
-    self._shown = ""  # their text as far as it is shown
+    self._open: list[int] = []  # ids of the last characters, which the next ids continue, and of an incomplete one
+    self._shown = ""  # the part of their text that was returned already
 
   @property
   def open(self) -> tuple[list[int], str]:
-    """All that it remembers; may be set to what it was."""
+    """The whole state; setting it to an earlier value goes back to it."""
     return self._open, self._shown
 
   @open.setter
@@ -129,21 +129,21 @@ class TextStream:
     return new
 
 
-MOST_TYPED = 2000  # ids
+MAX_TYPED = 2000  # ids that may wait for slots
 
 
 class Keyboard:
-  """Typed texts as slots of units: what does not fit waits for the next unit."""
+  """Puts typed texts into the slots of units; ids that do not fit wait for the next unit."""
 
   def __init__(self, tokenizer: TextTokenizer, slots: int):
     self.tokenizer, self.slots = tokenizer, slots
-    self.waiting: list[int] = []  # ids; what is typed when MOST_TYPED wait is lost
+    self.waiting: list[int] = []  # ids; words typed while MAX_TYPED ids wait are lost
 
   def __call__(self, typed: Sequence[str]) -> np.ndarray:
-    """int32 [slots], PAD-filled."""
+    """Takes what was typed during a unit and returns its slots: int32 [slots], PAD-filled."""
     for text in typed:
       for word in text.split():
-        if len(self.waiting) < MOST_TYPED:
+        if len(self.waiting) < MAX_TYPED:
           self.waiting += self.tokenizer.encode_word(word)
     now, self.waiting = self.waiting[: self.slots], self.waiting[self.slots :]
     return np.array(now + [self.tokenizer.pad_id] * (self.slots - len(now)), np.int32)

@@ -1,9 +1,9 @@
-"""World files: the JSON that tells the agent who it is, how it looks and how it sounds.
+"""World files: JSON that tells the agent who it is, how it looks and how it sounds.
 
     {"fields": {"name": "Ada", "likes": "tea"}, "portrait": "ada.png", "voice": "ada.wav"}
 
-Every key is optional. Paths are relative to the JSON file. The portrait is any picture that Pillow reads: turned as
-its EXIF says, cropped at the centre to the agent's aspect, scaled. The voice is any sound of at most 30 s.
+Every key is optional. Paths are relative to the JSON file. The portrait is any picture that Pillow reads; it is turned
+as its EXIF data say, cropped at the centre to the agent's aspect, and scaled. The voice is any sound of at most 30 s.
 """
 
 import json
@@ -20,14 +20,15 @@ from wanstreamer_jax.data.records import audio_to_int16
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import is_one_line
 from wanstreamer_jax.errors import DataError, MediaError, one_line
+from wanstreamer_jax.files import write_text
 
 KEYS = ["fields", "portrait", "voice"]
-MOST_FIELDS = 32
-LONGEST_NAME = 40  # characters
-LONGEST_VALUE = 400
-LONGEST_TEXT = 2000  # all fields as one line; how many tokens that is, the engine checks
-LONGEST_VOICE = 30.0  # seconds
-MOST_PIXELS = 100_000_000
+MAX_FIELDS = 32
+MAX_NAME = 40  # characters
+MAX_VALUE = 400  # characters
+MAX_TEXT = 2000  # characters of all fields as one line; the engine checks the number of tokens
+MAX_VOICE = 30.0  # seconds
+MAX_PIXELS = 100_000_000
 
 
 def load_world(path: str | Path, media: MediaConfig) -> World:
@@ -51,17 +52,17 @@ def write_world(folder: str | Path, world: World, media: MediaConfig) -> Path:
       file.setparams((1, 2, media.sample_rate, 0, "NONE", ""))
       file.writeframes(audio_to_int16(world.voice).astype("<i2").tobytes())
   path = folder / "world.json"
-  path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+  write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
   return path
 
 
-def world_of(path: Path, value: Any, media: MediaConfig, most_pixels: int = MOST_PIXELS) -> World:
-  """The World of a parsed JSON value; `path` stands in messages, and its folder is where files are."""
+def world_of(path: Path, value: Any, media: MediaConfig, max_pixels: int = MAX_PIXELS) -> World:
+  """The World of a parsed JSON value. `path` is named in messages; files are relative to its folder."""
   fields, portrait, voice = check_world(path, value)
   return World(
     fields=fields,
-    portrait=None if portrait is None else load_portrait(portrait, media, most_pixels),
-    voice=None if voice is None else read_audio(voice, media, LONGEST_VOICE),
+    portrait=None if portrait is None else load_portrait(portrait, media, max_pixels),
+    voice=None if voice is None else read_audio(voice, media, MAX_VOICE),
   )
 
 
@@ -77,7 +78,7 @@ def check_world(path: Path, value: Any) -> tuple[dict[str, str], Path | None, Pa
 
 
 def parse(path: Path) -> Any:
-  """The JSON value of a file; a key given twice is an error."""
+  """The JSON value of a file. Raises DataError for a missing or broken file, and for a key that is given twice."""
   if path.exists() and not path.is_file():
     raise DataError(f"{path} is not a file; give the path of a world file (JSON)")
   try:
@@ -111,23 +112,23 @@ def kind(value: Any) -> str:
 
 
 def check_fields(path: Path, fields: Any) -> dict[str, str]:
-  """The persona text: a few short lines of text, or DataError with the field's name and the limit."""
+  """The fields, checked. Raises DataError with the field's name and the limit."""
   if not isinstance(fields, dict):
     raise DataError(f'{path}: "fields" must be an object of texts like {{"name": "Ada"}}, got {kind(fields)}')
-  if len(fields) > MOST_FIELDS:
-    raise DataError(f'{path}: "fields" has {len(fields)} entries: at most {MOST_FIELDS}')
+  if len(fields) > MAX_FIELDS:
+    raise DataError(f'{path}: "fields" has {len(fields)} entries: at most {MAX_FIELDS}')
   for name, text in fields.items():
     if not isinstance(text, str):
       raise DataError(f"{path}: field {name!r} must be text in quotes, got {kind(text)}")
-    if not name.strip() or len(name) > LONGEST_NAME:
-      raise DataError(f"{path}: field name {name[:60]!r} has {len(name)} characters: expected 1 to {LONGEST_NAME}")
-    if len(text) > LONGEST_VALUE:
-      raise DataError(f"{path}: field {name!r} has {len(text)} characters: at most {LONGEST_VALUE}")
+    if not name.strip() or len(name) > MAX_NAME:
+      raise DataError(f"{path}: field name {name[:60]!r} has {len(name)} characters: expected 1 to {MAX_NAME}")
+    if len(text) > MAX_VALUE:
+      raise DataError(f"{path}: field {name!r} has {len(text)} characters: at most {MAX_VALUE}")
     if not is_one_line(name + text):
       raise DataError(f"{path}: field {name!r} has line breaks or control characters; write it on one line")
   length = len(World(fields=fields).text())
-  if length > LONGEST_TEXT:
-    raise DataError(f"{path}: the fields together have {length} characters: at most {LONGEST_TEXT}")
+  if length > MAX_TEXT:
+    raise DataError(f"{path}: the fields together have {length} characters: at most {MAX_TEXT}")
   return dict(fields)
 
 
@@ -143,14 +144,14 @@ def referred(path: Path, value: dict[str, Any], key: str) -> Path | None:
   return path.parent / name
 
 
-def load_portrait(path: str | Path, media: MediaConfig, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+def load_portrait(path: str | Path, media: MediaConfig, max_pixels: int = MAX_PIXELS) -> np.ndarray:
   """A picture as uint8 [media.height, media.width, 3]; transparent parts are mid-grey. Raises MediaError."""
   if Path(path).exists() and not Path(path).is_file():
     raise MediaError(f"portrait {path} is not a file; give the path of a picture")
   try:
     with Image.open(path) as file:
-      if file.width * file.height > most_pixels:
-        raise MediaError(f"portrait {path} has {file.width} x {file.height} pixels: at most {most_pixels:,}; shrink it")
+      if file.width * file.height > max_pixels:
+        raise MediaError(f"portrait {path} has {file.width} x {file.height} pixels: at most {max_pixels:,}; shrink it")
       file.draft("RGB", (4 * media.width, 4 * media.height))  # JPEG only: decodes a large one small
       image = ImageOps.exif_transpose(file).convert("RGBA")
   except FileNotFoundError:

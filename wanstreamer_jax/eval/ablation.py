@@ -1,9 +1,9 @@
 """`wanstreamer ablate`: trains and evaluates config files, several seeds each, and writes one table and one picture.
 
-A cell is (config, seed). Its training is the run `RUNS/KEY-SEED`, where KEY is a hash of everything that matters to
-training: configs that differ only in how they sample share it. With --init all trainings start from the same weights.
-The figures of a cell are `RUNS/results/NAME-SEED.json`. Repeating the command continues interrupted trainings and skips
-finished cells.
+A cell is (config, seed). Its training is the run `RUNS/KEY-SEED`, where KEY is a hash of everything that affects
+training, so that configs that differ only in how they sample share a run. With --init all runs start from the same
+weights. The figures of a cell are `RUNS/results/NAME-SEED.json`. Repeating the command continues interrupted runs and
+skips finished cells.
 """
 
 import ast
@@ -35,17 +35,9 @@ from wanstreamer_jax.weights.agent import abstract_agent, load_agent, resolve, w
 from wanstreamer_jax.weights.store import WEIGHTS_FILE, find_weights
 
 FOLDER = "configs/ablations"
-SAMPLING = (
-  "name",
-  "flow.steps",
-  "flow.shift",
-  "flow.guidance",
-  "eval.",
-  "train.run",
-  "train.keep",
-  "train.codecs",
-  "train.init",
-)
+# Beginnings of the names of fields that do not affect training, and of those that decide about records.
+SAMPLING = ("name", "flow.steps", "flow.shift", "flow.guidance", "eval.", "train.run", "train.keep", "train.codecs",
+            "train.init")  # fmt: skip
 LOGGING = ("train.log_every", "train.eval_every", "train.checkpoint_every")
 RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.session_units", "data.tokenizer",
            "layout.text_slots", "layout.user_text_slots", "layout.world_text", "layout.voice_units", "layout.portrait",
@@ -57,7 +49,7 @@ Train = Callable[[Config], WanStreamer]  # a run's config -> its averaged weight
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the command line says; see `cli/evaluate.py`."""
+  """The options of the command line; see `cli/evaluate.py`."""
 
   configs: list[str] | None
   reference: str
@@ -73,8 +65,8 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
-  """One config and one seed. `training` is the config of the run, which other cells may share."""
+class AblationCell:
+  """One config and one seed. `training` is the config of its run, which other cells may share."""
 
   name: str
   seed: int
@@ -82,7 +74,7 @@ class Cell:
   training: Config
   variants: tuple[str, ...]
   sessions: int
-  init: str  # hash of the weights that it starts from; empty for an own initialisation
+  init: str  # hash of the weights that it starts from; empty for random ones
 
   def fingerprint(self) -> str:
     """Changes whenever the cell's figures would."""
@@ -95,8 +87,10 @@ def digest(values: Any) -> str:
 
 
 def part(config: Config, prefixes: Sequence[str] = (), *, without: bool = True) -> dict[str, Any]:
-  """The fields of a config whose dotted names start with none of the prefixes (or with one of them), wherever things
-  lie: records are known by their folder's name, weights to start from by their hash."""
+  """The fields of a config whose dotted names start with none of the prefixes (with `without=False`: with one of them).
+
+  Paths do not count: records are identified by their folder's name, initial weights by their hash.
+  """
   places = {"data.path": pathlib.Path(config.data.path).parent.name, "train.run": "", "train.init": ""}
   fields = flat_fields(config) | places
   return {name: value for name, value in fields.items() if name.startswith(tuple(prefixes)) is not without}
@@ -105,7 +99,7 @@ def part(config: Config, prefixes: Sequence[str] = (), *, without: bool = True) 
 def ablate(options: Options, train: Train) -> None:
   """Runs every cell that has no result yet, then writes the table and the picture.
 
-  train: trains the Transformer of one config; `eval` knows no training, so the command line brings it.
+  train: trains the Transformer of one config. The command line passes it, since `eval` does not import `train`.
   """
   files = [options.reference, *(options.configs or map(str, sorted(pathlib.Path(FOLDER).glob("*.py"))))]
   if len(files) < 2:
@@ -113,10 +107,10 @@ def ablate(options: Options, train: Train) -> None:
   if pathlib.Path(options.out).is_dir():
     raise ConfigError(f"--out {options.out} is a folder: give the name of a Markdown file")
   for file in files:
-    load_config(file)  # a broken one is found before anything is trained
+    load_config(file)  # finds a broken config before anything is trained
   codecs, path = load_agent(options.codecs), options.codecs
   weights = encode.fingerprint(codecs.audio_vae, codecs.video_vae)
-  options = dataclasses.replace(options, codecs=weights)  # part of what identifies records
+  options = dataclasses.replace(options, codecs=weights)  # a part of what identifies records
   cells = plan(files, options)
   for cell in cells:
     check_codecs(cell, codecs, path)
@@ -126,8 +120,8 @@ def ablate(options: Options, train: Train) -> None:
     ablation_report.write(options.out, read_results(cells[: number + 1], options), describe(files))
 
 
-def plan(files: Sequence[str], options: Options) -> list[Cell]:
-  """All cells, seed by seed, so that an interrupted table has every config once before any twice."""
+def plan(files: Sequence[str], options: Options) -> list[AblationCell]:
+  """All cells, seed by seed: an interrupted command has one seed of every config before a second of any."""
   cells = []
   init = weights_hash(options.init) if options.init else ""
   for seed in range(options.seeds):
@@ -138,12 +132,14 @@ def plan(files: Sequence[str], options: Options) -> list[Cell]:
       run = str(pathlib.Path(options.runs) / f"{key}-{seed}")
       baselines = VARIANTS if file == options.reference else ("model",)
       training = changed(training, **{"train.run": run})
-      cells.append(Cell(pathlib.Path(file).stem, seed, config, training, baselines, options.eval_sessions, init))
+      cells.append(
+        AblationCell(pathlib.Path(file).stem, seed, config, training, baselines, options.eval_sessions, init)
+      )
   return cells
 
 
 def weights_hash(checkpoint: str) -> str:
-  """What identifies the weights of an export: they are the same wherever they lie. Raises CheckpointError."""
+  """A hash of the weights of an export, which identifies them wherever they lie. Raises CheckpointError."""
   folder = find_weights(resolve(checkpoint))
   if not (folder / WEIGHTS_FILE).is_file():
     raise CheckpointError(f"--init {checkpoint} is not an export (no {WEIGHTS_FILE}): see `wanstreamer export`")
@@ -157,7 +153,7 @@ def sampling_only(file: str, options: Options, seed: int) -> bool:
 
 
 def seeded(file: str, seed: int, options: Options, name: str) -> Config:
-  """A config file with the seed, the steps and the records' folder that this run gives it; frozen."""
+  """The config of a file with the seed, the steps and the folder of records of this command; frozen."""
   config = run_config_file(file)
   config.name = name
   config.train.seed = config.data.seed = seed
@@ -185,15 +181,15 @@ def records_folder(config: Config, options: Options) -> pathlib.Path:
   )
 
 
-def check_codecs(cell: Cell, codecs: Agent, path: str) -> None:
-  """Raises ConfigError when the given codecs are not those of the cell's config."""
+def check_codecs(cell: AblationCell, codecs: Agent, path: str) -> None:
+  """Raises ConfigError when the codecs have other sizes than the cell's config says."""
   for name in ("audio_vae", "video_vae"):
     if getattr(cell.config, name) != getattr(codecs.config, name):
       raise ConfigError(f"the {name} of {path} is not that of config {cell.name}: give --codecs of the same sizes")
 
 
-def run_cell(cell: Cell, codecs: Agent, options: Options, train: Train) -> None:
-  """Records, training and evaluation of one cell, each only if it is not there yet."""
+def run_cell(cell: AblationCell, codecs: Agent, options: Options, train: Train) -> None:
+  """Makes records, trains and evaluates one cell, each step only if its result is missing."""
   file = result_file(cell, options)
   if file.exists() and json.loads(file.read_text())["fingerprint"] == cell.fingerprint():
     return
@@ -214,7 +210,7 @@ _sessions: dict[str, Any] = {}
 
 
 def cached_sessions(key: str, make_session: Any) -> Any:
-  """The held-out sessions are the same for every cell of a world: rendered once."""
+  """`make_session` with a cache: all cells of a world share the held-out sessions, which are rendered once."""
   if key not in _sessions:
     _sessions.clear()
     _sessions[key] = functools.cache(make_session)
@@ -231,19 +227,19 @@ def make_records(config: Config, codecs: Agent, options: Options) -> None:
 
 
 def with_codecs(streamer: Any, config: Config, codecs: Agent) -> Agent:
-  """Trained weights under the cell's own config (which may sample otherwise), and the shared codecs."""
+  """An agent of trained weights under the cell's own config, which may sample differently, and the shared codecs."""
   own = fill_leaves(abstract_agent(config).streamer, named_leaves(streamer))
   return with_streamer(own, codecs.audio_vae, codecs.video_vae)
 
 
-def result_file(cell: Cell, options: Options) -> pathlib.Path:
+def result_file(cell: AblationCell, options: Options) -> pathlib.Path:
   return pathlib.Path(options.runs) / "results" / f"{cell.name}-{cell.seed}.json"
 
 
-def read_results(cells: Sequence[Cell], options: Options) -> list[dict[str, Any]]:
+def read_results(cells: Sequence[AblationCell], options: Options) -> list[dict[str, Any]]:
   return [json.loads(result_file(cell, options).read_text()) for cell in cells]
 
 
 def describe(files: Sequence[str]) -> dict[str, str]:
-  """Name -> what its docstring says."""
+  """{name of a config file: its docstring}."""
   return {pathlib.Path(f).stem: ast.get_docstring(ast.parse(pathlib.Path(f).read_text())) or "" for f in files}

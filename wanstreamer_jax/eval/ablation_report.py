@@ -6,12 +6,14 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-Result = dict[str, Any]  # what ablate.run_cell writes
-Figure = Callable[[Result, str], float]  # (result, variant) -> value, NaN where there is none
+from wanstreamer_jax.files import save_figure, write_text
+
+Result = dict[str, Any]  # what `ablation.run_cell` writes
+Measure = Callable[[Result, str], float]  # (result, variant) -> figure, NaN where there is none
 
 
-def closed_loop(name: str) -> Figure:
-  """A mean of the closed loop."""
+def closed_loop(name: str) -> Measure:
+  """Reads a mean of the closed loop."""
 
   def value(result: Result, variant: str) -> float:
     found = result["figures"]["closed_loop"].get(variant, {}).get(name)
@@ -20,8 +22,8 @@ def closed_loop(name: str) -> Figure:
   return value
 
 
-def teacher_forced(kind: str, part: str) -> Figure:
-  """A teacher-forced error."""
+def teacher_forced(kind: str, part: str) -> Measure:
+  """Reads a teacher-forced error."""
 
   def value(result: Result, variant: str) -> float:
     found = result["figures"]["teacher_forced"].get(variant, {}).get(kind, {}).get(part)
@@ -30,7 +32,7 @@ def teacher_forced(kind: str, part: str) -> Figure:
   return value
 
 
-COLUMNS: dict[str, tuple[Figure, int, str]] = {  # title: (figure, digits, which way is better)
+COLUMNS: dict[str, tuple[Measure, int, str]] = {  # title: (figure, digits, which direction is better)
   "right answers": (closed_loop("answer"), 2, "up"),
   "TOR-Alignment": (closed_loop("tor_alignment"), 2, "up"),
   "talk share": (closed_loop("talk_share"), 2, ""),
@@ -55,14 +57,12 @@ ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 
 
 def write(out: str | os.PathLike[str], results: Sequence[Result], about: dict[str, str]) -> None:
-  """Writes the table to `out` (Markdown) and the picture beside it (PNG), both whole or not at all."""
+  """Writes the table to `out` (Markdown) and the picture beside it (PNG)."""
   path = pathlib.Path(out)
   path.parent.mkdir(parents=True, exist_ok=True)
   picture = path.with_suffix(".png")
   draw(picture, results)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(markdown(results, about, picture.name))
-  os.replace(temporary, path)
+  write_text(path, markdown(results, about, picture.name))
 
 
 def by_name(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -90,16 +90,16 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
   options = first["figures"]["options"]
   titles = [title + ARROWS[better] for title, (_, _, better) in COLUMNS.items()]
   start = (
-    "all configs start from the same weights, trained with the reference's choices, and have that long to get used "
-    "to their own, so that what a choice costs is rather over- than understated"
+    "all configs start from the same weights, which were trained with the reference's choices, and then have this "
+    "training to adapt to their own: what a choice costs is overstated rather than understated"
     if first.get("init")
     else "from nothing"
   )
   intro = (
     f"Written by `wanstreamer ablate`. A {reference} model ({first['parameters'] / 1e6:.1f}M parameters, "
-    f"{first['trained_units'] / 1000:.0f}k units of training, {start}; the small duplex_world at 64x64) says what "
+    f"{first['trained_units'] / 1000:.0f}k units of training, {start}; the small duplex_world at 64x64) says only what "
     f"happens to a {reference} model; larger ones may differ. {options['sessions']} held-out sessions of "
-    f"{options['seconds']:g} s in closed loop; mean over seeds, ± half their range. Arrows: which way is better. "
+    f"{options['seconds']:g} s in closed loop; mean over seeds, ± half their range. Arrows: the better direction. "
     "Differences within ± are noise."
   )
   lines = [f"# Ablations at {reference} size", "", intro, "", f"![figures of every config]({picture})", ""]
@@ -111,21 +111,19 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
     group = groups[reference]
     cells = [cell([figure(r, variant) for r in group], digits) for figure, digits, _ in COLUMNS.values()]
     lines.append(f"| _{reference}: {variant}_ | {len(group)} | " + " | ".join(cells) + " |")
-  lines += ["", "## What each one changes, and what was expected", ""]
+  lines += ["", "## What each config changes, and what was expected", ""]
   lines += [f"- **{name}**: {' '.join(about.get(name, '').split())}" for name in groups if name != reference]
   return "\n".join(lines) + "\n"
 
 
 def draw(path: pathlib.Path, results: Sequence[Result]) -> None:
-  """One panel per figure: a dot for every seed, a line at the reference's mean, a dashed one at shuffled user."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
+  """One panel per figure: a dot for every seed, lines at the reference's mean and (dashed) its shuffled user's."""
+  from matplotlib.figure import Figure
 
   groups = by_name(results)
   names = list(groups)
-  figure, panels = plt.subplots(2, 3, figsize=(14, 1.5 + 0.5 * len(names)), sharey=True, layout="constrained")
+  figure = Figure(figsize=(14, 1.5 + 0.5 * len(names)), layout="constrained")
+  panels = figure.subplots(2, 3, sharey=True)
   for axes, title in zip(panels.flat, PANELS):
     value, _, better = COLUMNS[title]
     for row, name in enumerate(names):
@@ -140,7 +138,4 @@ def draw(path: pathlib.Path, results: Sequence[Result]) -> None:
     axes.grid(axis="x", alpha=0.3)
   panels[0, 0].invert_yaxis()
   figure.suptitle(f"{names[0]} and its ablations; line: {names[0]}, dashed: its shuffled-user baseline", fontsize=11)
-  temporary = path.with_name(path.name + ".tmp")
-  figure.savefig(temporary, format="png", dpi=90)
-  plt.close(figure)
-  os.replace(temporary, path)
+  save_figure(path, figure, dpi=90)

@@ -20,7 +20,7 @@ from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.eval.scores import ANSWER_TIME, Conversation, Question, Script
 from wanstreamer_jax.eval.turns import SPEECH_GAP, YIELD_WITHIN, Opportunity, merge
 
-ROOM = 2.0  # seconds that a question needs before the session ends to count
+MIN_ROOM = 2.0  # seconds between a question that counts and the end of the session
 AFTER_STATEMENT = 1.5  # seconds
 
 
@@ -32,7 +32,7 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
   starts = [start for start, _ in talk] + [event.start for event in acts if event.kind in ("raise", "question")]
 
   def goes_on(after: float) -> float:
-    """When the user next does something."""
+    """The time of the user's next act after `after`."""
     return min((start for start in starts if start > after + 1e-3), default=seconds)
 
   questions, opportunities = [], []
@@ -40,7 +40,7 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
   cut_in = [event for event in acts if event.kind == "interrupt" and event.start <= seconds - YIELD_WITHIN]
   interruptions = tuple(event.start for event in cut_in)
   for event in acts:
-    if event.kind == "question" and event.end <= seconds - ROOM:
+    if event.kind == "question" and event.end <= seconds - MIN_ROOM:
       act, unseen = str(event.detail["act"]), bool(event.detail.get("unseen", False))
       question = Question(act, event.end, goes_on(event.end), _answer(event), answers(act), unseen)
       questions.append(question)
@@ -63,7 +63,7 @@ def _answer(event: Event) -> tuple[str, ...]:
 
 
 def scripted_conversation(session: Session, config: Config, tokenizer: TextTokenizer) -> Conversation:
-  """A session of duplex_world as a conversation: what the scripted agent did, for scores of the ground truth."""
+  """A session of duplex_world as a conversation with its scripted agent, to score the ground truth."""
   seconds = config.media.unit_ms / 1000
   text, _ = text_to_units(session.agent.words, session.units, config.layout.text_slots, tokenizer, seconds)
   user, agent = session.user, session.agent
@@ -82,4 +82,4 @@ class SimulatedUser(ReactingUser):
 
   def script(self, units: int) -> Script:
     """What called for a reaction in `units` units."""
-    return script_of(self.cast.stage.events, self.cast.user.speech(), units * self.config.unit_ms / 1000)
+    return script_of(self.cast.scene.events, self.cast.user.speech(), units * self.config.unit_ms / 1000)

@@ -1,12 +1,13 @@
-"""The whole evaluation of an agent: closed loop, teacher-forced, codecs, each beside its baselines, in one result.
+"""The whole evaluation of an agent: closed loop, teacher-forced errors and codecs, each beside its baselines.
 
-Held-out sessions of duplex_world: voices and looks of users that training never has, and among their questions
-phrasings and sums that it never has (`answer/unseen`). The closed loop runs on `sessions` of them; its baselines, the
-scripted agent's own scores ("truth"), the teacher-forced errors and the codec figures on the first
+It runs on held-out sessions of duplex_world, whose users have voices and looks that training never has; some of their
+questions are phrasings and sums that it never has (`answer/unseen`). The closed loop runs on `sessions` of them; its
+baselines, the scripted agent's own scores ("truth"), the teacher-forced errors and the codec figures on the first
 `baseline_sessions`. Every figure comes with the number of occasions that it is a mean of.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,22 +22,22 @@ from wanstreamer_jax.data.duplex_world.source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.eval import heldout, metrics
-from wanstreamer_jax.eval import scores as conversation
-from wanstreamer_jax.eval.baselines import VARIANTS, Programs, programs
+from wanstreamer_jax.eval.baselines import VARIANTS
 from wanstreamer_jax.eval.closed_loop import MakeUser, User, batches, converse, encode_worlds
 from wanstreamer_jax.eval.duplex_world import SimulatedUser, scripted_conversation
 from wanstreamer_jax.eval.latent_errors import Tally
-from wanstreamer_jax.eval.scores import Conversation, Scores
+from wanstreamer_jax.eval.scores import Conversation, Scores, join, score, summarise
 from wanstreamer_jax.eval.turns import speech_intervals
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent
 
 MakeSession = Callable[[int], Session]
-LEAST_SPEECH = 1000  # log-mel frames (10 s) that a spectrum's statistics need
+MIN_MEL_FRAMES = 1000  # log-mel frames (10 s) that a spectrum's statistics need
 SPLIT = "heldout"  # of duplex_world
-SHOWN = 2  # conversations of each kind that are kept for pictures
+KEPT = 2  # conversations of each kind that are kept for pictures
 
 
 @dataclasses.dataclass
@@ -59,29 +60,31 @@ class Collected:
   def add(self, conversations: list[Conversation]) -> None:
     media = self.config.media
     for c in conversations:
-      self.scores.append(conversation.score(c, media, self.tokenizer))
+      self.scores.append(score(c, media, self.tokenizer))
       self.mel += [
-        metrics.log_mel(
+        metrics.mel_levels(
           c.agent_audio[round(start * media.sample_rate) : round(end * media.sample_rate)], media.sample_rate
         )
         for start, end in speech_intervals(c.agent_audio, media.sample_rate)
       ]
-    self.shown = (self.shown + conversations)[:SHOWN]
+    self.shown = (self.shown + conversations)[:KEPT]
 
   def figures(self) -> dict[str, Any]:
     """Means of everything."""
-    return conversation.summarise(conversation.join(self.scores)) | {"sessions": len(self.scores)}
+    return summarise(join(self.scores)) | {"sessions": len(self.scores)}
 
 
 def speech_distances(found: dict[str, Collected]) -> dict[str, dict[str, float]]:
-  """How far the sound of each one's speech is from half of the truth's; the other half is what "truth" itself is
-  compared as, the floor. All have the same number of log-mel frames, since the distance falls with it; who has hardly
-  spoken is left out."""
+  """Distance of the spectra of each variant's speech from those of one half of the truth's sessions.
+
+  The other half of the truth is compared as "truth", which gives the floor. All have the same number of log-mel frames,
+  since the distance falls with that number. Variants that hardly speak are left out.
+  """
   frames = {name: np.concatenate(kept.mel) for name, kept in found.items() if kept.mel}
-  frames = {name: mel for name, mel in frames.items() if len(mel) >= LEAST_SPEECH}
+  frames = {name: mel for name, mel in frames.items() if len(mel) >= MIN_MEL_FRAMES}
   if "truth" not in frames:
     return {}
-  reference, frames["truth"] = np.array_split(frames["truth"], 2)  # of other sessions
+  reference, frames["truth"] = np.array_split(frames["truth"], 2)  # halves of different sessions
   count = min(len(reference), *map(len, frames.values()))
   pick = lambda mel: mel[np.random.default_rng(0).permutation(len(mel))[:count]]
   distance = lambda mel: metrics.mel_frechet(pick(reference), pick(mel))
@@ -101,12 +104,12 @@ def evaluate(
   tokenizer = TextTokenizer(config.data.tokenizer)
   few = dataclasses.replace(options, sessions=min(options.sessions, options.baseline_sessions))
   truth, offline = held_out(agent, few, make_session, tokenizer, progress)
-  compiled = programs(units_of(config, options))
+  engine_of = engines(agent, units_of(config, options))
   found, seconds = {"truth": truth}, {}
   for variant in variants:
     started = time.perf_counter()
     part = options if variant == "model" else few
-    found[variant] = rollouts(agent, compiled, part, make_user, tokenizer, variant, progress)
+    found[variant] = rollouts(engine_of, config, part, make_user, variant, progress)
     seconds[variant] = round(time.perf_counter() - started, 1)
   closed_loop = {name: kept.figures() for name, kept in found.items()}
   for name, distance in speech_distances(found).items():
@@ -136,15 +139,20 @@ def units_of(config: Config, options: EvalConfig) -> int:
   return round(options.seconds * 1000 / config.media.unit_ms)
 
 
+def engines(agent: Agent, units: int) -> Callable[[int], Engine]:
+  """slots -> an engine for sessions of `units` units, compiled once: most variants have batches of one size."""
+  return functools.cache(lambda slots: Engine(agent, slots, capacity=units))
+
+
 def rollouts(
-  agent: Agent, compiled: Programs, options: EvalConfig, make_user: MakeUser, tokenizer: TextTokenizer, variant: str,
+  engine_of: Callable[[int], Engine], config: Config, options: EvalConfig, make_user: MakeUser, variant: str,
   progress: bool,
 ) -> Collected:  # fmt: skip
-  """All closed-loop sessions of one variant."""
-  units, kept = units_of(agent.config, options), Collected(agent.config, tokenizer)
+  """All closed-loop sessions of one variant. engine_of: see `engines`."""
+  units, kept = units_of(config, options), Collected(config, TextTokenizer(config.data.tokenizer))
   with tqdm(total=options.sessions, desc=variant, unit="session", disable=not progress) as bar:
     for seeds, count in batches(options.sessions, options.batch, options.seed):
-      kept.add(converse(agent, compiled, tokenizer, make_user, seeds, units, variant)[:count])
+      kept.add(converse(engine_of(len(seeds)), make_user, seeds, units, variant)[:count])
       bar.update(count)
   return kept
 
@@ -167,7 +175,7 @@ def held_out(
       for name, scores in codec_figures(agent, rows, count, tokenizer, sessions):
         codecs[name].append(scores)
       bar.update(count)
-  figures = {name: conversation.summarise(conversation.join(parts)) for name, parts in codecs.items()}
+  figures = {name: summarise(join(parts)) for name, parts in codecs.items()}
   return truth, {"teacher_forced": tally.result(), "codecs": figures}
 
 
@@ -178,7 +186,8 @@ def codec_figures(
   rate = agent.config.media.sample_rate
   latents = Latents(jnp.asarray(rows["agent_video_latent"]), jnp.asarray(rows["agent_audio_latent"]))
   worlds = encode_worlds(agent, tokenizer, [session.world for session in sessions])
-  audio, video = jax.device_get(heldout.decode_batch(agent, latents, worlds))
+  stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *worlds)
+  audio, video = jax.device_get(heldout.decode_batch(agent, latents, stacked))
   true_audio, true_video = heldout.audio_to_float(rows["agent_audio"]), rows["agent_video"]
   yield "codec", heldout.codec_scores(rows, audio[:count], video[:count], rate)
   late = lambda x: np.concatenate([np.zeros_like(x[:, :1]), x[:, :-1]], axis=1)[:count]

@@ -1,4 +1,4 @@
-"""Held-out sessions as evaluations read them: rows of latents, and the codecs' reconstructions of the same media."""
+"""Held-out sessions as rows of latents, and the codecs' reconstructions of the same media."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -60,7 +60,7 @@ def with_latents(agent: Agent, batch: Arrays) -> Arrays:
 def crops(batch: Arrays, units: int) -> Iterator[Arrays]:
   """Consecutive crops [B, units, ...] of whole sessions [B, U, ...] with their latents; a remainder is left out.
 
-  Rows are those of `wanstreamer_jax.crops`, and `agent_speaking` beside them.
+  Rows are those of `data.loader`, with `agent_speaking` beside them.
   """
   total = batch["agent_text"].shape[1]
   units = min(units, total)

@@ -1,4 +1,4 @@
-"""Picture, sound, sync and identity metrics, in NumPy. Every docstring is the exact definition and its source.
+"""Picture, sound, sync and identity metrics, in NumPy. Each docstring gives the exact definition and its source.
 
 Video is uint8 [T, H, W, 3]; audio float [S] in [-1, 1]. A metric that has nothing to measure (a silent reference, a
 flat signal) returns NaN, and `mean` leaves NaN out. "Proxy" marks a network-free stand-in that is not comparable with
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.data.loudness import SILENCE, levels
-from wanstreamer_jax.nn.mel import mel_filterbank
+from wanstreamer_jax.data.loudness import FAINT, SILENCE, levels
+from wanstreamer_jax.nn.mel import log_mel, mel_filterbank, power_spectrum, sine_window
 
 PSNR_CAP = 100.0  # dB, for identical frames
 MEL_SIZE, MEL_BINS, MEL_HOP = 1024, 80, 240
@@ -71,20 +71,17 @@ def si_sdr(reference: np.ndarray, audio: np.ndarray) -> float:
 def power_frames(audio: np.ndarray, size: int = MEL_SIZE, hop: int = MEL_HOP) -> np.ndarray:
   """Power spectra [T, size / 2 + 1] of Hann windows, whole windows only; a full-scale sine has 1 in its bin."""
   padded = np.pad(np.asarray(audio, np.float64), (0, max(0, size - len(audio))))
-  window = np.hanning(size + 1)[:-1]
-  frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
-  return np.abs(np.fft.rfft(frames * (2 * window / window.sum()))) ** 2
+  return power_spectrum(np.lib.stride_tricks.sliding_window_view(padded, size)[::hop], sine_window(size, np.float64))
 
 
-def log_mel(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
+def mel_levels(audio: np.ndarray, sample_rate: int = 24_000) -> np.ndarray:
   """Log-mel spectrogram [T, 80] in dB: windows of 1024, hop 240, HTK triangles, floor -96 dB."""
-  mel = power_frames(audio) @ mel_filterbank(MEL_SIZE, MEL_BINS, sample_rate)
-  return 10 * np.log10(np.maximum(mel, 10 ** (SILENCE / 10)))
+  return 10 * log_mel(power_frames(audio), mel_filterbank(MEL_SIZE, MEL_BINS, sample_rate), 10 ** (SILENCE / 10))
 
 
 def log_mel_distance(reference: np.ndarray, audio: np.ndarray, sample_rate: int = 24_000) -> float:
   """Mean absolute difference of the two log-mel spectrograms, in dB, over all frames and bins."""
-  return float(np.abs(log_mel(reference, sample_rate) - log_mel(audio, sample_rate)).mean())
+  return float(np.abs(mel_levels(reference, sample_rate) - mel_levels(audio, sample_rate)).mean())
 
 
 def log_spectral_distance(reference: np.ndarray, audio: np.ndarray) -> float:
@@ -113,18 +110,18 @@ def mel_frechet(reference: np.ndarray, mel: np.ndarray) -> float:
 
 
 def lip_sync(
-  mouth: np.ndarray, loudness: np.ndarray, fps: float, speaking: np.ndarray, longest: float = 0.4
+  mouth: np.ndarray, loudness: np.ndarray, fps: float, speaking: np.ndarray, max_lag: float = 0.4
 ) -> tuple[float, float]:
   """(lag in ms, correlation at zero lag) of mouth opening [T] against loudness [T], one value per video frame.
 
-  Frames of the sound that are not `speaking` (bool [T]) do not count: a mouth that moves anyhow in speech and rests in
-  silence would correlate over the whole session.
-  The lag is the shift, at most `longest` seconds either way, at which Pearson's correlation peaks: positive when the
-  mouth follows the sound. Loudness below -50 dB counts as -50. NaN when either signal is constant, or when the
-  correlation never exceeds 0.1 (then there is no peak to speak of). A proxy for SyncNet's LSE-C and offset.
+  Only frames that are `speaking` (bool [T]) count: over a whole session, a mouth that moves at random during speech and
+  rests in silence would correlate as well.
+  The lag is the shift, at most `max_lag` seconds either way, at which Pearson's correlation peaks: positive when the
+  mouth follows the sound. Loudness below FAINT (-50 dB) counts as FAINT. NaN when either signal is constant, or when
+  the correlation never exceeds 0.1 (then there is no real peak). A proxy for SyncNet's LSE-C and offset.
   """
-  loud = np.maximum(loudness, -50.0)
-  reach = min(round(longest * fps), len(loud) - 2)
+  loud = np.maximum(loudness, FAINT)
+  reach = min(round(max_lag * fps), len(loud) - 2)
   scores = {shift: correlation(mouth, loud, shift, speaking) for shift in range(-reach, reach + 1)}
   if not scores or np.isnan(scores[0]):
     return float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: eval.json with every figure, eval.png with a page of pictures, a table in the shell."""
+"""Reports of an evaluation: eval.json with every figure, eval.png with a page of pictures, a table for the terminal."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.eval import metrics, turns
 from wanstreamer_jax.eval.evaluate import Evaluation
 from wanstreamer_jax.eval.scores import Conversation, timed_words
-from wanstreamer_jax.files import write_json
+from wanstreamer_jax.files import save_figure, write_json
 
 COLUMNS = ("truth", "model", "shuffled_user", "text_only", "copy_previous")
 USER_COLOUR, AGENT_COLOUR = "#3b6ea5", "#c8553d"
@@ -39,7 +39,7 @@ HEADLINES = {  # name in the figures: (title, unit or format)
 
 
 def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
-  """The folder `out`, made if need be. Raises UserError when it cannot be."""
+  """The folder `out`, which is made if it is missing. Raises UserError when that fails."""
   folder = pathlib.Path(out)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
 def write_report(
   evaluation: Evaluation, out: str | os.PathLike[str], media: MediaConfig, tokenizer: TextTokenizer
 ) -> dict[str, pathlib.Path]:
-  """Writes eval.json and eval.png into the folder `out`. Raises UserError when that is not possible."""
+  """Writes eval.json and eval.png into the folder `out`. Raises UserError when it cannot be written."""
   folder = make_folder(out)
   files = {name: folder / name for name in ("eval.json", "eval.png")}
   try:
@@ -63,7 +63,7 @@ def write_report(
 
 
 def without_nan(value: Any) -> Any:
-  """JSON values in which NaN, which JSON does not know, is null."""
+  """JSON values with null in place of NaN, which JSON lacks."""
   if isinstance(value, dict):
     return {key: without_nan(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
@@ -114,12 +114,9 @@ def lines(figures: dict[str, Any]) -> list[str]:
 
 def draw_page(path: pathlib.Path, evaluation: Evaluation, media: MediaConfig, tokenizer: TextTokenizer) -> None:
   """One page: a rolled-out conversation, its timeline, spectra beside the truth's, faces over time, and the figures."""
-  import matplotlib
+  from matplotlib.figure import Figure
 
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
-  figure = plt.figure(figsize=(15, 17), layout="constrained")
+  figure = Figure(figsize=(15, 17), layout="constrained")
   grid = figure.add_gridspec(5, 2, height_ratios=[2.2, 2.0, 1.5, 2.0, 3.2])
   model, truth = evaluation.conversations["model"][0], evaluation.conversations["truth"][0]
   draw_frames(figure.add_subplot(grid[0, :]), model)
@@ -130,10 +127,7 @@ def draw_page(path: pathlib.Path, evaluation: Evaluation, media: MediaConfig, to
   draw_table(figure.add_subplot(grid[4, :]), evaluation.figures)
   name = evaluation.figures["config"]
   figure.suptitle(f"{name}: {evaluation.figures['options']['sessions']} held-out sessions in closed loop", fontsize=15)
-  temporary = path.with_name(path.name + ".tmp")
-  figure.savefig(temporary, format="png", dpi=80)
-  plt.close(figure)
-  os.replace(temporary, path)
+  save_figure(path, figure, dpi=80)
 
 
 def film_strip(films: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -181,7 +175,7 @@ def draw_mel(axes: Any, c: Conversation, media: MediaConfig, what: str) -> None:
   start, end = max(speech, key=lambda pair: pair[1] - pair[0]) if len(speech) else (0.0, 3.0)
   end = min(end, start + 3.0)
   part = c.agent_audio[round(start * media.sample_rate) : round(end * media.sample_rate)]
-  mel = metrics.log_mel(part, media.sample_rate)
+  mel = metrics.mel_levels(part, media.sample_rate)
   extent = (start, start + len(mel) * metrics.MEL_HOP / media.sample_rate, 0, metrics.MEL_BINS)
   axes.imshow(mel.T, origin="lower", aspect="auto", vmin=-80, vmax=-10, cmap="magma", extent=extent)
   axes.set(xlabel="seconds", ylabel="mel bin")

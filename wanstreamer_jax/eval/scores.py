@@ -20,10 +20,10 @@ ANSWER_TIME = 4.0  # seconds after a question within which an answer counts, unl
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """Something of the user's that asks for an answer: its end, what kind, and the words that a right answer holds.
+  """An act of the user that asks for an answer: its kind, its end, and the words that a right answer contains.
 
-  choices: all words that an answer of this kind could be; then the first of them that is said counts, so that reciting
-  them is not knowing. unseen: whether training never has this phrasing or sum.
+  choices: all words that an answer of this kind could be. Then the first of them that is said counts, so that reciting
+  them all does not count as knowing. unseen: whether training never has this phrasing or sum.
   """
 
   kind: str
@@ -36,7 +36,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Script:
-  """What happened on the user's side, as far as it calls for a reaction."""
+  """The acts of the user that call for a reaction."""
 
   questions: tuple[Question, ...] = ()
   pauses: tuple[tuple[float, float], ...] = ()  # inside the user's sentences
@@ -74,7 +74,7 @@ def timed_words(text: np.ndarray, tokenizer: TextTokenizer, unit_seconds: float)
 
 
 def spoken(words: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-  """The words of a text stream that are meant to be voiced: those outside parentheses, which may hold several words."""
+  """The words of a text stream that are to be voiced: those outside parentheses, which may span several words."""
   found, inside = [], False
   for time, word in words:
     inside = inside or word.startswith("(")
@@ -91,8 +91,8 @@ def plain(words: Sequence[str]) -> list[str]:
 
 
 def is_right(question: Question, words: Sequence[str]) -> bool:
-  """Whether voiced words answer a question: the first that could be an answer is it; without `choices`, the answer
-  occurs in order and without gaps."""
+  """Whether voiced words answer a question: the first words that could be an answer must be the right one. Without
+  `choices`, the answer must occur in order and without gaps."""
   wanted, said = plain(question.answer), plain(words)
   if question.choices:
     said = [word for word in said if word in question.choices][: len(wanted)]
@@ -100,9 +100,9 @@ def is_right(question: Question, words: Sequence[str]) -> bool:
 
 
 def mouth_opening(video: np.ndarray) -> np.ndarray:
-  """A proxy for how far the mouth is open in each frame [T]: mean colour distance (L1 over RGB) of the pixels of the
-  mouth region (47 % to 72 % of the rows, 36 % to 64 % of the columns) from the region's median colour, the skin. On
-  drawn faces of duplex_world, which sway, nod and tilt, it correlates by 0.87 with the true opening."""
+  """A proxy for how far the mouth is open in each frame: float [T], the mean colour distance (L1 over RGB) of the
+  pixels of the mouth region (47 % to 72 % of the rows, 36 % to 64 % of the columns) from the region's median colour,
+  the skin. On drawn faces of duplex_world, which sway, nod and tilt, it correlates by 0.87 with the true opening."""
   height, width = video.shape[1:3]
   rows, columns = slice(round(0.47 * height), round(0.72 * height)), slice(round(0.36 * width), round(0.64 * width))
   box = video[:, rows, columns].astype(np.float32)
@@ -114,7 +114,7 @@ Scores = dict[str, list[float]]
 
 
 def score(conversation: Conversation, media: MediaConfig, tokenizer: TextTokenizer) -> Scores:
-  """Everything that can be said about one conversation, as lists (one entry per occasion), ready to be joined."""
+  """All scores of one conversation, as lists with one entry per occasion, so that conversations can be joined."""
   c, script = conversation, conversation.script
   speech = turns.speech_intervals(c.agent_audio, media.sample_rate)
   words = timed_words(c.agent_text, tokenizer, media.unit_ms / 1000)

@@ -1,6 +1,6 @@
-"""Who speaks when, and whether that was right: turn-taking metrics on intervals of speech, in NumPy.
+"""Turn-taking metrics on intervals of speech, in NumPy: who speaks when, and whether that was right.
 
-Times are seconds. Intervals are float [N, 2] (start, end), sorted and apart. The agent's speech is what an energy
+Times are seconds. Intervals are float [N, 2] (start, end), sorted and disjoint. The agent's speech is what an energy
 detector finds in its own output and its words are those of its own text stream, so figures are not comparable with
 benchmarks that transcribe the output with a recogniser (Full-Duplex-Bench, arXiv 2503.04721); the formulas are theirs.
 """
@@ -16,6 +16,7 @@ from wanstreamer_jax.data.loudness import LOUD, levels
 # "continue", speaking on through the user's listening noises, has no occasion in duplex_world and is left out.
 EXPECTED = {"stay_silent": 0, "yield": 0, "hand_off": 1, "backchannel": 0}
 SPEECH_GAP = 0.3  # seconds between words that still count as speaking
+MIN_SPEECH = 0.08  # seconds: shorter sound is a click
 YIELD_WITHIN = 1.5  # seconds
 BREATH = 0.5  # seconds of silence in speech that goes on
 SHORT = 1.0  # seconds: shorter speech of few words is a backchannel, not a turn
@@ -35,15 +36,13 @@ class Opportunity:
   end: float
 
 
-def speech_intervals(
-  audio: np.ndarray, sample_rate: int, threshold: float = LOUD, gap: float = 0.3, shortest: float = 0.08
-) -> np.ndarray:
-  """Energy detector: frames of 20 ms louder than `threshold` dB of full scale; pauses up to `gap` seconds are filled,
-  then pieces under `shortest` seconds dropped. (Full-Duplex-Bench v1.5 joins the model's speech over 0.5 s)"""
+def speech_intervals(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+  """Energy detector: frames of 20 ms above LOUD; pauses up to SPEECH_GAP are filled, then pieces under MIN_SPEECH are
+  dropped. (Full-Duplex-Bench v1.5 joins the model's speech over 0.5 s)"""
   size = sample_rate // 50
   frames = len(audio) // size
-  loud = levels(audio[: frames * size], frames) > threshold
-  return merge(runs(loud) * 0.02, gap, shortest)
+  loud = levels(audio[: frames * size], frames) > LOUD
+  return merge(runs(loud) * 0.02, SPEECH_GAP, MIN_SPEECH)
 
 
 def runs(flags: np.ndarray) -> np.ndarray:
@@ -52,15 +51,15 @@ def runs(flags: np.ndarray) -> np.ndarray:
   return edges.reshape(-1, 2)
 
 
-def merge(intervals: np.ndarray, gap: float, shortest: float = 0.0) -> np.ndarray:
-  """Intervals [N, 2] joined over pauses up to `gap`; then those shorter than `shortest` dropped."""
+def merge(intervals: np.ndarray, gap: float, min_seconds: float = 0.0) -> np.ndarray:
+  """Intervals [N, 2] joined over pauses up to `gap`; then those shorter than `min_seconds` are dropped."""
   joined: list[list[float]] = []
   for start, end in sorted(map(tuple, np.asarray(intervals, np.float64).reshape(-1, 2))):
     if joined and start - joined[-1][1] <= gap + 1e-9:
       joined[-1][1] = max(joined[-1][1], end)
     else:
       joined.append([start, end])
-  return np.array([pair for pair in joined if pair[1] - pair[0] >= shortest - 1e-9]).reshape(-1, 2)
+  return np.array([pair for pair in joined if pair[1] - pair[0] >= min_seconds - 1e-9]).reshape(-1, 2)
 
 
 def clip(intervals: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -142,9 +141,9 @@ def stop_latency(interruption: float, speech: np.ndarray) -> float | None:
   return None
 
 
-def false_take_overs(pauses: np.ndarray, speech: np.ndarray, shortest: float = 0.1) -> list[int]:
-  """For each pause inside a user's sentence [N, 2]: 1 if the agent speaks for at least `shortest` seconds of it."""
-  return [int(np.diff(clip(speech, start, end), axis=1).sum() >= shortest) for start, end in pauses]
+def false_take_overs(pauses: np.ndarray, speech: np.ndarray, min_seconds: float = 0.1) -> list[int]:
+  """For each pause inside a user's sentence [N, 2]: 1 if the agent speaks for at least `min_seconds` seconds of it."""
+  return [int(np.diff(clip(speech, start, end), axis=1).sum() >= min_seconds) for start, end in pauses]
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:

@@ -1,8 +1,32 @@
-"""The mel scale, for perception, codec losses and metrics."""
+"""Power spectra and the mel scale, for perception, codecs, codec losses and metrics.
+
+Frames may be NumPy arrays (metrics: float64, and pieces of any length without a compilation for each) or JAX arrays.
+"""
 
 import functools
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+
+
+def sine_window(size: int, dtype: Any = np.float32) -> np.ndarray:
+  """[size]: a periodic Hann window, scaled so that a sine has its own amplitude as magnitude in its bin."""
+  window = np.hanning(size + 1)[:-1].astype(dtype)
+  return 2 * window / window.sum()
+
+
+def power_spectrum(frames: Any, window: np.ndarray) -> Any:
+  """Squared magnitudes of windowed frames: [..., T, N] and [N] -> [..., T, N / 2 + 1]."""
+  xp = np if isinstance(frames, np.ndarray) else jnp
+  spectrum = xp.fft.rfft(frames * window)
+  return xp.square(spectrum.real) + xp.square(spectrum.imag)
+
+
+def log_mel(power: Any, bank: np.ndarray, floor: float) -> Any:
+  """log10 of the power in each bin of a `mel_filterbank`, not below that of `floor`: [..., T, F] -> [..., T, bins]."""
+  xp = np if isinstance(power, np.ndarray) else jnp
+  return xp.log10(xp.maximum(power @ bank, floor))
 
 
 @functools.cache

@@ -1,10 +1,11 @@
-"""Why a job of several processes ended, known to all of them: one process's reason is every process's exit status.
+"""Why a job of several processes ended: the reason of the process that failed becomes every process's exit status.
 
-On a pod each host has its own launcher (parallel/launcher.py), which sees the exit status of its own process alone. So
-a process that fails tells why before it ends, through the store that jax keeps beside process 0. The others miss it in
-a collective, or hear of it, and end with the same words and status: what one launcher does not start again, none does.
+On a pod each host has its own launcher (parallel/launcher.py), which sees only the exit status of its own process. So a
+process that fails writes its reason, before it ends, to the key-value store that jax runs in process 0. The others fail
+in a collective, or poll the store and find the reason. They all end with the same message and status, so that all
+launchers agree on whether to start the job again.
 
-A process that cannot tell (SIGKILL, a host without power) is missed in other ways: parallel/hosts.py.
+A process that cannot write a reason (SIGKILL, a power failure) is detected in other ways: see parallel/hosts.py.
 """
 
 import contextlib
@@ -21,17 +22,18 @@ import jax
 
 from wanstreamer_jax.errors import LostHostError
 
-VERDICT, GONE = "wanstreamer/verdict", "wanstreamer/gone"  # keys of the store: what was told, how many have ended
-LISTEN = 0.5  # seconds between two looks
-UNWIND = 8.0  # seconds that who hears a verdict has to miss the other by itself, and to put away what it holds
-FAREWELL = 10.0  # seconds that process 0 stays with its store at most, for others to learn from it why it ends
-PATIENCE = 2.0  # seconds for a store that does not answer, because process 0 is what is missing
+EXIT_REASON = "wanstreamer/exit_reason"  # key of the store: the reason, as JSON
+GONE = "wanstreamer/gone"  # key of the store: how many processes have ended
+LISTEN = 0.5  # seconds between two looks at the store
+UNWIND = 8.0  # seconds in which a process that learns the reason may still fail by itself and close its files
+FAREWELL = 10.0  # at most so many seconds process 0 keeps its store alive, so that the others can read the reason
+PATIENCE = 2.0  # seconds to wait for a store that does not answer, because process 0 itself is gone
 
 _ending = threading.Lock()  # taken once, by the first thread that ends this process
 
 
-class Verdict(NamedTuple):
-  """status: the exit status; words: the line that says why; process: whose, and on which host."""
+class ExitReason(NamedTuple):
+  """status: the exit status; words: the line that says why; process, host: where the failure was."""
 
   status: int
   words: str
@@ -40,32 +42,33 @@ class Verdict(NamedTuple):
 
 
 def _store() -> Any:
-  """The job's key-value store. jax 0.10 has no public name for it."""
+  """The job's key-value store, for which jax 0.10 has no public name."""
   from jax._src import distributed
 
   return distributed.global_state.client
 
 
-def _heard() -> Verdict | None:
-  """What was told, if anything was."""
+def _stored() -> ExitReason | None:
+  """The reason in the store, if a process has written one."""
   try:
-    return Verdict(**json.loads(_store().key_value_try_get(VERDICT)))
-  except Exception:  # nothing there, or no store
+    return ExitReason(**json.loads(_store().key_value_try_get(EXIT_REASON)))
+  except Exception:  # the key is not there, or the store is gone
     return None
 
 
-def _agreed(own: Verdict) -> Verdict:
-  """The verdict that holds: what another process told before, else one's own, told now.
+def _agreed(own: ExitReason) -> ExitReason:
+  """The reason that all processes take: the one that is in the store already, else `own`, which is written now.
 
-  Who merely lost another process has no reason to tell: it asks whether that one told its own.
+  A process that only lost another one has no reason of its own to write; it reads that process's reason, if there is
+  one.
   """
-  answers: list[Verdict] = []
+  answers: list[ExitReason] = []
 
   def ask() -> None:
     if own.status != LostHostError.status:
-      with contextlib.suppress(Exception):  # one is there already, or the store is gone
-        _store().key_value_set(VERDICT, json.dumps(own._asdict()))
-    answers.append(_heard() or own)
+      with contextlib.suppress(Exception):  # the store holds a reason already, or is gone
+        _store().key_value_set(EXIT_REASON, json.dumps(own._asdict()))
+    answers.append(_stored() or own)
 
   asking = threading.Thread(target=ask, daemon=True)
   asking.start()
@@ -74,28 +77,28 @@ def _agreed(own: Verdict) -> Verdict:
 
 
 def end(status: int, words: str) -> None:
-  """Ends this process if it is one of several (at a usual exit jax would wait for the others), else returns.
+  """Ends this process if it is one of several, else returns. (A normal exit would make jax wait for the others.)
 
-  words: one line, printed to standard error here and by all others.
+  words: one line, which every process prints to standard error.
   """
   if jax.distributed.is_initialized():
-    _end(_agreed(Verdict(status, words, jax.process_index(), socket.gethostname())))
+    _end(_agreed(ExitReason(status, words, jax.process_index(), socket.gethostname())))
 
 
-def _end(verdict: Verdict) -> None:
-  _ending.acquire()  # for good: a second thread waits here for the end
-  own = verdict.process == jax.process_index()
-  whose = "" if own else f" (process {verdict.process}, {verdict.host})"
-  print(verdict.words + whose, file=sys.stderr, flush=True)
+def _end(reason: ExitReason) -> None:
+  _ending.acquire()  # never released: a second thread waits here until the process has ended
+  own = reason.process == jax.process_index()
+  whose = "" if own else f" (process {reason.process}, {reason.host})"
+  print(reason.words + whose, file=sys.stderr, flush=True)
   sys.stdout.flush()
-  if verdict.status != LostHostError.status:
+  if reason.status != LostHostError.status:
     _take_leave()
-  os._exit(verdict.status)
+  os._exit(reason.status)
 
 
 def _take_leave() -> None:
-  """Process 0 stays until the others have ended: without its store they could not know why."""
-  with contextlib.suppress(Exception):  # from the store: then nobody can ask it
+  """Process 0 waits until the others have ended, since they read the reason from its store."""
+  with contextlib.suppress(Exception):  # the store is gone, so nobody can read it
     if jax.process_index():
       _store().key_value_increment(GONE, 1)
       return
@@ -106,7 +109,7 @@ def _take_leave() -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-  """Ends this process when another one of its job tells that it failed."""
+  """Ends this process when another process of the job has written the reason of its failure."""
   if not jax.distributed.is_initialized():
     yield
     return
@@ -114,13 +117,13 @@ def listening() -> Iterator[None]:
 
   def listen() -> None:
     while not done.wait(LISTEN):
-      verdict = _heard()
-      if verdict is not None:
-        if not done.wait(UNWIND):  # it hangs in a collective, where nothing broke
-          _end(verdict)
+      reason = _stored()
+      if reason is not None:
+        if not done.wait(UNWIND):  # this process hangs in a collective that never failed
+          _end(reason)
         return
 
-  listener = threading.Thread(target=listen, name="verdict", daemon=True)
+  listener = threading.Thread(target=listen, name="exit_reason", daemon=True)
   listener.start()
   try:
     yield

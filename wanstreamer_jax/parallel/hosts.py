@@ -1,13 +1,13 @@
-"""Several processes that are one job: joining it, agreeing in it, and leaving it when one of them is lost.
+"""Several processes that are one job: joining it, agreeing within it, and leaving it when one of them is lost.
 
-One process per host, all with the same command. Where jax knows the surroundings (Cloud TPU, GKE, Slurm, Open MPI,
-Kubernetes with the `kubernetes` package) nothing need be said; elsewhere `--coordinator HOST:PORT --processes N
---process I` does. Everything here is the identity in a job of one process.
+There is one process per host, and all run the same command. Where jax recognises the environment (Cloud TPU, GKE,
+Slurm, Open MPI, Kubernetes with the `kubernetes` package) no flags are needed; elsewhere pass `--coordinator HOST:PORT
+--processes N --process I`. In a job of one process everything here is the identity.
 
-A process that fails says why, and all end with its words and status (parallel/exit_reason.py). One that is lost is
-noticed in one of two ways. Its connections break, and a collective fails in the others: `peers_watched` turns that into
-one line. Or it is only silent (a host without power): after `heartbeat` seconds jax ends the others itself (SIGABRT,
-"another task died"). Either way the job ends, and whoever started it starts it again.
+A process that fails states its reason, and all processes end with its message and status (parallel/exit_reason.py). A
+process that is lost is detected in one of two ways. Its connections break, so that a collective fails in the others:
+`peers_watched` turns that into one line. Or it only falls silent (a power failure): after `heartbeat` seconds jax ends
+the others itself (SIGABRT, "another task died"). Either way the job ends, and its launcher starts it again.
 """
 
 import contextlib
@@ -33,23 +33,23 @@ from wanstreamer_jax.parallel.rules import param_shardings
 
 HEARTBEAT = 100  # seconds of silence after which a process counts as lost; jax's own default
 START = 300  # seconds that processes wait for each other at the start; jax's own default
-SIGNS = (  # set by those who start several processes, and understood by jax.distributed.initialize()
+SIGNS = (  # variables that launchers of several processes set and that jax.distributed.initialize() understands
   "JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST", "OMPI_MCA_orte_hnp_uri",
   "JOB_COMPLETION_INDEX",
 )  # fmt: skip
-BROKEN = re.compile(  # what jax says when somebody is missing from a collective, and from its coordination service
+BROKEN = re.compile(  # what jax reports when a process is missing from a collective or from the coordination service
   r"Gloo [\w -]+ failed: .*(connect|timed? ?out|broken pipe)|"
   r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE): .*RPC: /[\w.]*CoordinationService/|"
   r"stopped sending heartbeats|ncclRemoteError|remote process exited",
   re.IGNORECASE | re.DOTALL,
-)  # and no more: stores, too, are unavailable and close connections, and a defect must be called one
+)  # and nothing wider: object stores also close connections, and a defect must be reported as a defect
 
 
 @contextlib.contextmanager
 def joined(
   coordinator: str | None = None, processes: int | None = None, process: int | None = None, heartbeat: int = HEARTBEAT
 ) -> Iterator[None]:
-  """A job that this process takes part in; see `join`. When all end as they should, they wait for each other."""
+  """Takes part in a job for the length of the block; see `join`. At a regular end the processes wait for each other."""
   join(coordinator, processes, process, heartbeat)
   try:
     with exit_reason.listening():
@@ -68,10 +68,10 @@ def _part() -> None:
 def join(
   coordinator: str | None = None, processes: int | None = None, process: int | None = None, heartbeat: int = HEARTBEAT
 ) -> None:
-  """Joins the job of the flags or of the surroundings; call it before anything else of jax's.
+  """Joins the job that the flags or the environment describe; call it before anything else of jax.
 
   coordinator: HOST:PORT of process 0, where it will listen. process: 0 ... processes - 1.
-  Raises ConfigError for flags that do not fit together, LostHostError when the job does not come together.
+  Raises ConfigError for flags that do not fit together, LostHostError when the processes do not find each other.
   """
   named = [sign for sign in SIGNS if sign in os.environ]
   given = [value is not None for value in (coordinator, processes, process)]
@@ -90,7 +90,7 @@ def join(
   else:
     return
   try:
-    with warnings.catch_warnings(action="ignore"):  # about packages for surroundings that are not these
+    with warnings.catch_warnings(action="ignore"):  # about packages for environments other than this one
       jax.distributed.initialize(
         coordinator, processes, process, local_device_ids=_devices_of_one_task(), cluster_detection_method=method,
         initialization_timeout=START, heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=heartbeat,
@@ -106,16 +106,16 @@ def join(
       ) from error
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     whom = f"process {process} of {processes} at {coordinator}" if method else "what the environment names"
-    raise LostHostError(f"the job did not come together ({whom}): {reason}; are all of them started?") from error
+    raise LostHostError(f"could not join the job ({whom}): {reason}; check that every process was started") from error
 
 
 def _on_tpu() -> bool:
-  """Whether this is a host of a Cloud TPU, which knows from its metadata whether there are others."""
+  """Whether this is a host of a Cloud TPU, whose metadata tells whether there are others."""
   return bool(find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")))
 
 
 def _devices_of_one_task() -> list[int] | None:
-  """All GPUs of the node where Slurm runs one task on it: jax by itself would take one GPU for every task."""
+  """All GPUs of the node, where Slurm runs one task on it. By default jax would take only one GPU for each task."""
   tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
   if "JAX_LOCAL_DEVICE_IDS" in os.environ or not re.fullmatch(r"1(\(x\d+\))?", tasks):
     return None
@@ -129,7 +129,7 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes what is written once."""
+  """Whether this is the process that writes the files of which there is one."""
   return jax.process_index() == 0
 
 
@@ -139,7 +139,7 @@ def from_first(value: int) -> int:
 
 
 def wait_for_all(where: str) -> None:
-  """Returns when every process has come here."""
+  """Returns when every process has called this."""
   if several():
     multihost_utils.sync_global_devices(where)
 
@@ -157,15 +157,15 @@ def gather_texts(text: str) -> list[str]:
 
 
 def whole(leaf: jax.Array) -> np.ndarray:
-  """All of an array that may lie on several hosts, in every process."""
+  """The whole of an array that may lie on several hosts, as a host array in every process."""
   return np.asarray(multihost_utils.process_allgather(leaf, tiled=True) if several() else leaf)
 
 
 def on_first(tree: Any, function: Callable[[Any], Any]) -> Any:
   """function(tree) in the first process alone, which evaluates and exports; None in the others.
 
-  There the tree lies on that process's own devices, which are the mesh meanwhile: it may be used in any way, without
-  the others taking part. All processes call this. A job of one process just calls the function.
+  For the call, the tree is placed on that process's own devices, which form the mesh; the function may use it in any
+  way without the other processes. All processes call this. A job of one process just calls the function.
   """
   if not several():
     return function(tree)
@@ -184,7 +184,7 @@ def on_first(tree: Any, function: Callable[[Any], Any]) -> Any:
 
 @contextlib.contextmanager
 def only_first_speaks() -> Iterator[None]:
-  """Nobody but the first process prints to standard output; errors go to standard error from everywhere."""
+  """Silences standard output in all processes but the first. Standard error is left alone."""
   if is_first():
     yield
     return
@@ -193,7 +193,7 @@ def only_first_speaks() -> Iterator[None]:
 
 
 def check_same(facts: Mapping[str, Any]) -> None:
-  """Raises ConfigError, in every process, unless all of them state the same facts; whole tables travel only then."""
+  """Raises ConfigError in every process unless all state the same facts. Tables are exchanged only if hashes differ."""
   if not several():
     return
   text = json.dumps(facts, sort_keys=True, default=str)
@@ -206,13 +206,13 @@ def check_same(facts: Mapping[str, Any]) -> None:
 
 
 def difference(tables: Sequence[Mapping[str, Any]], hosts: Sequence[str]) -> str:
-  """In words, the first fact in which processes differ: what the odd ones say, and what the others do."""
+  """In words, the first fact in which processes differ: the values of the minority, and that of the majority."""
   names = [name for table in tables for name in table]
   differing = [name for name in dict.fromkeys(names) if len({_said(table, name) for table in tables}) > 1]
   by_value: dict[str, list[int]] = {}
   for process, table in enumerate(tables):
     by_value.setdefault(_said(table, differing[0]), []).append(process)
-  common = max(by_value, key=lambda value: len(by_value[value]))  # of equally many, process 0's
+  common = max(by_value, key=lambda value: len(by_value[value]))  # at a tie, process 0's
   odd = "; ".join(
     f"{value} in {', '.join(f'process {process} ({hosts[process]})' for process in found[:4])}"
     + (f" and {len(found) - 4} more" if len(found) > 4 else "")
@@ -232,7 +232,7 @@ def _said(table: Mapping[str, Any], name: str) -> str:
 
 @contextlib.contextmanager
 def peers_watched() -> Iterator[None]:
-  """Raises LostHostError for what a collective raises when another process is gone."""
+  """Turns the error that a collective raises when another process is gone into a LostHostError."""
   try:
     yield
   except Exception as error:
@@ -243,11 +243,11 @@ def peers_watched() -> Iterator[None]:
 
 
 def lost(error: Exception) -> LostHostError | None:
-  """The error to raise if this one says that another process is gone, else None."""
+  """The error to raise instead, if this one means that another process is gone; else None."""
   if not several() or isinstance(error, UserError) or not BROKEN.search(str(error)):
     return None
   reason = re.sub(r"\[external/[^]]*\] *", "", str(error).splitlines()[0])[:160]
   return LostHostError(
-    f"process {jax.process_index()} of {jax.process_count()} lost another process, whose own log says why ({reason}); "
-    "whole checkpoints stay; start the job again, and it goes on from the last one"
+    f"process {jax.process_index()} of {jax.process_count()} lost another process ({reason}); see that process's log "
+    "for the cause. Complete checkpoints are kept: start the job again to continue from the last one"
   )

@@ -2,12 +2,12 @@
 
   python -m wanstreamer_jax.parallel.launcher 4 --restarts 3 -- wanstreamer train --config=configs/tiny.py
 
-Every process gets `--coordinator HOST:PORT --processes N --process I` behind its command. A job of one gets nothing
-added: on the hosts of a pod, where the surroundings say who is who, the same command starts it and keeps it going.
+Every process gets `--coordinator HOST:PORT --processes N --process I` appended to its command. A job of one process
+gets nothing appended: on the hosts of a pod, where jax finds the other processes itself, run the launcher on every
+host.
 
-A job ends with status 0; is not started again after bad input (2) or a stop that was asked for (130); and is started
-again, from its last checkpoint, after anything else: a process that was killed, a host that was lost. Standard library
-only.
+The job is not started again after success (0), bad input (2) or a requested stop (130). It is started again, from its
+last checkpoint, after anything else, such as a killed process or a lost host. Uses the standard library only.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-FINAL = (0, 2, 130)  # finished, bad input, stopped on request: nothing would change
-GRACE = 20.0  # seconds that the others have to say what they miss, and to end
+FINAL = (0, 2, 130)  # finished, bad input, stopped on request: a new start would change nothing
+GRACE = 20.0  # seconds for the other processes to report and end after one has failed
 PAUSE = 2.0  # seconds before a new start
 
 
@@ -32,7 +32,7 @@ class Job:
   def __init__(self, commands: Sequence[Sequence[str]]):
     self.processes = []
     for number, command in enumerate(commands):
-      # A session of its own: Ctrl-C at the terminal reaches the launcher alone, which passes it on once.
+      # In a session of its own, so that Ctrl-C reaches only the launcher, which passes it on once.
       pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if number else {}
       process = subprocess.Popen(command, start_new_session=True, **pipes)
       self.processes.append(process)
@@ -45,7 +45,8 @@ class Job:
         process.send_signal(number)
 
   def wait(self) -> list[int]:
-    """The statuses of all, when all have ended; negative ones are signals. After a failure the rest has GRACE."""
+    """The statuses of all processes when all have ended; negative ones are signals. After a failure the others are
+    killed when GRACE seconds have passed."""
     deadline = float("inf")
     while True:
       found = [process.poll() for process in self.processes]
@@ -59,14 +60,14 @@ class Job:
 
 
 def _relay(process: subprocess.Popen[bytes], number: int) -> None:
-  """Lines of a process that is not the first, with its number before them."""
+  """Prints the output of a process other than the first, each line with its number in front."""
   for line in process.stdout or ():
     sys.stderr.write(f"[{number}] {line.decode(errors='replace')}")
     sys.stderr.flush()
 
 
 def commands_of(command: Sequence[str], processes: int) -> list[list[str]]:
-  """The command line of every process; the coordinator listens on a port that is free now."""
+  """The command line of every process. The coordinator gets a port that is free at this moment."""
   if processes == 1:
     return [list(command)]
   with socket.socket() as probe:
@@ -76,8 +77,8 @@ def commands_of(command: Sequence[str], processes: int) -> list[list[str]]:
   return [[*command, *flags(process)] for process in range(processes)]
 
 
-def verdict(statuses: Sequence[int]) -> int | None:
-  """The status that the job ends with, or None if it may be started again. The gravest that is final decides."""
+def final_status(statuses: Sequence[int]) -> int | None:
+  """The status that the job ends with, or None if it is to be started again. Bad input (2) decides before 130."""
   if not any(statuses):
     return 0
   return next((final for final in (2, 130) if final in statuses), None)
@@ -89,7 +90,7 @@ def in_words(statuses: Sequence[int]) -> str:
 
 
 def launch(command: Sequence[str], processes: int, restarts: int) -> int:
-  """Runs the job until it ends for good. Returns its status; 1 when `restarts` new starts did not help."""
+  """Runs the job until it ends for good. Returns its status, or 1 when it failed again after `restarts` restarts."""
   running: list[Job] = []
   asked: list[int] = []
 
@@ -103,14 +104,14 @@ def launch(command: Sequence[str], processes: int, restarts: int) -> int:
   for start in range(restarts + 1):
     running.append(Job(commands_of(command, processes)))
     statuses = running[-1].wait()
-    final = verdict(statuses)
+    final = final_status(statuses)
     if final is not None or asked:
       return 130 if final is None else final
-    end = f"starting again ({start + 1} of {restarts})" if start < restarts else f"it had {restarts} new starts"
+    end = f"restarting ({start + 1} of {restarts})" if start < restarts else f"giving up after {restarts} restarts"
     print(f"launcher: {in_words(statuses)}; {end}", file=sys.stderr, flush=True)
     if start < restarts:
       time.sleep(PAUSE)
-      if asked:  # to stop, while there was nobody to tell
+      if asked:  # asked to stop between two starts
         return 130
   return 1
 

@@ -1,8 +1,7 @@
-"""What this machine is, and what it does at best: its name, peak rates and memory."""
+"""What this machine and published chips can do: peak rates, memory and the speed of products; its name for reports."""
 
 import functools
 import os
-import pathlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ import jax.numpy as jnp
 from wanstreamer_jax.errors import ConfigError
 
 GIB = 1 << 30
+
+# Published figures
 
 
 class Chip(NamedTuple):
@@ -41,30 +42,9 @@ CHIPS = {  # by jax's device_kind
 }
 
 
-def check_memory(slots: int, needed: int) -> None:
-  """Raises ConfigError when the states of all slots, `needed` bytes, are more than the first device has left."""
-  stats = jax.devices()[0].memory_stats()
-  left = stats["bytes_limit"] - stats["bytes_in_use"] if stats else memory_left()
-  if needed > left:
-    gib = 1 << 30
-    raise ConfigError(
-      f"what {slots} session{'s' if slots > 1 else ''} may come to remember needs {needed / gib:.1f} GiB, and "
-      f"{left / gib:.1f} are left: use fewer --slots, --kv int8, a layout.window, or without one a shorter --longest"
-    )
-
-
-def memory_left() -> int:
-  """Bytes of this machine's memory that programs may still take (Linux; elsewhere all that there is)."""
-  try:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-  except (OSError, StopIteration):
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-# FLOP/s of dense bfloat16 products by jax's device_kind (a kind that starts so), from the makers' data sheets.
+# FLOP/s of dense bfloat16 products by the beginning of jax's device_kind, from the makers' data sheets.
 PEAKS = {kind: chip.flops for kind, chip in CHIPS.items()} | {
-  "TPU v4": 275e12,  # its two cores are one device on the machine itself, though not in a topology
+  "TPU v4": 275e12,  # on the machine itself its two cores are one device, in a topology they are two
   "NVIDIA A100": 312e12,
   "NVIDIA H100 PCIe": 756e12,
   "NVIDIA H100": 989e12,
@@ -77,7 +57,7 @@ PEAKS = {kind: chip.flops for kind, chip in CHIPS.items()} | {
 
 
 def peak_flops(dtype: str) -> tuple[float, str]:
-  """(FLOP/s of one device for products of `dtype`, where that figure is from: its data sheet, or this process)."""
+  """(FLOP/s of one device for products of `dtype`, "data sheet" or "measured" in this process)."""
   kind = jax.devices()[0].device_kind
   known = [name for name in PEAKS if kind.startswith(name)]
   if known and dtype == "bfloat16":
@@ -95,38 +75,68 @@ def product_rate(dtype: str) -> float:
 
 
 def best_seconds(function: Callable[..., Any], *args: Any, repeats: int = 7) -> float:
-  """Of the fastest call, after one that is not timed."""
+  """Seconds of the fastest of `repeats` calls, after one that is not timed."""
   jax.block_until_ready(function(*args))
   return min(timed(function, *args)[0] for _ in range(repeats)) / 1000
 
 
 def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
-  """(milliseconds, result)."""
+  """(milliseconds that the call took until its result was there, the result)."""
   begin = time.perf_counter()
   result = jax.block_until_ready(function(*args))
   return (time.perf_counter() - begin) * 1000, result
 
 
+# Memory
+
+
 def memory_bytes() -> int | None:
-  """The most that this process ever held on one of its devices; None where the device does not say (CPUs)."""
+  """The peak memory of this process on one of its devices, in bytes; None where devices do not report it (CPUs)."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   found = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
   return max(found, default=None)
 
 
-def describe() -> dict[str, Any]:
-  """Who answers: device, processor, cores that this process may use, load, versions."""
-  device = jax.devices()[0]
+def check_memory(slots: int, needed: int) -> None:
+  """Raises ConfigError when the states of all slots, `needed` bytes, do not fit into the first device's free memory."""
+  stats = jax.devices()[0].memory_stats()
+  free = stats["bytes_limit"] - stats["bytes_in_use"] if stats else memory_left()
+  if needed > free:
+    raise ConfigError(
+      f"the states of {slots} session{'s' if slots > 1 else ''} may grow to {needed / GIB:.1f} GiB, but only "
+      f"{free / GIB:.1f} GiB are free: use fewer --slots, --kv int8, a layout.window, or a shorter --longest"
+    )
+
+
+def memory_left() -> int:
+  """Bytes of this machine's memory that programs may still take (Linux; elsewhere all of it)."""
   try:
-    info = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next(line.partition(":")[2].strip() for line in info if line.startswith("model name"))
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
   except (OSError, StopIteration):
-    processor = "unknown processor"
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+# Identity
+
+
+def describe() -> dict[str, Any]:
+  """What ran a measurement: platform, device or processor, cores that this process may use, load, version of jax."""
+  device = jax.devices()[0]
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
   return {
     "platform": device.platform,
-    "device": processor if device.platform == "cpu" else device.device_kind,
+    "device": processor_name() if device.platform == "cpu" else device.device_kind,
     "cores": cores,
     "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     "jax": jax.__version__,
   }
+
+
+def processor_name() -> str:
+  """The processor's model name (Linux; elsewhere "unknown processor")."""
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+  except (OSError, StopIteration):
+    return "unknown processor"

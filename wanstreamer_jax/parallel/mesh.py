@@ -108,7 +108,7 @@ def check_batch(batch: int, mesh: Mesh) -> None:
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Puts this host's rows of a global batch onto the mesh.
 
-  batch: arrays [rows of this host, ...], which rows `feed.host_rows` says, in ascending order.
+  batch: arrays [rows of this host, ...], which rows `prefetch.host_rows` says, in ascending order.
   """
   sharding = batch_sharding(mesh)
   return {name: jax.make_array_from_process_local_data(sharding, np.asarray(rows)) for name, rows in batch.items()}

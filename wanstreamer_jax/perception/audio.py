@@ -10,7 +10,7 @@ from flax import nnx
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
 from wanstreamer_jax.nn.local_attention import LocalAttentionLayer, LocalState
-from wanstreamer_jax.nn.mel import mel_filterbank
+from wanstreamer_jax.nn.mel import log_mel, mel_filterbank, power_spectrum
 
 _FLOOR = 1e-5  # of the mel power; silence in a 16-bit file is about 1e-6
 
@@ -23,7 +23,7 @@ class AudioState(NamedTuple):
   layers: tuple[LocalState, ...]
 
 
-def log_mel(samples: jax.Array, tail: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
+def mel_frames(samples: jax.Array, tail: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
   """samples [S] and the tail before them -> (log-mel [S / hop, bins], about -1..1, and the new tail).
 
   Frame i ends with sample (i + 1) * hop: all of its window lies in the past.
@@ -32,11 +32,9 @@ def log_mel(samples: jax.Array, tail: jax.Array, config: Config) -> tuple[jax.Ar
   stream = jnp.concatenate([tail, jnp.clip(samples, -1.0, 1.0)])
   frames = samples.shape[0] // p.mel_hop
   index = np.arange(frames)[:, None] * p.mel_hop + np.arange(p.mel_window)
-  windowed = stream[index] * np.hanning(p.mel_window).astype(np.float32)
-  spectrum = jnp.fft.rfft(windowed)
-  power = (jnp.square(spectrum.real) + jnp.square(spectrum.imag)) / p.mel_window
-  mel = jnp.maximum(power @ mel_filterbank(p.mel_window, p.mel_bins, config.media.sample_rate), _FLOOR)
-  return (jnp.log10(mel) + 2.5) / 2.5, stream[frames * p.mel_hop :]
+  power = power_spectrum(stream[index], np.hanning(p.mel_window).astype(np.float32)) / p.mel_window
+  mel = log_mel(power, mel_filterbank(p.mel_window, p.mel_bins, config.media.sample_rate), _FLOOR)
+  return (mel + 2.5) / 2.5, stream[frames * p.mel_hop :]
 
 
 class AudioEncoder(nnx.Module):
@@ -64,7 +62,7 @@ class AudioEncoder(nnx.Module):
 
   def __call__(self, samples: jax.Array, state: AudioState) -> tuple[jax.Array, AudioState]:
     p = self.config.perception
-    mel, tail = log_mel(samples, state.samples, self.config)
+    mel, tail = mel_frames(samples, state.samples, self.config)
     x = jax.nn.silu(self.stem(mel.reshape(-1, self.group * p.mel_bins)))
     stream = jnp.concatenate([state.token, x])  # causal convolution of width 3
     x = x + jax.nn.silu(self.conv(jnp.concatenate([stream[:-2], stream[1:-1], stream[2:]], axis=-1)))

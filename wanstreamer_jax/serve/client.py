@@ -11,9 +11,9 @@ import aiohttp
 import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import protocol
-from wanstreamer_jax.serve.session_log import PHASES
 
 ANSWER_SECONDS = 5.0  # without a message, after which the server counts as gone
 MEDIA_FIELDS = ("unit_ms", "fps", "sample_rate", "height", "width")  # of the welcome

@@ -17,6 +17,7 @@ from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import is_one_line
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.echo import EchoMeter
@@ -28,7 +29,6 @@ from wanstreamer_jax.serve.prometheus import Metrics
 from wanstreamer_jax.serve.rate_limit import RateLimit
 from wanstreamer_jax.serve.recording import SessionRecording
 from wanstreamer_jax.serve.scheduler import NoFreeSlot, Scheduler, Slot, UnitResult
-from wanstreamer_jax.serve.session_log import PHASES
 from wanstreamer_jax.serve.unit_source import UnitSource
 from wanstreamer_jax.serve.watched_user import WatchedUser
 

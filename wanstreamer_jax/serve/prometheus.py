@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.serve.scheduler import Scheduler, UnitResult
-from wanstreamer_jax.serve.session_log import PHASES
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32, 0.64)  # seconds
 COUNTS = {

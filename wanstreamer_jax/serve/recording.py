@@ -15,6 +15,7 @@ import numpy as np
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import MediaReader, MediaWriter
 from wanstreamer_jax.errors import MediaError
+from wanstreamer_jax.files import replacing
 from wanstreamer_jax.serve.film import write_conversation
 from wanstreamer_jax.serve.scheduler import UnitResult
 from wanstreamer_jax.serve.session_log import SessionLog, write_vtt
@@ -93,9 +94,7 @@ class SessionRecording:
     user, agent = (self.folder / f"{side}.mp4" for side in ("user", "agent"))
     reader = MediaReader(user, self.media)
     write_conversation(self.folder / "conversation.mp4", reader, agent, self._log, progress=False)
-    partial = self.zip.with_suffix(".part")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(self.zip) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
       for name in FILES:
         archive.write(self.folder / name, name)
-    partial.replace(self.zip)
     return self.zip

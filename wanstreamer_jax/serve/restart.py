@@ -8,14 +8,13 @@ The folder appears whole or not at all, and is removed once it was read, so that
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from wanstreamer_jax.errors import CheckpointError
-from wanstreamer_jax.files import write_json
+from wanstreamer_jax.files import replacing, write_json
 from wanstreamer_jax.serve.scheduler import Scheduler, Slot
 from wanstreamer_jax.serve.unit_source import UnitSource
 from wanstreamer_jax.serve.watched_user import WatchedUser
@@ -29,19 +28,15 @@ def save(scheduler: Scheduler, folder: Path) -> int:
   slots = [slot for slot in scheduler.taken() if slot.ready]
   if not slots:
     return 0
-  temporary = folder.with_name(folder.name + ".tmp")
-  shutil.rmtree(temporary, ignore_errors=True)
   try:
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.mkdir(mode=0o700)  # holds what users said and showed, and session tokens: for the owner only
-    scheduler.engine.save(temporary)
-    write_json(temporary / SESSIONS, [_describe(slot) for slot in slots])
-    for path in temporary.iterdir():
-      path.chmod(0o600)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as temporary:
+      temporary.mkdir(mode=0o700)  # holds what users said and showed, and session tokens: for the owner only
+      scheduler.engine.save(temporary)
+      write_json(temporary / SESSIONS, [_describe(slot) for slot in slots])
+      for path in temporary.iterdir():
+        path.chmod(0o600)
   except OSError as error:
-    shutil.rmtree(temporary, ignore_errors=True)
     raise CheckpointError(f"cannot save the sessions to {folder}: {error.strerror or error}") from error
   return len(slots)
 

@@ -13,16 +13,14 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import MediaUnit
-from wanstreamer_jax.engine.phases import UnitOutput
+from wanstreamer_jax.engine.interface import SlotEngine, UnitOutput
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.serve.unit_source import UnitSource, UserInput
@@ -33,49 +31,6 @@ MAX_FAILURES = 3  # of the engine in a row, after which the server counts as bro
 MAX_UNITS_BEHIND = 5  # after which the clock is restarted instead of catching up
 SESSION_FAILED = "this session failed and was ended; please start again"
 log = logging.getLogger("wanstreamer")
-
-
-class SlotEngine(Protocol):
-  """What the scheduler needs of an engine that steps several sessions in lockstep.
-
-  Calls come from the thinker thread, except `perform`, which comes from the performer thread, and `check`.
-  """
-
-  media: MediaConfig
-  slots: int
-  overlaps: bool  # whether the next unit may be thought while this one is being performed
-
-  def check(self, request: Request) -> None:
-    """Raises DataError for a request that `join` would refuse. May be called from any thread."""
-    ...
-
-  def join(self, slot: int, request: Request) -> None:
-    """Begins a session in a slot. Raises UserError when it cannot begin and all others are unchanged."""
-    ...
-
-  def reset(self) -> None:
-    """Called after any other error, while the engine is idle: ends all sessions, so that the engine can go on."""
-    ...
-
-  def commit(self) -> None:
-    """Commits the unit before, while the next one is awaited."""
-    ...
-
-  def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> Any:
-    """Perceives and thinks one unit of every slot (None: empty). The result goes to `perform`."""
-    ...
-
-  def perform(self, thought: Any) -> list[UnitOutput | None]:
-    """Performs and renders that unit. None for an empty slot and for a session that is no longer finite."""
-    ...
-
-  def save(self, folder: Path) -> None:
-    """Writes the state of all slots."""
-    ...
-
-  def restore(self, folder: Path) -> None:
-    """Loads what `save` wrote. Raises CheckpointError."""
-    ...
 
 
 @dataclasses.dataclass

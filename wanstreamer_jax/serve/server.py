@@ -25,13 +25,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.session import World
+from wanstreamer_jax.engine.interface import SlotEngine
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.serve import protocol, restart
 from wanstreamer_jax.serve.connection import Connection, Service
 from wanstreamer_jax.serve.frame_codec import encode_jpeg
 from wanstreamer_jax.serve.prometheus import Metrics
 from wanstreamer_jax.serve.recording import KEEP_SECONDS
-from wanstreamer_jax.serve.scheduler import Scheduler, SlotEngine
+from wanstreamer_jax.serve.scheduler import Scheduler
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAGE = Path(__file__).parent / "page"

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import UserError
 
-PHASES = ("commit", "perceive", "think", "perform", "render")  # as in `rollout`; commit runs before the user's unit
 THINKER_PHASES = ("commit", "perceive", "think")  # may overlap with the other phases of the unit before
 ANSWER_PHASES = PHASES[1:]  # what lies between a complete unit of the user and the answer to it
 BINS = 16  # envelope points per unit

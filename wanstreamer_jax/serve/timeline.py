@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from wanstreamer_jax.serve.session_log import BINS, PHASES, Caption, SessionLog, agent_captions, typed_captions
+from wanstreamer_jax.engine.interface import PHASES
+from wanstreamer_jax.serve.session_log import BINS, Caption, SessionLog, agent_captions, typed_captions
 
 STRIP_SECONDS, MAX_STRIPS = 20.0, 6  # a longer session is folded into strips; a very long one has denser strips
 WIDTH = 16.0  # inches

@@ -1,9 +1,9 @@
 """Training checkpoints: Orbax, asynchronous, atomic, restored onto any mesh and any number of processes.
 
-`RUN/checkpoints/STEP/` holds `state` (arrays, flat by name: step, params, optimizer, ema, spikes) and `meta`
-(format, config, code, shapes, and a checksum of every array). A checkpoint is written under a temporary name and
-renamed when it is whole (object stores: gets its last file); older ones are removed after that. All processes write
-their own parts of one checkpoint, and all take the same one back. weights/store.py reads the weights alone.
+`RUN/checkpoints/STEP/` holds `state` (arrays, flat by name: step, params, optimizer, ema, spikes) and `meta` (format,
+config, code, shapes, and a checksum of every array). A checkpoint is written under a temporary name and renamed when it
+is complete (in object stores: completed by a last file); only then are older ones removed. Every process writes its own
+shards of one checkpoint, and all restore the same one. weights/store.py reads the weights alone.
 """
 
 import json
@@ -22,8 +22,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from wanstreamer_jax.config import Config, TrainConfig
 from wanstreamer_jax.config_files import config_to_dict, flat_fields
-from wanstreamer_jax.errors import CheckpointError, LostHostError, UserError, first_line
-from wanstreamer_jax.files import Path, is_remote, whole_path
+from wanstreamer_jax.errors import CheckpointError, LostHostError, UserError, one_line_with_type
+from wanstreamer_jax.files import Path, absolute_path, is_remote
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train import provenance
@@ -39,9 +39,9 @@ from wanstreamer_jax.weights.store import (
   read_meta,
 )
 
-# Fields that may differ between a run and its continuation: but for rounding they change no number of later steps,
-# or only how many there are. (train.steps moves the end of a decaying schedule, as whoever sets it asks for.) data.path
-# may too, since data are moved and mixtures change; but that is said.
+# Fields that may differ between a run and its continuation. They change the numbers of later steps only by rounding, or
+# only how many steps there are (train.steps also moves the end of a decaying schedule). data.path may differ too, since
+# data are moved and mixtures change, but a notice is printed.
 FREE_FIELDS = (
   "name", "data.path", "data.heldout", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
   "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
@@ -79,13 +79,13 @@ def _checksums(leaves: list[jax.Array]) -> jax.Array:
 
 
 def checksums(parts: dict[str, dict[str, jax.Array]]) -> dict[str, dict[str, int]]:
-  """A checksum of every leaf (weights.checksum), the same on any mesh; in a job of several processes, all call it."""
+  """A checksum of every leaf (`store.checksum`), the same on any mesh. In a job of several processes all call this."""
   found = iter(np.asarray(_checksums(jax.tree.leaves(parts))).tolist())
   return jax.tree.map(lambda _: next(found), parts)
 
 
 def kept(train: TrainConfig) -> Any:
-  """Orbax's policy: the last `train.keep`, and those of every `train.keep_every`-th step for good."""
+  """Orbax's policy: keeps the last `train.keep` checkpoints, and every `train.keep_every`-th step for good."""
   latest = checkpoint_managers.LatestN(train.keep)
   if not train.keep_every:
     return latest
@@ -95,12 +95,12 @@ def kept(train: TrainConfig) -> Any:
 class Checkpoints:
   """The checkpoints of one run. A context manager: leaving it waits for the last write.
 
-  A failed write raises CheckpointError at the next call; the earlier checkpoints stay as they were. In a job of several
-  processes, all of them make the same calls.
+  A failed write raises CheckpointError at the next call; earlier checkpoints stay as they were. In a job of several
+  processes all of them make the same calls.
   """
 
   def __init__(self, folder: Path, config: Config):
-    self.folder = whole_path(folder)
+    self.folder = absolute_path(folder)
     self.config = config
     self._saving: int | None = None
     _quiet_orbax()
@@ -115,25 +115,26 @@ class Checkpoints:
     except Exception as error:
       if not is_remote(self.folder):
         raise
-      raise CheckpointError(f"cannot reach {self.folder}: {first_line(error)}; check the bucket and gcsfs") from error
+      reason = one_line_with_type(error)
+      raise CheckpointError(f"cannot reach {self.folder}: {reason}; check the bucket and gcsfs") from error
 
   def __enter__(self) -> "Checkpoints":
     return self
 
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
     if isinstance(error, LostHostError):
-      return  # to finish a write takes everybody
+      return  # finishing a write needs every process
     problem: UserError | None = None
     for close in (self.wait, self._manager.close):
       try:
         close()
       except UserError as failure:
         problem = failure
-      except Exception as failure:  # close() repeats what wait() said
+      except Exception as failure:  # close() repeats what wait() raised
         problem = problem or self._failed(failure)
     if not is_remote(self.folder):
       for unfinished in self.folder.glob(UNFINISHED):
-        shutil.rmtree(unfinished, ignore_errors=True)  # its space may be what is missing; the next start tries again
+        shutil.rmtree(unfinished, ignore_errors=True)  # frees its space on a disk that may be full
     if problem and error is None:
       raise problem
 
@@ -164,7 +165,7 @@ class Checkpoints:
     self._saving = None
 
   def _check_space(self, size: int) -> None:
-    """A full disk is best noticed before anything is written to it."""
+    """Raises CheckpointError when the disk has no room for `size` bytes, before anything is written."""
     if is_remote(self.folder):
       return
     free = shutil.disk_usage(self.folder).free
@@ -178,18 +179,18 @@ class Checkpoints:
     step, self._saving = self._saving, None
     try:
       steps = checkpoint_steps(self.folder)
-      kept = f"the checkpoint of step {steps[-1]} stays whole" if steps else "there is no earlier checkpoint"
-    except Exception:  # a store that cannot even be asked
-      kept = "earlier checkpoints stay as they were"
+      kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "there is no earlier checkpoint"
+    except Exception:  # the store does not answer
+      kept = "earlier checkpoints are kept"
     failure = CheckpointError(f"cannot write the checkpoint of step {step} to {self.folder}: {_reason(error)}; {kept}")
     if is_remote(self.folder):
-      failure.status = LostHostError.status  # stores have bad minutes: launchers start the job again
+      failure.status = LostHostError.status  # object stores fail now and then: launchers start the job again
     return failure
 
   def restore(self, abstract: TrainState, shardings: TrainState) -> TrainState | None:
-    """The last whole checkpoint, placed as `shardings` say; None if there is none.
+    """The last complete checkpoint, placed as `shardings` say; None if the run has none.
 
-    A damaged last checkpoint is said, moved aside (`damaged-STEP`), and the one before it is taken. Raises
+    A damaged checkpoint is reported and moved aside (`damaged-STEP`), and the one before it is tried. Raises
     CheckpointError for a newer format, another config or another model, and when all checkpoints are damaged.
     """
     steps = json.loads(hosts.gather_texts(json.dumps(checkpoint_steps(self.folder)))[0])
@@ -202,9 +203,9 @@ class Checkpoints:
         return state
       problem = damage
       self._move_aside(step)
-      print(f"warning: {problem}; moved to damaged-{step}, trying the one before", flush=True)
+      print(f"warning: {problem}; moved to damaged-{step}; trying the one before it", flush=True)
     if problem:
-      raise CheckpointError(f"no whole checkpoint is left in {self.folder}; the last problem: {problem}")
+      raise CheckpointError(f"no undamaged checkpoint is left in {self.folder}; the last problem: {problem}")
     return None
 
   def _move_aside(self, step: int) -> None:
@@ -224,19 +225,19 @@ class Checkpoints:
       parts, sums = self._read(step, abstract, shardings)
     except _Damaged as error:
       damage = str(error)
-    damage = next(filter(None, hosts.gather_texts(damage)), "")  # each reads its own part: the first that met damage
+    damage = next(filter(None, hosts.gather_texts(damage)), "")  # every process reads its own shards
     if damage or parts is None:
       return None, damage
     wrong = [
       f"{part} {name}" for part, found in checksums(parts).items() for name, value in found.items()
-      if value != sums.get(part, {}).get(name, value)  # checkpoints of before have none
+      if value != sums.get(part, {}).get(name, value)  # older checkpoints have no checksums
     ]  # fmt: skip
     if wrong:
-      return None, f"checkpoint {self.folder / str(step)} is damaged: {wrong[0]} has not the numbers that were saved"
+      return None, f"checkpoint {self.folder / str(step)} is damaged: {wrong[0]} does not match its checksum"
     return unflatten_state(abstract, parts), ""
 
   def _read(self, step: int, abstract: TrainState, shardings: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(parts, their checksums) of a checkpoint. Raises _Damaged, and CheckpointError for what does not belong here."""
+    """(parts, their checksums) of a checkpoint. Raises _Damaged, or CheckpointError if it is of another run."""
     folder = self.folder / str(step)
     meta = self._read_meta(folder)
     wanted = flatten_state(abstract)
@@ -252,11 +253,11 @@ class Checkpoints:
     arguments = ocp.checkpoint_utils.construct_restore_args(target)
     try:
       restore = ocp.args.PyTreeRestore(target, restore_args=arguments)
-      # The handler by itself: a Checkpointer waits for all processes, also for one that found damage.
+      # The bare handler, since a Checkpointer would wait for all processes, even for one that found damage.
       parts = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=restore)
       jax.block_until_ready(parts)
     except Exception as error:
-      raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+      raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({one_line_with_type(error)})") from error
     if int(np.asarray(parts["step"]["step"])) != step:
       raise _Damaged(f"checkpoint {folder} holds step {int(np.asarray(parts['step']['step']))}")
     return parts, meta.get("checksums", {})
@@ -277,7 +278,7 @@ class Checkpoints:
     if saved.data.path != self.config.data.path:
       print(
         f"data.path was {saved.data.path!r} up to step {folder.name} and is {self.config.data.path!r} now: unless "
-        "these are the same records and weights, the batches to come are those of a run that always had the new ones",
+        "both hold the same records, the next batches are those of a run that used the new path from the start",
         flush=True,
       )
     return meta
@@ -288,7 +289,7 @@ class _Damaged(Exception):
 
 
 def _reason(error: Exception) -> str:
-  """The operating system's words out of Orbax's long message."""
+  """The operating system's reason, taken out of Orbax's long message."""
   text = str(error)
   if isinstance(error, OSError) and error.errno is None:
     return text
@@ -296,11 +297,11 @@ def _reason(error: Exception) -> str:
                 "Disk quota exceeded"):  # fmt: skip
     if known in text:
       return known
-  return first_line(error)
+  return one_line_with_type(error)
 
 
 class _NoOrbax(logging.Filter):
-  """Orbax logs each failure several times with its traceback; they are raised here as one CheckpointError."""
+  """Hides Orbax's own log of failures, several tracebacks for each, which are raised here as one CheckpointError."""
 
   def filter(self, record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname and "orbax" not in record.getMessage()
@@ -315,7 +316,7 @@ def _quiet_orbax() -> None:
 
 
 def _without_orbax(before: Callable[[Any], Any]) -> Callable[[Any], None]:
-  """After a failed read or write TensorStore still calls into Orbax's closed event loop, a traceback each."""
+  """Hides what TensorStore raises when it calls into Orbax's closed event loop after a failed read or write."""
 
   def without_orbax(problem: Any) -> None:
     if "Event loop is closed" not in str(problem.exc_value):

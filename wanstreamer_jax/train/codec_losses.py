@@ -1,7 +1,7 @@
 """Losses of stage 0: the audio and the video codec, each on one unbatched clip; callers vmap.
 
-The decoder is trained on what it will meet: a sample of the posterior, plus some noise, since latents that a flow model
-generates are never quite those of an encoder.
+The decoder is trained on a sample of the posterior plus some noise, since it will decode latents that a flow model
+generates, which are never exactly those of an encoder.
 """
 
 import jax
@@ -80,7 +80,7 @@ def video_vae_loss(
 def calibration_statistics(vae: AudioVAE | VideoVAE, clips: Float[Array, "B ..."]) -> Float[Array, "N Z"]:
   """Posterior means of a batch of clips (audio [B, S] or video [B, 1 + 4n, H, W, 3]), for `posterior.calibrate`.
 
-  The first latent frames of each clip are left out where there are more: they still see the empty past.
+  The first two latent frames of each clip are left out if there are more, since they see the empty past.
   """
 
   def means(clip: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Stage 0 as training stages: the audio and the video codec, each on clips of media records, both sides of a session.
+"""Stage 0 as training stages: the audio and the video codec, each trained on clips of media records of both sides.
 
-When a run ends, its averaged weights are standardised (`posterior.calibrate`) and written to RUN/weights, which is
-what `data encode` and `export` read.
+At the end of a run the latents of its averaged weights are standardised (`posterior.calibrate`), and the weights are
+written to RUN/weights, which `data encode` and `export` read.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.mixture import Mixture, Order
 from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.files import replacing, save_figure
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.codec_losses import audio_vae_loss, calibration_statistics, video_vae_loss
 from wanstreamer_jax.train.prefetch import host_rows
@@ -29,10 +30,10 @@ from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 from wanstreamer_jax.weights.store import EXPORTED, export_weights
 
 CALIBRATION_BATCHES = 16
-EVALUATION_STEP = 1_000_000_000  # batches that training never reaches
-TRIES = 100  # clips that are drawn to find one with the stream
+EVALUATION_STEP = 1_000_000_000  # number of the evaluation's batch, which training never reaches
+TRIES = 100  # clips that are drawn in search of one that has the stream
 SIDES = ("agent", "user")
-AGENT_SHARE = 0.7  # of the clips: the codec speaks for the agent, but must know other faces and voices too
+AGENT_SHARE = 0.7  # of the clips: the codec renders the agent, but must know other faces and voices too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class ClipLoader:
     for _ in range(TRIES):
       units = folder.read_units(session, start, data.units)
       first = int(rng.random() >= AGENT_SHARE)
-      for side in (SIDES[first], SIDES[1 - first]):  # the other side may have this stream
+      for side in (SIDES[first], SIDES[1 - first]):  # where this side lacks the stream, the other may have it
         if units[f"{side}_{self.name}_valid"].all():
           media = units[f"{side}_{self.name}"]
           media = media.reshape(-1, *media.shape[2:])
@@ -109,7 +110,7 @@ def _stage(name: str, medium: str, init: Any, loss: Any, draw: Any) -> Stage:
   evaluation_loss = jax.jit(loss, static_argnums=3)
 
   def evaluate(vae: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
-    """Losses of one batch (of `data.heldout` where it is set), and a picture of originals above reconstructions."""
+    """Losses of one batch (of `data.heldout` where it is set); draws originals above their reconstructions."""
     held_out = config.data.replace(path=config.data.heldout or config.data.path)
     batch = loader(config.replace(data=held_out).freeze()).batch_at(EVALUATION_STEP)
     keys = jax.random.split(jax.random.key(0), config.data.batch)
@@ -139,16 +140,16 @@ def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
 
 
 @jax.jit
-def _again_video(vae: VideoVAE, clip: jax.Array) -> jax.Array:
-  """The last frame of a clip [1 + F, H, W, 3] through the codec."""
+def _reconstruct_video(vae: VideoVAE, clip: jax.Array) -> jax.Array:
+  """The last frame of a clip [1 + F, H, W, 3], encoded and decoded: [H, W, 3]."""
   height, width = clip.shape[1:3]
   posterior, _ = vae.encode(still_first(clip), vae.encoder_state(height, width))
   return vae.decode(posterior.mean, vae.decoder_state(height, width))[0][-1]
 
 
 @jax.jit
-def _again_audio(vae: AudioVAE, clip: jax.Array) -> jax.Array:
-  """A clip [S] through the codec."""
+def _reconstruct_audio(vae: AudioVAE, clip: jax.Array) -> jax.Array:
+  """A clip [S], encoded and decoded."""
   posterior, _ = vae.encode(clip, vae.encoder_state())
   return vae.decode(posterior.mean, vae.decoder_state())[0]
 
@@ -158,29 +159,27 @@ def _draw_video(vae: VideoVAE, clips: np.ndarray, path: pathlib.Path) -> None:
   from PIL import Image
 
   shown = clips[:8]
-  again = [np.asarray(_again_video(vae, video_to_float(clip))) for clip in shown]
-  below = [video_to_uint8(frame) for frame in again]
-  rows = [np.concatenate([clip[-1] for clip in shown], axis=1), np.concatenate(below, axis=1)]
+  decoded = [video_to_uint8(np.asarray(_reconstruct_video(vae, video_to_float(clip)))) for clip in shown]
+  rows = [np.concatenate([clip[-1] for clip in shown], axis=1), np.concatenate(decoded, axis=1)]
   picture = Image.fromarray(np.concatenate(rows))
   scale = max(1, 192 // shown.shape[2])
-  picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(path)
+  enlarged = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+  with replacing(path) as temporary:
+    enlarged.save(temporary, format="png")
 
 
 def _draw_audio(vae: AudioVAE, clips: np.ndarray, path: pathlib.Path) -> None:
   """Spectrograms of up to 4 clips above those of their reconstructions."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
+  from matplotlib.figure import Figure
 
   shown = [np.asarray(audio_to_float(clip)) for clip in clips[:4]]
-  hiss = 1e-6 * np.random.default_rng(0).standard_normal(len(shown[0]))  # no log of zero
+  floor = 1e-6 * np.random.default_rng(0).standard_normal(len(shown[0]))  # avoids the logarithm of zero
   rate = vae.cfg.sample_rate
-  figure, axes = pyplot.subplots(2, len(shown), figsize=(4 * len(shown), 6), squeeze=False)
+  figure = Figure(figsize=(4 * len(shown), 6))
+  axes = figure.subplots(2, len(shown), squeeze=False)
   for column, clip in enumerate(shown):
-    for row, samples in enumerate((clip, np.asarray(_again_audio(vae, clip)))):
-      axes[row][column].specgram(samples + hiss[: len(samples)], NFFT=512, noverlap=384, Fs=rate, vmin=-140, vmax=-40)
+    for row, samples in enumerate((clip, np.asarray(_reconstruct_audio(vae, clip)))):
+      axes[row][column].specgram(samples + floor[: len(samples)], NFFT=512, noverlap=384, Fs=rate, vmin=-140, vmax=-40)
       axes[row][column].set_title(("original", "reconstruction")[row])
   figure.tight_layout()
-  figure.savefig(path, dpi=70)
-  pyplot.close(figure)
+  save_figure(path, figure, dpi=70)

@@ -24,6 +24,7 @@ from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.teacher_forcing import crop_world
@@ -119,14 +120,12 @@ def _session(parts: tuple[WanStreamer, AudioVAE, VideoVAE], row: Batch) -> tuple
 
 def _draw(path: pathlib.Path, config: Config, text: np.ndarray, spoken: rollout.AgentUnit, truth: tuple) -> None:
   """Per session: the agent's film and log-spectrum, then the truth's; words where they are written."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
+  from matplotlib.figure import Figure
 
   tokenizer = TextTokenizer(config.data.tokenizer)
   rows = [("agent", spoken.audio, spoken.video, spoken.text), ("truth", *truth, text)]
-  figure, axes = pyplot.subplots(4 * 2, 2, figsize=(26, 16), gridspec_kw={"height_ratios": [1.0, 1.6] * 4})
+  figure = Figure(figsize=(26, 16))
+  axes = figure.subplots(4 * 2, 2, height_ratios=[1.0, 1.6] * 4)
   for session in range(SESSIONS):
     column, top = session % 2, 4 * (session // 2)
     for index, (name, audio, video, ids) in enumerate(rows):
@@ -143,5 +142,4 @@ def _draw(path: pathlib.Path, config: Config, text: np.ndarray, spoken: rollout.
         words = tokenizer.captions([int(i) for i in ids[session][unit] if i != PAD])
         sound.text(unit * config.media.unit_ms / 1000, 4200 - 500 * (unit % 4), words, fontsize=7, color="white")
   figure.tight_layout()
-  figure.savefig(path, dpi=60)
-  pyplot.close(figure)
+  save_figure(path, figure, dpi=60)

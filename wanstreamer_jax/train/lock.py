@@ -1,9 +1,9 @@
-"""Keeps a second job out of a run's folder: two that train into one would destroy each other's files.
+"""Keeps a second job out of a run's folder: two jobs that train into one folder would destroy each other's files.
 
-On this machine a lock of the operating system does it, gone with its process however that ends. An object store has no
-locks. There it is a file, `RUN/lock`, that its holder writes anew every BEAT seconds and removes when it ends. Whoever
-finds one watches it for PATIENCE seconds: if it changes, its holder lives, and the newcomer is refused; if it does not,
-its holder was killed, and the newcomer takes it. No two clocks are compared.
+On this machine it is a lock of the operating system, which vanishes with its process however that ends. Object stores
+have no locks. There it is a lease: a file `RUN/lock` that its holder rewrites every BEAT seconds and removes when it
+ends. A job that finds such a file watches it for PATIENCE seconds. If the file changes, its holder is alive and the new
+job is refused; if not, its holder was killed and the new job takes the lease. No two clocks are compared.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from wanstreamer_jax.errors import TrainingError
 
 NAME = "lock"
 BEAT = 10.0
-PATIENCE = 45.0  # so many seconds a store may be out of reach before another job can take its run
-SETTLE = 2.0  # seconds in which of two that come at once the last to write wins
+PATIENCE = 45.0  # seconds for which the holder may be unable to reach the store before another job can take the run
+SETTLE = 2.0  # seconds after a write: of two jobs that start at once, the last to write wins
 
 
 @contextlib.contextmanager
 def only_trainer(run: pathlib.Path) -> Iterator[None]:
-  """Holds a run's folder of this machine. Raises TrainingError if another process does."""
+  """Holds a run's folder on this machine. Raises TrainingError if another process holds it."""
   with (run / NAME).open("w") as file:
     try:
-      # A record lock: not inherited by this process's workers.
+      # A POSIX record lock, which worker processes do not inherit.
       fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
       raise TrainingError(f"{run} is being trained by another process; wait for it, or set train.run") from None
@@ -47,14 +47,16 @@ class Lease:
     self._run, self._file = run, epath.Path(run) / NAME
     self._own = {"host": socket.gethostname(), "process": os.getpid(), "id": uuid.uuid4().hex}
     self._beats = 0
-    self._taken: dict[str, Any] | None = None  # what another job wrote over ours
+    self._taken: dict[str, Any] | None = None  # the lease of another job that has replaced ours
     self._done = threading.Event()
     self._beating = threading.Thread(target=self._beat, name="lease", daemon=True)
 
   def __enter__(self) -> "Lease":
     found = self._read()
     if found is not None:
-      print(f"{self._file} is held by {_name(found)}: seeing for {PATIENCE:.0f} s whether that one lives", flush=True)
+      print(
+        f"{self._file} is held by {_name(found)}: waiting {PATIENCE:.0f} s to see whether that job is alive", flush=True
+      )
       self._watch(found)
     self._write()
     time.sleep(SETTLE)
@@ -67,19 +69,19 @@ class Lease:
   def __exit__(self, *_: Any) -> None:
     self._done.set()
     self._beating.join()
-    with contextlib.suppress(Exception):  # a store out of reach: the next job waits
+    with contextlib.suppress(Exception):  # the store is out of reach: the next job has to wait PATIENCE seconds
       if not self._is_others(self._read()):
         self._file.unlink(missing_ok=True)
 
   def check(self) -> None:
-    """Raises TrainingError when another job has taken the run, because the store was long out of reach from here."""
+    """Raises TrainingError when another job has taken the run because this one could not reach the store for long."""
     if self._taken is not None:
       raise TrainingError(
-        f"{self._run} was taken over by {_name(self._taken)} while this job could not reach it; this one ends"
+        f"{self._run} was taken over by {_name(self._taken)} while this job could not reach it; this job ends"
       )
 
   def _watch(self, found: dict[str, Any]) -> None:
-    """Returns when the holder is gone, or has not stirred for PATIENCE seconds. Raises TrainingError if it lives."""
+    """Returns when the lease is gone or has not changed for PATIENCE seconds. Raises TrainingError if it changes."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
       time.sleep(BEAT / 5)
@@ -91,7 +93,7 @@ class Lease:
 
   def _beat(self) -> None:
     while not self._done.wait(BEAT):
-      with contextlib.suppress(Exception):  # stores have bad minutes
+      with contextlib.suppress(Exception):  # object stores fail now and then
         found = self._read()
         if self._is_others(found):
           self._taken = found
@@ -106,7 +108,7 @@ class Lease:
     try:
       return dict(json.loads(text))
     except (ValueError, TypeError):
-      return {"text": text}  # something that nobody renews
+      return {"text": text}  # not a lease: nobody renews it
 
   def _write(self) -> None:
     self._beats += 1

@@ -10,11 +10,11 @@ A run is a folder (`config.train.run`), here or in an object store (train/run_fo
   pictures/       what evaluations draw
 
 Starting a run that has checkpoints continues it. Update number `step` takes batch `step` and random key
-`fold_in(seed, step)`, and nothing else changes the state, so a continued run repeats the undisturbed one bit for bit on
-the same devices (on GPUs with XLA_FLAGS=--xla_gpu_deterministic_ops=true).
+`fold_in(seed, step)`, and nothing else changes the state, so a continued run repeats an uninterrupted one bit for bit
+on the same devices (on GPUs with XLA_FLAGS=--xla_gpu_deterministic_ops=true).
 
-In a job of several processes (parallel/hosts.py) all run this same loop. The first one writes the files and does the
-evaluations; all of them write checkpoints, and stop at the same step.
+In a job of several processes (parallel/hosts.py) all run this loop. The first one writes the files and evaluates; all
+of them write checkpoints, and all stop at the same step.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.flops import model_flops
 from wanstreamer_jax.train.metric_log import MetricLog
-from wanstreamer_jax.train.nonfinite import first_bad
-from wanstreamer_jax.train.prefetch import Feed
+from wanstreamer_jax.train.nonfinite import first_nonfinite
+from wanstreamer_jax.train.prefetch import Prefetcher
 from wanstreamer_jax.train.run_folder import RunFolder
-from wanstreamer_jax.train.stage import Loader, Stage
+from wanstreamer_jax.train.stage import BatchLoader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights.agent import resolve
 from wanstreamer_jax.weights.store import load_weights
@@ -54,8 +54,8 @@ def train(stage: Stage, config: Config) -> TrainState:
   """Trains to `config.train.steps` updates, from the run's last checkpoint if it has one. Returns the last state.
 
   Raises ConfigError (mesh, batch, processes that disagree), CheckpointError, TrainingError (a loss that is not finite,
-  a folder that cannot be written), LostHostError (another process is gone), and KeyboardInterrupt after Ctrl-C, with
-  the work saved and the message to show.
+  a folder that cannot be written), LostHostError (another process is gone), and KeyboardInterrupt, whose message is to
+  be shown, after Ctrl-C, when the work is saved.
   """
   enable_compilation_cache()
   hosts.check_same(provenance.facts(config))
@@ -76,9 +76,9 @@ def train(stage: Stage, config: Config) -> TrainState:
     write_json(run.local / "code.json", provenance.code())
     with (
       MetricLog(run.local, start, config.train.steps, stage.units(config)) as log,
-      Feed(loader, mesh, start, config.train.steps) as feed,
+      Prefetcher(loader, mesh, start, config.train.steps) as prefetcher,
     ):
-      state = _Updates(stage, config, mesh, loader, run, checkpoints, log, feed, interrupt).run_from(state)
+      state = _Updates(stage, config, mesh, loader, run, checkpoints, log, prefetcher, interrupt).run_from(state)
     finish = stage.finish
     if finish is not None:
       hosts.on_first(state.averaged, lambda weights: finish(weights, config, run.local))
@@ -86,7 +86,7 @@ def train(stage: Stage, config: Config) -> TrainState:
 
 
 def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
-  """In this order: the run's last checkpoint, the weights of `train.init`, a fresh start; born where they belong."""
+  """The run's last checkpoint, else the weights of `train.init`, else a fresh start; created on their own devices."""
   abstract, shardings = state_shardings(stage, config, mesh)
   state = checkpoints.restore(abstract, shardings)
   if state is not None:
@@ -100,16 +100,16 @@ def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoin
 
 @dataclasses.dataclass(frozen=True)
 class _Updates:
-  """The steps of one start, with their logs, checkpoints and evaluations."""
+  """The updates between one start of a run and its end, with their logs, checkpoints and evaluations."""
 
   stage: Stage
   config: Config
   mesh: Mesh
-  loader: Loader
+  loader: BatchLoader
   run: RunFolder
   checkpoints: Checkpoints
   log: MetricLog
-  feed: Feed
+  prefetcher: Prefetcher
   interrupt: "Interrupt"
 
   def run_from(self, state: TrainState) -> TrainState:
@@ -117,26 +117,26 @@ class _Updates:
     train, start = self.config.train, int(state.step)
     evaluated = hosts.from_first(self.log.evaluated)
     if start > 0 and _due(start, train.eval_every, train.steps) and not evaluated:
-      self._evaluate(state, start)  # killed between the checkpoint and its evaluation
+      self._evaluate(state, start)  # the run was killed between this checkpoint and its evaluation
     compiled, pending = None, []
     for done in range(start + 1, train.steps + 1):
-      batch = self.feed.next()
+      batch = self.prefetcher.next()
       if compiled is None:
         compiled = self._compile(state, batch)
-        self.feed.waited()
+        self.prefetcher.waited()
         self.log.restart_clock()
       with jax.transfer_guard("disallow"):
         state, metrics = compiled(state, batch)
       pending.append(metrics)
-      stop = self.interrupt.asked(done)  # once: a signal that comes later in this round belongs to the next
+      stop = self.interrupt.asked(done)  # asked once: a signal that arrives later counts for the next step
       save = stop or done == train.steps or _due(done, train.checkpoint_every, train.steps)
       if save or _due(done, train.log_every, train.steps):
         records = _to_host(pending)
         broken = next((index for index, record in enumerate(records) if _broken(record)), None)
         if broken is not None:
-          del state, metrics  # their memory may be needed to find the cause
+          del state, metrics  # frees memory for the search for the cause
           raise self._not_finite(done - len(records) + 1 + broken, records[broken], compiled)
-        self.log.steps(done - len(pending) + 1, records, self.feed.waited())
+        self.log.steps(done - len(pending) + 1, records, self.prefetcher.waited())
         self.run.copy()
         pending = []
       if save:
@@ -176,20 +176,23 @@ class _Updates:
     names = sorted(_broken(record), key=lambda name: name != "loss")
     more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
     broken = ", ".join(f"{name} = {record[name]}" for name in names[:3]) + more
-    print(f"step {step} is not finite ({broken}); repeating the steps since the last checkpoint to see why", flush=True)
+    print(
+      f"step {step} is not finite ({broken}); repeating the steps since the last checkpoint to find the cause",
+      flush=True,
+    )
     state = start_state(self.stage, self.config, self.mesh, self.checkpoints)
-    with Feed(self.loader, self.mesh, int(state.step), step) as feed:
+    with Prefetcher(self.loader, self.mesh, int(state.step), step) as prefetcher:
       for _ in range(int(state.step), step - 1):
-        state, _ = compiled(state, feed.next())
-      cause = first_bad(self.stage, self.config, state, feed.next())
+        state, _ = compiled(state, prefetcher.next())
+      cause = first_nonfinite(self.stage, self.config, state, prefetcher.next())
     return TrainingError(
-      f"step {step} is not finite: {broken}; {cause}; {self.run.checkpoints} is as it was before. "
-      "Lower train.learning_rate or train.clip, or look at that batch"
+      f"step {step} is not finite: {broken}; {cause}; {self.run.checkpoints} is unchanged. "
+      "Lower train.learning_rate or train.clip, or inspect that batch"
     )
 
 
 def _due(done: int, every: int, steps: int) -> bool:
-  """Whether something that happens every so many updates (0: never) happens now; always after the last."""
+  """Whether something that happens every `every` updates (0: never) is due after `done`; always after the last."""
   return every > 0 and (done % every == 0 or done == steps)
 
 
@@ -206,11 +209,11 @@ def _broken(record: dict[str, float]) -> list[str]:
 
 
 class Interrupt:
-  """Ctrl-C (SIGINT) and SIGTERM ask the loop to save and stop after its step; a second one stops at once.
+  """Ctrl-C (SIGINT) and SIGTERM ask the loop to save and stop after the current step; a second signal stops at once.
 
-  A context manager. Outside the main thread, where Python takes no signals, it never asks. In a job of several
-  processes SIGTERM is jax's: its coordination service tells all of them, and lets them agree on a step to come. Whoever
-  gets Ctrl-C sends itself that signal.
+  A context manager. Outside the main thread, where Python receives no signals, it never asks. In a job of several
+  processes jax handles SIGTERM: its coordination service informs all of them and lets them agree on a coming step. A
+  process that gets Ctrl-C sends SIGTERM to itself.
   """
 
   def __init__(self) -> None:
@@ -231,9 +234,9 @@ class Interrupt:
 
   def _ask(self, number: int, frame: object) -> None:
     if self.requested:
-      raise KeyboardInterrupt("stopped at once; the last checkpoint stays whole")
+      raise KeyboardInterrupt("stopped at once; the last checkpoint is kept")
     self.requested = True
-    print("\nstopping after this step and its checkpoint; again to stop at once", flush=True)
+    print("\nstopping after this step and its checkpoint; a second signal stops at once", flush=True)
     if hosts.several():
       os.kill(os.getpid(), signal.SIGTERM)
 

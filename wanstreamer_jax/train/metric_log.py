@@ -1,8 +1,8 @@
-"""What a run reports: `RUN/metrics.jsonl` (every step), TensorBoard (every log), lines on the terminal.
+"""What a run reports: `RUN/metrics.jsonl` (every step), TensorBoard (every log), and lines on the terminal.
 
-A line of metrics.jsonl is {"step": updates done, "loss": ..., ...} with the fields of FIELDS; those of MEASURED are in
-the last line of every `train.log_every` steps. Numbers are float32 written exactly, so two equal runs have equal lines,
-MEASURED aside. TensorBoard has the means of the same, as train/NAME.
+A line of metrics.jsonl is {"step": updates done, "loss": ..., ...} with the fields of FIELDS. Those of MEASURED are
+only in the last line of every `train.log_every` steps. Numbers are float32 and written exactly, so that two equal runs
+have equal lines apart from MEASURED. TensorBoard has means over the steps between two logs, as train/NAME.
 """
 
 import json
@@ -16,43 +16,44 @@ from collections.abc import Sequence
 from typing import Any
 
 from wanstreamer_jax.errors import TrainingError
+from wanstreamer_jax.files import write_text
 from wanstreamer_jax.parallel.machine import memory_bytes
 
 METRICS_FILE = "metrics.jsonl"
-QUIET = 5.0  # seconds between two lines where there is no terminal
-SHOWN = ("text", "audio", "video")  # parts of the loss that a line on the terminal names
+QUIET = 5.0  # least seconds between two lines where standard output is no terminal
+SHOWN = ("text", "audio", "video")  # parts of the loss that a terminal line shows
 
-FIELDS = {  # every field, by a pattern of its name; losses are of the weights before the update
+FIELDS = {  # every field by a pattern of its name; losses are those of the weights before the update
   r"step": "updates done or skipped",
-  r"loss": "what is minimised, mean over the batch",
+  r"loss": "the loss, mean over the batch",
   r"text": "cross-entropy of the agent's text slots that exist, nats",
   r"word_entropy": "the same, of words alone (no PAD)",
   r"onset_entropy": "the same, of the first word after a unit without words",
   r"word_accuracy": "share of words that are the likeliest token",
   r"z_squared": "mean of log(Z)^2 of the text logits; with train.z_loss",
   r"(audio|video)": "mean squared error of the velocities",
-  r"(audio|video)_tau_[0-3]": "the same, of units whose flow time is in [i/4, (i+1)/4); null where none was",
+  r"(audio|video)_tau_[0-3]": "the same, of units whose flow time is in [i/4, (i+1)/4); null where there was none",
   r"(stft|mel|pitch|kl|reconstruction|edge)": "parts of a codec's loss (train/codec_losses.py)",
   r"psnr": "of the video codec's reconstruction, dB",
   r"learning_rate": "of this update, before relative rates of groups",
   r"grad_norm": "L2 norm of the gradient, before clipping",
-  r"grad_norm_usual": "what it usually is (train/state.py, Spikes)",
-  r"(grad|update)_norm/\w+": "of the gradient before clipping, and of what was added to the parameters, by group",
-  r"skipped": "updates skipped so far, because their gradient norm was train.spike times the usual one",
+  r"grad_norm_usual": "the usual gradient norm (train/state.py, Spikes)",
+  r"(grad|update)_norm/\w+": "L2 norms by parameter group, of the gradient before clipping and of the update",
+  r"skipped": "updates skipped so far because their gradient norm was above train.spike times the usual one",
   r"eval/.*": "an evaluation's metric, on its own line (the stage's `evaluate`)",
   r"started": "unix time of the run's first start, on a line of its own",
   r"units_per_s": "units trained on per second, since the last log",
-  r"seconds": "between two logs, without compilation and evaluations",
+  r"seconds": "seconds between two logs, without compilation and evaluations",
   r"mfu": "model FLOPs (train/flops.py) / seconds / peak of all devices: bfloat16's data sheet, or a measured product",
   r"input_stall": "share of `seconds` spent waiting for the next batch",
-  r"memory_gb": "the most that one device of this host ever held, GB; not on CPUs",
-  r"goodput": "share of the time since the first start that went into steps which count, restarts included",
+  r"memory_gb": "peak memory of one device of this host, GB; not on CPUs",
+  r"goodput": "share of the time since the first start that went into steps that were kept, restarts included",
 }
 MEASURED = ("started", "units_per_s", "seconds", "mfu", "input_stall", "memory_gb", "goodput")
 
 
 def describe(name: str) -> str | None:
-  """What a field means; None for one that is not documented."""
+  """What a field means; None for an unknown field."""
   return next((text for pattern, text in FIELDS.items() if re.fullmatch(pattern, name)), None)
 
 
@@ -68,12 +69,12 @@ def _whole_lines(text: str) -> list[dict[str, Any]]:
     try:
       lines.append(json.loads(line))
     except ValueError:
-      break  # the process was killed while it wrote this line; nothing after it can be trusted
+      break  # the process was killed while it wrote this line, so nothing after it can be trusted
   return lines
 
 
 class MetricLog:
-  """Writes the metrics of one run from step `start` on; what an earlier process wrote beyond `start` is dropped."""
+  """Writes the metrics of one run from step `start` on. Lines of an earlier process beyond `start` are dropped."""
 
   def __init__(self, run: pathlib.Path, start: int, steps: int, units_per_step: int):
     from tensorboardX import SummaryWriter
@@ -81,7 +82,7 @@ class MetricLog:
 
     self.run, self._units, self._steps = run, units_per_step, steps
     self.evaluated = False  # whether step `start` has its evaluation already
-    self._at_peak = 0.0  # seconds of a step at the devices' peak; 0: not known
+    self._at_peak = 0.0  # seconds of a step at the devices' peak rate; 0: unknown
     try:
       kept = self._truncate(start)
       self._file = (run / METRICS_FILE).open("a")
@@ -89,7 +90,7 @@ class MetricLog:
     except OSError as error:
       raise self._failed(error) from error
     self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
-    self._good = sum(line.get("seconds", 0.0) for line in kept)  # of earlier processes, as far as it was kept
+    self._good = sum(line.get("seconds", 0.0) for line in kept)  # of the steps of earlier processes
     self._skipped = max((line.get("skipped", 0) for line in kept), default=0)
     started = [line["started"] for line in kept if "started" in line]
     self._started = started[0] if started else time.time()
@@ -102,17 +103,15 @@ class MetricLog:
     kept = [line for line in read_metrics(self.run) if line["step"] <= start]
     self.evaluated = any(line["step"] == start and _is_evaluation(line) for line in kept)
     file = self.run / METRICS_FILE
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    os.replace(temporary, file)
+    write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
 
   def compare_with(self, seconds_at_peak: float) -> None:
-    """From now on `mfu` is reported: what a step would take at the devices' peak rate over what it takes."""
+    """Reports `mfu` from now on: the seconds of a step at the devices' peak rate over those that it takes."""
     self._at_peak = seconds_at_peak
 
   def restart_clock(self) -> None:
-    """Leaves out what was just done (an evaluation, a compilation) from the speed."""
+    """Keeps what was just done (an evaluation, a compilation) out of the reported speed."""
     self._clock = time.perf_counter()
 
   def steps(self, first: int, records: Sequence[dict[str, float]], waited: float = 0.0) -> None:
@@ -126,8 +125,8 @@ class MetricLog:
     self._write(lines)
     means = {name: _mean([record[name] for record in records]) for name in records[0]}
     self._show(last, {**means, **measured}, prefix="train/")
-    self._tell_skips(first, records)
-    self._tell(last, means, measured)
+    self._report_skips(first, records)
+    self._print_progress(last, means, measured)
     self._clock, self._since = time.perf_counter(), last
 
   def _measure(self, last: int, waited: float) -> dict[str, float]:
@@ -144,17 +143,17 @@ class MetricLog:
     measured["goodput"] = round(min(self._good / max(time.time() - self._started, 1e-9), 1.0), 4)
     return measured
 
-  def _tell_skips(self, first: int, records: Sequence[dict[str, float]]) -> None:
+  def _report_skips(self, first: int, records: Sequence[dict[str, float]]) -> None:
     for step, record in enumerate(records, start=first):
       if record.get("skipped", 0) > self._skipped:
         self._skipped = record["skipped"]
-        self._say(
+        self._print(
           f"step {step} skipped: gradient norm {record['grad_norm']:.4g}, usually {record['grad_norm_usual']:.4g} "
           f"({self._skipped:.0f} skipped so far)"
         )
 
-  def _tell(self, last: int, means: dict[str, float], measured: dict[str, float]) -> None:
-    """A line that says what matters: at every log on a terminal, every few seconds elsewhere."""
+  def _print_progress(self, last: int, means: dict[str, float], measured: dict[str, float]) -> None:
+    """Prints the main figures: at every log on a terminal, every QUIET seconds elsewhere."""
     self._bar.update(last - self._bar.n)
     now = time.perf_counter()
     if self._bar.disable and now <= self._said + QUIET and last != self._steps:
@@ -170,9 +169,9 @@ class MetricLog:
     if "memory_gb" in measured:
       line.append(f"{measured['memory_gb']:.1f} GB")
     left = measured["seconds"] / max(last - self._since, 1) * (self._steps - last)
-    self._say(", ".join([*line, f"{_duration(left)} left"]))
+    self._print(", ".join([*line, f"{_duration(left)} left"]))
 
-  def _say(self, text: str) -> None:
+  def _print(self, text: str) -> None:
     if self._bar.disable:
       print(text, flush=True)
     else:
@@ -184,7 +183,7 @@ class MetricLog:
     self._write([{"step": step, **record}])
     self._show(step, record, prefix="")
     text = ", ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
-    self._say(f"step {step}: {text}")
+    self._print(f"step {step}: {text}")
 
   def _write(self, lines: list[dict[str, Any]]) -> None:
     try:
@@ -196,14 +195,14 @@ class MetricLog:
   def _show(self, step: int, metrics: dict[str, float], prefix: str) -> None:
     try:
       for name, value in metrics.items():
-        if math.isfinite(value):  # a bin that no unit of the batch fell into has no mean
+        if math.isfinite(value):  # a flow-time bin without a unit has no mean
           self._board.add_scalar(prefix + name, value, step)
       self._board.flush()
     except OSError as error:
       raise self._failed(error) from error
 
   def _failed(self, error: OSError) -> TrainingError:
-    return TrainingError(f"cannot write metrics to {self.run}: {error.strerror or error}; checkpoints stay as they are")
+    return TrainingError(f"cannot write metrics to {self.run}: {error.strerror or error}; checkpoints are not affected")
 
   def __enter__(self) -> "MetricLog":
     return self
@@ -214,17 +213,17 @@ class MetricLog:
       self._board.close()
       self._file.close()
     except OSError:
-      pass  # said already, or lost with nothing but a buffer
+      pass  # it was reported already, or only a buffer is lost
 
 
 def _mean(values: list[float]) -> float:
-  """Of those that are there: a bin of flow times is empty at some steps."""
+  """Mean of the values that are not NaN; a flow-time bin is empty at some steps."""
   found = [value for value in values if not math.isnan(value)]
   return sum(found) / len(found) if found else math.nan
 
 
 def _duration(seconds: float) -> str:
-  """Short: 40 s, 12 min, 3.5 h."""
+  """A duration as short text: 40 s, 12 min, 3.5 h."""
   if seconds < 120:
     return f"{seconds:.0f} s"
   return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -235,5 +234,5 @@ def _is_evaluation(line: dict[str, Any]) -> bool:
 
 
 def _plain(line: dict[str, Any]) -> dict[str, Any]:
-  """JSON has no NaN: such a value is written as null."""
+  """The line with null in place of NaN and infinity, which JSON lacks."""
   return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}

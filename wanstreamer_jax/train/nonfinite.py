@@ -1,4 +1,4 @@
-"""Where the first number that is not finite comes from, found after the fact so that training pays nothing for it."""
+"""Finds where the first number that is not finite comes from, after the fact, so that training itself pays nothing."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.stage import Batch, Stage
 from wanstreamer_jax.train.state import TrainState, loss_and_grads
 
-SHOWN = 16  # sessions of a batch that are named
+MAX_SHOWN = 16  # sessions of a batch that a message names
 
 
-def first_bad(stage: Stage, config: Config, state: TrainState, batch: Batch) -> str:
+def first_nonfinite(stage: Stage, config: Config, state: TrainState, batch: Batch) -> str:
   """In words: the first tensor of update state.step + 1 that is not finite, and which sessions were in its batch.
 
   The order is that of computation: the batch, the weights, the parts of the loss, the loss, its gradients by
-  parameter. state: before the update. All processes of a job call it, and get the same words.
+  parameter. state: before the update. All processes of a job call this and get the same text.
   """
 
   @jax.jit
@@ -34,12 +34,12 @@ def first_bad(stage: Stage, config: Config, state: TrainState, batch: Batch) -> 
     return {kind: {name: _finite(leaf) for name, leaf in named_leaves(tree).items()} for kind, tree in groups.items()}
 
   found = jax.device_get(all_finite(state, batch))
-  # A dict's leaves come out sorted: the order is put back here.
+  # jax sorts the keys of a dict; this restores the order of computation.
   order = ("input", "weight", "part of the loss", "loss", "gradient")
   bad = [f"{kind} {name}".strip() for kind in order for name, finite in found[kind].items() if not finite]
   where = f"in batch {int(state.step)}{_sessions(batch)}"
   if not bad:
-    return f"repeated from the last checkpoint it was finite {where}: not the numbers, but the machine"
+    return f"the repeated step was finite {where}: suspect the hardware"
   more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
   return f"the first bad tensor is the {bad[0]}{more}, {where}"
 
@@ -52,5 +52,5 @@ def _sessions(batch: Batch) -> str:
   if "session" not in batch:
     return ""
   sessions = hosts.whole(batch["session"]).tolist()
-  more = f" and {len(sessions) - SHOWN} more" if len(sessions) > SHOWN else ""
-  return f" of sessions {', '.join(map(str, sessions[:SHOWN]))}{more}"
+  more = f" and {len(sessions) - MAX_SHOWN} more" if len(sessions) > MAX_SHOWN else ""
+  return f" of sessions {', '.join(map(str, sessions[:MAX_SHOWN]))}{more}"

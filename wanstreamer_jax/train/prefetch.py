@@ -1,4 +1,4 @@
-"""Batches, fetched and placed on the devices ahead of the step that needs them."""
+"""Batches that are read and placed on the devices before the step that needs them."""
 
 import os
 import time
@@ -10,17 +10,17 @@ import jax
 from jax.sharding import Mesh
 
 from wanstreamer_jax.parallel.mesh import batch_sharding, check_batch, place_batch
-from wanstreamer_jax.train.stage import Loader
+from wanstreamer_jax.train.stage import BatchLoader
 
-AHEAD = 2  # batches that wait for their step
+AHEAD = 2  # batches that are read in advance
 
 
 def host_rows(batch: int, mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> list[int]:
   """The rows of a global batch that one host reads: those that its devices hold, in ascending order.
 
-  Hosts that `tensor` or `context` spans share rows and read the same ones, and a mesh may order devices otherwise than
-  hosts are numbered. devices: of that host; by default of this process. Raises ConfigError for a batch that does not
-  divide.
+  Hosts within one `tensor` or `context` group hold the same rows and read the same ones. A mesh may order devices
+  differently from hosts. devices: of that host; by default of this process. Raises ConfigError for a batch that does
+  not divide over the mesh.
   """
   check_batch(batch, mesh)
   own = set(jax.local_devices() if devices is None else devices)
@@ -28,17 +28,17 @@ def host_rows(batch: int, mesh: Mesh, devices: Sequence[jax.Device] | None = Non
   return sorted({row for device, index in places.items() if device in own for row in range(batch)[index[0]]})
 
 
-class Feed:
-  """Batches `start`, `start + 1`, ..., `stop - 1` of a loader, read ahead by threads of Grain's and given in order.
+class Prefetcher:
+  """Batches `start`, `start + 1`, ..., `stop - 1` of a loader in order, read in advance by threads of Grain.
 
-  Grain reads ahead and no more: the order is the loader's, a pure function of the step, so that a feed's whole state is
-  the step. (Grain's own shuffle takes 4 ms an element in small sets, and its order could change with its version.)
-  A context manager. What the loader raises, `next` raises at the step that it belongs to.
+  Grain only reads in advance. The order is the loader's, a pure function of the step, so that the step is the whole
+  state. (Grain's own shuffle takes 4 ms an element in small sets, and its order could change with its version.)
+  A context manager. An exception of the loader is raised by `next` at the step that it belongs to.
   """
 
-  def __init__(self, loader: Loader, mesh: Mesh, start: int, stop: int):
+  def __init__(self, loader: BatchLoader, mesh: Mesh, start: int, stop: int):
     steps = grain.MapDataset.range(start, stop).map(lambda step: place_batch(loader.batch_at(int(step)), mesh))
-    threads = max(1, min(AHEAD, (os.cpu_count() or 1) // 4))  # on few cores a second one only slows the first
+    threads = max(1, min(AHEAD, (os.cpu_count() or 1) // 4))  # on few cores a second thread only slows the first
     self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)))
     self._waited = 0.0
 
@@ -51,11 +51,11 @@ class Feed:
       self._waited += time.perf_counter() - begin
 
   def waited(self) -> float:
-    """Seconds that `next` kept its caller since this was last asked: the input stall of a training loop."""
+    """Seconds spent inside `next` since the last call of this: the input stall of a training loop."""
     waited, self._waited = self._waited, 0.0
     return waited
 
-  def __enter__(self) -> "Feed":
+  def __enter__(self) -> "Prefetcher":
     return self
 
   def __exit__(self, *_: Any) -> None:

@@ -1,6 +1,6 @@
-"""What a run was made with: its config, the code, the versions of what it runs on.
+"""What a run was made with: config, code and library versions.
 
-RUN/config.json and RUN/code.json say it; processes of one job compare it (`parallel/hosts.py`).
+They are written to RUN/config.json and RUN/code.json, and the processes of one job compare them (`parallel/hosts.py`).
 """
 
 import functools
@@ -18,8 +18,8 @@ from wanstreamer_jax.config_files import flat_fields
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu")
-FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # they change programs, and programs of one job must be the same
-REVISION = "WANSTREAMER_REVISION"  # the revision of an image, which carries no git repository
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # they change programs, which must be the same in all processes of a job
+REVISION = "WANSTREAMER_REVISION"  # set in container images, which carry no git repository
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def _git(*arguments: str) -> str:
 
 
 def versions() -> dict[str, str]:
-  """Python and the libraries that decide about numbers; those that are not installed are left out."""
+  """Versions of Python and of the libraries that affect results; those that are not installed are left out."""
   found = {"python": platform.python_version()}
   for name in LIBRARIES:
     try:
@@ -71,6 +71,6 @@ def code() -> dict[str, Any]:
 
 
 def facts(config: Config) -> dict[str, Any]:
-  """What all processes of a job must have in common, by the name that a message gives it."""
+  """What all processes of a job must have in common, by the name that error messages use."""
   flags = {name: os.environ.get(name, "") for name in FLAGS}
   return {**flat_fields(config), **versions(), **code_files(), **flags}

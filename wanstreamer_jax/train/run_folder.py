@@ -1,8 +1,8 @@
 """Where a run is kept: a folder of this machine, or one of an object store (`gs://bucket/run`).
 
-Object stores have no appending, and most of what draws or logs wants a real file. So the small files of a remote run
-are written to a temporary folder, as those of a local one are, and copied out whole in the background, at most every
-half minute and when the run ends. Checkpoints go to the store directly.
+Object stores cannot append, and most code that draws or logs needs a real file. So the small files of a remote run are
+written to a temporary folder and copied out whole in the background, at most every half minute and when the run ends.
+Checkpoints go to the store directly.
 """
 
 import concurrent.futures
@@ -14,20 +14,20 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from wanstreamer_jax.errors import TrainingError, first_line
-from wanstreamer_jax.files import is_remote
+from wanstreamer_jax.errors import TrainingError, one_line_with_type
+from wanstreamer_jax.files import TEMPORARY, is_remote
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.train.lock import Lease, only_trainer
 
-CONTINUED = ("metrics.jsonl",)  # what a continued run appends to
+CONTINUED = ("metrics.jsonl",)  # files that a continued run appends to
 EVERY = 30.0  # seconds between two copies
 
 
 class RunFolder:
-  """The folder of one run. A context manager: entering makes it and keeps other runs out, leaving copies the rest.
+  """The folder of one run. A context manager: entering makes it and keeps other jobs out; leaving copies what is left.
 
-  path: as the user gave it. checkpoints: where Orbax writes. local: where everybody else writes; in all processes but
-  the first a temporary folder that is thrown away, so that exactly one process writes.
+  path: as the user gave it. checkpoints: where Orbax writes. local: where everything else is written; in all processes
+  but the first it is a temporary folder that is thrown away, so that exactly one process writes.
   """
 
   def __init__(self, path: str):
@@ -40,7 +40,7 @@ class RunFolder:
     self._next = 0.0
 
   def __enter__(self) -> "RunFolder":
-    with contextlib.ExitStack() as opening:  # undoes what was done when the rest fails
+    with contextlib.ExitStack() as opening:  # if a step fails, undoes those before it
       self._open_in(opening)
       self._open = opening.pop_all()
     return self
@@ -75,10 +75,10 @@ class RunFolder:
           raise
 
   def copy(self, now: bool = False) -> None:
-    """Copies what changed to the store; nothing for a local run.
+    """Copies changed files to the store in the background; does nothing for a local run.
 
-    In the background a failure is a warning, and the next copy has what this one had not: stores have bad minutes.
-    `now` it is a TrainingError, as it is when another job has taken the run.
+    A failed copy is a warning, and the next one copies the same files again, since object stores fail now and then.
+    With `now` the copy is awaited, and a failure is a TrainingError, as it is when another job has taken the run.
     """
     if self._lease is None:
       return
@@ -99,7 +99,7 @@ class RunFolder:
 
   def _copy(self) -> None:
     for file in sorted(self.local.rglob("*")):
-      if file.suffix == ".tmp" or not file.is_file():  # one that is being written may be renamed at any time
+      if file.suffix == TEMPORARY or not file.is_file():  # a file that is being written may be renamed at any time
         continue
       status = file.stat()
       state = (status.st_size, status.st_mtime)
@@ -112,7 +112,7 @@ class RunFolder:
 
   @contextlib.contextmanager
   def _reaching(self) -> Iterator[None]:
-    """Whatever a store's client raises (many kinds), as one line."""
+    """Turns the many kinds of errors of a store's client into a TrainingError of one line."""
     try:
       yield
     except TrainingError:
@@ -121,6 +121,6 @@ class RunFolder:
       raise TrainingError(f"{self.path} needs a package: {error}; pip install gcsfs (s3fs for s3://)") from error
     except Exception as error:
       raise TrainingError(
-        f"cannot reach {self.path}: {first_line(error)}; check the bucket's name, the network and the credentials "
-        "(gcloud auth application-default login), or set train.run"
+        f"cannot reach {self.path}: {one_line_with_type(error)}; check the bucket's name, the network and the "
+        "credentials (gcloud auth application-default login), or set train.run"
       ) from error

@@ -1,8 +1,8 @@
-"""What the training loop needs to know about a stage; nothing else distinguishes codecs from the duplex model.
+"""What the training loop needs to know about a stage. Nothing else distinguishes codecs from the duplex model.
 
 Invariants. A loader's batch and a loss's random draws are pure functions of (seed, step): a run that is killed and
-restarted sees the same numbers. `loss` is the mean over the rows that it is given, and every row has a random key of
-its own, so that splitting rows, over devices or in time (`train.accumulate`), never changes it.
+restarted sees the same numbers. `loss` is the mean over the given rows, and every row has its own random key, so that
+splitting rows over devices or in time (`train.accumulate`) never changes it.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ Metrics = dict[str, Any]  # name -> scalar or Ratio
 
 
 class Ratio(NamedTuple):
-  """A metric over the part of a batch that it speaks of: both are means over rows, divided when all rows are in."""
+  """A metric over part of a batch, such as its words. Both fields are means over rows; they are divided last."""
 
   total: jax.Array
   weight: jax.Array
 
   @property
   def value(self) -> jax.Array:
-    """NaN where there was nothing to speak of."""
+    """NaN where nothing was measured."""
     return self.total / self.weight
 
 
-class Loader(Protocol):
+class BatchLoader(Protocol):
   """Training data as a pure function of the step."""
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
@@ -50,23 +50,23 @@ class Stage:
   """One training stage.
 
   name: as in `config.train.stage`.
-  init: (config, key) -> parameters; traced under jit, so that every leaf is born on its own device.
+  init: (config, key) -> parameters; traced under jit, so that every leaf is created on its own devices.
   loss: (parameters, batch, keys, config) -> (scalar mean over the batch, metrics, also means over rows); the batch is
     batched, with a key for every row [B]; the modules inside are vmapped by the stage.
-  make_loader: config -> Loader.
+  make_loader: config -> BatchLoader.
   evaluate: (parameters, config, run folder, step) -> metrics; may write pictures below the run folder. The parameters
     are the averaged ones where `train.ema` is on. Optional.
   finish: (parameters, config, run folder), after the last update; may write what the next stage reads. Optional.
   frozen: patterns of parameter names (as in parallel/rules.py) that the optimiser leaves alone.
   units: how many units a step trains on, for the speed figures.
   attention_flops: config -> FLOPs of the Transformer's attention in a step (train/flops.py), which `cost.count` cannot
-    tell: some of it is masked, some of it in kernels.
+    count: some of it is masked, some of it is inside kernels.
   """
 
   name: str
   init: Callable[[Config, jax.Array], Params]
   loss: Callable[[Params, Batch, jax.Array, Config], tuple[jax.Array, Metrics]]
-  make_loader: Callable[[Config], Loader]
+  make_loader: Callable[[Config], BatchLoader]
   evaluate: Callable[[Params, Config, pathlib.Path, int], Metrics] | None = None
   finish: Callable[[Params, Config, pathlib.Path], None] | None = None
   frozen: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The stages by name. Each entry imports its module only when asked, so that listing them costs nothing."""
+"""The training stages by name. Each is imported only when it is asked for, so that listing them costs nothing."""
 
 from collections.abc import Callable
 

@@ -22,7 +22,7 @@ SPIKE_START = 50  # updates before any is skipped: at first, norms fall fast
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Spikes:
-  """What a usual gradient norm is, and how often one was too unusual.
+  """The usual gradient norm, and how many updates were skipped because theirs was far above it.
 
   The rule: from update SPIKE_START on, an update whose gradient norm is more than `train.spike` times the usual norm is
   skipped: parameters, moments and average stay as they are, the step advances. The usual norm is exp of the moving
@@ -42,7 +42,8 @@ class Spikes:
   def see(self, norm: jax.Array, step: jax.Array, factor: float) -> tuple["Spikes", jax.Array]:
     """After the gradient norm of update `step`: (the new state, bool: whether the update is taken).
 
-    factor: `train.spike`, 0 takes every update. A norm that is not finite is never taken, and the loop stops at it.
+    factor: `train.spike`; 0 takes every update. An update whose norm is not finite is never taken; the loop stops
+    there.
     """
     finite, usual = jnp.isfinite(norm), jnp.exp(self.log_norm)
     judged = (step >= SPIKE_START) & (factor > 0)
@@ -55,13 +56,13 @@ class Spikes:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything that a restart needs.
+  """Everything that a restart needs. It is what a checkpoint holds.
 
   step: int32, updates done or skipped so far; also the number of the next batch and of the next random key.
   params: float32 master weights.
   optimizer: moments, shaped like `params`.
   ema: bias-corrected moving average of `params`; None when `train.ema` is 0.
-  spikes: which gradient norms are usual.
+  spikes: the usual gradient norm.
   """
 
   step: jax.Array
@@ -93,8 +94,8 @@ def fresh_state(stage: Stage, config: Config, params: Params) -> TrainState:
 def loss_and_grads(stage: Stage, config: Config, params: Params, batch: Batch, step: jax.Array):
   """((loss, metrics), gradients) of update `step`; frozen leaves have gradient zero, which is not computed.
 
-  With `train.accumulate` = A, row i * A + m of the batch is in part m, so that every device splits its own rows; the
-  parts follow each other, and only the gradients of one are in memory beside their sum.
+  With `train.accumulate` = A, row i * A + m of the batch belongs to part m, so that every device splits its own rows.
+  The parts run one after another, and only one part's gradients are in memory beside their sum.
   """
   _, key = jax.random.split(jax.random.key(config.train.seed))
   rows = jax.tree.leaves(batch)[0].shape[0]
@@ -136,8 +137,8 @@ def update_average(ema: Params, params: Params, decay: float, updates: jax.Array
   """The moving average after `updates` updates, free of start-up bias at every step.
 
   With the zero-started average m_t = decay m_{t-1} + (1 - decay) p_t, this is m_t / (1 - decay^t) written as a
-  recursion on itself; a parameter that stands still stays exactly what it is. So it warms up by itself: the weight of
-  the newest value is 1/t at first (the mean of all), and 1 - decay in the end.
+  recursion on itself, so that a constant parameter has exactly itself as average. The weight of the newest value is 1/t
+  at first (the mean of all values) and 1 - decay in the end.
   """
   kept = jnp.float32(decay)
   rate = (1 - kept) / (1 - kept ** updates.astype(jnp.float32))  # exactly 1 at the first update
@@ -171,7 +172,7 @@ def train_step(stage: Stage, config: Config, state: TrainState, batch: Batch) ->
 
 
 def state_shardings(stage: Stage, config: Config, mesh: Mesh):
-  """(abstract state, its shardings): shapes and places, without a number computed."""
+  """(abstract state, its shardings): shapes and places; nothing is computed."""
   abstract = jax.eval_shape(lambda: init_state(stage, config))
   return abstract, param_shardings(abstract, mesh)
 

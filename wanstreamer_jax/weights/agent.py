@@ -22,7 +22,14 @@ from wanstreamer_jax.files import Path
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.weights.store import export_weights, first_difference, fit_weights, part_of, read_weights
+from wanstreamer_jax.weights.store import (
+  export_weights,
+  first_difference,
+  fit_weights,
+  load_weights,
+  part_of,
+  read_weights,
+)
 
 DEMO = "demo"
 RUN_PATHS = ("data.path", "data.heldout", "train.run", "train.init", "train.codecs", "train.mesh")
@@ -30,7 +37,7 @@ DEMO_FOLDER = pathlib.Path(__file__).parent / "demo"
 
 
 def resolve(checkpoint: Path) -> epath.Path:
-  """The folder of a checkpoint; "demo" is the weights that this package carries."""
+  """The folder of a checkpoint; "demo" names the weights that this package ships."""
   if str(checkpoint) != DEMO:
     return epath.Path(checkpoint)
   if not DEMO_FOLDER.is_dir():
@@ -39,9 +46,9 @@ def resolve(checkpoint: Path) -> epath.Path:
 
 
 def load_agent(checkpoint: Path = DEMO, overrides: Sequence[str] = ()) -> Agent:
-  """An agent from an exported folder, in float32. Raises CheckpointError with one line that says what is wrong.
+  """An agent from an exported folder, in float32. Raises CheckpointError.
 
-  overrides: fields of its config that whoever runs it may choose, as on the command line: "flow.guidance=1.5".
+  overrides: changes of its config as on the command line, such as "flow.guidance=1.5".
   """
   folder = resolve(checkpoint)
   config, values = read_weights(folder)
@@ -51,10 +58,21 @@ def load_agent(checkpoint: Path = DEMO, overrides: Sequence[str] = ()) -> Agent:
   return jax.device_put(fit_weights(values, abstract_agent(config.freeze()), folder))
 
 
+def load_codecs(config: Config, audio_vae: Path, video_vae: Path) -> tuple[AudioVAE, VideoVAE]:
+  """Both codecs with their weights, each from its training run or from an exported agent.
+
+  Raises CheckpointError when the weights are missing or of another shape than `config` says.
+  """
+  audio, video = jax.eval_shape(
+    lambda: (AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(0)))
+  )
+  return jax.device_put((load_weights(audio_vae, audio), load_weights(video_vae, video)))
+
+
 def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
   """An agent from the training runs or exports of its three parts, with the config of the streamer's run.
 
-  An exported agent, "demo" too, may stand for any part that it holds.
+  Any part may also come from an exported agent, such as "demo".
   Raises CheckpointError when a codec is not the one that this config describes.
   """
   config, own = read_weights(resolve(streamer))
@@ -88,7 +106,7 @@ def _checked(part: str, path: Path, values: dict[str, np.ndarray], abstract: Any
 
 
 def without_paths(config: Config) -> Config:
-  """The config as others can use it: without the folders of the machine that trained."""
+  """The config without the paths of the machine that trained, as an export carries it."""
   config, default = config.replace(), Config()
   for name in RUN_PATHS:
     section, field = name.split(".")
@@ -105,14 +123,14 @@ def with_streamer(streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVA
 
 
 def abstract_agent(config: Config) -> Agent:
-  """The agent's tree of shapes."""
+  """An agent whose leaves are shapes (`jax.eval_shape`)."""
   return jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
 
 
 def export_agent(agent: Agent, folder: Path, dtype: str = "bf16", world_file: str | None = None) -> int:
-  """Writes an agent as one folder, with its world where one is given. Returns the size of the weights in bytes.
+  """Writes an agent as one folder, with a world if one is given. Returns the size of the weights in bytes.
 
-  Raises DataError or MediaError, before anything is written, for a world that the agent cannot take.
+  Raises DataError or MediaError, before anything is written, for a world that the agent cannot use.
   """
   config = agent.config
   world = load_world(world_file, config.media) if world_file else None
@@ -128,28 +146,12 @@ def export_agent(agent: Agent, folder: Path, dtype: str = "bf16", world_file: st
 
 
 def own_world(checkpoint: Path) -> epath.Path:
-  """Where the world of an exported agent lies, if it has one."""
+  """Path of the world file of an exported agent, which need not exist."""
   return resolve(checkpoint) / "world.json"
 
 
 def load_session_world(checkpoint: str, world_file: str | None, media: MediaConfig) -> World:
-  """The world that a file describes, or else the one beside the weights, or none at all."""
+  """The world of a file, else the one beside the weights, else an empty one."""
   own = own_world(checkpoint)
   chosen = world_file or (own if own.exists() else None)
   return load_world(chosen, media) if chosen else World()
-
-
-def load_codecs(config: Config, audio_vae: Path, video_vae: Path) -> tuple[AudioVAE, VideoVAE]:
-  """Both codecs with their weights, each from its training run or from the folder of an exported agent.
-
-  Raises CheckpointError when the weights are missing or of another shape than `config` says.
-  """
-  abstract = jax.eval_shape(
-    lambda: (AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(0)))
-  )
-  codecs = []
-  for name, path, shapes in zip(("audio_vae.", "video_vae."), (audio_vae, video_vae), abstract):
-    values = read_weights(path)[1]
-    own = {key.removeprefix(name): value for key, value in values.items() if key.startswith(name)}
-    codecs.append(jax.device_put(fit_weights(own or values, shapes, path)))
-  return codecs[0], codecs[1]

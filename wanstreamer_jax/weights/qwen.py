@@ -2,11 +2,11 @@
 
 A folder is what `save_pretrained` writes and the hub serves: config.json and model.safetensors, or several files with
 model.safetensors.index.json. Torch's Linear stores [out, in], ours [in, out]; heads are an axis of their own here.
-The rest of the streamer (perception, latents, flow time) stays as it is: at initialisation it does not touch text.
+The rest of the streamer (perception, latents, flow time) keeps its own weights, which at initialisation do not affect
+text.
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +15,11 @@ import numpy as np
 
 from wanstreamer_jax.config import ModelConfig
 from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.files import Path
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.weights.store import first_difference
 
-Path = str | os.PathLike[str]
 Tensors = dict[str, np.ndarray]
 
 NORMS = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
@@ -113,10 +113,10 @@ def _read(folder: pathlib.Path) -> Tensors:
 
 
 def _converted(tensors: Tensors, model: ModelConfig, source: str) -> Tensors:
-  """Tensors by our parameters' names. Raises CheckpointError for a tensor that is missing or that nobody asked for."""
+  """Tensors by our parameters' names. Raises CheckpointError for a tensor that is missing or unknown."""
   rest = dict(tensors)
   if model.tied_embedding:
-    rest.pop("lm_head.weight", None)  # a copy of the embedding, where it is in the file at all
+    rest.pop("lm_head.weight", None)  # some files repeat the embedding here
 
   def take(name: str) -> np.ndarray:
     if name not in rest:
@@ -129,28 +129,27 @@ def _converted(tensors: Tensors, model: ModelConfig, source: str) -> Tensors:
   }
   if not model.tied_embedding:
     out["heads.text.w"] = take("lm_head.weight").T
-  of_layer = lambda i: lambda name: take(f"model.layers.{i}.{name}")
-  layers = [_layer(of_layer(i), model) for i in range(model.layers)]
+  layers = [_layer(take, f"model.layers.{i}.", model) for i in range(model.layers)]
   out |= {f"transformer.layers.{name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
   if rest:
-    raise CheckpointError(f"{source} has a tensor {sorted(rest)[0]!r} that this model has no place for")
+    raise CheckpointError(f"{source} has an unknown tensor {sorted(rest)[0]!r}")
   return out
 
 
-def _layer(take: Callable[[str], np.ndarray], model: ModelConfig) -> Tensors:
-  """One decoder layer."""
+def _layer(take: Callable[[str], np.ndarray], prefix: str, model: ModelConfig) -> Tensors:
+  """The parameters of one decoder layer, whose tensors have names that begin with `prefix`."""
   heads = {"q_proj": model.heads, "k_proj": model.kv_heads, "v_proj": model.kv_heads}
   out: Tensors = {}
   for name, count in heads.items():
-    weight = take(f"self_attn.{name}.weight").T
+    weight = take(f"{prefix}self_attn.{name}.weight").T
     out[f"{name}.w"] = weight.reshape(-1, count, model.head_dim)
     if model.qkv_bias:
-      out[f"{name}.b"] = take(f"self_attn.{name}.bias").reshape(count, model.head_dim)
-  out["o_proj.w"] = take("self_attn.o_proj.weight").T.reshape(model.heads, model.head_dim, -1)
+      out[f"{name}.b"] = take(f"{prefix}self_attn.{name}.bias").reshape(count, model.head_dim)
+  out["o_proj.w"] = take(f"{prefix}self_attn.o_proj.weight").T.reshape(model.heads, model.head_dim, -1)
   for ours, theirs in (NORMS | (HEAD_NORMS if model.qk_norm else {})).items():
-    out[f"{ours}.scale"] = take(f"{theirs}.weight")
+    out[f"{ours}.scale"] = take(f"{prefix}{theirs}.weight")
   for name in MLP:
-    out[f"mlp.{name}.w"] = take(f"mlp.{name}.weight").T
+    out[f"mlp.{name}.w"] = take(f"{prefix}mlp.{name}.weight").T
     if model.experts == "latent":
       out[f"latent_mlp.{name}.w"] = out[f"mlp.{name}.w"]
   return out

@@ -1,8 +1,8 @@
-"""Weights on disk, for everybody who only reads them: training checkpoints (Orbax) and exported folders (safetensors).
+"""Weights on disk: exported folders (safetensors), written and read, and training checkpoints (Orbax), only read.
 
 An export is a folder with `weights.safetensors` and `config.json`; a training checkpoint is a folder
-`RUN/checkpoints/STEP` written by train/checkpoint.py. Both carry their config and a format number. In memory weights
-are float32, named as in parallel/rules.py. Any path may be one of an object store, `gs://bucket/folder`.
+`RUN/checkpoints/STEP` that train/checkpoint.py wrote. Both carry their config and a format number. In memory weights
+are float32 and named as in parallel/rules.py. Any path may lie in an object store, `gs://bucket/folder`.
 """
 
 import contextlib
@@ -18,28 +18,27 @@ from etils import epath
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_from_dict, config_to_dict
-from wanstreamer_jax.errors import CheckpointError, ConfigError, first_line
-from wanstreamer_jax.files import Path, is_remote, local_copy, whole_path
+from wanstreamer_jax.errors import CheckpointError, ConfigError, one_line_with_type
+from wanstreamer_jax.files import Path, absolute_path, is_remote, local_copy, replacing
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 
 FORMAT = 2  # 1: heads that state velocities, kinds in another order
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
 EXPORTED = "weights"  # folder of a finished codec run that holds the standardised codec, as an export
-META_FILE = "meta/metadata"  # of a training checkpoint
+META_FILE = "meta/metadata"  # inside a training checkpoint
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
 SCALE = ":scale"  # suffix of the int8 rows' scales
-MIN_INT8_ROW = 16  # shorter rows stay bf16: their scales would weigh as much as they save
+MIN_INT8_ROW = 16  # shorter rows stay bf16, since their scales would take the space that int8 saves
 
-
-# Clients of stores log every failure with its traceback before they raise it; here it becomes one line.
+# The client of Google's store logs a traceback for every failure that it raises; here a failure is one line.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
 def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16") -> int:
-  """Writes weights and config as a folder. Returns its size in bytes.
+  """Writes weights and config as a folder. Returns its size in bytes. Raises CheckpointError if it cannot be written.
 
-  dtype: "f32", "bf16", or "int8": one float32 scale per row (the last axis); short rows and vectors stay bf16.
+  dtype: "f32", "bf16" or "int8". int8 has one float32 scale per row (the last axis); short rows and vectors stay bf16.
   """
   if dtype not in ("f32", "bf16", "int8"):
     raise CheckpointError(f"export dtype is {dtype!r}: expected f32, bf16 or int8")
@@ -51,19 +50,15 @@ def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16")
   folder = epath.Path(path)
   data = save(tensors)
   header = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "config": config_to_dict(config)}
-  files = {WEIGHTS_FILE: data, CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode()}
+  files = {CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode(), WEIGHTS_FILE: data}
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-      (folder / (name + ".tmp")).write_bytes(data)
-    for name in files:
-      (folder / (name + ".tmp")).replace(folder / name)
+    with contextlib.ExitStack() as both:  # neither gets its name before both are written
+      for name, content in files.items():
+        both.enter_context(replacing(folder / name)).write_bytes(content)
   except OSError as error:
-    for name in files:
-      with contextlib.suppress(OSError):
-        (folder / (name + ".tmp")).unlink(missing_ok=True)
     raise CheckpointError(f"cannot write weights to {folder}: {error.strerror or error}") from error
-  return sum(len(data) for data in files.values())
+  return sum(map(len, files.values()))
 
 
 def _pack(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
@@ -104,7 +99,7 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
 
 
 def read_header(folder: epath.Path, file_name: str) -> Config:
-  """The config that was written beside weights. Raises CheckpointError: missing, damaged, or of a newer format."""
+  """The config that was written beside weights. Raises CheckpointError: missing, damaged, or of another format."""
   file = folder / file_name
   try:
     header = json.loads(file.read_text())
@@ -124,9 +119,9 @@ def read_header(folder: epath.Path, file_name: str) -> Config:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-  """Steps of the whole checkpoints in RUN/checkpoints, oldest first.
+  """Steps of the complete checkpoints in RUN/checkpoints, oldest first.
 
-  Unfinished ones have other names; in object stores, which cannot rename a folder, they lack a file.
+  Unfinished ones have other names. In object stores, which cannot rename a folder, they lack the file COMMITTED.
   """
   root = epath.Path(folder)
   steps = sorted(int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()) if root.is_dir() else []
@@ -152,7 +147,7 @@ def find_weights(path: Path) -> epath.Path:
 
 
 def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
-  """(config, {name: float32 array}) of an export or a training checkpoint; averaged weights where there are any."""
+  """(config, {name: float32 array}) of an export or a training checkpoint; the averaged weights where it has them."""
   folder = find_weights(path)
   if (folder / WEIGHTS_FILE).exists():
     return load_export(folder)
@@ -161,21 +156,21 @@ def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
 
 
 def checksum(leaf: Any, xp: Any = np) -> Any:
-  """A uint32 of a leaf's bits that changes with any one of them, and when numbers change places.
+  """A uint32 over a leaf's bits. It changes when a single bit does, and when two different numbers are swapped.
 
-  leaf: an array of 1-, 2- or 4-byte numbers; xp: numpy or jax.numpy. Sums of integers do not depend on their order,
-  so that the figure is the same on any mesh, and for any number of processes.
+  leaf: an array of 1-, 2- or 4-byte numbers; xp: numpy or jax.numpy. Integer sums do not depend on their order, so that
+  the checksum is the same on any mesh and for any number of processes.
   """
   words = leaf.astype(np.uint8) if leaf.dtype == bool else leaf.view(f"uint{8 * leaf.dtype.itemsize}")
   place = xp.uint32(0)
-  for size in leaf.shape:  # the number's place in the whole leaf, as a sum that needs no reshaping
+  for size in leaf.shape:  # index of each number in the whole leaf, [*leaf.shape]; needs no reshape of sharded leaves
     place = place[..., None] * xp.uint32(size) + xp.arange(size, dtype=xp.uint32)
-  weight = (place * xp.uint32(0x9E3779B1)) | xp.uint32(1)  # odd: no single bit is lost
+  weight = (place * xp.uint32(0x9E3779B1)) | xp.uint32(1)  # odd, hence invertible: no bit is lost
   return xp.sum(words.astype(xp.uint32) * weight, dtype=xp.uint32)
 
 
 def meta_digest(meta: Mapping[str, Any]) -> str:
-  """Of a checkpoint's meta without the digest itself."""
+  """SHA-256 of a checkpoint's meta, apart from its `digest` field."""
   rest = {name: value for name, value in meta.items() if name != "digest"}
   return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -184,11 +179,11 @@ def read_meta(folder: epath.Path) -> dict[str, Any]:
   """The meta of a training checkpoint. Raises CheckpointError when it is missing or damaged."""
   try:
     meta = json.loads((folder / META_FILE).read_text())
-    whole = meta.get("digest") in (None, meta_digest(meta))  # checkpoints of before had none
+    whole = meta.get("digest") in (None, meta_digest(meta))  # older checkpoints have none
   except (OSError, ValueError, AttributeError) as error:
-    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({first_line(error)})") from error
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({one_line_with_type(error)})") from error
   if not whole:
-    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({META_FILE} is not what was written)")
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged ({META_FILE} does not match its digest)")
   return meta
 
 
@@ -198,7 +193,7 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
 
   meta = read_meta(folder)
   try:
-    shapes, sums = dict(meta["leaves"][part]), meta.get("checksums", {}).get(part, {})
+    shapes, sums = dict(meta["leaves"][part]), meta.get("checksums", {}).get(part, {})  # older ones have no checksums
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise CheckpointError(f"checkpoint {folder} is damaged: {META_FILE} does not list its {part}") from error
   target = {part: {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}}
@@ -206,29 +201,29 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
   try:
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     restore = ocp.args.PyTreeRestore(target, restore_args=arguments, partial_restore=True)
-    values = dict(handler.restore(whole_path(folder) / "state", args=restore)[part])
-  except Exception as error:  # Orbax and TensorStore raise many kinds
-    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {first_line(error)}") from error
+    values = dict(handler.restore(absolute_path(folder) / "state", args=restore)[part])
+  except Exception as error:  # Orbax and TensorStore raise many types
+    raise CheckpointError(f"checkpoint {folder} is incomplete or damaged: {one_line_with_type(error)}") from error
   for name, value in values.items():
     if name in sums and int(checksum(value)) != sums[name]:
-      raise CheckpointError(f"checkpoint {folder} is damaged: {part} {name} has not the numbers that were saved")
+      raise CheckpointError(f"checkpoint {folder} is damaged: {part} {name} does not match its checksum")
   return values
 
 
 def load_weights(path: Path, abstract: Any) -> Any:
   """The weights at `path` in the shape of `abstract`, as float32 host arrays.
 
-  path: an export, a training run or one of its checkpoints; of an exported agent the part that fits is taken.
+  path: an export, a training run or one of its checkpoints. From an exported agent the part with these names is taken.
   abstract: the parameters' tree of `jax.eval_shape`.
-  Raises CheckpointError, naming the first parameter that is missing, too many, or of another shape.
+  Raises CheckpointError, naming the first parameter that is missing, unknown, or of another shape.
   """
   _, values = read_weights(path)
   return fit_weights(part_of(values, named_leaves(abstract)), abstract, path)
 
 
 def part_of(values: dict[str, np.ndarray], names: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Of an exported agent's values those of the part ("streamer", "audio_vae", ...) that has all the names; all values
-  where none has."""
+  """The values of the part ("streamer", "audio_vae", ...) of an exported agent that has all of `names`, without the
+  part's name in front; all values if no part has them."""
   for part in sorted({name.partition(".")[0] for name in values}):
     if all(f"{part}.{name}" in values for name in names):
       return {name: values[f"{part}.{name}"] for name in names}
@@ -236,7 +231,7 @@ def part_of(values: dict[str, np.ndarray], names: Mapping[str, Any]) -> dict[str
 
 
 def fit_weights(values: Mapping[str, np.ndarray], abstract: Any, path: Path) -> Any:
-  """`abstract` filled with named values; see `load_weights`."""
+  """`abstract` filled with named values. Raises CheckpointError unless names and shapes agree."""
   wanted = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
   problem = first_difference({name: value.shape for name, value in values.items()}, wanted)
   if problem:

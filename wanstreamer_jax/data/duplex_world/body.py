@@ -1,6 +1,6 @@
-"""A body: a look and a voice on a clock. It is told what to do (say, hold, nod, look), and renders any stretch of time.
+"""A body: a look and a voice on a clock. It is told what to do (say, hold, nod, look) and renders any span of time.
 
-Everything is a function of time, so a whole session at once and unit by unit give the same frames and samples.
+Everything is a function of time, so that rendering a session at once or unit by unit gives the same frames and samples.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ class Body:
     return out
 
   def tracks(self, first: int, last: int) -> dict[str, np.ndarray]:
-    """Everything that moves, per frame [first, last): float32 arrays."""
+    """All movements, per frame of [first, last): float32 arrays by name."""
     time = (np.arange(first, last) + 0.5) / self.fps
     tracks = still_tracks(last - first)
     tracks["mouth"], tracks["mouth_width"], tracks["mouth_round"] = self._mouth(time)
@@ -151,7 +151,7 @@ class Body:
     return out
 
   def _blinks(self, time: np.ndarray) -> np.ndarray:
-    """One blink in every 3.2 s, somewhere in it."""
+    """One blink at a random time in every window of 3.2 s."""
     window = np.floor(time / 3.2).astype(int)
     closed = np.zeros(len(time))
     for index in np.unique(window):
@@ -167,7 +167,7 @@ class Body:
     return sway, tilt, 0.3 * np.sin(0.5 * time + p[4])
 
   def _gaze(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Saccades every 1.1 s; steady into the camera where `attention` says so, or while speaking."""
+    """A new direction every 1.1 s; into the camera during `attention` and while speaking."""
     window = np.floor(time / 1.1).astype(int)
     away = np.zeros((2, len(time)))
     for index in np.unique(window):
@@ -180,7 +180,7 @@ class Body:
     return np.where(steady, 0.0, away[0]), np.where(steady, 0.0, away[1])
 
   def _held(self, time: np.ndarray) -> tuple[np.ndarray, list[Held | None]]:
-    """How far something is raised, and what."""
+    """For each frame, how far something is raised (0..1), and what it is."""
     raised = np.zeros(len(time))
     things: list[Held | None] = [None] * len(time)
     for holding in self.holdings:
@@ -193,7 +193,7 @@ class Body:
 
 
 def _nod(u: np.ndarray) -> np.ndarray:
-  """Two quick nods within 0.7 s."""
+  """Two quick nods within 0.7 s; u: seconds since their start."""
   return np.where((u >= 0) & (u < 0.7), np.sin(2 * np.pi * u / 0.7) ** 2, 0.0)
 
 

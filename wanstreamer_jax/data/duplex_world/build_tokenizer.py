@@ -1,9 +1,9 @@
-"""Makes the shipped `perception/tokenizer.json` from duplex_world's vocabulary.
+"""Makes the shipped `data/tokenizer.json` from duplex_world's vocabulary.
 
-    python -m wanstreamer_jax.data.tokenizer_build          # writes the file, prints what is in it
+    python -m wanstreamer_jax.data.duplex_world.build_tokenizer          # writes the file, prints what is in it
 
 Ids: control tokens, the 256 bytes, every vocabulary word as one token with its leading space, then sub-words learned
-from the vocabulary and from common English, so that words of other people need few tokens.
+from the vocabulary and from common English, so that other words need few tokens.
 """
 
 import collections
@@ -16,6 +16,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from wanstreamer_jax.data.tokenizer import CONTROL, SHIPPED
 from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.files import replacing
 
 # A directive "(nods)", a word with inner apostrophes or hyphens, a number, punctuation, or a single white space; each
 # may carry one leading space, which is part of its token.
@@ -109,7 +110,7 @@ def _subwords(words: list[str], budget: int, known: set[str]) -> list[tuple[str,
 
 
 def _merges(tokenizer: tokenizers.Tokenizer) -> list[tuple[str, str]]:
-  """The learned merges, which the library only shows in its JSON form."""
+  """The learned merges, which the library exposes only in its JSON form."""
   return [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
@@ -119,9 +120,8 @@ def main(path: pathlib.Path = SHIPPED, size: int = 1024) -> None:
 
   words = sorted({*world.vocabulary(), "lead"})
   tokenizer = build_tokenizer(words, size)
-  partial = path.with_suffix(".partial")
-  tokenizer.save(str(partial))
-  partial.rename(path)
+  with replacing(path) as temporary:
+    tokenizer.save(str(temporary))
   print(f"{path}: {tokenizer.get_vocab_size()} entries, {len(words)} of them words")
 
 

@@ -1,9 +1,9 @@
-"""espeak-ng voices, an optional extra: words in, speech with phone and word times out.
+"""espeak-ng voices, an optional extra: words to speech with phone and word times.
 
 The library (GPL) comes from the user's own `pip install 'wanstreamer-jax[espeak]'` and is loaded only inside
-`espeak_child.py`, a fresh process per utterance, so that speech is a pure function of its arguments and of the
-installed version, which belongs into what records say of themselves. espeak-ng names its phones by mnemonics;
-`MNEMONICS` turns them into the phones of `phones.py`, from which mouths are drawn.
+`espeak_child.py`, a new process per utterance, so that speech is a pure function of its arguments and of the installed
+version, which records therefore state. espeak-ng names its phones by mnemonics; `MNEMONICS` maps them to the phones of
+`phones.py`, from which mouths are drawn.
 """
 
 import importlib.metadata
@@ -15,17 +15,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak_child
 from wanstreamer_jax.data.duplex_world.phones import SILENCE, pronounce
+from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
 from wanstreamer_jax.errors import ConfigError, DataError
-
-if TYPE_CHECKING:  # speech.py imports this file
-  from wanstreamer_jax.data.duplex_world.voice import Voice
 
 WHEEL = "espeakng-loader"
 WORDS_PER_MINUTE = 150  # of a voice of rate 1: the formant voice's tempo
@@ -33,7 +31,7 @@ SLOWEST, FASTEST = 80, 450  # words per minute; faster ones have wrong times in 
 _PITCH_STEPS = 69.0  # espeak-ng's pitch 0..99 per octave, near the middle of its scale
 
 # Variants (men, then women) and their median pitch in Hz at espeak-ng's pitch 50, measured over one sentence.
-# Left out: robots, whispers, creaks, effects, and twins of others.
+# Left out: robots, whispers, creaks, effects, and near copies of others.
 TRAINING: tuple[dict[str, float], ...] = (
   {
     "m1": 91, "m2": 99, "m3": 101, "m4": 89, "m5": 101, "m7": 102, "Alex": 103, "Andy": 94, "Denis": 96, "Gene": 92,
@@ -50,7 +48,7 @@ HELD_OUT: tuple[dict[str, float], ...] = (
 )
 PITCHES: dict[str, float] = {name: hz for group in (*TRAINING, *HELD_OUT) for name, hz in group.items()}
 
-# Phones of espeak-ng's American English (the ends of names, "2", "#" and the like, mark how they may be reduced).
+# Phones of espeak-ng's American English (endings such as "2" and "#" mark how a phone may be reduced).
 MNEMONICS: dict[str, tuple[str, ...]] = {
   "@": ("AX",), "@2": ("AX",), "@5": ("UH",), "@-": ("AX",), "@L": ("AX", "L"), "3": ("ER",), "3:": ("ER",),
   "a": ("AE",), "aa": ("AE",), "a#": ("AX",), "A": ("AA",), "A:": ("AA",), "A@": ("AA", "R"), "0": ("AA",),
@@ -65,7 +63,7 @@ MNEMONICS: dict[str, tuple[str, ...]] = {
   "l": ("L",), "L": ("L",), "r": ("R",), "R": ("R",), "w": ("W",), "j": ("Y",), ";": ("Y",),
 }  # fmt: skip
 _STRESS = "',%="
-_HUMMED = {"mhm": "[[m'@hm]]", "hm": "[[h'@m]]"}  # espeak-ng would spell them
+_HUMMED = {"mhm": "[[m'@hm]]", "hm": "[[h'@m]]"}  # otherwise espeak-ng spells them letter by letter
 
 
 def require() -> tuple[str, str]:
@@ -81,13 +79,13 @@ def require() -> tuple[str, str]:
 
 
 def version() -> str:
-  """Version of the installed wheel: another one may speak differently. Raises ConfigError without it."""
+  """Version of the installed wheel, since versions may speak differently. Raises ConfigError without it."""
   require()
   return importlib.metadata.version(WHEEL)
 
 
 def speak(
-  words: Sequence[str], voice: "Voice", sample_rate: int, seed: int, question: bool, pace: float
+  words: Sequence[str], voice: Voice, sample_rate: int, seed: int, question: bool, pace: float
 ) -> tuple[np.ndarray, tuple[Phone, ...], tuple[Word, ...]]:
   """Speaks `words` (a "," is a pause) as `synthesise` does: float32 [samples] at `sample_rate`, phones, words.
 
@@ -106,7 +104,7 @@ def speak(
   return audio, _phones(names, edges), _words(words, starts, names, characters, edges)
 
 
-def _pitch(voice: "Voice") -> int:
+def _pitch(voice: Voice) -> int:
   """espeak-ng's pitch for a voice in Hz. Raises DataError for a variant that is not in the tables."""
   if voice.variant not in PITCHES:
     raise DataError(f"espeak variant is {voice.variant!r}: expected one of {', '.join(PITCHES)}")
@@ -115,14 +113,14 @@ def _pitch(voice: "Voice") -> int:
 
 
 def _text(words: Sequence[str], question: bool) -> tuple[str, list[int]]:
-  """What espeak-ng reads, and where in it each word starts (a "," at the comma)."""
+  """The text for espeak-ng, and the character at which each word starts in it (a "," at the comma)."""
   text, starts = "", []
   for word in words:
     if word == ",":
       starts.append(len(text))
       text += ","
       continue
-    pronounce(word)  # refuses what the other voices refuse
+    pronounce(word)  # raises DataError as the formant voice would
     text += " " if text else ""
     starts.append(len(text))
     text += _HUMMED.get(word) or re.sub(r"[^a-z']", "", word.lower())
@@ -130,7 +128,7 @@ def _text(words: Sequence[str], question: bool) -> tuple[str, list[int]]:
 
 
 def _ask(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-  """The answer of a fresh process, and its int16 samples."""
+  """The answer of a new process, and its int16 samples."""
   command = [sys.executable, "-I", "-S", str(pathlib.Path(espeak_child.__file__))]
   done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, check=False)
   if done.returncode:
@@ -141,8 +139,8 @@ def _ask(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def _resampled(audio: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-  """Linear-phase resampling: times stay where they are."""
-  from scipy.signal import resample_poly  # a second to import, and formant voices never need it
+  """Resamples with linear phase, which keeps times."""
+  from scipy.signal import resample_poly  # takes a second to import, and formant voices do not need it
 
   common = math.gcd(rate, wanted)
   return resample_poly(audio, wanted // common, rate // common).astype(np.float32)
@@ -154,12 +152,12 @@ def _intervals(answer: dict[str, Any], seconds: float) -> tuple[list[str], list[
   characters = [character - 1 for _, character, _ in answer["phones"]]
   starts = np.maximum.accumulate([ms / 1000 for _, _, ms in answer["phones"]])
   edges = np.minimum(np.append(starts, seconds), seconds)
-  edges[0] = 0.0  # the closure of a plosive before its event
+  edges[0] = 0.0  # espeak-ng's first event may come after the closure of a plosive
   return names, characters, edges
 
 
 def translated(mnemonic: str) -> tuple[str, ...]:
-  """Our phones for one of espeak-ng's: the longest beginning that `MNEMONICS` knows, or a neutral vowel."""
+  """Our phones for one of espeak-ng's: by the longest prefix in `MNEMONICS`, else a neutral vowel."""
   name = mnemonic.lstrip(_STRESS)
   if not name or name.startswith(("_", "|")):
     return (SILENCE,)
@@ -170,7 +168,7 @@ def translated(mnemonic: str) -> tuple[str, ...]:
 
 
 def _phones(names: list[str], edges: np.ndarray) -> tuple[Phone, ...]:
-  """Phones in our names; espeak-ng's single phones that are two of ours get half of the time each."""
+  """Phones by our names. Where one of espeak-ng's phones is two of ours, each gets half of its time."""
   phones = []
   for name, start, end in zip(names, edges, edges[1:]):
     parts = translated(name)
@@ -184,7 +182,7 @@ def _words(
 ) -> tuple[Word, ...]:
   """Words from the first to the last phone that begins inside them.
 
-  espeak-ng reads some neighbours as one word ("in the", "of a"): these share its time by their numbers of phones.
+  espeak-ng reads some neighbours as one word ("in the", "of a"); they share its time by their numbers of phones.
   """
   spoken = [i for i, word in enumerate(words) if word != ","]
   voiced = [i for i, name in enumerate(names) if translated(name) != (SILENCE,)]

@@ -1,9 +1,9 @@
-"""Speaks one utterance with espeak-ng, in a process of its own: a request on stdin, phones and samples on stdout.
+"""Speaks one utterance with espeak-ng in its own process: a request on stdin, phones and samples on stdout.
 
-`espeak.py` runs this file as a script and uses nothing else of it; it imports only the standard library, so that an
-utterance costs about 35 ms of processor time. A fresh process with a seed of ours is what makes speech repeatable:
-the library carries state from one utterance to the next that nothing resets, and seeds its noise from the time of
-day when it starts. (Forks of an initialised process would agree with each other, but not with tomorrow's.)
+`espeak.py` only runs this file as a script. It imports nothing but the standard library, so that an utterance costs
+about 35 ms of processor time. A new process with a given seed makes speech repeatable: the library carries state from
+one utterance to the next that cannot be reset, and seeds its noise from the time of day when it starts. (Forks of an
+initialised process would agree with each other, but not with those of another day.)
 
     request    {"library": path, "data": folder, "voice": "en-us+m3", "text": ..., "rate": words per minute,
                 "pitch": 0..99, "range": 0..99, "seed": int}

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-CHUNK = 8  # frames drawn at once: what fits a core's cache
+CHUNK = 8  # frames drawn at once, which fit into a core's cache
 HAIR_STYLES = ("short", "long", "bun", "cap", "curly", "bald")
 SHAPES = ("circle", "square", "triangle", "star")
 COLOURS = {
@@ -25,7 +25,7 @@ Colour = tuple[float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """How a person looks. Sizes are factors around 1."""
+  """The appearance of a person. Sizes are factors around 1."""
 
   skin: Colour
   hair: Colour
@@ -53,7 +53,7 @@ TRACKS = ("mouth", "mouth_width", "mouth_round", "gaze_x", "gaze_y", "blink", "n
 
 
 def still_tracks(frames: int) -> dict[str, np.ndarray]:
-  """Tracks of somebody who looks at the camera and does nothing: float32 [frames] each."""
+  """Tracks of a person who looks at the camera and does nothing: float32 [frames] each."""
   tracks = {name: np.zeros(frames, np.float32) for name in TRACKS}
   tracks["mouth_width"] += 0.5
   return tracks
@@ -123,7 +123,7 @@ class Window:
     self.image, self.pixel = canvas.image[:, rows, columns], canvas.pixel
 
   def paint(self, distance: np.ndarray, colour: Colour | np.ndarray, opacity: float | np.ndarray = 1.0) -> None:
-    """Covers where `distance` [T, H, W] is negative; edges are one pixel soft."""
+    """Paints where `distance` [T, H, W] is negative; edges are one pixel soft."""
     alpha = np.clip(0.5 - distance / self.pixel, 0.0, 1.0) * opacity
     self.image += alpha[..., None] * (np.asarray(colour, np.float32) - self.image)
 

@@ -1,7 +1,7 @@
-"""What is said in duplex_world: phrasings, personas, objects, and which of them are kept for evaluation.
+"""The language of duplex_world: phrasings, personas, objects, and which of them are kept for evaluation.
 
-`small` is a world that a million-parameter model learns on a CPU; `full` adds colours and personas.
-Phrasings with a "," may pause there.
+`small` is a world that a model of a million parameters learns on a CPU; `full` adds colours and personas. A "," in a
+phrasing is a place for a pause.
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ def user_voice(rng: np.random.Generator, held_out: bool) -> Voice:
 
 
 def mixed_voice(formant: Voice, rng: np.random.Generator, held_out: bool) -> Voice:
-  """`formant` itself, or as often an espeak-ng voice, of a man or a woman, within 2 semitones of a variant's pitch."""
+  """`formant` itself or, with equal chance, an espeak-ng voice within 2 semitones of a variant's own pitch."""
   if rng.random() < 0.5:
     return formant
   variants = (espeak.HELD_OUT if held_out else espeak.TRAINING)[int(rng.integers(2))]
@@ -86,7 +86,7 @@ def mixed_voice(formant: Voice, rng: np.random.Generator, held_out: bool) -> Voi
 
 
 def answers(act: str) -> tuple[str, ...]:
-  """Every word that the answer to an act of the user could be; none for acts whose answers are not alternatives."""
+  """Every word that the answer to an act of the user could be; empty for acts whose answers are no alternatives."""
   if act in ("name", "home", "likes"):
     return tuple(getattr(persona, act) for persona in PERSONAS)
   words = {

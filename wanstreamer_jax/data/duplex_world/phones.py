@@ -1,8 +1,8 @@
-"""Phones of English: what each one sounds like (formant targets, sources) and looks like (visemes), and how words
-are spelled in them.
+"""Phones of English: how each one sounds (formant targets, sources) and looks (visemes), and how words are spelled in
+them.
 
 Formant targets are adult-male values in Hz after Peterson and Barney (1952) and Klatt (1980); a voice scales them.
-Words outside `LEXICON` go through a few letter-to-sound rules, so any text can be spoken.
+Words outside `LEXICON` are spelled by a few letter-to-sound rules, so that any text can be spoken.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ SILENCE = "SIL"
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment:
+class PhoneSegment:
   """A steady piece of a phone: a target that formants glide to, and the strengths of the three sources.
 
-  `blend` is how much of the formants is taken from the next vowel (1 for `h`, which is that vowel, whispered).
+  `blend` is the share of the formants that is taken from the next vowel (1 for `h`, a whisper of that vowel).
   """
 
   ms: float
@@ -35,7 +35,7 @@ class Segment:
 class PhoneSpec:
   """Segments in time, and the mouth: how open, how wide (lips spread) and how round it is, each 0..1."""
 
-  segments: tuple[Segment, ...]
+  segments: tuple[PhoneSegment, ...]
   mouth: tuple[float, float, float]
   vowel: bool = False
 
@@ -54,43 +54,47 @@ NOISES = {
 
 def _vowel(ms: float, mouth: tuple[float, float, float], *targets: tuple[float, float, float]) -> PhoneSpec:
   shares = (1.0,) if len(targets) == 1 else (0.5, 0.5)
-  segments = tuple(Segment(ms * share, target, voice=1.0) for share, target in zip(shares, targets))
+  segments = tuple(PhoneSegment(ms * share, target, voice=1.0) for share, target in zip(shares, targets))
   return PhoneSpec(segments, mouth, vowel=True)
 
 
 def _sonorant(
   ms: float, formants: tuple[float, float, float], voice: float, mouth: tuple[float, float, float], nasal: float = 0.0
 ) -> PhoneSpec:
-  return PhoneSpec((Segment(ms, formants, voice=voice, nasal=nasal, blend=0.1),), mouth)
+  return PhoneSpec((PhoneSegment(ms, formants, voice=voice, nasal=nasal, blend=0.1),), mouth)
 
 
 def _fricative(
   ms: float, formants: tuple[float, float, float], noise: str, gain: float, voice: float,
   mouth: tuple[float, float, float],
 ) -> PhoneSpec:  # fmt: skip
-  return PhoneSpec((Segment(ms, formants, voice=voice, noise=noise, gain=gain, blend=0.3),), mouth)
+  return PhoneSpec((PhoneSegment(ms, formants, voice=voice, noise=noise, gain=gain, blend=0.3),), mouth)
 
 
 def _plosive(
   formants: tuple[float, float, float], noise: str, gain: float, voiced: bool, mouth: tuple[float, float, float]
 ) -> PhoneSpec:
   """Closure (with a voice bar when voiced), burst, then aspiration into the next vowel when voiceless."""
-  closure = Segment(45 if voiced else 60, formants, voice=0.16 if voiced else 0.0, blend=0.2)
-  burst = Segment(10 if voiced else 14, formants, noise=noise, gain=gain, voice=0.1 if voiced else 0.0, blend=0.35)
-  after = Segment(8, formants, voice=0.6, blend=0.6) if voiced else Segment(34, formants, breath=0.5, blend=0.7)
+  closure = PhoneSegment(45 if voiced else 60, formants, voice=0.16 if voiced else 0.0, blend=0.2)
+  burst = PhoneSegment(10 if voiced else 14, formants, noise=noise, gain=gain, voice=0.1 if voiced else 0.0, blend=0.35)
+  after = (
+    PhoneSegment(8, formants, voice=0.6, blend=0.6) if voiced else PhoneSegment(34, formants, breath=0.5, blend=0.7)
+  )
   return PhoneSpec((closure, burst, after), mouth)
 
 
 def _affricate(noise_gain: float, voiced: bool) -> PhoneSpec:
   locus = (300.0, 1750.0, 2550.0)
-  closure = Segment(45, locus, voice=0.16 if voiced else 0.0, blend=0.2)
-  burst = Segment(10, locus, noise="t", gain=0.5, blend=0.3)
-  hiss = Segment(55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.25 if voiced else 0.0, blend=0.4)
+  closure = PhoneSegment(45, locus, voice=0.16 if voiced else 0.0, blend=0.2)
+  burst = PhoneSegment(10, locus, noise="t", gain=0.5, blend=0.3)
+  hiss = PhoneSegment(
+    55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.25 if voiced else 0.0, blend=0.4
+  )
   return PhoneSpec((closure, burst, hiss), (0.18, 0.35, 0.55))
 
 
 PHONES: dict[str, PhoneSpec] = {
-  SILENCE: PhoneSpec((Segment(120, (500.0, 1500.0, 2500.0)),), (0.0, 0.45, 0.0)),
+  SILENCE: PhoneSpec((PhoneSegment(120, (500.0, 1500.0, 2500.0)),), (0.0, 0.45, 0.0)),
   "IY": _vowel(125, (0.28, 1.0, 0.0), (280, 2290, 3010)),
   "IH": _vowel(85, (0.36, 0.75, 0.0), (400, 1990, 2550)),
   "EH": _vowel(105, (0.58, 0.7, 0.0), (540, 1840, 2480)),
@@ -122,7 +126,7 @@ PHONES: dict[str, PhoneSpec] = {
   "ZH": _fricative(75, (300, 1750, 2550), "sh", 0.3, 0.35, (0.2, 0.2, 0.7)),
   "V": _fricative(55, (300, 1050, 2250), "f", 0.1, 0.45, (0.06, 0.5, 0.0)),
   "DH": _fricative(40, (300, 1350, 2600), "th", 0.08, 0.5, (0.2, 0.5, 0.0)),
-  "HH": PhoneSpec((Segment(60, (500, 1500, 2500), breath=0.55, blend=1.0),), (0.4, 0.5, 0.1)),
+  "HH": PhoneSpec((PhoneSegment(60, (500, 1500, 2500), breath=0.55, blend=1.0),), (0.4, 0.5, 0.1)),
   "P": _plosive((320, 900, 2150), "p", 0.6, False, (0.0, 0.45, 0.0)),
   "B": _plosive((300, 900, 2150), "p", 0.5, True, (0.0, 0.45, 0.0)),
   "T": _plosive((320, 1750, 2650), "t", 0.7, False, (0.18, 0.6, 0.0)),
@@ -192,7 +196,7 @@ def _parse(text: str) -> dict[str, tuple[str, ...]]:
 
 LEXICON: dict[str, tuple[str, ...]] = _parse(_LEXICON_TEXT)
 
-# Longest match first; letters without a rule are silent. Good enough for names and odd words, not a pronouncer.
+# Longest match first; letters without a rule are silent. It suffices for names and rare words.
 _LETTERS = {
   "tion": "SH AX N", "ight": "AY T", "ough": "OW", "eigh": "EY", "tch": "CH", "igh": "AY", "oor": "AO R", "air": "EH R",
   "are": "EH R", "ear": "IH R", "our": "AO R", "sch": "S K", "ch": "CH", "sh": "SH", "th": "TH", "ph": "F", "wh": "W",

@@ -1,4 +1,4 @@
-"""duplex_world as a source of records."""
+"""duplex_world as a `data.make.SessionSource`."""
 
 import dataclasses
 from collections.abc import Generator
@@ -15,7 +15,7 @@ from wanstreamer_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class DuplexSource:
-  """Sessions `first_seed`, `first_seed` + 1, ... of one split. Implements `data.make.Source`."""
+  """Sessions `first_seed`, `first_seed` + 1, ... of one split."""
 
   world: WorldConfig
   split: str
@@ -58,7 +58,7 @@ class DuplexSource:
 
 
 def world_config(config: Config) -> WorldConfig:
-  """The world's clock, size, lead and voices as a config states them. Raises ConfigError without a needed library."""
+  """The WorldConfig of a config. Raises ConfigError when its voices need a library that is not installed."""
   shared = {field: getattr(config.media, field) for field in ("height", "width", "fps", "sample_rate", "unit_ms")}
   data = config.data
   return WorldConfig(**shared, units=data.session_units, text_lead=data.text_lead, size=data.world, voices=data.voices)

@@ -1,4 +1,4 @@
-"""A formant voice: words in, speech with phone and word times out. NumPy only, deterministic, fast.
+"""A formant voice: words to speech with phone and word times, deterministic, in NumPy.
 
 Source and filter, as in Klatt (1980), but filtered in short-time spectra so that nothing loops over samples: glottal
 pulses (with jitter and an intonation contour) and breath go through a cascade of moving formants with a nasal
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak
-from wanstreamer_jax.data.duplex_world.phones import NOISES, PHONES, SILENCE, Segment, pronounce
+from wanstreamer_jax.data.duplex_world.phones import NOISES, PHONES, SILENCE, PhoneSegment, pronounce
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
 
@@ -33,9 +33,9 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True)
 class _Score:
-  """What to play: segments with their length in frames, and which phone and word each belongs to."""
+  """What to synthesise: segments with their lengths in frames, and the phone and word of each."""
 
-  segments: tuple[Segment, ...]
+  segments: tuple[PhoneSegment, ...]
   frames: np.ndarray
   phone_index: np.ndarray
   phones: tuple[str, ...]
@@ -64,7 +64,7 @@ def synthesise(
 
 def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Score:
   """Phones and durations. The last syllable is lengthened and every duration varies a little."""
-  segments: list[Segment] = []
+  segments: list[PhoneSegment] = []
   lengths: list[float] = []
   owner: list[int] = []
   phones: list[str] = []

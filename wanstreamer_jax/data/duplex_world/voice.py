@@ -1,11 +1,11 @@
-"""A speaker of duplex_world, in numbers."""
+"""The voice of a speaker of duplex_world, as numbers."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Voice:
-  """A speaker. `pitch` in Hz; `size` scales the formants (1 is an adult man, 1.17 a woman, 1.3 a child)."""
+  """A voice. `pitch` in Hz; `size` scales the formants (1 is an adult man, 1.17 a woman, 1.3 a child)."""
 
   name: str
   pitch: float = 120.0
@@ -15,5 +15,5 @@ class Voice:
   tilt: float = 0.5  # 0 bright .. 1 dull
   open_quotient: float = 0.6
   liveliness: float = 1.0  # depth of the intonation
-  engine: str = "formant"  # or "espeak", which reads pitch, rate, liveliness and:
+  engine: str = "formant"  # or "espeak", which uses pitch, rate, liveliness and `variant`
   variant: str = ""  # a key of `espeak.PITCHES`

@@ -8,7 +8,7 @@ from wanstreamer_jax.data.duplex_world import espeak, lexicon
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.faces import draw, random_look, still_tracks
 from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, SMALL_PERSONAS, Persona
-from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Stage, User
+from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Scene, ScriptedUser
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.session import Session, Side, World
 from wanstreamer_jax.errors import ConfigError
@@ -54,13 +54,13 @@ class WorldConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Cast:
-  """Who plays in a session, and through which microphone the user is heard."""
+  """The people of a session, and the microphone through which the user is heard."""
 
-  stage: Stage
+  scene: Scene
   user: Body
   agent: Body
   echo_gain: float
-  echo_delay: int  # samples; at least a unit, since an answer sounds only after it was made
+  echo_delay: int  # samples; at least a unit, since the agent's sound is played one unit after it was made
   noise: float
   seed: int
 
@@ -77,14 +77,14 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
     look, voice, int(rng.integers(2**31)) + n, fps=config.fps, sample_rate=config.sample_rate
   )
   look, voice = random_look(rng, held_out), lexicon.user_voice(rng, held_out)
-  if config.voices == "mixed":  # draws of its own: everything else is as with formant voices
+  if config.voices == "mixed":  # with its own random stream, so that all else is as with formant voices
     voice = lexicon.mixed_voice(voice, np.random.default_rng([seed, int(held_out), 0xE5]), held_out)
   user = make(look, voice, 0)
   agent = make(agent_look(persona), persona.voice, 1)
-  stage = Stage(config.unit_ms / 1000, rng, held_out, small, persona)
+  scene = Scene(config.unit_ms / 1000, rng, held_out, small, persona)
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
   delay = config.samples + int(rng.uniform(0.02, 0.1) * config.sample_rate)
-  return Cast(stage, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
+  return Cast(scene, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
 
 
 def agent_look(persona: Persona):
@@ -95,42 +95,42 @@ def agent_look(persona: Persona):
 def make_session(seed: int, config: WorldConfig, split: str = "train") -> Session:
   """A pure function of its arguments: `config.units` units of two people, with the ground truth of everything.
 
-  split "heldout" has users whose voices and looks "train" never has; half of what they ask is phrased, or a sum, that
-  "train" never has (`unseen` in the truth tells which). The agent is one of the same few personas.
+  split "heldout" has users whose voices and looks "train" never has; half of their questions are phrasings or sums that
+  "train" never has (`unseen` in the ground truth). The agent is one of the same few personas.
   """
   players = cast(seed, config, split)
-  stage, user, agent = players.stage, players.user, players.agent
-  answering = PerfectAgent(stage, agent, config.text_lead)
-  asking, spoke = User(stage, user), False
+  scene, user, agent = players.scene, players.user, players.agent
+  answering = PerfectAgent(scene, agent, config.text_lead)
+  asking, spoke = ScriptedUser(scene, user), False
   for unit in range(config.units):
-    stage.now = unit
+    scene.now = unit
     answering.step()
     asking.step(spoke)
     spoke = answering.speaking()
-  _attend(stage, user, agent)
+  _attend(scene, user, agent)
   user_side, agent_side = _side(user, config), _side(agent, config)
   assert user_side.audio is not None
   assert agent_side.audio is not None
   heard = microphone(user_side.audio, agent_side.audio, 0, players)
   return Session(
-    user=dataclasses.replace(user_side, audio=heard, words=tuple(stage.typed)),
+    user=dataclasses.replace(user_side, audio=heard, words=tuple(scene.typed)),
     agent=dataclasses.replace(agent_side, words=_inside(answering.words, config)),
-    world=session_world(stage.persona, config),
-    events=tuple(sorted(stage.events, key=lambda event: event.start)),
+    world=session_world(scene.persona, config),
+    events=tuple(sorted(scene.events, key=lambda event: event.start)),
     units=config.units,
     seed=seed,
     source=f"duplex_world/{config.size}/{split}/{seed}",
   )
 
 
-def _attend(stage: Stage, user: Body, agent: Body) -> None:
+def _attend(scene: Scene, user: Body, agent: Body) -> None:
   """The agent looks at the user who speaks or shows something."""
   agent.attention += [(line.start, line.end + 0.8) for line in user.lines]
-  agent.attention += [(event.start, event.start + 1.5) for event in stage.events if event.kind == "raise"]
+  agent.attention += [(event.start, event.start + 1.5) for event in scene.events if event.kind == "raise"]
 
 
 def _inside(words: list, config: WorldConfig) -> tuple:
-  """The words that are written before the session ends."""
+  """Those of `words` that are written before the session ends."""
   return tuple(word for word in words if word.written < config.units * config.unit_ms / 1000)
 
 
@@ -148,7 +148,7 @@ def _side(body: Body, config: WorldConfig) -> Side:
 
 
 def microphone(voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: Cast) -> np.ndarray:
-  """What the user's microphone picks up: the voice, the delayed echo of the agent, and noise. float32 [samples].
+  """What the user's microphone records: the voice, the delayed echo of the agent, and noise. float32 [samples].
 
   loudspeaker: the agent's samples from the session's start on; first: index of voice[0] on the session's clock.
   """
