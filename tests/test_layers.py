@@ -54,10 +54,16 @@ def group_of(module: str) -> str:
   return parts[1] if len(parts) > 1 else ""
 
 
+def is_typing_block(node: ast.AST) -> bool:
+  """Whether a node is `if TYPE_CHECKING:`, whose imports no program runs."""
+  return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def imports_of(source: str, module: str, top_level_only: bool = False) -> list[tuple[int, str]]:
   """(line, full module name) of everything a source imports; `from package import name` counts as package.name."""
   tree = ast.parse(source)
-  nodes = tree.body if top_level_only else ast.walk(tree)
+  typing_only = {id(node) for block in ast.walk(tree) if is_typing_block(block) for node in ast.walk(block)}
+  nodes = [node for node in (tree.body if top_level_only else ast.walk(tree)) if id(node) not in typing_only]
   found = []
   for node in nodes:
     if isinstance(node, ast.Import):

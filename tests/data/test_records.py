@@ -268,7 +268,7 @@ class Damaged(FakeSource):
 
 def test_what_cannot_be_read_stops_or_is_skipped_and_reported(tmp_path):
   config, out = small_config(), tmp_path / "some"
-  with pytest.raises(MediaError, match="^fake 4: clip.mp4 is truncated; copy it again; or pass --skip-bad to leave"):
+  with pytest.raises(MediaError, match="^fake 4: clip.mp4 is truncated; copy it again; or pass --skip-bad"):
     make(config, Damaged(config, 40, UNITS), out, progress=False)
   manifest = make(config, Damaged(config, 40, UNITS), out, workers=2, skip_bad=True, progress=False)
   report = json.loads((out / "report.json").read_text())

@@ -13,7 +13,7 @@ from tests.conftest import assert_close
 from tests.helpers.toy_stage import ToyLoader, toy_config, toy_loss, toy_stage
 from tests.parallel.test_mesh import SIZES, abstract_codecs, abstract_duplex
 from wanstreamer_jax.aot.collectives import collectives
-from wanstreamer_jax.aot.hlo import HloProgram
+from wanstreamer_jax.aot.hlo import Program
 from wanstreamer_jax.config import TrainConfig
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
@@ -208,7 +208,7 @@ def test_muons_matrices_are_exchanged_once_not_gathered_at_every_product():
   places = param_shardings(leaf, mesh)
   with jax.set_mesh(mesh):
     compiled = jax.jit(orthogonal, in_shardings=(places,), out_shardings=places).lower(leaf).compile()
-  found = collectives(HloProgram(compiled.as_text()), mesh.shape)
+  found = collectives(Program(compiled.as_text()), mesh.shape)
   assert {place: traffic.count for place, traffic in found.items()} == {("all-to-all", ("fsdp",)): 2}
   x = np.random.default_rng(0).standard_normal((8, 32, 64)).astype(np.float32)
   split = compiled(jax.device_put({"up_proj": {"w": x}}, places))
@@ -218,15 +218,19 @@ def test_muons_matrices_are_exchanged_once_not_gathered_at_every_product():
   assert values.max() < 1.3
 
 
-def test_an_update_of_muon_exchanges_nothing_else_its_momentum_stays_in_place():
+def test_an_update_of_muon_moves_each_matrix_once_and_no_momentum():
+  """There and back for a stack; a single matrix is gathered, and every device keeps its part of the result."""
   mesh = make_mesh("fsdp=8")
-  leaf = {"up_proj": {"w": jax.ShapeDtypeStruct((8, 32, 64), jnp.float32)}}
-  state = jax.eval_shape(muon().init, leaf)
-  places = param_shardings((leaf, state), mesh)
+  shapes = {"transformer.layers.up_proj.w": (8, 32, 64), "hear.out.w": (32, 64)}
+  grads = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+  state = jax.eval_shape(muon().init, grads)
+  places = param_shardings((grads, state), mesh)
   with jax.set_mesh(mesh):
-    compiled = jax.jit(muon().update, in_shardings=places, out_shardings=places).lower(leaf, state).compile()
-  found = collectives(HloProgram(compiled.as_text()), mesh.shape)
-  assert {place: traffic.count for place, traffic in found.items()} == {("all-to-all", ("fsdp",)): 2}
+    compiled = jax.jit(muon().update, in_shardings=places, out_shardings=places).lower(grads, state).compile()
+  found = collectives(Program(compiled.as_text()), mesh.shape)
+  assert {place: traffic.count for place, traffic in found.items()} == {
+    ("all-gather", ("fsdp",)): 1, ("all-to-all", ("fsdp",)): 2,
+  }  # fmt: skip
 
 
 def test_muons_moments_are_sharded_as_their_parameters():

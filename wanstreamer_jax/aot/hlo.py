@@ -284,14 +284,18 @@ def _product_flops(computation: Computation, instruction: Instruction) -> float:
   window = dict(re.findall(r"(\w+)=([\dx_\-]+)", (re.search(r"window=\{([^}]*)\}", instruction.attributes) or [""])[0]))
   pairs = 1
   for axis in sorted(set(lhs) - set("bf")):
-    place = int(axis)
-    of = lambda key, default, place=place: (window.get(key) or "x".join([default] * 9)).split("x")[place]
-    low, _ = (int(pad) for pad in of("pad", "0_0").split("_"))
-    pairs *= _window_pairs(
-      left[lhs.index(axis)], right[rhs.index(axis)], out[result.index(axis)], int(of("stride", "1")), low,
-      int(of("lhs_dilate", "1")), int(of("rhs_dilate", "1")),
-    )  # fmt: skip
+    low, _ = _window_field(window, "pad", axis, "0_0").split("_")
+    stride, dilate, kernel_dilate = (
+      int(_window_field(window, name, axis, "1")) for name in ("stride", "lhs_dilate", "rhs_dilate")
+    )
+    size, kernel = left[lhs.index(axis)], right[rhs.index(axis)]
+    pairs *= _window_pairs(size, kernel, out[result.index(axis)], stride, int(low), dilate, kernel_dilate)
   return 2.0 * out[result.index("b")] * out[result.index("f")] * right[rhs.index("i")] * pairs
+
+
+def _window_field(window: dict[str, str], name: str, axis: str, default: str) -> str:
+  """One dimension's value of a window such as {"size": "3x3", "stride": "2x1"}."""
+  return window[name].split("x")[int(axis)] if name in window else default
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from aiohttp import web
 from wanstreamer_jax.bench.trace import write_trace
 from wanstreamer_jax.bench.unit_step import abstract_state, measure_ceilings, phase_costs, random_unit, sizes
 from wanstreamer_jax.engine.engine import Engine
-from wanstreamer_jax.engine.interface import PHASES
+from wanstreamer_jax.engine.interface import PHASES, SlotEngine
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.parallel.cost import Cost
 from wanstreamer_jax.parallel.machine import describe
@@ -103,7 +103,7 @@ def _percentiles(values: list[float]) -> dict[str, float]:
   return dict(zip(PERCENTILES, map(float, np.percentile(values, list(PERCENTILES.values())))))
 
 
-async def _load(engine: Engine, clients: int, seconds: float) -> list[ClientResult]:
+async def _load(engine: SlotEngine, clients: int, seconds: float) -> list[ClientResult]:
   runner = web.AppRunner(Server(engine, ServeOptions(port=0)).app())
   await runner.setup()
   await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -100,11 +100,12 @@ def latent_attention(cfg: AudioVAEConfig, channels: int, rngs: nnx.Rngs) -> list
   """Attention among latent frames, the same in the encoder and the decoder."""
   if channels % cfg.attention_heads:
     raise ConfigError(f"audio_vae: {channels} channels do not divide into {cfg.attention_heads} attention heads")
-  layer = lambda: LocalAttentionLayer(channels, cfg.attention_heads, cfg.attention_window, rngs=rngs)
-  return [layer() for _ in range(cfg.attention_layers)]
+  heads, window = cfg.attention_heads, cfg.attention_window
+  return [LocalAttentionLayer(channels, heads, window, rngs=rngs) for _ in range(cfg.attention_layers)]
 
 
 def encoder_layers(cfg: AudioVAEConfig, features: int, rngs: nnx.Rngs) -> list[nnx.Module]:
+  """From `features` at the frame rate to (mean, logvar) at the latent rate."""
   channels = stage_channels(cfg)
   layers: list[nnx.Module] = [CausalConv1d(features, channels[0], 1, rngs=rngs)]
   layers += [Residual1d(channels[0], cfg.kernel, rngs=rngs) for _ in range(cfg.residual_blocks)]
@@ -116,6 +117,7 @@ def encoder_layers(cfg: AudioVAEConfig, features: int, rngs: nnx.Rngs) -> list[n
 
 
 def decoder_layers(cfg: AudioVAEConfig, rngs: nnx.Rngs) -> list[nnx.Module]:
+  """From latents back to channels at the frame rate."""
   channels = stage_channels(cfg)
   layers: list[nnx.Module] = [CausalConv1d(cfg.latent_dim, channels[-1], 3, rngs=rngs)]
   layers += latent_attention(cfg, channels[-1], rngs)

@@ -1,12 +1,12 @@
 """Streaming source-filter synthesis: pulses and noise through time-varying minimum-phase filters.
 
-The last stage of the audio decoder. A frame of `hop` samples is described by a pitch and two cepstra. The source of
-frame t is a band-limited pulse train (neural source-filter models, arXiv 1904.12088, and DDSP, arXiv 2001.04643, have
-the same idea) and white noise; each goes through the minimum-phase filter whose causal cepstrum is given, cross-faded
-from the filters of frame t - 1. No sample depends on a later frame.
+It is the last stage of the audio decoder. A frame of `hop` samples is described by a pitch and two cepstra. The source
+of frame t is a band-limited pulse train (neural source-filter models, arXiv 1904.12088, and DDSP, arXiv 2001.04643,
+have the same idea) and white noise; each goes through the minimum-phase filter whose causal cepstrum is given,
+cross-faded from the filters of frame t - 1. No sample depends on a later frame.
 
-Pitch runs on an integer grid and phase is counted in uint32 (a turn is 2^32), so that an hour has no drift and chunks
-of any size give the same phase: float phases would turn rounding errors into audible ones.
+Pitch lies on an integer grid and phase is counted in uint32 (a turn is 2^32), so that an hour has no drift and chunks
+of any size give the same phase. With float phases, rounding errors would become audible.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ REST_LEVEL = -7.0  # natural log of the filters' gain at cepstrum zero: an untra
 class SourceFilterState(NamedTuple):
   """What the synthesis remembers between frames; `initial_state` is silence."""
 
-  tail: Float[Array, "P hop"]  # filtered sound of earlier frames that is yet to come
+  tail: Float[Array, "P hop"]  # the rest of earlier frames' filtered sound, which lies in frames to come
   cepstra: Float[Array, "2 K"]  # of the last frame: pulses, noise
   pitch: Int[Array, ""]  # of the last frame, a grid index
   phase: UInt32[Array, ""]  # of the next sample
@@ -39,6 +39,7 @@ def transform_size(hop: int) -> int:
 
 
 def initial_state(hop: int, cepstrum: int) -> SourceFilterState:
+  """The state before the first frame: silence."""
   parts = -(-transform_size(hop) // hop)
   return SourceFilterState(
     tail=jnp.zeros((parts - 1, hop)),
@@ -55,7 +56,7 @@ def pitch_octaves(logit: Float[Array, "*T"]) -> Float[Array, "*T"]:
 
 
 def pitch_index(logit: Float[Array, "*T"]) -> Int[Array, "*T"]:
-  """The nearest point of the pitch grid. Has no gradient: pitch is learned from its own loss."""
+  """The nearest point of the pitch grid. It has no gradient, since pitch is learned from its own loss."""
   return jnp.round(jax.lax.stop_gradient(pitch_octaves(logit)) * STEPS_PER_OCTAVE).astype(jnp.int32)
 
 
@@ -99,7 +100,7 @@ def pulse_source(
 
 
 def noise_source(frames: int, state: SourceFilterState, hop: int) -> Float[Array, "T hop"]:
-  """White noise of unit power that depends on nothing but the frame's number."""
+  """White noise of unit power that depends only on the frame's number."""
   key = jax.random.key(0)
   draw = lambda frame: jax.random.normal(jax.random.fold_in(key, frame), (hop,))
   return jax.vmap(draw)(state.frame + jnp.arange(frames))

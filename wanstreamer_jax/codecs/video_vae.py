@@ -51,11 +51,15 @@ def cosine_basis(latents: int, side: int, ratio: int) -> np.ndarray:
   axes = [np.cos(np.pi * np.outer(np.arange(n), (np.arange(n) + 0.5) / n)) for n in (ratio, side, side)]
   axes = [axis / np.sqrt(np.mean(axis**2, axis=1, keepdims=True)) for axis in axes]
   colours = np.array([[1, 1, 1], [1.225, 0, -1.225], [0.707, -1.414, 0.707]])
-  kinds = itertools.product(range(3), range(ratio), range(side), range(side))
-  rank = lambda kind: (1 + 3 * (kind[0] > 0)) * (1 + 4 * kind[1] ** 2 + 3 * (kind[2] ** 2 + kind[3] ** 2))
-  chosen = sorted(kinds, key=lambda kind: (rank(kind), kind))[:latents]
+  kinds = itertools.product(range(3), range(ratio), range(side), range(side))  # (colour, time, row, column) frequencies
+  chosen = sorted(kinds, key=lambda kind: (_rarity(*kind), kind))[:latents]
   waves = [np.einsum("t,h,w,c->thwc", axes[0][t], axes[1][h], axes[2][w], colours[c]) for c, t, h, w in chosen]
   return np.stack(waves).reshape(latents, -1).astype(np.float32)
+
+
+def _rarity(colour: int, time: int, row: int, column: int) -> int:
+  """Grows with how little pictures have of a wave: colour is weaker than brightness, and fast changes are rare."""
+  return (1 + 3 * (colour > 0)) * (1 + 4 * time**2 + 3 * (row**2 + column**2))
 
 
 class Stage3d(nnx.Module):

@@ -52,6 +52,7 @@ class MediaWriter:
     self.open_file()
 
   def open_file(self) -> None:
+    """Opens the temporary file with both streams. Raises MediaError."""
     if self.media.sample_rate not in AAC_RATES:
       raise MediaError(f"mp4 sound cannot have {self.media.sample_rate} Hz: expected one of {AAC_RATES}")
     try:
@@ -62,6 +63,7 @@ class MediaWriter:
       self.fail(error)
 
   def add_video(self) -> "av.VideoStream":
+    """H.264 in yuv420p, BT.709 in studio range."""
     height, width = (side * self.scale for side in self.size)
     stream = self.container.add_stream("libx264", rate=self.media.fps, options={"crf": "18", "preset": "veryfast"})
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
@@ -93,6 +95,7 @@ class MediaWriter:
       self.fail(error)
 
   def check(self, video: np.ndarray, audio: np.ndarray) -> None:
+    """Raises MediaError for pictures or sound that do not fit this file or each other."""
     shape = (*self.size, 3)
     if video.dtype != np.uint8 or video.shape[1:] != shape:
       raise MediaError(
@@ -105,6 +108,7 @@ class MediaWriter:
       raise MediaError(f"sound for {self.path} is not finite at {self.samples / self.media.sample_rate:.2f} s")
 
   def video_frame(self, picture: np.ndarray) -> "av.VideoFrame":
+    """uint8 [H, W, 3], enlarged and padded to even sides, at the next video time."""
     if self.scale == 1:
       height, width = picture.shape[:2]
       picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -116,6 +120,7 @@ class MediaWriter:
     return frame
 
   def audio_frame(self, audio: np.ndarray) -> "av.AudioFrame":
+    """float [S] or [S, channels], clipped to [-1, 1], at the next audio time."""
     sound = np.clip(audio.astype(np.float32).reshape(len(audio), -1), -1, 1)
     sound = np.ascontiguousarray(np.broadcast_to(sound, (len(audio), self.channels)).T)
     frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout="mono" if self.channels == 1 else "stereo")
@@ -144,6 +149,7 @@ class MediaWriter:
     self.partial.unlink(missing_ok=True)
 
   def fail(self, error: Exception) -> None:
+    """Removes what was written and raises MediaError."""
     if hasattr(self, "container"):
       self.abort()
     reason = getattr(error, "strerror", None) or str(error)

@@ -97,6 +97,7 @@ def parse(path: Path) -> Any:
 
 
 def unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """The pairs of a JSON object as a dict. Raises DataError for a key that occurs twice."""
   value = dict(pairs)
   if len(value) != len(pairs):
     keys = [key for key, _ in pairs]

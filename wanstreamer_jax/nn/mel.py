@@ -32,9 +32,8 @@ def log_mel(power: Any, bank: np.ndarray, floor: float) -> Any:
 @functools.cache
 def mel_filterbank(size: int, bins: int, sample_rate: int) -> np.ndarray:
   """[size / 2 + 1, bins] triangles on the mel scale (HTK formula) from 0 to half the rate; each column sums to 1."""
-  to_mel = lambda hertz: 2595 * np.log10(1 + hertz / 700)
-  to_hertz = lambda mel: 700 * (10 ** (mel / 2595) - 1)
-  points = to_hertz(np.linspace(0, to_mel(sample_rate / 2), bins + 2))
+  top = 2595 * np.log10(1 + sample_rate / 2 / 700)  # mel
+  points = 700 * (10 ** (np.linspace(0, top, bins + 2) / 2595) - 1)  # Hz: corners of the triangles
   spacing = sample_rate / size
   points = np.maximum.accumulate(np.maximum(points, np.arange(bins + 2) * 0.5 * spacing))  # no empty triangles
   frequency = np.arange(size // 2 + 1) * spacing

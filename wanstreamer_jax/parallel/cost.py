@@ -1,7 +1,7 @@
-"""What a program must do at least: FLOPs of its matrix products and convolutions, and bytes of weights and caches.
+"""The least that a program does: FLOPs of its matrix products and convolutions, and bytes of weights and caches.
 
 Counted from the traced program, because the compiler's own figures count the body of a loop once (layers are scanned)
-and see nothing inside kernels. Works on shapes alone.
+and nothing inside kernels. Shapes suffice as arguments.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-# What an array may go through and still be the one that lies in memory (written in place, for the updates).
+# Operations whose result still counts as the array in memory that they read (updates write in place).
 _VIEWS = {
   "convert_element_type", "reshape", "transpose", "squeeze", "slice", "dynamic_slice", "split", "copy", "expand_dims",
   "dynamic_update_slice", "scatter",
@@ -19,8 +19,8 @@ _VIEWS = {
 
 
 class Cost(NamedTuple):
-  """flops: of products and convolutions (a multiply-add is two). bytes: of arguments that they read, at every use.
-  kernels: names of Pallas kernels that do not say what they do, and are not counted."""
+  """flops: of products and convolutions (a multiply-add is two). bytes: of the arguments that they read, at every use.
+  kernels: names of the Pallas kernels that state no cost and are not counted."""
 
   flops: float = 0.0
   bytes: float = 0.0
@@ -48,7 +48,7 @@ def _itemsize(var: Any) -> int:
 
 
 def _count(jaxpr: core.Jaxpr, stored: list[int], without: str) -> tuple[Cost, list[int]]:
-  """stored: for each argument, bytes per element if it lies in memory, 0 if it was just computed. Results likewise."""
+  """(cost, `stored` of the results). stored: for each argument, bytes per element if it lies in memory, else 0."""
   sizes: dict[Any, int] = dict(zip(jaxpr.invars, stored))
   get = lambda var: 0 if isinstance(var, core.Literal) else sizes.get(var, 0)
   total = Cost()
@@ -73,11 +73,11 @@ def _count(jaxpr: core.Jaxpr, stored: list[int], without: str) -> tuple[Cost, li
 
 
 def _inner(eqn: Any, inputs: list[int], without: str) -> Cost:
-  """The cost of an equation that holds programs and is no plain call: loops, branches, what is made of functions."""
+  """The cost of an equation that contains programs and is no plain call: loops, branches, transformed functions."""
   name, params = eqn.primitive.name, eqn.params
   if name == "pallas_call":
-    said = params["cost_estimate"]
-    return Cost(kernels=(str(params["name"]),)) if said is None else Cost(said.flops, said.bytes_accessed)
+    stated = params["cost_estimate"]
+    return Cost(kernels=(str(params["name"]),)) if stated is None else Cost(stated.flops, stated.bytes_accessed)
   if name == "scan":
     constants, carried = params["num_consts"], params["num_carry"]
     stored = inputs[:constants] + [0] * carried + inputs[constants + carried :]

@@ -73,8 +73,8 @@ def commands_of(command: Sequence[str], processes: int) -> list[list[str]]:
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
     where = f"localhost:{probe.getsockname()[1]}"
-  flags = lambda process: ["--coordinator", where, "--processes", str(processes), "--process", str(process)]
-  return [[*command, *flags(process)] for process in range(processes)]
+  flags = ["--coordinator", where, "--processes", str(processes), "--process"]
+  return [[*command, *flags, str(process)] for process in range(processes)]
 
 
 def final_status(statuses: Sequence[int]) -> int | None:
@@ -85,8 +85,12 @@ def final_status(statuses: Sequence[int]) -> int | None:
 
 
 def in_words(statuses: Sequence[int]) -> str:
-  name = lambda status: f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-  return ", ".join(f"process {number} ended {name(status)}" for number, status in enumerate(statuses) if status)
+  """The failures among `statuses`: "process 1 ended by SIGKILL"."""
+  return ", ".join(f"process {number} ended {_ending(status)}" for number, status in enumerate(statuses) if status)
+
+
+def _ending(status: int) -> str:
+  return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
 
 def launch(command: Sequence[str], processes: int, restarts: int) -> int:

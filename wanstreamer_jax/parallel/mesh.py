@@ -1,6 +1,6 @@
-"""The device mesh, and the few helpers that speak to it. Everything here is a no-op in effect on one device.
+"""The device mesh and the few helpers that use it. On one device everything here has no effect.
 
-Axes, outermost first (their order is the order of the slowest links):
+Axes, outermost first, which is on the slowest links:
   data     sessions, parameters replicated
   fsdp     sessions too, parameters and optimiser state split
   tensor   heads and MLP columns
@@ -46,7 +46,7 @@ def parse_mesh(spec: str) -> dict[str, int]:
 def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A mesh with the four axes. Raises ConfigError when it does not fit the devices.
 
-  spec: e.g. "data=2,fsdp=4". Empty puts every device on `data`. A smaller mesh than there are devices takes the first
+  spec: e.g. "data=2,fsdp=4". Empty puts every device on `data`. A mesh of fewer devices takes the first
     ones, except across hosts, where every device must take part.
   devices: those to use; default all. TPU slices, which only the data centre's network joins, divide `data`.
   """
@@ -59,34 +59,35 @@ def make_mesh(spec: str = "", devices: Sequence[jax.Device] | None = None) -> Me
     raise ConfigError(
       f"mesh {spec!r} needs {total} devices ({product}), but there are {len(devices)}; change train.mesh"
     )
-  # Automatic axes: XLA propagates shardings from parameters, the batch and the few constrained activations.
+  # With automatic axes XLA propagates shardings from parameters, the batch and the few constrained activations.
   automatic = (AxisType.Auto,) * len(AXES)
   slices = count_slices(devices)
   if slices > 1:
     if sizes["data"] % slices:
       raise ConfigError(
-        f"mesh {spec!r}: data={sizes['data']} does not divide over {slices} slices, which only `data` may join; set it "
+        f"mesh {spec!r}: data={sizes['data']} does not divide over {slices} slices, which only `data` may span; set it "
         f"to a multiple of {slices} in train.mesh"
       )
     inside = (sizes["data"] // slices, *(sizes[axis] for axis in AXES[1:]))
     order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
-  else:  # an axis may take a part of a torus dimension: 8 of the 16 chips along a side
+  else:  # an axis may take part of a torus dimension, such as 8 of the 16 chips along a side
     shape = tuple(sizes.values())
     order = mesh_utils.create_device_mesh(shape, devices[:total], allow_split_physical_axes=True)
   return Mesh(order, AXES, axis_types=automatic)
 
 
 def count_slices(devices: Sequence[jax.Device]) -> int:
-  """How many TPU slices the devices are of; those of a single one do not know an index."""
+  """The number of TPU slices that the devices belong to; devices of a single slice have no index."""
   return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows (the first axis) over data and fsdp; the other axes whole."""
+  """Splits the rows (the first axis) over data and fsdp, and no other axis."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """The whole array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -115,9 +116,8 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Names the mesh axes of an activation's dimensions, for XLA; the identity outside a mesh, on one device, and inside
-  `jax.shard_map`, where the program itself says what is where. An axis that the mesh lacks, or that does not divide its
-  dimension, is left out.
+  """Tells XLA the mesh axes of an activation's dimensions. An axis that the mesh lacks, or that does not divide its
+  dimension, is left out. It is the identity outside a mesh, on one device, and inside `jax.shard_map`.
 
   Under `jax.vmap` the batched dimension stays free, so that unbatched modules may call this.
   """
@@ -136,10 +136,10 @@ def axis_size(name: str) -> int:
 
 
 def enable_compilation_cache(folder: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
-  """Keeps compiled programs on disk, so that a second run starts at once. Returns the folder, None if switched off.
+  """Keeps compiled programs on disk, so that a second run starts at once. Returns the folder; None if the cache is off.
 
-  A folder that was configured before (JAX_COMPILATION_CACHE_DIR, or in code) is kept. Otherwise `folder`, or
-  $XDG_CACHE_HOME/wanstreamer (~/.cache/wanstreamer). An unwritable place turns the cache off.
+  A folder that is already configured (JAX_COMPILATION_CACHE_DIR, or in code) is kept. Otherwise `folder`, or
+  $XDG_CACHE_HOME/wanstreamer (~/.cache/wanstreamer). If that cannot be written, the cache is off.
   """
   configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
   if configured:

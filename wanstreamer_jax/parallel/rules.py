@@ -1,9 +1,9 @@
-"""Where every parameter lives on the mesh: one table outside the model.
+"""Where every parameter lies on the mesh: one table outside the model.
 
 A parameter's name is its path in the module, joined by dots and without the trailing `.value`, e.g.
-`duplex.transformer.layers.q_proj.w`. Exactly one rule must match each name (law 9). A rule speaks for the *last*
-dimensions of a leaf, so that a stacked layer (a leading L axis) and a single one share it. Optimiser moments and
-averages end in the parameter's own name and hence follow the same rules; scalars (counters) are replicated.
+`transformer.layers.q_proj.w`. Exactly one rule must match each name (law 9). A rule is about the *last* dimensions of a
+leaf, so that stacked layers (with a leading L axis) and a single one share it. The names of optimiser moments and
+averages end in the parameter's own name, so that they follow the same rules; scalars (counters) are replicated.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from wanstreamer_jax.errors import ConfigError
 
@@ -33,10 +33,10 @@ class Rule:
 FSDP = ("fsdp", "context")  # devices along `context` work on the same rows, so they share weights as well
 
 # Letters: V vocabulary, D model, N query heads, K key heads, H head dim, F MLP, C condition, I and O the rest.
-# FSDP splits the larger of a matrix's outer dimensions, `tensor` heads and MLP columns; vectors and small tables are
-# whole everywhere. A new kind of parameter needs a line here: there is no catch-all on purpose.
+# FSDP splits the larger of a matrix's outer dimensions, `tensor` splits heads and MLP columns; vectors and small tables
+# are replicated. A new kind of parameter needs a new line: on purpose there is no catch-all.
 RULES: tuple[Rule, ...] = (
-  # Attention and MLPs, wherever they are
+  # Attention and MLPs of all modules
   Rule(r"[qkv]_proj\.w", (FSDP, "tensor", None)),  # [D, N or K, H]
   Rule(r"[qkv]_proj\.b", ("tensor", None)),  # [N or K, H]
   Rule(r"o_proj\.w", ("tensor", None, FSDP)),  # [N, H, D]
@@ -53,7 +53,7 @@ RULES: tuple[Rule, ...] = (
   Rule(r"modulation\.bias"),  # [6, D]
   # Perception
   Rule(r"(hear|see)\.\w+\.w", (None, FSDP)),  # [I, O]
-  Rule(r"see\.conv"),  # [3, 3, I, I]
+  Rule(r"see\.w"),  # [3, 3, I, I]
   # Codecs: kernels [..., I, O]
   Rule(r"(encoder|decoder)\.[\w.]+(?<!_proj)\.w", (FSDP,)),
   Rule(r"head\.w", (None,)),
@@ -92,7 +92,9 @@ def matching_rules(name: str, rules: tuple[Rule, ...] = RULES) -> list[Rule]:
   return [rule for rule in rules if rule.matches(name)]
 
 
-def partition(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[Rule, ...] = RULES) -> PartitionSpec:
+def partition(
+  name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: tuple[Rule, ...] = RULES
+) -> PartitionSpec:
   """The axes of one leaf. Raises ConfigError unless exactly one rule matches.
 
   An axis that does not divide its dimension is dropped there (2 key heads on tensor=4 are replicated).
@@ -108,8 +110,8 @@ def partition(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[Rule, 
   return PartitionSpec(*whole, *(_divisible(axis, size, mesh) for axis, size in zip(axes, shape[len(whole) :])))
 
 
-def _divisible(axis: Axis, size: int, mesh: Mesh) -> Axis:
-  """The axes that are longer than one device, as many of the first ones as divide the dimension."""
+def _divisible(axis: Axis, size: int, mesh: Mesh | AbstractMesh) -> Axis:
+  """Of several mesh axes, those of more than one device, as long as their product divides the dimension."""
   names: tuple[str, ...] = ()
   for name in (axis,) if isinstance(axis, str) else axis or ():
     if mesh.shape[name] > 1 and size % (mesh.shape[name] * math.prod(mesh.shape[n] for n in names)) == 0:
@@ -117,7 +119,7 @@ def _divisible(axis: Axis, size: int, mesh: Mesh) -> Axis:
   return names[0] if len(names) == 1 else names or None
 
 
-def param_shardings(tree: Any, mesh: Mesh, rules: tuple[Rule, ...] = RULES) -> Any:
+def param_shardings(tree: Any, mesh: Mesh | AbstractMesh, rules: tuple[Rule, ...] = RULES) -> Any:
   """A tree of NamedSharding for parameters, or for a training state that contains them.
 
   tree: arrays or ShapeDtypeStructs (`jax.eval_shape`), e.g. a module, its optimiser state, its average.

@@ -20,7 +20,7 @@ Modules:
     hello.py          What a client asks for in its hello: who the agent is and how the session is generated
     inbox.py          A client's audio, video and text, cut into units: a jitter buffer between the network and ...
     outbox.py         What waits to be sent to one client
-    preview.py        `wanstreamer data preview`: a session of duplex_world as people see it
+    preview.py        `wanstreamer data preview`: a session of duplex_world, for people to watch
     prometheus.py     What Prometheus reads at /metrics: latency by phase, units, sessions, slots, memory
     protocol.py       The wire protocol of the live service, version 2, as `docs/protocol.md` describes it
     rate_limit.py     How much a client may send: a token bucket, which refills steadily and allows bursts

@@ -29,7 +29,7 @@ from wanstreamer_jax.serve.prometheus import Metrics
 from wanstreamer_jax.serve.rate_limit import RateLimit
 from wanstreamer_jax.serve.recording import SessionRecording
 from wanstreamer_jax.serve.scheduler import NoFreeSlot, Scheduler, Slot, UnitResult
-from wanstreamer_jax.serve.unit_source import UnitSource
+from wanstreamer_jax.serve.unit_source import MAX_TYPED, UnitSource
 from wanstreamer_jax.serve.watched_user import WatchedUser
 
 HELLO_SECONDS = 10.0  # within which the first message must arrive
@@ -38,7 +38,6 @@ BROKEN_CODES = (None, 1006)  # closing codes of a WebSocket that neither side cl
 MAX_CLOSE_REASON = 120  # bytes
 MESSAGE_RATE = (250, 2500)  # messages per second, and at once; more are dropped
 TEXT_RATE = (1, 5)
-MAX_TYPED = 500  # characters of one typed text
 log = logging.getLogger("wanstreamer")
 
 

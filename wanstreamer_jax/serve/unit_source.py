@@ -6,6 +6,8 @@ import numpy as np
 
 from wanstreamer_jax.data.media import MediaUnit
 
+MAX_TYPED = 500  # characters of one typed text
+
 
 class UserInput(NamedTuple):
   """One unit of a user, as the scheduler takes it."""

@@ -16,7 +16,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from wanstreamer_jax.config import TrainConfig, group_rates
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.parallel.mesh import BATCH_AXES
-from wanstreamer_jax.parallel.rules import Rule, path_name
+from wanstreamer_jax.parallel.rules import Rule, param_shardings, path_name
 
 # What `train.groups` may name, and what norms are reported for. Other names are patterns, as in parallel/rules.py.
 GROUPS: dict[str, Rule] = {
@@ -158,23 +158,32 @@ def muon() -> optax.GradientTransformation:
 def orthogonal(updates: Any) -> Any:
   """Every matrix with its singular values near 1 (0.7 to 1.2), times MUON_RMS sqrt(max(inputs, outputs)).
 
-  On a mesh whole matrices are spread over the devices by layer, once before and once after the iteration: on split
-  matrices each of its fifteen products would gather all of them.
+  On a mesh the iteration works on whole matrices: on split ones each of its fifteen products would gather them. What
+  comes in and goes out is constrained to be split as the parameters are: otherwise XLA carries the sharding of whole
+  matrices on to gradients, momentum and parameters, and moves these as well.
   """
   axes = matrix_axes(updates)
   newton_schulz = scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=matrix_axes)  # without momentum
-  updates = jax.tree.map(_by_layer, updates, axes)
-  updates, _ = newton_schulz.update(updates, newton_schulz.init(updates))
-  return jax.tree.map(_with_adams_rms, jax.tree.map(_by_layer, updates, axes), axes)
+  matrices = jax.tree.map(_whole, _as_parameters(updates), axes)
+  matrices, _ = newton_schulz.update(matrices, newton_schulz.init(matrices))
+  return jax.tree.map(_with_adams_rms, _as_parameters(jax.tree.map(_whole, matrices, axes)), axes)
 
 
-def _by_layer(x: jax.Array, axes: MuonDimensionNumbers) -> jax.Array:
-  """Whole matrices of a stack [L, ...], L spread over the devices that share rows, evenly or not."""
+def _as_parameters(updates: Any) -> Any:
+  """Every leaf split over the mesh as the parameter of its name is."""
   mesh = jax.sharding.get_abstract_mesh()
-  single = x.ndim == sum(map(len, axes)) or x.shape[0] == 1
-  if mesh.empty or mesh.size == 1 or single:
+  if mesh.empty or mesh.size == 1:
+    return updates
+  return jax.lax.with_sharding_constraint(updates, param_shardings(updates, mesh))
+
+
+def _whole(x: jax.Array, axes: MuonDimensionNumbers) -> jax.Array:
+  """Stacks [L, ...] by layer over the devices that share rows, evenly or not; a single matrix whole on each of them."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
     return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+  stacked = x.ndim > sum(map(len, axes))
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES) if stacked else PartitionSpec())
 
 
 def _with_adams_rms(x: jax.Array, axes: MuonDimensionNumbers) -> jax.Array:

@@ -6,10 +6,11 @@ import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak, lexicon
 from wanstreamer_jax.data.duplex_world.body import Body
-from wanstreamer_jax.data.duplex_world.faces import draw, random_look, still_tracks
+from wanstreamer_jax.data.duplex_world.faces import Look, draw, random_look, still_tracks
 from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, SMALL_PERSONAS, Persona
 from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Scene, ScriptedUser
 from wanstreamer_jax.data.duplex_world.speech import synthesise
+from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Session, Side, World
 from wanstreamer_jax.errors import ConfigError
 
@@ -66,29 +67,30 @@ class Cast:
 
 
 def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
-  """Draws the people, the voices and the room of a session."""
+  """Chooses the people, the voices and the room of a session at random. Raises ConfigError for an unknown split."""
   if split not in SPLITS:
     raise ConfigError(f"split is {split!r}: expected one of {', '.join(SPLITS)}")
   held_out = split == "heldout"
   rng = np.random.default_rng([seed, int(held_out), 0xD0])
   small = config.size == "small"
   persona = PERSONAS[int(rng.integers(SMALL_PERSONAS if small else len(PERSONAS)))]
-  make = lambda look, voice, n: Body(
-    look, voice, int(rng.integers(2**31)) + n, fps=config.fps, sample_rate=config.sample_rate
-  )
+
+  def body(look: Look, voice: Voice, number: int) -> Body:
+    return Body(look, voice, int(rng.integers(2**31)) + number, fps=config.fps, sample_rate=config.sample_rate)
+
   look, voice = random_look(rng, held_out), lexicon.user_voice(rng, held_out)
   if config.voices == "mixed":  # with its own random stream, so that all else is as with formant voices
     voice = lexicon.mixed_voice(voice, np.random.default_rng([seed, int(held_out), 0xE5]), held_out)
-  user = make(look, voice, 0)
-  agent = make(agent_look(persona), persona.voice, 1)
+  user = body(look, voice, 0)
+  agent = body(agent_look(persona), persona.voice, 1)
   scene = Scene(config.unit_ms / 1000, rng, held_out, small, persona)
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
   delay = config.samples + int(rng.uniform(0.02, 0.1) * config.sample_rate)
   return Cast(scene, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
 
 
-def agent_look(persona: Persona):
-  """A persona always looks the same."""
+def agent_look(persona: Persona) -> Look:
+  """The look of a persona, which is always the same."""
   return random_look(np.random.default_rng(persona.look_seed))
 
 
