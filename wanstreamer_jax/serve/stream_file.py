@@ -227,7 +227,7 @@ def sweep(out_dir: Path) -> None:
 
 @contextlib.contextmanager
 def staged(out_dir: Path) -> Iterator[Path]:
-  """A hidden folder in `out_dir`. Its files move out on success, to `interrupted/` on Ctrl-C, and are deleted otherwise."""
+  """A hidden folder in `out_dir`; its files move out on success, to `interrupted/` on Ctrl-C, else they are deleted."""
   folder, new = out_dir / f"{PARTIAL}{os.getpid()}", not out_dir.exists()
   sweep(out_dir)
   try:
