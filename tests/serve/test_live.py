@@ -128,7 +128,7 @@ def test_who_watches_sees_and_hears_both_sides_and_may_type():
         else:
           text += protocol.parse(message.data).get("text", "")
       assert len(sides[True]) >= len(sides[False])
-      assert sides[True][0].std() > 20  # somebody is drawn
+      assert sides[True][0].std() > 20  # the simulated user is visible
       assert "hi" in text
       await socket.send_bytes(protocol.audio_message(np.zeros(480), 0.0).pack())
       while message.type is aiohttp.WSMsgType.BINARY or protocol.parse(message.data)["type"] != "error":
@@ -310,11 +310,11 @@ def test_a_slot_is_not_kept_for_ever(monkeypatch):
 
 
 def test_sessions_outlast_a_restart(tmp_path):
-  state, drawn = tmp_path / "state", WorldConfig()
+  state, world = tmp_path / "state", WorldConfig()
 
   async def talk():
     async with aiohttp.ClientSession() as session:
-      async with running(Echo(), state=state, simulated=drawn) as (server, address):
+      async with running(Echo(), state=state, simulated=world) as (server, address):
         talking, one = await hello(session, address)
         watching, other = await hello(session, address, watch=True, seed=77, record=True)
         assert (one["recording"], other["recording"]) == (False, True)
@@ -325,7 +325,7 @@ def test_sessions_outlast_a_restart(tmp_path):
       modes = {path.stat().st_mode & 0o777 for path in state.iterdir()}
       assert (state.stat().st_mode & 0o777, modes) == (0o700, {0o600})  # what was said, and tokens
       engine = Echo()
-      async with running(engine, state=state, simulated=drawn) as (server, address):
+      async with running(engine, state=state, simulated=world) as (server, address):
         assert engine.began == [None, None]
         assert server.scheduler.free == 0
         assert not state.exists()
