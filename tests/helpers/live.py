@@ -1,4 +1,4 @@
-"""What the tests of the live service share: an engine that echoes, a server on a real socket, and its visitors."""
+"""What the tests of the live service share: an engine that echoes, a server on a real socket, and its clients."""
 
 import asyncio
 import contextlib
@@ -9,11 +9,10 @@ import numpy as np
 from aiohttp import web
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.engine.interface import UnitOutput
+from wanstreamer_jax.engine.interface import PHASES, UnitOutput
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.server import ServeOptions, Server
-from wanstreamer_jax.serve.session_log import PHASES
 
 MEDIA = MediaConfig()
 RATE = MEDIA.sample_rate
@@ -81,8 +80,8 @@ async def running(engine, **options):
 
 async def hello(web_session, address, **values):
   socket = await web_session.ws_connect(f"{address}/live", max_msg_size=1 << 20)
-  await socket.send_str(protocol.say("hello", version=1, **values))
-  return socket, protocol.hear(await socket.receive_str(timeout=3))
+  await socket.send_str(protocol.dump("hello", version=protocol.VERSION, **values))
+  return socket, protocol.parse(await socket.receive_str(timeout=3))
 
 
 async def units(socket, count):
@@ -92,10 +91,10 @@ async def units(socket, count):
     message = await socket.receive(timeout=3)
     if message.type is aiohttp.WSMsgType.BINARY:
       media = protocol.unpack(message.data)
-      samples += len(media.samples) if media.kind == protocol.SOUND else 0
+      samples += len(media.samples) if media.kind == protocol.AUDIO else 0
       pictures += media.kind == protocol.JPEG
     else:
-      value = protocol.hear(message.data)
+      value = protocol.parse(message.data)
       if value["type"] == "unit":
         found.append(value)
   return found
@@ -107,5 +106,5 @@ async def until(socket, *types):
     while True:
       message = await socket.receive(timeout=3)
       assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), message
-      if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] in types:
-        return protocol.hear(message.data)
+      if message.type is aiohttp.WSMsgType.TEXT and protocol.parse(message.data)["type"] in types:
+        return protocol.parse(message.data)

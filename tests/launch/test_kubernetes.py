@@ -16,6 +16,7 @@ from wanstreamer_jax.parallel.mesh import parse_mesh
 
 FOLDER = ROOT / "launch/kubernetes"
 METRICS = ROOT / "wanstreamer_jax/serve/prometheus.py"
+PAGE = ROOT / "wanstreamer_jax/serve/page/protocol.js"
 VERSION = "1.33"  # of Kubernetes
 
 
@@ -54,6 +55,8 @@ def test_a_deployment_fits_the_service_and_the_program(kind):
   timeouts = {value for name, value in ingress["metadata"]["annotations"].items() if name.endswith("-timeout")}
   assert all(args.longest < int(timeout) for timeout in timeouts)
   assert args.origin == [f"https://{rule['host']}"]
+  key = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/upstream-hash-by"].removeprefix("$arg_")
+  assert f'searchParams.set("{key}"' in PAGE.read_text()
   scaled = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
   assert f'"{scaled.removeprefix("wanstreamer_")}"' in METRICS.read_text()
   assert "WANSTREAMER_TOKEN" in [variable["name"] for variable in container["env"]]

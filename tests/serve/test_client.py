@@ -1,4 +1,4 @@
-"""`wanstreamer client`: a media file as the visitor, and what it says of servers that are away, full or not ours."""
+"""`wanstreamer client`: a media file streamed to a server, and how it reports servers that are away or full."""
 
 import asyncio
 import itertools
@@ -11,12 +11,13 @@ from aiohttp import WSMessage, WSMsgType, web
 
 from tests.helpers.live import MEDIA, RATE, Echo, running
 from tests.helpers.media_files import halves, tone, write_video
-from wanstreamer_jax.data.media import MediaReader, MediaWriter
+from wanstreamer_jax.data.media import MediaReader
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import MediaError, UserError
-from wanstreamer_jax.serve import client, protocol
-from wanstreamer_jax.serve.client import Answer, stream_to
-from wanstreamer_jax.serve.picture_codec import encode_picture
-from wanstreamer_jax.serve.session_log import PHASES
+from wanstreamer_jax.serve import client, protocol, stream_live
+from wanstreamer_jax.serve.client import Client, ServerErrors
+from wanstreamer_jax.serve.frame_codec import encode_jpeg
+from wanstreamer_jax.serve.stream_live import stream_to
 
 
 def test_the_client_saves_what_it_is_answered(tmp_path):
@@ -39,12 +40,12 @@ def test_the_client_saves_what_it_is_answered(tmp_path):
   [
     ('{"type": "welcome"}', "does not speak this protocol"),
     ("<html>", "does not speak this protocol"),
-    ('{"type": "full", "message": "all places are taken"}', "all places are taken"),
+    ('{"type": "full", "message": "all slots are taken"}', "all slots are taken"),
     (None, "did not answer for 0.2 s"),
   ],
 )
 def test_a_server_that_is_not_ours(tmp_path, monkeypatch, said, reason):
-  monkeypatch.setattr(client, "ANSWER_WITHIN", 0.2)
+  monkeypatch.setattr(client, "ANSWER_SECONDS", 0.2)
   clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
 
   async def live(request):
@@ -81,7 +82,7 @@ class Breaking(MediaReader):
 
 
 def test_a_file_that_breaks_in_the_middle_is_no_answer_to_silence(tmp_path, monkeypatch):
-  monkeypatch.setattr(client, "MediaReader", Breaking)
+  monkeypatch.setattr(stream_live, "MediaReader", Breaking)
   clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24, sound=tone(0.96, RATE))
 
   async def talk():
@@ -93,15 +94,13 @@ def test_a_file_that_breaks_in_the_middle_is_no_answer_to_silence(tmp_path, monk
   assert not (tmp_path / "out").exists()
 
 
-def test_a_latency_belongs_to_the_unit_that_answers_a_sound(tmp_path):
-  """Also when pictures of the unit before were left out, so that it is over only when the next one begins."""
-  clip, folder = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 8), tmp_path / "out"
-  folder.mkdir()
+def test_a_latency_belongs_to_the_unit_that_answers_audio():
+  """Also when frames of the unit before were left out, so that it is complete only when the next one begins."""
   phases = {f"{phase}_ms": 1.0 for phase in PHASES}
-  begin = lambda heard: protocol.say("unit", text="", speaking=False, late=False, heard=heard, **phases)
-  sound = protocol.sound(np.zeros(MEDIA.samples), 0.0).pack()
-  jpeg = encode_picture(np.zeros((MEDIA.height, MEDIA.width, 3), np.uint8))
-  pictures = [protocol.Media(protocol.JPEG, jpeg, 0.0).pack()] * MEDIA.frames
+  begin = lambda captured: protocol.dump("unit", text="", speaking=False, late=False, captured=captured, **phases)
+  sound = protocol.audio_message(np.zeros(MEDIA.samples), 0.0).pack()
+  jpeg = encode_jpeg(np.zeros((MEDIA.height, MEDIA.width, 3), np.uint8))
+  pictures = [protocol.MediaMessage(protocol.JPEG, jpeg, 0.0).pack()] * MEDIA.frames
   coming = [begin(time.perf_counter() - 0.06), sound, begin(None), sound, *pictures]
 
   class Socket:
@@ -109,15 +108,14 @@ def test_a_latency_belongs_to_the_unit_that_answers_a_sound(tmp_path):
       data = coming.pop(0)
       return WSMessage(WSMsgType.TEXT if isinstance(data, str) else WSMsgType.BINARY, data, None)
 
-  async def hear():
-    answer = Answer(MEDIA, MediaReader(clip, MEDIA), folder, False)
-    with MediaWriter(folder / "agent.mp4", MEDIA) as writer:
-      await answer._receive(Socket(), writer, asyncio.get_running_loop().create_future())
-    return [row.latency for row in answer.log.rows]
+  async def receive():
+    units = Client(Socket(), MEDIA, ServerErrors("http://here")).units()
+    return [await anext(units), await anext(units)]
 
-  first, second = asyncio.run(hear())
-  assert first >= 60.0
-  assert second is None
+  first, second = asyncio.run(receive())
+  assert first.latency >= 0.06
+  assert (len(first.frames), len(second.frames)) == (0, MEDIA.frames)
+  assert second.latency is None
 
 
 def test_a_client_without_the_token_is_told_so(tmp_path):
@@ -134,7 +132,7 @@ def test_a_client_without_the_token_is_told_so(tmp_path):
 
 def test_a_server_that_is_away(tmp_path):
   clip = write_video(tmp_path / "clip.mp4", [halves(64, 64)] * 24)
-  with pytest.raises(UserError, match="cannot be talked to"):
+  with pytest.raises(UserError, match="cannot be reached"):
     stream_to("http://127.0.0.1:9", clip, tmp_path / "out", False)
   for wrong in ("http://127.0.0.1:9?token=mine", "http://127.0.0.1:nine?token=mine", "ftp://127.0.0.1?token=mine"):
     with pytest.raises(UserError) as caught:

@@ -1,4 +1,4 @@
-"""Everything that visitors, lines and machines do wrong: the server says so where it can, and serves the others."""
+"""Everything that clients, lines and machines do wrong: the server says so where it can, and serves the others."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,16 @@ import pytest
 from tests.helpers.live import RATE, Echo, hello, running, units, until
 from tests.helpers.media_files import halves, tone, write_video
 from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.serve import connection, protocol
-from wanstreamer_jax.serve.client import stream_to
-from wanstreamer_jax.serve.picture_codec import VP8Encoder, decode_picture, encode_picture
+from wanstreamer_jax.serve import connection, outbox, protocol
+from wanstreamer_jax.serve.frame_codec import VP8Encoder, decode_jpeg, encode_jpeg
 from wanstreamer_jax.serve.server import ServeOptions
+from wanstreamer_jax.serve.stream_live import stream_to
 
 
-async def raw_visit(address, buffer=None):
-  """A visitor without a WebSocket library: (reader, writer, session), after the welcome.
+async def raw_client(address, buffer=None):
+  """A client without a WebSocket library: (reader, writer, session), after the welcome.
 
-  buffer: bytes that the line holds, and the visitor reads on its own no more than that.
+  buffer: bytes that the line holds; the client reads no more than that by itself.
   """
   line = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
   if buffer is not None:
@@ -33,7 +33,7 @@ async def raw_visit(address, buffer=None):
   writer.write(
     b"GET /live HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    + frame(1, b'{"type":"hello","version":1}')
+    + frame(1, b'{"type":"hello","version":2}')
   )  # fmt: skip
   await reader.readuntil(b"\r\n\r\n")
   await reader.readuntil(b'"session": "')
@@ -48,13 +48,13 @@ def frame(kind: int, payload: bytes, length: int | None = None) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["reset", "closed", "silent"])
-def test_a_visitor_who_vanishes_in_the_middle_of_a_message(how):
+def test_a_client_that_vanishes_in_the_middle_of_a_message(how):
   """The others are served; the place is kept for who comes back."""
 
   async def talk():
     async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
-      _, writer, token = await raw_visit(address)
-      sound = protocol.sound(np.zeros(480), 0.0).pack()
+      _, writer, token = await raw_client(address)
+      sound = protocol.audio_message(np.zeros(480), 0.0).pack()
       writer.write(frame(2, sound) + frame(2, sound[:100], len(sound)))  # half a message
       await writer.drain()
       await asyncio.sleep(0.1)
@@ -64,7 +64,7 @@ def test_a_visitor_who_vanishes_in_the_middle_of_a_message(how):
         writer.close()
       other, _ = await hello(session, address)
       assert len(await units(other, 2)) == 2
-      assert server.hall.free == 0
+      assert server.scheduler.free == 0
       _, again = await hello(session, address, session=token)
       assert again["type"] == "welcome"
       writer.transport.abort()
@@ -77,10 +77,10 @@ def test_a_visitor_who_vanishes_in_the_middle_of_a_message(how):
   [
     (b"\xff" * 40, 1008, "of kind 255"),
     (b"abc", 1008, "expected a header of 16"),
-    (protocol.Media(protocol.JPEG, b"no picture", 0.0).pack(), 1008, "cannot be decoded"),
+    (protocol.MediaMessage(protocol.JPEG, b"no picture", 0.0).pack(), 1008, "cannot be decoded"),
     ("{", 1008, "not JSON"),
     ('{"type": "text", "text": "' + "a" * 501 + '"}', 1008, "a text of 1 to 500"),
-    (bytes(protocol.LARGEST_MESSAGE + 1), 1009, ""),
+    (bytes(protocol.MAX_MESSAGE + 1), 1009, ""),
   ],
 )
 def test_who_breaks_the_rules_is_told_and_the_others_go_on(message, code, reason):
@@ -95,7 +95,7 @@ def test_who_breaks_the_rules_is_told_and_the_others_go_on(message, code, reason
         pass
       assert first.close_code == code
       assert len(await units(other, 2)) == 2
-      assert server.hall.free == 1
+      assert server.scheduler.free == 1
 
   asyncio.run(talk())
 
@@ -103,16 +103,16 @@ def test_who_breaks_the_rules_is_told_and_the_others_go_on(message, code, reason
 def test_sound_out_of_order_and_pictures_that_change_their_size():
   async def talk():
     async with running(Echo(slots=1)) as (_, address), aiohttp.ClientSession() as session:
-      socket, _ = await hello(session, address, pictures=["vp8"])
+      socket, _ = await hello(session, address, video=["vp8"])
       part, encoders = np.zeros(480, np.float32), [VP8Encoder(*size, 25) for size in ((64, 64), (96, 160), (64, 64))]
       for index in (3, 1, 2, 0, 9, 8, 7, 6, 5, 4):
-        await socket.send_bytes(protocol.sound(part, 100.0 - 0.02 * index).pack())
+        await socket.send_bytes(protocol.audio_message(part, 100.0 - 0.02 * index).pack())
       for index, encode in enumerate(encoders):
         data, key = encode(np.full((96, 160, 3), 60 * index, np.uint8))
-        await socket.send_bytes(protocol.Media(protocol.VP8, data, 0.04 * index, key_frame=key).pack())
+        await socket.send_bytes(protocol.MediaMessage(protocol.VP8, data, 0.04 * index, key_frame=key).pack())
       for size in ((48, 48), (360, 640)):
-        jpeg = encode_picture(np.zeros((*size, 3), np.uint8))
-        await socket.send_bytes(protocol.Media(protocol.JPEG, jpeg, 1.0).pack())
+        jpeg = encode_jpeg(np.zeros((*size, 3), np.uint8))
+        await socket.send_bytes(protocol.MediaMessage(protocol.JPEG, jpeg, 1.0).pack())
       for unit in range(3):
         assert (await until(socket, "unit"))["unit"] == unit
 
@@ -132,11 +132,11 @@ async def lossy(address, loss):
         writer.write(data)
     writer.close()
 
-  async def visitor(reader, writer):
+  async def carry_both(reader, writer):
     far_reader, far_writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
     await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
 
-  server = await asyncio.start_server(visitor, "127.0.0.1", 0)
+  server = await asyncio.start_server(carry_both, "127.0.0.1", 0)
   return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
@@ -153,7 +153,7 @@ def test_a_line_that_loses_and_stalls(tmp_path):
         )
       assert [unit["unit"] for unit in found] == list(range(16))
       assert not any(unit["late"] for unit in found)
-      assert server.hall.figures.evicted == 0
+      assert server.scheduler.counts.evicted == 0
       return figures
 
   figures = asyncio.run(talk())
@@ -192,10 +192,10 @@ def test_going_down_under_load():
       assert (await session.get(f"{address}/healthz")).status == 503
       _, refused = await hello(session, address)
       assert "going down" in refused["message"]
-      await leaving.send_str(protocol.say("bye"))
+      await leaving.send_str(protocol.dump("bye"))
       assert len(await units(talking, 1)) == 1  # still served
       await down
-      await server._end(None)
+      await server._shut_down(None)
       assert "going down" in (await until(talking, "ended"))["message"]
 
   asyncio.run(talk())
@@ -213,7 +213,7 @@ serve(Echo(), options, *listen(options))
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_sigterm_under_load(keep, tmp_path):
-  """A process of its own: visitors are told, sessions are kept where they should be, and it ends by itself with 0."""
+  """A process of its own: clients are told, sessions are kept where they should be, and it ends by itself with 0."""
   state = tmp_path / "state"
 
   async def talk():
@@ -225,7 +225,7 @@ def test_sigterm_under_load(keep, tmp_path):
     assert query == "token=..."  # a log does not hold it
     async with aiohttp.ClientSession() as session:
       socket = await session.ws_connect(f"{address}/live?token=secret")
-      await socket.send_str(protocol.say("hello", version=1))
+      await socket.send_str(protocol.dump("hello", version=protocol.VERSION))
       assert len(await units(socket, 2)) == 2
       process.terminate()
       if not keep:
@@ -247,7 +247,7 @@ def test_a_world_that_the_model_does_not_take_ends_nobody_else(name, reason):
         said = await until(second, "ended")
       assert reason in said["message"]
       assert len(await units(first, 2)) == 2
-      assert server.hall.free == 1
+      assert server.scheduler.free == 1
 
   asyncio.run(talk())
 
@@ -260,24 +260,24 @@ class Noisy(Echo):
     return answer and dataclasses.replace(answer, video=random.integers(0, 255, answer.video.shape, np.uint8))
 
 
-def test_a_visitor_who_does_not_read_is_cut_off_and_the_others_go_on(monkeypatch):
+def test_a_client_that_does_not_read_is_cut_off_and_the_others_go_on(monkeypatch):
   """But goes on talking, so that the line looks alive."""
-  monkeypatch.setattr(connection, "STUCK", 4)
-  monkeypatch.setattr(connection, "NOTICE", 0.2)
+  monkeypatch.setattr(outbox, "STUCK", 4)
+  monkeypatch.setattr(connection, "NOTICE_SECONDS", 0.2)
 
   async def talk():
     async with running(Noisy()) as (server, address), aiohttp.ClientSession() as session:
-      _, writer, _ = await raw_visit(address, buffer=4096)
-      (deaf,) = server.visits
+      _, writer, _ = await raw_client(address, buffer=4096)
+      (deaf,) = server.connections
       deaf.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
       other, _ = await hello(session, address)
       async with asyncio.timeout(10):
-        while deaf in server.visits:
+        while deaf in server.connections:
           with contextlib.suppress(ConnectionError):
-            writer.write(frame(2, protocol.sound(np.zeros(480), 0.0).pack()))
+            writer.write(frame(2, protocol.audio_message(np.zeros(480), 0.0).pack()))
             await writer.drain()
           await units(other, 1)
-      assert server.hall.free == 1
+      assert server.scheduler.free == 1
       assert len(await units(other, 2)) == 2
 
   asyncio.run(talk())
@@ -285,9 +285,9 @@ def test_a_visitor_who_does_not_read_is_cut_off_and_the_others_go_on(monkeypatch
 
 def test_pictures_are_decoded_beside_the_event_loop(monkeypatch):
   threads = []
-  jpeg = lambda *size: protocol.Media(protocol.JPEG, encode_picture(np.zeros((*size, 3), np.uint8)), 0.0).pack()
-  decode = lambda *given: threads.append(threading.current_thread()) or decode_picture(*given)
-  monkeypatch.setattr(connection, "decode_picture", decode)
+  jpeg = lambda *size: protocol.MediaMessage(protocol.JPEG, encode_jpeg(np.zeros((*size, 3), np.uint8)), 0.0).pack()
+  decode = lambda *given: threads.append(threading.current_thread()) or decode_jpeg(*given)
+  monkeypatch.setattr(connection, "decode_jpeg", decode)
 
   async def talk():
     async with running(Echo()) as (_, address), aiohttp.ClientSession() as session:
@@ -307,13 +307,13 @@ def test_a_broken_session_is_ended_and_the_other_goes_on():
     async with running(Echo(broken=0)) as (server, address), aiohttp.ClientSession() as session:
       first, _ = await hello(session, address)
       second, _ = await hello(session, address)
-      await first.send_str(protocol.say("text", text="break"))
+      await first.send_str(protocol.dump("text", text="break"))
       while True:
         message = await first.receive(timeout=3)
-        if message.type is aiohttp.WSMsgType.TEXT and protocol.hear(message.data)["type"] == "ended":
+        if message.type is aiohttp.WSMsgType.TEXT and protocol.parse(message.data)["type"] == "ended":
           break
       assert len(await units(second, 3)) == 3
-      assert server.hall.figures.evicted == 1
+      assert server.scheduler.counts.evicted == 1
 
   asyncio.run(talk())
 
@@ -325,7 +325,7 @@ def test_damaged_sessions_do_not_keep_the_server_from_starting(tmp_path, caplog)
 
   async def talk():
     async with running(Echo(), state=state) as (server, _):
-      assert server.hall.free == 2
+      assert server.scheduler.free == 2
 
   asyncio.run(talk())
   assert "cannot be continued" in caplog.text or "does not hold" in caplog.text
@@ -335,22 +335,25 @@ def test_damaged_sessions_do_not_keep_the_server_from_starting(tmp_path, caplog)
   ("first", "reason"),
   [
     ("{", "not JSON"),
-    (json.dumps({"type": "hello", "version": 2}), "this server speaks version 1"),
-    (json.dumps({"type": "hello", "version": 1, "seed": -1}), "seed is -1"),
-    (json.dumps({"type": "hello", "version": 1, "temperature": "hot"}), "temperature is 'hot'"),
-    (json.dumps({"type": "hello", "version": 1, "steps": 0}), "steps is 0"),
-    (json.dumps({"type": "hello", "version": 1, "guidance": None, "pad_bias": None}), "pad_bias is None"),
     (
-      json.dumps({"type": "hello", "version": 1, "guidance": 1e9}),
+      json.dumps({"type": "hello", "version": 1}),
+      "protocol version 2, but the client sent version 1: reload",
+    ),
+    (json.dumps({"type": "hello", "version": 2, "seed": -1}), "seed is -1"),
+    (json.dumps({"type": "hello", "version": 2, "temperature": "hot"}), "temperature is 'hot'"),
+    (json.dumps({"type": "hello", "version": 2, "steps": 0}), "steps is 0"),
+    (json.dumps({"type": "hello", "version": 2, "guidance": None, "pad_bias": None}), "pad_bias is None"),
+    (
+      json.dumps({"type": "hello", "version": 2, "guidance": 1e9}),
       "guidance is 1000000000.0: expected a number from 0",
     ),
-    (json.dumps({"type": "hello", "version": 1, "world": {"fields": {"name": 3}}}), "'name' must be text"),
-    (json.dumps({"type": "hello", "version": 1, "world": {"portrait": "%%%"}}), '"portrait" must be base64'),
+    (json.dumps({"type": "hello", "version": 2, "world": {"fields": {"name": 3}}}), "'name' must be text"),
+    (json.dumps({"type": "hello", "version": 2, "world": {"portrait": "%%%"}}), '"portrait" must be base64'),
     (
-      json.dumps({"type": "hello", "version": 1, "world": {"portrait": "AAAA"}}),
+      json.dumps({"type": "hello", "version": 2, "world": {"portrait": "AAAA"}}),
       "portrait sent.portrait is not an image",
     ),
-    (json.dumps({"type": "hello", "version": 1, "world": {"voice": "AAAA"}}), "heeds no voice sample"),
+    (json.dumps({"type": "hello", "version": 2, "world": {"voice": "AAAA"}}), "does not use a voice sample"),
   ],
 )
 def test_a_bad_hello_is_answered(first, reason):
@@ -358,10 +361,10 @@ def test_a_bad_hello_is_answered(first, reason):
     async with running(Echo()) as (server, address), aiohttp.ClientSession() as session:
       socket = await session.ws_connect(f"{address}/live")
       await socket.send_str(first)
-      value = protocol.hear(await socket.receive_str(timeout=3))
+      value = protocol.parse(await socket.receive_str(timeout=3))
       assert value["type"] == "error"
       assert reason in value["message"]
-      assert server.hall.free == 2
+      assert server.scheduler.free == 2
 
   asyncio.run(talk())
 

@@ -40,8 +40,8 @@ def test_the_clock_is_the_servers(tmp_path):
       assert await tab.evaluate(RING, [0.32, 19]) == pytest.approx(0.38)  # a unit on a full rest
       assert await tab.evaluate(RING, [0.16, 19]) < 0.16 + 2 * 0.06
       await talking(tab)
-      (visit,) = server.visits
-      visit.source.sound, sizes = lambda samples, time: sizes.add(len(samples)), set()
+      (connection,) = server.connections
+      connection.source.audio, sizes = lambda samples, time: sizes.add(len(samples)), set()
       await asyncio.sleep(2)
       assert sizes == {16_000 // 50}
       assert (await tab.evaluate("window.figures"))["waiting"] > 0  # it plays
@@ -75,10 +75,10 @@ def test_who_comes_back_over_webrtc_is_heard_and_answered(tmp_path):
     engine = Listening(slots=1)
     async with running(engine) as (server, address), page(f"{address}/?webrtc", tmp_path, ALLOW) as tab:
       heard_and_seen = lambda: asyncio.sleep(0, engine.heard and engine.seen)
-      back = lambda: asyncio.sleep(0, any(visit is not first and visit.peer for visit in server.visits))
+      back = lambda: asyncio.sleep(0, any(other is not first and other.peer for other in server.connections))
       await talking(tab)
       await soon(heard_and_seen)
-      (first,) = server.visits
+      (first,) = server.connections
       first.transport.abort()
       await soon(back)
       await asyncio.sleep(2)  # what the first one brought is used up
@@ -116,8 +116,8 @@ def test_an_echo_is_told_once_it_is_loud_and_forgotten_when_it_is_gone(tmp_path)
     async with running(Echo(slots=1)) as (server, address), page(address, tmp_path, ALLOW) as tab:
       shown = lambda: tab.evaluate("document.getElementById('figures').textContent")
       await talking(tab)
-      (visit,) = server.visits
-      visit.echo = lambda played, heard: next(levels, None)
+      (connection,) = server.connections
+      connection.echo = lambda agent, user: next(levels, None)
       await soon(lambda: tab.is_visible("#trouble"))
       assert "headphones" in await tab.inner_text("#trouble")
       await asyncio.sleep(0.6)
@@ -164,7 +164,7 @@ def test_words_are_added_and_never_written_again(tmp_path):
 
 
 def test_a_full_pod_is_not_the_only_one(tmp_path):
-  """A balancer that hashes `visit` leads elsewhere at the next try, and back to the pod when the line broke."""
+  """A balancer that hashes `affinity` leads elsewhere at the next try, and back to the pod when the line broke."""
   keys = []
 
   async def talk():
@@ -172,13 +172,13 @@ def test_a_full_pod_is_not_the_only_one(tmp_path):
       admit = server._admit
 
       def admitted(request):
-        keys.extend([request.query["visit"]] if request.path == "/live" else [])
+        keys.extend([request.query["affinity"]] if request.path == "/live" else [])
         return admit(request)
 
       server._admit = admitted
       await talking(tab)
-      (visit,) = server.visits
-      visit.transport.abort()
+      (connection,) = server.connections
+      connection.transport.abort()
       await soon(lambda: asyncio.sleep(0, len(keys) == 2))
       assert keys[0] == keys[1]
       async with page(address, tmp_path / "other", ALLOW) as second:

@@ -1,4 +1,4 @@
-"""Engines that fail, cannot be reset, or are still at work: the hall says so, and goes on where that is possible."""
+"""Engines that fail, cannot be reset, or are still at work: the scheduler says so and goes on where it can."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ def test_an_engine_that_fails_once_goes_on(caplog):
 
 
 def test_an_engine_that_fails_while_a_session_begins_goes_on():
-  """All sessions may be gone with it: everybody is told, and the next visitor is served."""
+  """All sessions may be gone with it: everybody is told, and the next client is served."""
 
   async def talk():
     engine = Echo()
@@ -87,11 +87,11 @@ def test_an_engine_that_cannot_be_reset(unrepaired, status, tmp_path):
         assert len(await units(second, 2)) == 2
         assert engine.resets == 2
       else:
-        assert "broke" in said["message"]
+        assert "failed" in said["message"]
         assert health.status == 503
-        assert engine.resets == scheduler.MOST_FAILURES - 1
+        assert engine.resets == scheduler.MAX_FAILURES - 1
     with pytest.raises(RuntimeError, match="shutdown"):
-      server.hall._thinker.submit(print)
+      server.scheduler._thinker.submit(print)
 
   asyncio.run(talk())
 
@@ -134,8 +134,8 @@ def test_what_is_saved_is_what_was_answered(tmp_path):
     async with running(engine, state=tmp_path / "state") as (server, address), aiohttp.ClientSession() as session:
       socket, _ = await hello(session, address)
       await units(socket, 2)
-      (seat,) = server.hall.seats
-    assert engine.thought == engine.answered == seat.unit >= 3
+      (slot,) = server.scheduler.slots
+    assert engine.thought == engine.answered == slot.unit >= 3
     assert engine.at_rest == [True]
 
   asyncio.run(talk())
@@ -158,7 +158,7 @@ def test_an_engine_is_reset_when_it_is_at_rest():
 def test_an_engine_that_keeps_failing_is_said_to_be_broken():
   async def talk():
     async with running(Defective(99)) as (_, address), aiohttp.ClientSession() as session:
-      for _ in range(scheduler.MOST_FAILURES):
+      for _ in range(scheduler.MAX_FAILURES):
         socket, _ = await hello(session, address)
         await until(socket, "ended")
       health = await session.get(f"{address}/healthz")

@@ -1,4 +1,4 @@
-"""`wanstreamer bench session`: one long session, faster than real time, with drawn users who come and go.
+"""`wanstreamer bench session`: one long session, faster than real time, with simulated users who come and go.
 
 What must hold for an hour as for a minute: the time of a unit, the memory, no compilation, the clock, and the face.
 """
@@ -23,7 +23,7 @@ from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.files import save_figure, write_json
 from wanstreamer_jax.parallel.machine import describe
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.serve.drawn_user import DrawnUser
+from wanstreamer_jax.serve.watched_user import WatchedUser
 
 STILLS = (0.1, 1, 10, 30, 60)  # minutes
 
@@ -99,7 +99,7 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
   """(plain values, ready for JSON, with one row for every minute; the agent's picture at STILLS and at the end)."""
   config, media = agent.config, agent.config.media
   units = round(minutes * 60_000 / media.unit_ms)
-  engine, user = Engine(agent, capacity=units + 1), DrawnUser(world_config(config), seed=0)
+  engine, user = Engine(agent, capacity=units + 1), WatchedUser(world_config(config), seed=0)
   engine.prepare()
   user.prepare()
   engine.join(0, Request(session_world(user)))
@@ -116,20 +116,20 @@ def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[fl
   return result, watched.stills
 
 
-def answer(engine: Engine, user: DrawnUser) -> tuple[UnitOutput, float]:
+def answer(engine: Engine, user: WatchedUser) -> tuple[UnitOutput, float]:
   """One unit of the conversation, and the milliseconds that all cores worked on the answer."""
   unit, typed, _ = user.take()
   begin = time.process_time()
   output = engine.step(unit, typed)
   busy = 1000 * (time.process_time() - begin)
-  user.hear(output.audio)
+  user.observe_agent(output.audio)
   return output, busy
 
 
-def session_world(user: DrawnUser) -> World:
+def session_world(user: WatchedUser) -> World:
   """The world of the first user's agent."""
-  assert user.sitting is not None
-  return user.sitting.world
+  assert user.user is not None
+  return user.user.world
 
 
 def compilations() -> list[str]:

@@ -26,7 +26,7 @@ def add_bench(commands: Any) -> None:
     wanstreamer bench step --config configs/demo.py
     wanstreamer bench train --config configs/tiny.py
     wanstreamer bench loader data_cache/latents --config configs/tiny.py
-    wanstreamer bench serve --slots 2 --visitors 3
+    wanstreamer bench serve --slots 2 --clients 3
     wanstreamer bench session --minutes 60
   """
   group = add_group(commands, "bench", "measure on this machine", examples)
@@ -96,16 +96,16 @@ def bench_train(args: argparse.Namespace) -> None:
 
 
 def add_serve(group: Any) -> None:
-  summary = "serve visitors over real sockets on this machine and time what they meet"
+  summary = "serve clients over real sockets on this machine and measure what they receive"
   examples = """
-    wanstreamer bench serve --slots 2 --visitors 3 --seconds 60
+    wanstreamer bench serve --slots 2 --clients 3 --seconds 60
     wanstreamer bench serve --config configs/qwen2p5_1p5b.py --config.model.dtype=bfloat16 --placement split --trace out
   """
   parser = add_command(group, "serve", summary, examples, bench_serve)
   add_agent(parser)
   add_config(parser, required=False)
   add_service(parser)
-  parser.add_argument("--visitors", type=number(int, 1), default=1, help="how many come (default: 1)")
+  parser.add_argument("--clients", type=number(int, 1), default=1, help="how many connect (default: 1)")
   parser.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
   parser.add_argument("--trace", metavar="DIR", help="write what ran when: trace.json for Perfetto, trace.png")
   add_json(parser)
@@ -124,7 +124,7 @@ def bench_serve(args: argparse.Namespace) -> None:
   del agent  # in float32; the engine's is in the dtypes of its use
   engine.prepare()
   trace = pathlib.Path(args.trace) if args.trace else None
-  service.bench_serve_command(engine, args.visitors, args.seconds, args.json, trace)
+  service.bench_serve_command(engine, args.clients, args.seconds, args.json, trace)
 
 
 def add_session(group: Any) -> None:

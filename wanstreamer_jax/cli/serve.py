@@ -1,4 +1,4 @@
-"""`wanstreamer serve` and `wanstreamer client`: the live service and a visitor made of a file."""
+"""`wanstreamer serve` and `wanstreamer client`: the live service, and a media file streamed to it."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,7 @@ from wanstreamer_jax.cli.parsing import add_agent, add_command, add_out, add_ser
 
 def add_serve(commands: Any) -> None:
   examples = """
-    wanstreamer serve                                        # the shipped weights, one visitor at a time, this machine
+    wanstreamer serve                                        # the shipped weights, one session at a time, this machine
     wanstreamer serve --checkpoint runs/demo/agent --slots 4
     wanstreamer serve --host 0.0.0.0 --token "$(openssl rand -hex 16)" --certificate cert.pem --key key.pem
   """
@@ -21,13 +21,13 @@ def add_serve(commands: Any) -> None:
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
   parser.add_argument("--port", type=number(int, 0, 65535), default=8765, help="default: 8765; 0 takes any free one")
   parser.add_argument("--token", default=os.environ.get("WANSTREAMER_TOKEN", ""),
-                      help="what visitors must have in their address; needed with --host (default: $WANSTREAMER_TOKEN, "
+                      help="what clients must have in their address; needed with --host (default: $WANSTREAMER_TOKEN, "
                       "which other users of this machine do not see)")  # fmt: skip
   parser.add_argument("--origin", action="append", default=[], metavar="URL", help="another page that may connect")
   add_world(parser)
-  parser.add_argument("--longest", type=number(float, 1), default=3600.0, help="seconds of a session (default: 3600)")
-  parser.add_argument("--state", metavar="DIR", help="where sessions outlast SIGTERM and a new start within 30 s")
-  parser.add_argument("--drain", type=number(float, 0), default=0.0, help="seconds that visitors have left at SIGTERM")
+  parser.add_argument("--longest", type=number(float, 1), default=3600.0, help="limit of a session (default: 3600 s)")
+  parser.add_argument("--state", metavar="DIR", help="save sessions at SIGTERM, continue them at a start within 30 s")
+  parser.add_argument("--drain", type=number(float, 0), default=0.0, help="seconds that sessions have left at SIGTERM")
   parser.add_argument(
     "--certificate", metavar="PEM", default="", help="TLS certificate; browsers need it off localhost"
   )
@@ -40,7 +40,7 @@ def serve(args: argparse.Namespace) -> None:
   from wanstreamer_jax.serve.session_log import throughput
 
   options = ServeOptions(
-    host=args.host, port=args.port, token=args.token, origins=tuple(args.origin), longest=args.longest,
+    host=args.host, port=args.port, token=args.token, origins=tuple(args.origin), max_seconds=args.longest,
     certificate=args.certificate, key=args.key, drain=args.drain,
     state=pathlib.Path(args.state) if args.state else None,
   )  # fmt: skip
@@ -62,8 +62,8 @@ def serve(args: argparse.Namespace) -> None:
   engine.prepare(lambda line: print(line, flush=True))
   print(throughput(engine.measure(), agent.config.media.unit_ms, args.slots, engine.overlaps), flush=True)
   structured_logs()
-  drawn, voice = world_config(agent.config), bool(agent.config.layout.voice_units)
-  run(engine, dataclasses.replace(options, world=world, voice=voice, drawn=drawn), listening, context)
+  simulated, voice = world_config(agent.config), bool(agent.config.layout.voice_units)
+  run(engine, dataclasses.replace(options, world=world, voice=voice, simulated=simulated), listening, context)
 
 
 def add_client(commands: Any) -> None:
@@ -77,7 +77,7 @@ def add_client(commands: Any) -> None:
 
 
 def client(args: argparse.Namespace) -> None:
-  from wanstreamer_jax.serve.client import stream_to
+  from wanstreamer_jax.serve.stream_live import stream_to
 
   figures = stream_to(args.server, args.input, args.out)
   print(

@@ -23,7 +23,7 @@ class Request:
   guidance: float | None = None
 
   def __post_init__(self) -> None:
-    """Raises UserError for a value out of range; values may come from a visitor, so any type is met."""
+    """Raises UserError for a value out of range; values may come from a client, so they may have any type."""
     if type(self.seed) is not int or not 0 <= self.seed <= LARGEST_SEED:
       raise UserError(f"seed is {self.seed!r}: expected a whole number from 0 to {LARGEST_SEED}")
     if self.steps is not None and (type(self.steps) is not int or self.steps < 1):

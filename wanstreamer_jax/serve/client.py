@@ -1,183 +1,186 @@
-"""`wanstreamer client`: streams a media file to a live server in real time and saves the answer."""
+"""A client of the live service's wire protocol: `wanstreamer client` and `wanstreamer bench serve` are built on it."""
 
 import asyncio
 import contextlib
+import dataclasses
 import time
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import aiohttp
 import numpy as np
-from tqdm import tqdm
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.data.loudness import is_loud, level
-from wanstreamer_jax.data.media import MediaReader, MediaUnit, MediaWriter
-from wanstreamer_jax.data.media_probe import probe
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import protocol
-from wanstreamer_jax.serve.picture_codec import decode_picture, encode_picture
-from wanstreamer_jax.serve.session_log import PHASES, SessionLog, UnitRow, write_vtt
-from wanstreamer_jax.serve.stream_file import staged
 
-PART = 0.02  # seconds of sound in a message
-ANSWER_WITHIN = 5.0  # seconds
+ANSWER_SECONDS = 5.0  # without a message, after which the server counts as gone
+MEDIA_FIELDS = ("unit_ms", "fps", "sample_rate", "height", "width")  # of the welcome
 
 
-def stream_to(server: str, source: str | Path, out: str | Path, progress: bool = True) -> dict[str, float]:
-  """Streams `source` to the server's address; writes agent.mp4, agent.vtt and units.jsonl into `out`.
+@dataclasses.dataclass
+class ReceivedUnit:
+  """One unit of the agent. Times `captured` and `arrived` are of `time.perf_counter()`."""
 
-  Returns latency percentiles in milliseconds (from the capture of a unit's last sample to the arrival of its answer)
-  and the share of late units. Raises UserError when the server is full, away, or ends the conversation.
+  text: str
+  speaking: bool
+  late: bool
+  times: dict[str, float]  # milliseconds by phase
+  captured: float | None  # when the last sample of the user's unit was captured; None if it had no audio
+  arrived: float | None = None  # when the last sample of the answer arrived
+  audio: list[np.ndarray] = dataclasses.field(default_factory=list)  # float32 parts; together a unit's samples
+  frames: list[bytes] = dataclasses.field(default_factory=list)  # JPEG; a slow connection gets fewer than a unit has
+
+  @property
+  def latency(self) -> float | None:
+    """Seconds from the capture of the user's last sample to the arrival of the answer's last sample."""
+    return None if self.captured is None or self.arrived is None else self.arrived - self.captured
+
+
+class Refused(UserError):
+  """The server did not begin a session."""
+
+
+@contextlib.asynccontextmanager
+async def connect(server: str, **hello: Any) -> "AsyncIterator[Client]":
+  """Begins a session on the server at an http(s) address, which may contain ?token=...
+
+  hello: fields of the hello message, as `docs/protocol.md` lists them. Raises Refused or UserError; their messages
+  never contain the token.
   """
-  return asyncio.run(_stream(server, Path(source), Path(out), progress))
-
-
-async def _stream(server: str, source: Path, out: Path, progress: bool) -> dict[str, float]:
-  shown = server.partition("?")[0]  # without the token
+  errors = ServerErrors(server)
   if not server.startswith(("http://", "https://")):
-    raise UserError(f"--server {shown}: expected an address that begins with http:// or https://")
-  probe(source)  # before a place is taken
-  address = server.rstrip("/").replace("http", "ws", 1)
-  path, mark, query = address.partition("?")
+    raise UserError(f"--server {errors.name}: expected an address that begins with http:// or https://")
+  path, mark, query = server.rstrip("/").replace("http", "ws", 1).partition("?")
   live = f"{path.rstrip('/')}/live{mark}{query}"
-  with staged(out) as folder:
-    try:
-      async with (
-        aiohttp.ClientSession() as session,
-        session.ws_connect(live, max_msg_size=protocol.LARGEST_MESSAGE) as socket,
-      ):
-        await socket.send_str(protocol.say("hello", version=protocol.VERSION))
-        welcome = protocol.hear(await socket.receive_str(timeout=ANSWER_WITHIN))
-        if welcome["type"] != "welcome":
-          raise UserError(f"{shown}: {welcome.get('message', welcome['type'])}")
-        media = MediaConfig(**{name: welcome[name] for name in ("unit_ms", "fps", "sample_rate", "height", "width")})
-        return await Answer(media, MediaReader(source, media), folder, progress).run(socket)
-    except aiohttp.WSServerHandshakeError as error:
-      raise UserError(f"{shown} does not let us in: {await _reason(live) or error.message}") from error
-    except TimeoutError as error:
-      raise UserError(f"{shown} did not answer for {ANSWER_WITHIN:g} s") from error
-    except (aiohttp.ClientError, ConnectionError) as error:
-      raise UserError(f"{shown} cannot be talked to: {_without(query, error) or type(error).__name__}") from error
-    except (KeyError, TypeError, AttributeError, ValueError, DataError) as error:
-      raise UserError(f"{shown} does not speak this protocol ({type(error).__name__}: {error})") from error
+  async with contextlib.AsyncExitStack() as stack:
+    with errors.explained():
+      try:
+        web = await stack.enter_async_context(aiohttp.ClientSession())
+        socket = await stack.enter_async_context(web.ws_connect(live, max_msg_size=protocol.MAX_MESSAGE))
+      except aiohttp.WSServerHandshakeError as error:
+        reason = await _refusal(live) or error.message
+        raise Refused(f"{errors.name} refused the connection: {reason}") from error
+      await socket.send_str(protocol.dump("hello", version=protocol.VERSION, **hello))
+      welcome = protocol.parse(await socket.receive_str(timeout=ANSWER_SECONDS))
+      if welcome["type"] != "welcome":
+        raise Refused(f"{errors.name}: {welcome.get('message', welcome['type'])}")
+      media = MediaConfig(**{name: welcome[name] for name in MEDIA_FIELDS})
+    yield Client(socket, media, errors)
 
 
-def _without(query: str, error: Exception) -> str:
-  """What an error says, which may be the whole address."""
-  return str(error).replace(query, "...") if query else str(error)
-
-
-async def _reason(live: str) -> str:
-  """What the server says to a request that it refuses, on one line."""
+async def _refusal(live: str) -> str:
+  """What the server says to a request that it refuses, on one line; "" if nothing."""
   with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-    async with aiohttp.ClientSession() as session, session.get(live.replace("ws", "http", 1)) as answer:
-      return " ".join((await answer.text())[:300].split()) if answer.status >= 400 else ""
+    async with aiohttp.ClientSession() as web, web.get(live.replace("ws", "http", 1)) as response:
+      return " ".join((await response.text())[:300].split()) if response.status >= 400 else ""
   return ""
 
 
-class Answer:
-  """Both directions of one conversation."""
+@dataclasses.dataclass
+class ServerErrors:
+  """Explains what goes wrong with a server, whose address may contain a token."""
 
-  def __init__(self, media: MediaConfig, reader: MediaReader, folder: Path, progress: bool):
-    self.media, self.reader, self.folder = media, reader, folder
-    self.bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=not progress)
-    self.users: list[MediaUnit] = []
-    self.log = SessionLog(folder / "units.jsonl", media)
-    self.latencies: list[float] = []  # of the units that answer sound
-    self.late = 0
-    self.shown = np.zeros((media.height, media.width, 3), np.uint8)
+  address: str
 
-  async def run(self, socket: aiohttp.ClientWebSocketResponse) -> dict[str, float]:
-    sender = asyncio.create_task(self._send(socket))
-    stopped = None
+  @property
+  def name(self) -> str:
+    """The address without the token."""
+    return self.address.partition("?")[0]
+
+  @contextlib.contextmanager
+  def explained(self) -> Iterator[None]:
+    """Turns errors of the connection and of the server's messages into UserErrors."""
     try:
-      with contextlib.closing(self.log), self.bar, MediaWriter(self.folder / "agent.mp4", self.media) as writer:
-        try:
-          await self._receive(socket, writer, sender)
-        except asyncio.CancelledError as error:  # Ctrl-C: the film up to here is completed
-          if not writer.frames:
-            raise
-          stopped = error
-    finally:
-      sender.cancel()
-      await asyncio.gather(sender, return_exceptions=True)
-    write_vtt(self.folder / "agent.vtt", self.log)
-    if stopped is not None:
-      raise stopped
-    p50, p95, p99 = np.percentile(self.latencies or [float("nan")], (50, 95, 99))
-    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "late": self.late / max(len(self.log.rows), 1)}
+      yield
+    except TimeoutError as error:
+      raise UserError(f"{self.name} did not answer for {ANSWER_SECONDS:g} s") from error
+    except (aiohttp.ClientError, ConnectionError) as error:
+      query = self.address.partition("?")[2]
+      said = str(error).replace(query, "...") if query else str(error)  # it may contain the whole address
+      raise UserError(f"{self.name} cannot be reached: {said or type(error).__name__}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, DataError) as error:
+      message = f"{self.name} does not speak this protocol ({type(error).__name__}: {error})"
+      raise UserError(message) from error
 
-  async def _send(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-    """The file at its own pace, 20 ms at a time, pictures as they are shown."""
-    media, begin = self.media, time.perf_counter()
-    size = round(PART * media.sample_rate)
-    for index, user in enumerate(self.reader):
-      self.users.append(user)
-      start = index * media.unit_ms / 1000
-      for first in range(0, media.samples, size):
-        moment = start + (first + size) / media.sample_rate
-        await asyncio.sleep(max(0.0, begin + moment - time.perf_counter()))
-        captured = begin + start + first / media.sample_rate
-        if user.audio is not None:
-          await socket.send_bytes(protocol.sound(user.audio[first : first + size], captured).pack())
-        frame, rest = divmod(first * media.fps, media.sample_rate)
-        if user.video is not None and rest == 0:
-          jpeg = encode_picture(user.video[frame])
-          await socket.send_bytes(protocol.Media(protocol.JPEG, jpeg, captured, key_frame=True).pack())
 
-  async def _receive(
-    self, socket: aiohttp.ClientWebSocketResponse, writer: MediaWriter, sender: asyncio.Task[None]
-  ) -> None:
-    """Units as they come, until there are as many as the file has. Raises what made the sender stop."""
-    media, unit, latency = self.media, None, None
-    sound, pictures = [], []
-    while len(self.log.rows) < len(self.reader):
-      if sender.done():
-        sender.result()
-      message = await socket.receive(ANSWER_WITHIN)
-      if message.type is aiohttp.WSMsgType.BINARY:
-        part = protocol.unpack(message.data)
-        if part.kind == protocol.SOUND:
-          sound.append(part.samples)
-          if unit is not None and unit["heard"] is not None and sum(map(len, sound)) == media.samples:
-            latency = 1000 * (time.perf_counter() - unit["heard"])
-        else:
-          pictures.append(decode_picture(part.payload, media.height, media.width))
-      elif message.type is aiohttp.WSMsgType.TEXT:
-        value = protocol.hear(message.data)
-        if value["type"] == "unit":
-          if unit is not None:  # the server left pictures of it out
-            self._unit(unit, sound, pictures, latency, writer)
-            sound, pictures, latency = [], [], None
-          unit = value
-        elif value["type"] in ("ended", "error"):
-          raise UserError(f"the server ended the conversation: {value.get('message')}")
-      else:
-        raise UserError("the connection was lost")
-      whole = sum(map(len, sound)) == media.samples and len(pictures) == media.frames
-      if unit is not None and whole:
-        self._unit(unit, sound, pictures, latency, writer)
-        unit, sound, pictures, latency = None, [], [], None
+class Client:
+  """One session. Use it in one event loop: one task sends (`send_unit`), another receives (`units`)."""
 
-  def _unit(self, value: dict, sound: list[np.ndarray], pictures: list[np.ndarray], latency: float | None,
-            writer: MediaWriter) -> None:  # fmt: skip
-    """latency: milliseconds from the capture of the user's unit to its answer, None where it had no sound."""
+  def __init__(self, socket: aiohttp.ClientWebSocketResponse, media: MediaConfig, errors: ServerErrors):
+    self.media = media
+    self._socket, self._errors = socket, errors
+    self._sent, self._begin = 0, 0.0  # units; time.perf_counter() when the first one began
+
+  async def send_unit(self, audio: np.ndarray | None, frames: Sequence[bytes] = ()) -> None:
+    """Sends the next unit at the pace of a live user: each part once its last sample would have been captured.
+
+    audio: float32 [samples] or None; frames: a unit's JPEG frames, or none. Raises UserError.
+    """
     media = self.media
-    self.latencies += [] if latency is None else [latency]
-    audio = np.concatenate([*sound, np.zeros(media.samples, np.float32)])[: media.samples]
-    self.shown = pictures[-1] if pictures else self.shown
-    video = np.stack([*pictures, *[self.shown] * media.frames][: media.frames])
-    writer.write(video, audio)
-    index = len(self.log.rows)
-    user = self.users[index] if index < len(self.users) else MediaUnit(None, None)
-    heard = user.audio
-    self.late += bool(value["late"])
-    row = UnitRow(
-      unit=index, start=round(index * self.media.unit_ms / 1000, 3),
-      times={phase: value[f"{phase}_ms"] for phase in PHASES}, text=value["text"], typed=(),
-      speaking=value["speaking"], user_speaking=heard is not None and is_loud(heard), level=round(level(audio), 1),
-      user_level=None if heard is None else round(level(heard), 1),
-      latency=None if latency is None else round(latency, 3),
-    )  # fmt: skip
-    self.log.add(row, heard, audio)
-    self.bar.update()
+    if not self._sent:
+      self._begin = time.perf_counter()
+    start = self._begin + self._sent * media.unit_ms / 1000
+    self._sent += 1
+    size = round(protocol.PART_SECONDS * media.sample_rate)
+    next_frame = 0
+    for first in range(0, media.samples, size):
+      await asyncio.sleep(max(0.0, start + (first + size) / media.sample_rate - time.perf_counter()))
+      if audio is not None:
+        captured = start + first / media.sample_rate
+        await self._send(protocol.audio_message(audio[first : first + size], captured))
+      while next_frame < len(frames) and next_frame * media.sample_rate < (first + size) * media.fps:
+        captured = start + next_frame / media.fps
+        await self._send(protocol.MediaMessage(protocol.JPEG, frames[next_frame], captured, key_frame=True))
+        next_frame += 1
+
+  async def _send(self, message: protocol.MediaMessage) -> None:
+    with self._errors.explained():
+      await self._socket.send_bytes(message.pack())
+
+  async def units(self) -> AsyncIterator[ReceivedUnit]:
+    """The agent's units, each when it is complete, or when the next one begins because frames were left out.
+
+    Raises UserError when the server ends the session, falls silent, or breaks the protocol.
+    """
+    unit = None
+    while True:
+      with self._errors.explained():
+        message = await self._receive()
+        begun = None
+        if isinstance(message, protocol.MediaMessage):
+          if unit is not None:
+            self._add(unit, message)
+        elif message["type"] == "unit":
+          begun = _parse_unit(message)
+        elif message["type"] in ("ended", "error"):
+          raise UserError(f"the server ended the conversation: {message.get('message')}")
+      if unit is not None and (begun is not None or self._complete(unit)):
+        yield unit
+        unit = None
+      unit = begun or unit
+
+  async def _receive(self) -> protocol.MediaMessage | dict[str, Any]:
+    message = await self._socket.receive(ANSWER_SECONDS)
+    if message.type is aiohttp.WSMsgType.BINARY:
+      return protocol.unpack(message.data)
+    if message.type is aiohttp.WSMsgType.TEXT:
+      return protocol.parse(message.data)
+    raise UserError("the connection was lost")
+
+  def _add(self, unit: ReceivedUnit, message: protocol.MediaMessage) -> None:
+    if message.kind == protocol.AUDIO:
+      unit.audio.append(message.samples)
+      if sum(map(len, unit.audio)) == self.media.samples:
+        unit.arrived = time.perf_counter()
+    else:
+      unit.frames.append(message.payload)
+
+  def _complete(self, unit: ReceivedUnit) -> bool:
+    return unit.arrived is not None and len(unit.frames) == self.media.frames
+
+
+def _parse_unit(message: dict[str, Any]) -> ReceivedUnit:
+  times = {phase: message[f"{phase}_ms"] for phase in PHASES}
+  return ReceivedUnit(message["text"], message["speaking"], bool(message["late"]), times, message["captured"])

@@ -1,4 +1,4 @@
-"""How much of what the agent said comes back through the visitor's microphone: the server knows what it played."""
+"""How much of the agent's speech comes back through the user's microphone. The server knows what it sent."""
 
 from collections import deque
 
@@ -7,49 +7,55 @@ import numpy as np
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.loudness import is_loud
 
-SPAN = 2.4  # seconds of the agent's sound that are looked for
-DELAY = 0.8  # seconds after which an echo may come: network, play-out, air
-LIKENESS = 0.25  # of the microphone's energy that the echo must explain to count as one
+SPAN = 2.4  # seconds of the agent's audio that are searched for
+MAX_DELAY = 0.8  # seconds after which an echo may arrive: network, play-out buffer, air
+MIN_SHARE = 0.25  # of the microphone's energy that the echo must explain to count as one
 EVERY = 10  # units between measurements
 
 
 class EchoMeter:
-  """Call it with every unit; now and then it has something to tell."""
+  """Call it with every unit; it measures from time to time."""
 
   def __init__(self, media: MediaConfig):
-    self.media = media
-    units = lambda seconds: round(1000 * seconds / media.unit_ms)
-    self._played: deque[np.ndarray] = deque(maxlen=units(SPAN))
-    self._heard: deque[np.ndarray] = deque(maxlen=units(SPAN + DELAY))
-    self._waits = units(DELAY)
-    self._recent: deque[np.ndarray] = deque()  # played, but not long enough ago for its echo to be whole
-    self._units = 0
+    self._unit_ms = media.unit_ms
+    self._delay_units = self._units(MAX_DELAY)
+    self._recent: deque[np.ndarray] = deque()  # the agent's units whose echo may not have arrived in full
+    self._agent: deque[np.ndarray] = deque(maxlen=self._units(SPAN))  # older ones
+    self._user: deque[np.ndarray] = deque(maxlen=self._units(SPAN + MAX_DELAY))
+    self._count = 0
 
-  def __call__(self, played: np.ndarray, heard: np.ndarray | None) -> float | None:
-    """One unit of both. -> the level of the echo in dB over what was played (below 0 mostly), None if there is none.
+  def _units(self, seconds: float) -> int:
+    return round(1000 * seconds / self._unit_ms)
 
-    Without news (most of the time) None as well.
+  def __call__(self, agent: np.ndarray, user: np.ndarray | None) -> float | None:
+    """Adds one unit of both sides' audio.
+
+    Returns the level of the echo in dB relative to the agent's audio (mostly below 0); None when there is no echo, and
+    between measurements.
     """
-    self._recent.append(played)
-    if len(self._recent) > self._waits:
-      self._played.append(self._recent.popleft())
-    self._heard.append(np.zeros_like(played) if heard is None else heard)
-    self._units += 1
-    if self._units % EVERY or len(self._played) < (self._played.maxlen or 0):
+    self._recent.append(agent)
+    if len(self._recent) > self._delay_units:
+      self._agent.append(self._recent.popleft())
+    self._user.append(np.zeros_like(agent) if user is None else user)
+    self._count += 1
+    if self._count % EVERY or len(self._agent) < (self._agent.maxlen or 0):
       return None
-    x, y = np.concatenate(self._played), np.concatenate(self._heard)
-    return echo_level(x, y) if is_loud(x) else None
+    reference, recorded = np.concatenate(self._agent), np.concatenate(self._user)
+    return echo_level(reference, recorded) if is_loud(reference) else None
 
 
-def echo_level(played: np.ndarray, heard: np.ndarray) -> float | None:
-  """20 log10 of the gain with which `played` [n] is found in `heard` [m >= n] at its best delay; None if it is not."""
-  size = 1 << (len(played) + len(heard) - 1).bit_length()
-  products = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(played, size)), size)
-  products = products[: len(heard) - len(played) + 1]
-  delay = int(np.argmax(np.abs(products)))
-  window = heard[delay : delay + len(played)]
-  energy, total = float(played @ played), float(window @ window)
-  product = float(abs(products[delay]))
-  if energy * total == 0 or product**2 < LIKENESS * energy * total:
+def echo_level(reference: np.ndarray, recorded: np.ndarray) -> float | None:
+  """The gain in dB with which `reference` [n] occurs in `recorded` [m >= n], at the best delay; None if it does not.
+
+  The delay is the peak of the cross-correlation; there the gain is the least-squares fit, <x, y> / <x, x>.
+  """
+  size = 1 << (len(reference) + len(recorded) - 1).bit_length()
+  correlation = np.fft.irfft(np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(reference, size)), size)
+  correlation = correlation[: len(recorded) - len(reference) + 1]
+  delay = int(np.argmax(np.abs(correlation)))
+  window = recorded[delay : delay + len(reference)]
+  energy, total = float(reference @ reference), float(window @ window)
+  product = float(abs(correlation[delay]))
+  if energy * total == 0 or product**2 < MIN_SHARE * energy * total:
     return None
   return 20 * float(np.log10(product / energy))

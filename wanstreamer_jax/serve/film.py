@@ -1,6 +1,6 @@
-"""The film of a conversation: both sides beside each other, captions burnt in, a ring around who speaks.
+"""The film of a conversation: both sides beside each other, with captions and a ring around who speaks.
 
-It is made after the session, from the input (read again, at the panel's size) and the agent's film, so that drawing
+It is made after the session, from the input (read again at the panel's size) and the agent's video, so that drawing
 never delays an answer.
 """
 
@@ -23,51 +23,51 @@ HEAD, FOOT = 60, 112  # pixels above and below the panels
 TEXT_SIZE, LABEL_SIZE, LINE = 25, 21, 34
 BACK, CARD, INK, DIM = (16, 19, 26), (27, 32, 42), (240, 243, 247), (128, 138, 153)
 COLOURS = {"user": (244, 162, 76), "agent": (64, 196, 180)}
-PAN = 0.35  # how far the sides stand apart in the stereo sound: 0 is mono, 1 is left and right only
+PAN = 0.35  # how far the sides stand apart in the stereo audio: 0 is mono, 1 is left and right only
 
 
 def write_conversation(path: Path, reader: MediaReader, agent: Path, log: SessionLog, progress: bool = True) -> None:
-  """Writes the film of both sides, as long as the session. `agent` is the agent's film. Raises MediaError."""
+  """Writes the film of both sides, as long as the session. `agent` is the agent's video file. Raises MediaError."""
   media = log.media
-  stage = Stage(PANEL, max(2, round(PANEL * media.height / media.width)))
-  shown = media.replace(height=stage.height, width=stage.width)
-  sides = zip(log.rows, MediaReader(reader.info.path, shown), MediaReader(agent, shown))
+  canvas = FilmCanvas(PANEL, max(2, round(PANEL * media.height / media.width)))
+  panel_media = media.replace(height=canvas.height, width=canvas.width)
+  sides = zip(log.rows, MediaReader(reader.info.path, panel_media), MediaReader(agent, panel_media))
   texts = {"user": typed_captions(log), "agent": agent_captions(log)}
   bar = tqdm(sides, total=len(log.rows), desc="filming", unit="unit", disable=None if progress else True)
-  meter = Meter(stage)
-  with MediaWriter(path, media, size=stage.size, channels=2) as writer:
-    for row, user, answer in bar:
-      pictures = user.video if user.video is not None else meter(user, media.frames)
-      assert answer.video is not None
-      assert answer.audio is not None
-      film = np.empty((media.frames, *stage.size, 3), np.uint8)
-      for index in range(media.frames):
-        look = Look(row.user_speaking, row.speaking, *(said(texts[side], row.start) for side in ("user", "agent")))
-        film[index] = stage.draw(look)
-        stage.place(film[index], 0, pictures[index])
-        stage.place(film[index], 1, answer.video[index])
-      writer.write(film, mixed(user, answer.audio))
+  meter = LevelMeter(canvas)
+  with MediaWriter(path, media, size=canvas.size, channels=2) as writer:
+    for row, user, output in bar:
+      user_frames = user.video if user.video is not None else meter(user, media.frames)
+      assert output.video is not None
+      assert output.audio is not None
+      user_text, agent_text = (visible_text(texts[side], row.start) for side in ("user", "agent"))
+      background = canvas.background(Overlay(row.user_speaking, row.speaking, user_text, agent_text))
+      film = np.stack([background] * media.frames)
+      for index, frame in enumerate(film):
+        canvas.place(frame, 0, user_frames[index])
+        canvas.place(frame, 1, output.video[index])
+      writer.write(film, stereo(user, output.audio))
 
 
-def mixed(user: MediaUnit, agent: np.ndarray) -> np.ndarray:
-  """Both sides as stereo float32 [samples, 2], the user more to the left."""
-  sound = np.zeros_like(agent) if user.audio is None else user.audio
-  left = sound + (1 - PAN) * agent
-  right = (1 - PAN) * sound + agent
+def stereo(user: MediaUnit, agent: np.ndarray) -> np.ndarray:
+  """Both sides' audio as float32 [samples, 2], the user more to the left."""
+  audio = np.zeros_like(agent) if user.audio is None else user.audio
+  left = audio + (1 - PAN) * agent
+  right = (1 - PAN) * audio + agent
   return np.clip(np.stack([left, right], axis=1), -1, 1)
 
 
-def said(found: list[Caption], time: float) -> str:
-  """The words of the caption that is on at `time`, as far as they have appeared."""
-  for caption in found:
+def visible_text(captions: list[Caption], time: float) -> str:
+  """The words that have appeared by `time` of the caption that is shown then."""
+  for caption in captions:
     if caption.start <= time + 1e-6 < caption.end:
-      return join([word for word, when in zip(caption.words, caption.times) if when <= time + 1e-6])
+      return join([word for word, appears in zip(caption.words, caption.times) if appears <= time + 1e-6])
   return ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-  """Everything of a picture but the faces; pictures with equal looks share a background."""
+class Overlay:
+  """Everything in a frame except the faces; frames with equal values share one drawing."""
 
   user_speaking: bool
   agent_speaking: bool
@@ -75,36 +75,40 @@ class Look:
   agent_text: str
 
 
-class Stage:
-  """Background, rings, labels and captions for panels of one size."""
+class FilmCanvas:
+  """Background, rings, labels and captions around two panels of width x height pixels."""
 
   def __init__(self, width: int, height: int):
     self.width, self.height = width, height
     total = 2 * width + 2 * MARGIN + GAP
-    self.size = (HEAD + height + FOOT + (HEAD + height + FOOT) % 2, total + total % 2)
+    self.size = (HEAD + height + FOOT + (HEAD + height + FOOT) % 2, total + total % 2)  # even, as H.264 needs it
     self.lefts = (MARGIN, MARGIN + width + GAP)
     self.mask = rounded_mask(width, height)
-    self.draw = functools.lru_cache(maxsize=4)(self.background)
+    self.background = functools.lru_cache(maxsize=4)(self._draw_background)
 
-  def background(self, look: Look) -> np.ndarray:
-    """uint8 [H, W, 3] without the faces."""
+  def _draw_background(self, overlay: Overlay) -> np.ndarray:
+    """uint8 [*self.size, 3] without the faces. Read-only."""
     image = Image.new("RGB", self.size[::-1], BACK)
-    canvas = ImageDraw.Draw(image)
-    sides = (("user", look.user_speaking, look.user_text), ("agent", look.agent_speaking, look.agent_text))
+    draw = ImageDraw.Draw(image)
+    sides = (
+      ("user", overlay.user_speaking, overlay.user_text),
+      ("agent", overlay.agent_speaking, overlay.agent_text),
+    )
     for left, (side, speaking, text) in zip(self.lefts, sides):
-      self.draw_label(canvas, left, side, speaking)
-      self.draw_text(canvas, left, text)
+      self.draw_label(draw, left, side, speaking)
+      self.draw_text(draw, left, text)
       if speaking:
         self.draw_ring(image, left, COLOURS[side])
     return np.asarray(image)
 
-  def draw_label(self, canvas: ImageDraw.ImageDraw, left: int, side: str, speaking: bool) -> None:
+  def draw_label(self, draw: ImageDraw.ImageDraw, left: int, side: str, speaking: bool) -> None:
+    """Who this is, and whether they speak."""
     middle = HEAD // 2 + 2
     colour = COLOURS[side] if speaking else DIM
-    canvas.ellipse((left + 6, middle - 7, left + 20, middle + 7), fill=colour)
+    draw.ellipse((left + 6, middle - 7, left + 20, middle + 7), fill=colour)
     label, state = {"user": "You", "agent": "Agent"}[side], "speaking" if speaking else "listening"
-    canvas.text((left + 32, middle), label, INK, font(LABEL_SIZE, bold=True), anchor="lm")
-    canvas.text((left + self.width - 6, middle), state, colour, font(LABEL_SIZE - 3), anchor="rm")
+    draw.text((left + 32, middle), label, INK, font(LABEL_SIZE, bold=True), anchor="lm")
+    draw.text((left + self.width - 6, middle), state, colour, font(LABEL_SIZE - 3), anchor="rm")
 
   def draw_ring(self, image: Image.Image, left: int, colour: tuple[int, int, int]) -> None:
     """An anti-aliased frame around a panel: drawn at twice the size, then reduced."""
@@ -113,24 +117,24 @@ class Stage:
     ImageDraw.Draw(ring).rounded_rectangle((0, 0, 2 * width - 1, 2 * height - 1), 2 * (RADIUS + RING), fill=255)
     image.paste(colour, (left - RING, HEAD - RING), ring.resize((width, height), Image.Resampling.BOX))
 
-  def draw_text(self, canvas: ImageDraw.ImageDraw, left: int, text: str) -> None:
-    """At most two lines, the last ones; directives like (nods) and marks like <cut> are dim."""
-    face = font(TEXT_SIZE)
-    for number, line in enumerate(wrapped(text, face, self.width - 12)[-2:]):
+  def draw_text(self, draw: ImageDraw.ImageDraw, left: int, text: str) -> None:
+    """The last two lines; directives like (nods) and marks like <cut> are dim."""
+    typeface = font(TEXT_SIZE)
+    for number, line in enumerate(wrap(text, typeface, self.width - 12)[-2:]):
       x, y = float(left + 6), HEAD + self.height + 20 + number * LINE
       for word in line:
         colour = DIM if word.startswith(("(", "<")) else INK
-        canvas.text((x, y), word, colour, face)
-        x += face.getlength(word + " ")
+        draw.text((x, y), word, colour, typeface)
+        x += typeface.getlength(word + " ")
 
-  def place(self, film: np.ndarray, side: int, picture: np.ndarray) -> None:
-    """Blends a face, uint8 [height, width, 3], into its panel in place; corners are round."""
+  def place(self, frame: np.ndarray, side: int, face: np.ndarray) -> None:
+    """Draws a face, uint8 [height, width, 3], into a panel of `frame`, in place; corners are round."""
     left = self.lefts[side]
-    panel = film[HEAD : HEAD + self.height, left : left + self.width]
-    panel[RADIUS:-RADIUS] = picture[RADIUS:-RADIUS]
+    panel = frame[HEAD : HEAD + self.height, left : left + self.width]
+    panel[RADIUS:-RADIUS] = face[RADIUS:-RADIUS]
     for rows in (slice(0, RADIUS), slice(-RADIUS, None)):
       mask = self.mask[rows]
-      panel[rows] = (picture[rows] * mask + panel[rows] * (1 - mask)).astype(np.uint8)
+      panel[rows] = (face[rows] * mask + panel[rows] * (1 - mask)).astype(np.uint8)
 
 
 def rounded_mask(width: int, height: int) -> np.ndarray:
@@ -140,11 +144,11 @@ def rounded_mask(width: int, height: int) -> np.ndarray:
   return np.asarray(mask.resize((width, height), Image.Resampling.BOX), np.float32)[..., None] / 255
 
 
-def wrapped(text: str, face: ImageFont.FreeTypeFont, width: int) -> list[list[str]]:
+def wrap(text: str, typeface: ImageFont.FreeTypeFont, width: int) -> list[list[str]]:
   """Lines of words that fit into `width` pixels."""
   lines: list[list[str]] = [[]]
   for word in text.split():
-    if lines[-1] and face.getlength(" ".join([*lines[-1], word])) > width:
+    if lines[-1] and typeface.getlength(" ".join([*lines[-1], word])) > width:
       lines.append([])
     lines[-1].append(word)
   return lines
@@ -157,32 +161,32 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
   return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-class Meter:
-  """The user's panel when there is no picture: a card on which the last seconds of sound run by."""
+class LevelMeter:
+  """The user's panel when there is no video: the level of the last seconds of audio, as bars."""
 
   BARS = 36
 
-  def __init__(self, stage: Stage):
-    self.stage = stage
+  def __init__(self, canvas: FilmCanvas):
+    self.width, self.height = canvas.width, canvas.height
     self.levels = np.zeros(self.BARS, np.float32)
 
   def __call__(self, user: MediaUnit, frames: int) -> list[np.ndarray]:
-    """Pictures of one unit, uint8 [height, width, 3] each; one bar is added per frame."""
+    """The frames of one unit, uint8 [height, width, 3] each; every frame adds one bar."""
     assert user.audio is not None
-    pictures = []
+    found = []
     for part in np.array_split(user.audio, frames):
       self.levels = np.append(self.levels[1:], np.clip((level(part) + 60) / 60, 0.03, 1))
-      pictures.append(self.picture())
-    return pictures
+      found.append(self._draw())
+    return found
 
-  def picture(self) -> np.ndarray:
-    width, height = self.stage.width, self.stage.height
+  def _draw(self) -> np.ndarray:
+    width, height = self.width, self.height
     image = Image.new("RGB", (width, height), CARD)
-    canvas = ImageDraw.Draw(image)
+    draw = ImageDraw.Draw(image)
     step = (width - 2 * MARGIN) / self.BARS
     for index, bar in enumerate(map(float, self.levels)):
       x, half = MARGIN + index * step, max(bar * height * 0.3, 2)
       box = (x, height / 2 - half, x + 0.55 * step, height / 2 + half)
-      canvas.rounded_rectangle(box, step / 4, fill=COLOURS["user"] if bar > 0.3 else DIM)
-    canvas.text((width / 2, height - 24), "sound only", DIM, font(LABEL_SIZE - 3), anchor="mm")
+      draw.rounded_rectangle(box, step / 4, fill=COLOURS["user"] if bar > 0.3 else DIM)
+    draw.text((width / 2, height - 24), "sound only", DIM, font(LABEL_SIZE - 3), anchor="mm")
     return np.asarray(image)

@@ -1,8 +1,8 @@
-"""`wanstreamer data preview`: a session of duplex_world as people see it.
+"""`wanstreamer data preview`: a session of duplex_world, for people to watch.
 
-The user's side is written as a clip (a good INPUT for `wanstreamer stream`) and what the agent knows beforehand as a
-world file. The job that films a model films the scripted agent: conversation.mp4, agent.mp4, agent.vtt, units.jsonl and
-timeline.png.
+The user's side is written as a clip (a good INPUT for `wanstreamer stream`), the agent's world as a world file. The
+scripted agent takes the place of a model in `stream_file`, which writes conversation.mp4, agent.mp4, agent.vtt,
+units.jsonl and timeline.png.
 """
 
 from collections.abc import Sequence
@@ -25,27 +25,26 @@ CLIP = "user.mp4"
 
 
 class ScriptedEngine(SlotEngine):
-  """Answers with what a session's agent did, whatever it is shown."""
+  """Plays back what a session's agent did, whatever the user does."""
 
   def __init__(self, config: Config, session: Session):
     self.media, self.session, self.unit = config.media, session, 0
 
   def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> int:
-    """-> which unit of the session is to come."""
+    """Returns the index of the unit that comes next."""
     self.unit += 1
     return self.unit - 1
 
   def perform(self, thought: int) -> list[UnitOutput | None]:
-    media, k = self.media, thought
-    video, audio = self.session.agent.video, self.session.agent.audio
-    assert video is not None
-    assert audio is not None
-    sound = audio[k * media.samples : (k + 1) * media.samples]
-    now = round(k * media.unit_ms / 1000, 6)
-    words = [word.text for word in self.session.agent.words if abs(word.written - now) < 1e-3]
-    picture = video[k * media.frames : (k + 1) * media.frames]
-    text = "".join(" " + word for word in words)
-    return [UnitOutput(picture, sound, text, is_loud(sound), dict.fromkeys(PHASES, 0.0))]
+    """The agent's side of that unit, from the session."""
+    media, agent = self.media, self.session.agent
+    assert agent.video is not None
+    assert agent.audio is not None
+    video = agent.video[thought * media.frames : (thought + 1) * media.frames]
+    audio = agent.audio[thought * media.samples : (thought + 1) * media.samples]
+    start = thought * media.unit_ms / 1000
+    text = "".join(f" {word.text}" for word in agent.words if abs(word.written - start) < 1e-3)
+    return [UnitOutput(video, audio, text, is_loud(audio), dict.fromkeys(PHASES, 0.0))]
 
 
 def preview(config: Config, out: str | Path, seed: int = 0, split: str = "train") -> StreamSummary:
@@ -69,5 +68,5 @@ def write_user(path: Path, config: Config, session: Session) -> None:
   frames = session.user.video.reshape(session.units, media.frames, media.height, media.width, 3)
   samples = np.clip(session.user.audio, -1, 1).reshape(session.units, media.samples)
   with MediaWriter(path, media) as writer:
-    for picture, sound in zip(frames, samples):
-      writer.write(picture, sound)
+    for video, audio in zip(frames, samples):
+      writer.write(video, audio)

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics: latency by phase, units and late ones, sessions, slots, memory."""
+"""What Prometheus reads at /metrics: latency by phase, units, sessions, slots, memory."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,64 +6,77 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from wanstreamer_jax.serve.scheduler import Hall, Served
-from wanstreamer_jax.serve.session_log import PHASES
+from wanstreamer_jax.engine.interface import PHASES
+from wanstreamer_jax.serve.scheduler import Scheduler, UnitResult
 
-BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32, 0.64)
+BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.16, 0.24, 0.32, 0.64)  # seconds
+COUNTS = {
+  "joined": "Sessions begun",
+  "refused": "Sessions refused because all slots were taken",
+  "evicted": "Sessions ended by a failure",
+  "clock_restarts": "Times that the clock was too far behind and was restarted",
+}  # fields of `scheduler.Counts`
 
 
-class HallCounts(Collector):
-  """What the hall counts itself, as counters of Prometheus."""
+class SchedulerCounts(Collector):
+  """The scheduler's own counts, as Prometheus counters."""
 
-  def __init__(self, hall: Hall):
-    self.hall = hall
+  def __init__(self, scheduler: Scheduler):
+    self.scheduler = scheduler
 
   def collect(self) -> Iterator[CounterMetricFamily]:
-    for name, what in (
-      ("joined", "Conversations begun"), ("refused", "Visitors for whom there was no place"),
-      ("evicted", "Sessions that broke"), ("clock_restarts", "Times that the clock was too far behind"),
-    ):  # fmt: skip
-      yield CounterMetricFamily(f"wanstreamer_{name}", what, getattr(self.hall.figures, name))
+    """One counter per field."""
+    for name, description in COUNTS.items():
+      yield CounterMetricFamily(f"wanstreamer_{name}", description, getattr(self.scheduler.counts, name))
 
 
 class Metrics:
   """The service's figures since its start, in a registry of its own."""
 
-  def __init__(self, hall: Hall, queued: Callable[[], int]):
-    """queued: how many units wait to be sent, over all visitors."""
+  def __init__(self, scheduler: Scheduler, queued_units: Callable[[], int]):
+    """queued_units: how many units wait to be sent, over all connections."""
     self.registry = CollectorRegistry()
     ProcessCollector(registry=self.registry)
     self._latency = Histogram(
-      "wanstreamer_latency_seconds", "From taking a unit to its answer", buckets=BUCKETS, registry=self.registry
+      "wanstreamer_latency_seconds",
+      "From taking a user's unit to its answer",
+      buckets=BUCKETS,
+      registry=self.registry,
     )
     self._phases = Histogram(
-      "wanstreamer_phase_seconds", "A phase of a unit", ["phase"], buckets=BUCKETS, registry=self.registry
+      "wanstreamer_phase_seconds", "One phase of a unit", ["phase"], buckets=BUCKETS, registry=self.registry
     )
-    self._units = Counter("wanstreamer_units", "Units answered", registry=self.registry)
-    self._late = Counter("wanstreamer_late_units", "Units answered after the next one was due", registry=self.registry)
-    self._pictures = Counter(
-      "wanstreamer_dropped_pictures", "Pictures left out for slow connections", registry=self.registry
+    self._units = self._counter("units", "Units answered")
+    self._late_units = self._counter("late_units", "Units answered after the next one was due")
+    self._dropped_frames = self._counter("dropped_frames", "Frames left out for slow connections")
+    self._gauge("slots", "Slots", lambda: scheduler.engine.slots)
+    self._gauge("free_slots", "Free slots", lambda: scheduler.free)
+    self._gauge("busy_ratio", "Taken slots over slots", lambda: 1 - scheduler.free / scheduler.engine.slots)
+    self._gauge(
+      "disconnected_sessions",
+      "Sessions that wait for a client to reconnect",
+      lambda: sum(slot.disconnected is not None for slot in scheduler.taken()),
     )
-    gauge = lambda name, what, value: Gauge(f"wanstreamer_{name}", what, registry=self.registry).set_function(value)
-    slots = hall.engine.slots
-    gauge("slots", "Places", lambda: slots)
-    gauge("free_slots", "Places that are free", lambda: hall.free)
-    gauge("busy_ratio", "Taken places over all", lambda: 1 - hall.free / slots)
-    away = lambda: sum(seat is not None and seat.away is not None for seat in hall.seats)
-    gauge("away", "Places kept for broken connections", away)
-    gauge("queued_units", "Units that wait for slow connections", queued)
-    self.registry.register(HallCounts(hall))
+    self._gauge("queued_units", "Units that wait for slow connections", queued_units)
+    self.registry.register(SchedulerCounts(scheduler))
 
-  def unit(self, served: Served) -> None:
-    """Counts one unit of one visitor."""
-    self._latency.observe(served.waited)
+  def _counter(self, name: str, description: str) -> Counter:
+    return Counter(f"wanstreamer_{name}", description, registry=self.registry)
+
+  def _gauge(self, name: str, description: str, value: Callable[[], float]) -> None:
+    Gauge(f"wanstreamer_{name}", description, registry=self.registry).set_function(value)
+
+  def count_unit(self, result: UnitResult) -> None:
+    """Counts one unit of one session."""
+    self._latency.observe(result.waited)
     for phase in PHASES:
-      self._phases.labels(phase).observe(served.answer.times[phase] / 1000)
+      self._phases.labels(phase).observe(result.output.times[phase] / 1000)
     self._units.inc()
-    self._late.inc(served.late)
+    self._late_units.inc(result.late)
 
-  def pictures_dropped(self, count: int) -> None:
-    self._pictures.inc(count)
+  def count_dropped_frames(self, count: int) -> None:
+    """Counts frames that were not sent."""
+    self._dropped_frames.inc(count)
 
   def text(self) -> bytes:
     """Prometheus' text format."""

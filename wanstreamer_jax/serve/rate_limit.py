@@ -1,19 +1,19 @@
-"""How much a visitor may send: a bucket that fills steadily and lets bursts through."""
+"""How much a client may send: a token bucket, which refills steadily and allows bursts."""
 
 import time
 
 
-class Bucket:
-  """`rate` a second, `depth` at once. A stalled line that delivers everything at once is no offence."""
+class RateLimit:
+  """`rate` a second and `burst` at once, so that a stalled connection may deliver everything at once."""
 
-  def __init__(self, rate: float, depth: float):
-    self.rate, self.depth = rate, depth
-    self._left, self._time = depth, time.monotonic()
+  def __init__(self, rate: float, burst: float):
+    self.rate, self.burst = rate, burst
+    self._left, self._time = burst, time.monotonic()
 
   def take(self) -> bool:
-    """Whether there is room for one more."""
+    """Whether one more is allowed now."""
     now = time.monotonic()
-    self._left = min(self.depth, self._left + self.rate * (now - self._time))
+    self._left = min(self.burst, self._left + self.rate * (now - self._time))
     self._time = now
     if self._left < 1:
       return False

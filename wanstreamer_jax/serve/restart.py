@@ -1,10 +1,10 @@
-"""What a planned restart keeps: the sessions that were held, whole, in one folder.
+"""What a planned restart keeps: all running sessions, in one folder.
 
-    STATE/sessions.json        seats: who holds which slot, and how far they are
-    STATE/engine.json          what the engine needs to know the arrays for its own
+    STATE/sessions.json        who holds which slot, and how many units they have had
+    STATE/engine.json          what the engine needs to recognise the arrays as its own
     STATE/engine.safetensors   the stacked states of all slots
 
-The folder appears whole or not at all, and is gone once it was read: a session continues once.
+The folder appears whole or not at all, and is removed once it was read, so that a session continues only once.
 """
 
 import json
@@ -15,52 +15,53 @@ from pathlib import Path
 
 from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.files import replacing, write_json
-from wanstreamer_jax.serve.drawn_user import DrawnUser
-from wanstreamer_jax.serve.scheduler import Hall, Seat, Source
+from wanstreamer_jax.serve.scheduler import Scheduler, Slot
+from wanstreamer_jax.serve.unit_source import UnitSource
+from wanstreamer_jax.serve.watched_user import WatchedUser
 
 SESSIONS = "sessions.json"
-MakeSource = Callable[[bool, int], Source]  # (whether it watches, seed)
+MakeSource = Callable[[bool, int], UnitSource]  # (whether it is watched, seed)
 
 
-def save(hall: Hall, folder: Path) -> int:
-  """Writes all seats of a hall whose clock stands still. Returns how many."""
-  seats = [seat for seat in hall.seats if seat is not None and seat.ready]
-  if not seats:
+def save(scheduler: Scheduler, folder: Path) -> int:
+  """Writes all sessions of a scheduler whose clock has stopped. Returns how many. Raises CheckpointError."""
+  slots = [slot for slot in scheduler.taken() if slot.ready]
+  if not slots:
     return 0
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as temporary:
-      temporary.mkdir(mode=0o700)  # what visitors said and showed, and their tokens: nobody else's
-      hall.engine.save(temporary)
-      write_json(temporary / SESSIONS, [_describe(seat) for seat in seats])
+      temporary.mkdir(mode=0o700)  # holds what users said and showed, and session tokens: for the owner only
+      scheduler.engine.save(temporary)
+      write_json(temporary / SESSIONS, [_describe(slot) for slot in slots])
       for path in temporary.iterdir():
         path.chmod(0o600)
   except OSError as error:
-    raise CheckpointError(f"cannot keep the sessions in {folder}: {error.strerror or error}") from error
-  return len(seats)
+    raise CheckpointError(f"cannot save the sessions to {folder}: {error.strerror or error}") from error
+  return len(slots)
 
 
-def _describe(seat: Seat) -> dict[str, object]:
-  watched = seat.source.person if isinstance(seat.source, DrawnUser) else None
-  age = time.monotonic() - seat.began
-  return {"slot": seat.slot, "token": seat.token, "unit": seat.unit, "age": age, "watched": watched}
+def _describe(slot: Slot) -> dict[str, object]:
+  watched = slot.source.user_seed if isinstance(slot.source, WatchedUser) else None
+  age = time.monotonic() - slot.started
+  return {"slot": slot.index, "token": slot.token, "unit": slot.unit, "age": age, "watched": watched}
 
 
-def restore(hall: Hall, folder: Path, source: MakeSource) -> int:
-  """Takes up what `save` wrote, as seats whose visitors are away. Returns how many; 0 when there is nothing.
+def restore(scheduler: Scheduler, folder: Path, make_source: MakeSource) -> int:
+  """Takes up what `save` wrote, as sessions that wait for their clients. Returns how many; 0 when there is nothing.
 
-  Raises CheckpointError when what is there is damaged or of another agent or number of slots.
+  Raises CheckpointError when the folder is damaged, or belongs to another agent or number of slots.
   """
   if not (folder / SESSIONS).exists():
     return 0
   try:
-    seats = json.loads((folder / SESSIONS).read_text())
-    hall.engine.restore(folder)
-    for value in seats:
+    sessions = json.loads((folder / SESSIONS).read_text())
+    scheduler.engine.restore(folder)
+    for value in sessions:
       watched = value["watched"]
-      whose = source(watched is not None, watched or 0)
-      hall.resume(value["slot"], value["token"], value["unit"], value["age"], whose)
+      source = make_source(watched is not None, watched or 0)
+      scheduler.resume(value["slot"], value["token"], value["unit"], value["age"], source)
   except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
     raise CheckpointError(f"{folder} does not hold sessions that can be continued: {error}") from error
   shutil.rmtree(folder)
-  return len(seats)
+  return len(sessions)

@@ -1,7 +1,10 @@
-"""The hall where visitors are served in lockstep: one clock, one engine step for all slots, joins and leaves between.
+"""The scheduler: one clock, one engine step for all slots; sessions join and leave between units.
 
-Every unit of the host's clock the inboxes of all seats are emptied into the engine, and what it answers goes to the
-seats' outboxes. The engine works in a thread of its own; everything else happens in the event loop.
+Once per unit of the host's clock it takes one unit of user input from every session, steps the engine, and hands the
+results to the sessions' listeners.
+
+Threads: everything here runs in the event loop, except the engine's calls and `UnitSource.prepare`. Those run in two
+threads of their own, `thinker` and `performer`, one call at a time each. Only the event loop adds and removes slots.
 """
 
 import asyncio
@@ -10,7 +13,7 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -20,82 +23,67 @@ from wanstreamer_jax.data.media import MediaUnit
 from wanstreamer_jax.engine.interface import SlotEngine, UnitOutput
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.serve.unit_source import UnitSource, UserInput
 
-BACK_WITHIN = 30.0  # seconds for which the place of somebody whose connection broke is kept
+RECONNECT_SECONDS = 30.0  # for which a session waits for a client whose connection broke
+FAILURE_MEMORY_SECONDS = 60.0  # without a failure, after which earlier ones no longer count
+MAX_FAILURES = 3  # of the engine in a row, after which the server counts as broken
+MAX_UNITS_BEHIND = 5  # after which the clock is restarted instead of catching up
+SESSION_FAILED = "this session failed and was ended; please start again"
 log = logging.getLogger("wanstreamer")
-QUIET = 60.0  # seconds without a failure after which earlier ones are forgotten
-MOST_FAILURES = 3  # of the engine in a row, after which the server counts as broken
-LOST = 5  # units behind its clock after which the hall starts the clock anew instead of catching up
 
 
-Input = tuple[MediaUnit, list[str], float | None]  # a unit, what was typed, when the unit's end was captured
+@dataclasses.dataclass
+class UnitResult:
+  """One unit of one session, as its listener gets it."""
+
+  unit: int
+  output: UnitOutput
+  user: MediaUnit
+  typed: list[str]
+  captured: float | None  # capture time of the end of the user's unit, on the client's clock
+  waited: float  # seconds from taking the user's unit to its answer
+  late: bool  # whether the answer came after the next unit was due
 
 
-class Source(Protocol):
-  """Where the units of a visitor come from. All but `prepare` is called in the event loop."""
+class Listener(Protocol):
+  """Who receives a session's results. Called in the event loop; must not wait."""
 
-  def prepare(self) -> None:
-    """What can be done before the next unit is due; in the thinker's thread."""
+  def deliver(self, result: UnitResult) -> None: ...
+
+  def end(self, reason: str) -> None:
+    """The session is over, for a reason that people can read."""
     ...
 
-  def take(self, behind: int) -> Input:
-    """The next unit, what was typed, and the capture time of the unit's end, if known.
 
-    behind: units that will be taken at once after this one, since the hall is late.
-    """
-    ...
+@dataclasses.dataclass
+class Slot:
+  """One session in one slot of the engine: where its units come from and where results go."""
 
-  def hear(self, audio: np.ndarray) -> None:
-    """The agent's answer to the last unit: float32 [samples]."""
-    ...
+  index: int
+  token: str
+  source: UnitSource
+  listener: Listener | None  # None while nobody is connected: results are dropped
+  started: float  # time.monotonic()
+  unit: int = 0
+  ready: bool = False  # the engine has begun the session
+  disconnected: float | None = None  # time.monotonic() since when nobody is connected
+
+  def disconnect(self) -> None:
+    """The connection broke: the session goes on without a listener until somebody reconnects."""
+    self.listener, self.disconnected = None, time.monotonic()
 
 
-class Full(UserError):
-  """All seats are taken; `retry_after` is a guess in seconds."""
+class NoFreeSlot(UserError):
+  """All slots are taken; `retry_after` is an estimate in seconds."""
 
   def __init__(self, retry_after: float):
-    super().__init__(f"all places are taken; try again in {retry_after:.0f} s")
+    super().__init__(f"all slots are taken; try again in {retry_after:.0f} s")
     self.retry_after = retry_after
 
 
 @dataclasses.dataclass
-class Served:
-  """One unit of one visitor, as the outbox gets it."""
-
-  unit: int
-  answer: UnitOutput
-  user: MediaUnit
-  typed: list[str]
-  heard: float | None  # capture time (the visitor's clock) of the end of the user's unit
-  waited: float  # seconds from taking the unit to the answer
-  late: bool
-
-
-@dataclasses.dataclass
-class Seat:
-  """A visitor's place: a slot of the engine, where units come from, and where answers go."""
-
-  slot: int
-  token: str
-  source: Source
-  deliver: Callable[[Served], Any]
-  failed: Callable[[str], Any]
-  began: float
-  unit: int = 0
-  ready: bool = False  # the engine has begun its session
-  away: float | None = None  # since when nobody is connected
-
-  def leave_for_now(self) -> None:
-    """The connection broke: what the agent says is lost until somebody is back."""
-    self.deliver, self.failed, self.away = _nobody, _nobody, time.monotonic()
-
-
-def _nobody(_: Any) -> None:
-  pass
-
-
-@dataclasses.dataclass
-class Figures:
+class Counts:
   """What happened since the start."""
 
   joined: int = 0
@@ -104,25 +92,28 @@ class Figures:
   clock_restarts: int = 0
 
 
-class Hall:
-  """See the module. `async with Hall(engine) as hall` runs the clock."""
+class Scheduler:
+  """See the module. `async with Scheduler(engine) as scheduler` runs the clock.
 
-  def __init__(self, engine: SlotEngine, longest: float = 3600.0):
-    self.engine, self.media, self.longest = engine, engine.media, longest
-    self.seats: list[Seat | None] = [None] * engine.slots
-    self.figures = Figures()
-    self._joins: list[tuple[Seat, Request]] = []
+  max_seconds: how long a session may last.
+  """
+
+  def __init__(self, engine: SlotEngine, max_seconds: float = 3600.0):
+    self.engine, self.media, self.max_seconds = engine, engine.media, max_seconds
+    self.slots: list[Slot | None] = [None] * engine.slots
+    self.counts = Counts()
+    self._joins: list[tuple[Slot, Request]] = []  # sessions that the engine has not begun yet
     self._thinker, self._performer = (ThreadPoolExecutor(1, name) for name in ("thinker", "performer"))
     self._stopping = False
     self._task: asyncio.Task[None] | None = None
 
-  async def __aenter__(self) -> "Hall":
+  async def __aenter__(self) -> "Scheduler":
     self._task = asyncio.create_task(self._run())
     return self
 
   async def __aexit__(self, *_: object) -> None:
     assert self._task is not None
-    self._stopping = True  # after a whole unit, so that what is saved then is what was sent
+    self._stopping = True  # takes effect after a whole unit, so that what is saved afterwards is what was sent
     try:
       await self._task
     finally:
@@ -131,184 +122,220 @@ class Hall:
 
   @property
   def broken(self) -> bool:
-    """Whether the clock has stopped, for whatever reason: nobody will be served any more."""
+    """Whether the clock has stopped for any reason: no session will be served any more."""
     return self._task is not None and self._task.done()
 
   @property
   def free(self) -> int:
-    return sum(seat is None for seat in self.seats)
+    """How many slots are free."""
+    return sum(slot is None for slot in self.slots)
 
-  def join(
-    self, request: Request, source: Source, deliver: Callable[[Served], Any], failed: Callable[[str], Any]
-  ) -> Seat:
-    """A seat from the next unit on. Raises Full."""
-    slot = self.check_room()
-    seat = Seat(slot, secrets.token_urlsafe(12), source, deliver, failed, time.monotonic())
-    self.seats[slot] = seat
-    self._joins.append((seat, request))
-    self.figures.joined += 1
-    return seat
+  def taken(self) -> list[Slot]:
+    """All sessions, in the order of their slots."""
+    return [slot for slot in self.slots if slot is not None]
 
-  def check_room(self) -> int:
-    """A free slot. Raises Full, or UserError when nobody can be served any more."""
-    if self.broken:
-      raise UserError("the server broke and has to be started again")
-    slot = next((index for index, seat in enumerate(self.seats) if seat is None), None)
-    if slot is None:
-      self.figures.refused += 1
-      free_at = min(self._until(seat) for seat in self.seats if seat is not None)
-      raise Full(max(5.0, min(60.0, free_at - time.monotonic())))
+  # Sessions come and go. All of this is called in the event loop.
+
+  def join(self, request: Request, source: UnitSource, listener: Listener) -> Slot:
+    """Begins a session at the next unit. Raises NoFreeSlot."""
+    slot = Slot(self.find_free(), secrets.token_urlsafe(12), source, listener, time.monotonic())
+    self.slots[slot.index] = slot
+    self._joins.append((slot, request))
+    self.counts.joined += 1
     return slot
 
-  def seat(self, token: str) -> Seat | None:
-    """Whose session has that token."""
-    taken = [seat for seat in self.seats if seat is not None]
-    return next((seat for seat in taken if secrets.compare_digest(seat.token.encode(), token.encode())), None)
+  def find_free(self) -> int:
+    """The index of a free slot. Raises NoFreeSlot, or UserError when the engine is broken."""
+    if self.broken:
+      raise UserError("the server failed and must be restarted")
+    index = next((index for index, slot in enumerate(self.slots) if slot is None), None)
+    if index is None:
+      self.counts.refused += 1
+      free_at = min(map(self._expires, self.taken()))
+      raise NoFreeSlot(max(5.0, min(60.0, free_at - time.monotonic())))
+    return index
 
-  def _until(self, seat: Seat) -> float:
-    """When a seat is free at the latest."""
-    latest = seat.began + self.longest
-    return latest if seat.away is None else min(latest, seat.away + BACK_WITHIN)
+  def find(self, token: str) -> Slot | None:
+    """The session with this token."""
+    return next((slot for slot in self.taken() if secrets.compare_digest(slot.token.encode(), token.encode())), None)
 
-  def come_back(self, token: str, deliver: Callable[[Served], Any], failed: Callable[[str], Any]) -> Seat:
-    """The seat of that token, for somebody whose connection broke. Raises UserError."""
-    seat = self.seat(token)
-    if seat is None:
+  def reconnect(self, token: str, listener: Listener) -> Slot:
+    """Continues the session of this token with another listener. Raises UserError."""
+    slot = self.find(token)
+    if slot is None:
       raise UserError("that session is over; please start again")
-    seat.failed("this conversation is continued in another window")
-    seat.deliver, seat.failed, seat.away = deliver, failed, None
-    self.seats[seat.slot] = seat
-    return seat
+    if slot.listener is not None:
+      slot.listener.end("this conversation is continued in another window")
+    slot.listener, slot.disconnected = listener, None
+    self.slots[slot.index] = slot  # the old listener's `end` may have freed it
+    return slot
 
-  def resume(self, slot: int, token: str, unit: int, age: float, source: Source) -> None:
-    """A seat of before a restart, whose session the engine has; its visitor is awaited."""
-    seat = Seat(slot, token, source, _nobody, _nobody, time.monotonic() - age, unit, ready=True)
-    seat.leave_for_now()
-    self.seats[slot] = seat
+  def resume(self, index: int, token: str, unit: int, age: float, source: UnitSource) -> None:
+    """Takes up a session from before a restart, which the engine already holds; its client may reconnect.
 
-  def leave(self, seat: Seat) -> None:
-    """Gives the seat back; harmless when that has happened already."""
-    if self.seats[seat.slot] is seat:
-      self.seats[seat.slot] = None
+    age: seconds that the session had lasted.
+    """
+    slot = Slot(index, token, source, None, time.monotonic() - age, unit, ready=True)
+    slot.disconnect()
+    self.slots[index] = slot
+
+  def leave(self, slot: Slot) -> None:
+    """Frees the slot. Does nothing when it is free or has another session already."""
+    if self.slots[slot.index] is slot:
+      self.slots[slot.index] = None
+
+  def _expires(self, slot: Slot) -> float:
+    """When the session ends at the latest (time.monotonic())."""
+    latest = slot.started + self.max_seconds
+    return latest if slot.disconnected is None else min(latest, slot.disconnected + RECONNECT_SECONDS)
+
+  # The clock
 
   async def _run(self) -> None:
-    """Until it is told to stop, or has failed too often."""
+    """Serves until it is told to stop or the engine has failed too often in a row."""
     loop, failures = asyncio.get_running_loop(), 0
-    while not self._stopping and failures < MOST_FAILURES:
+    while not self._stopping and failures < MAX_FAILURES:
       begin = time.monotonic()
       try:
         if failures:
           await loop.run_in_executor(self._thinker, self.engine.reset)
         await self._serve()
-      except Exception:  # a defect, or the device is lost: nobody may be left hanging
+      except Exception:  # a bug, or the device is lost: end every session rather than leave clients waiting
         log.exception("the engine failed")
-        failures = failures + 1 if time.monotonic() - begin < QUIET else 1
-        for seat in filter(None, list(self.seats)):
-          self._evict(seat, "the server failed in the middle of this session; please start again")
-
-  def _evict(self, seat: Seat, reason: str) -> None:
-    """Ends one session; whatever that raises, the others go on."""
-    self.figures.evicted += 1
-    self.leave(seat)
-    log.warning("evicted", extra={"slot": seat.slot})
-    with contextlib.suppress(Exception):
-      seat.failed(reason)
-
-  def _each(self, seats: Sequence[Seat], what: Callable[[Seat], Any]) -> dict[int, Any]:
-    """Results by slot; who raises is evicted."""
-    found = {}
-    for seat in seats:
-      try:
-        found[seat.slot] = what(seat)
-      except Exception:
-        log.exception("a session failed")
-        self._evict(seat, "this session broke and was ended; please start again")
-    return found
+        failures = failures + 1 if time.monotonic() - begin < FAILURE_MEMORY_SECONDS else 1
+        for slot in self.taken():
+          self._evict(slot, "the server failed during this session; please start again")
 
   async def _serve(self) -> None:
-    """Unit after unit; leaves nothing under way, however it ends."""
+    """Unit after unit. However it ends, no engine call is under way afterwards.
+
+    With an engine that overlaps, unit n is performed (task `performing`) while unit n + 1 is thought; never more than
+    these two are under way.
+    """
     loop, unit_s = asyncio.get_running_loop(), self.media.unit_ms / 1000
     due = loop.time() + unit_s
-    answering: asyncio.Task[None] | None = None  # the unit before, while this one is being thought
+    performing: asyncio.Task[None] | None = None
     try:
       while not self._stopping:
-        joins = self._new_seats()
-        if answering is not None and joins:
-          await answering  # a slot changes hands between units
-        for seat, reason in await loop.run_in_executor(self._thinker, self._prepare, joins):
-          self._evict(seat, reason)
+        joins = self._pending_joins()
+        if performing is not None and joins:
+          await performing  # a slot changes hands between units only
+        await self._prepare(joins)
         await asyncio.sleep(max(0.0, due - loop.time()))
-        taken = time.perf_counter()
-        present = [seat for seat in self.seats if seat is not None and seat.ready]
-        inputs = self._take(present, max(0, int((loop.time() - due) / unit_s)))
-        present = [seat for seat in present if seat.slot in inputs]
-        if present:
+        began = time.perf_counter()
+        inputs = self._take_inputs(behind=max(0, int((loop.time() - due) / unit_s)))
+        if inputs:
           thought = await loop.run_in_executor(self._thinker, self._think, inputs)
-          if answering is not None:
-            await answering
-          answering = asyncio.create_task(self._answer(thought, present, inputs, taken, due + unit_s))
+          if performing is not None:
+            await performing
+          performing = asyncio.create_task(self._perform(thought, inputs, began, due + unit_s))
           if not self.engine.overlaps:
-            await answering
-        due += unit_s
-        if loop.time() > due + LOST * unit_s:  # the machine slept, or is too slow: no endless hurry
-          self.figures.clock_restarts += 1
-          due = loop.time() + unit_s
+            await performing
+        due = self._next_due(due + unit_s, loop.time())
     finally:
-      if answering is not None:
-        await answering  # what was thought is what was sent, and the engine is at rest
+      if performing is not None:
+        await performing  # every unit that was thought is also sent, and the engine is idle
 
-  def _take(self, present: list[Seat], behind: int) -> dict[int, Input]:
-    return self._each(present, lambda seat: seat.source.take(behind))
+  def _next_due(self, due: float, now: float) -> float:
+    """When the next unit is due. After a long stall the clock starts anew instead of rushing through the backlog."""
+    unit_s = self.media.unit_ms / 1000
+    if now <= due + MAX_UNITS_BEHIND * unit_s:
+      return due
+    self.counts.clock_restarts += 1
+    return now + unit_s
 
-  async def _answer(
-    self, thought: Any, present: list[Seat], inputs: dict[int, Input], taken: float, late: float
-  ) -> None:
-    """Performs a unit and delivers it; `late` is when the loop's clock says that it is."""
-    loop = asyncio.get_running_loop()
-    answers = await loop.run_in_executor(self._performer, self.engine.perform, thought)
-    self._deliver(present, inputs, answers, time.perf_counter() - taken, loop.time() > late)
-
-  def _new_seats(self) -> list[tuple[Seat, Request]]:
+  def _pending_joins(self) -> list[tuple[Slot, Request]]:
+    """Sessions for the engine to begin, without those that have left already."""
     joins, self._joins = self._joins, []
-    return [join for join in joins if self.seats[join[0].slot] is join[0]]
+    return [(slot, request) for slot, request in joins if self.slots[slot.index] is slot]
 
-  def _prepare(self, joins: list[tuple[Seat, Request]]) -> list[tuple[Seat, str]]:
-    """In the thinker's thread, while the next unit is awaited. Returns who cannot go on, and why."""
+  async def _prepare(self, joins: list[tuple[Slot, Request]]) -> None:
+    """Everything that can be done before the next unit is due."""
+    loop = asyncio.get_running_loop()
+    for slot, reason in await loop.run_in_executor(self._thinker, self._prepare_engine, joins, self.taken()):
+      self._evict(slot, reason)
+
+  def _prepare_engine(self, joins: list[tuple[Slot, Request]], slots: list[Slot]) -> list[tuple[Slot, str]]:
+    """Begins sessions, commits, prepares the users' next units. Returns (who failed, why).
+
+    In the thinker thread. Meanwhile the event loop takes no input; it may only add and free slots.
+    """
     failed = []
-    for seat, request in joins:
+    for slot, request in joins:
       try:
-        self.engine.join(seat.slot, request)
-        seat.ready = True
+        self.engine.join(slot.index, request)
+        slot.ready = True
       except UserError as error:
-        failed.append((seat, str(error)))
+        failed.append((slot, str(error)))
     self.engine.commit()
-    for place in filter(None, list(self.seats)):
+    for slot in slots:
       try:
-        place.source.prepare()
+        slot.source.prepare()
       except Exception:
         log.exception("a session failed")
-        failed.append((place, "this session broke and was ended; please start again"))
+        failed.append((slot, SESSION_FAILED))
     return failed
 
-  def _think(self, inputs: dict[int, Input]) -> Any:
-    """In the thinker's thread."""
-    users = [inputs[slot][0] if slot in inputs else None for slot in range(self.engine.slots)]
-    typed = [inputs[slot][1] if slot in inputs else [] for slot in range(self.engine.slots)]
+  def _take_inputs(self, behind: int) -> dict[int, tuple[Slot, UserInput]]:
+    """One unit of every session that has begun, by slot index."""
+    inputs = {}
+    for slot in self.taken():
+      if slot.ready:
+        with self._evicting(slot):
+          inputs[slot.index] = slot, slot.source.take(behind)
+    return inputs
+
+  def _think(self, inputs: dict[int, tuple[Slot, UserInput]]) -> Any:
+    """In the thinker thread."""
+    users: list[MediaUnit | None] = [None] * self.engine.slots
+    typed: list[list[str]] = [[] for _ in users]
+    for index, (_, given) in inputs.items():
+      users[index], typed[index] = given.unit, given.typed
     return self.engine.think(users, typed)
 
-  def _deliver(self, present: list[Seat], inputs: dict[int, Input], answers: list[UnitOutput | None], waited: float,
-               late: bool) -> None:  # fmt: skip
-    def one(seat: Seat) -> None:
-      answer = answers[seat.slot]
-      if answer is None or not np.isfinite(answer.audio).all():
-        self._evict(seat, "this session broke and was ended; please start again")
-        return
-      user, typed, heard = inputs[seat.slot]
-      seat.source.hear(answer.audio)
-      seat.deliver(Served(seat.unit, answer, user, typed, heard, waited, late))
-      seat.unit += 1
-      if time.monotonic() > self._until(seat):
-        self.leave(seat)
-        seat.failed("the longest session of this server is over; please start again")
+  async def _perform(
+    self, thought: Any, inputs: dict[int, tuple[Slot, UserInput]], began: float, deadline: float
+  ) -> None:
+    """Performs and delivers a unit taken at `began` (perf_counter); it is late after `deadline` (the loop's clock)."""
+    loop = asyncio.get_running_loop()
+    outputs = await loop.run_in_executor(self._performer, self.engine.perform, thought)
+    waited, late = time.perf_counter() - began, loop.time() > deadline
+    for index, (slot, given) in inputs.items():
+      if self.slots[index] is slot:  # else the session has left meanwhile
+        with self._evicting(slot):
+          self._deliver(slot, given, outputs[index], waited, late)
 
-    self._each([seat for seat in present if self.seats[seat.slot] is seat], one)  # the others left meanwhile
+  def _deliver(self, slot: Slot, given: UserInput, output: UnitOutput | None, waited: float, late: bool) -> None:
+    """Hands one session its unit, and ends the session when its time is over."""
+    if output is None or not np.isfinite(output.audio).all():
+      self._evict(slot, SESSION_FAILED)
+      return
+    slot.source.observe_agent(output.audio)
+    if slot.listener is not None:
+      result = UnitResult(slot.unit, output, given.unit, given.typed, given.captured, waited, late)
+      slot.listener.deliver(result)
+    slot.unit += 1
+    if time.monotonic() > self._expires(slot):
+      self.leave(slot)
+      if slot.listener is not None:
+        slot.listener.end("this session has reached the server's time limit; please start again")
+
+  # Failures
+
+  @contextlib.contextmanager
+  def _evicting(self, slot: Slot) -> Iterator[None]:
+    """An error within ends this one session; the others go on."""
+    try:
+      yield
+    except Exception:
+      log.exception("a session failed")
+      self._evict(slot, SESSION_FAILED)
+
+  def _evict(self, slot: Slot, reason: str) -> None:
+    """Ends one session, even if its listener raises."""
+    self.counts.evicted += 1
+    self.leave(slot)
+    log.warning("evicted", extra={"slot": slot.index})
+    with contextlib.suppress(Exception):
+      if slot.listener is not None:
+        slot.listener.end(reason)

@@ -1,6 +1,6 @@
-"""What remains of a streamed session on paper: units.jsonl, captions, and the timeline picture.
+"""The written record of a session: units.jsonl and captions, from which the timeline and the film are drawn.
 
-One clock everywhere: seconds from the beginning of the input.
+All times are seconds from the beginning of the input.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import UserError
 
-THINKING = ("commit", "perceive", "think")  # may run beside the rest of the unit before
-ANSWER = PHASES[1:]  # what lies between a whole unit of the user and the answer to it
+THINKER_PHASES = ("commit", "perceive", "think")  # may overlap with the other phases of the unit before
+ANSWER_PHASES = PHASES[1:]  # what lies between a complete unit of the user and the answer to it
 BINS = 16  # envelope points per unit
 
 CAPTION_CHARS = 76  # a caption ends before it outgrows two lines
 CAPTION_GAP = 1.2  # seconds without a word that end a caption
-CAPTION_HOLD = 1.6  # seconds that a caption stays after its last word
+CAPTION_HOLD = 1.6  # seconds for which a caption stays after its last word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class UnitRow:
   speaking: bool
   user_speaking: bool
   level: float
-  user_level: float | None  # None: the input has no sound
+  user_level: float | None  # None: the input has no audio
   latency: float | None  # None: not in real time
 
   def json(self) -> str:
@@ -59,29 +59,29 @@ class UnitRow:
 
 
 def throughput(steps: Sequence[dict[str, float]], unit_ms: int, slots: int, overlaps: bool = False) -> str:
-  """Whether a unit of all slots is done before the next one is there, as a line for people; p95 and median.
+  """Whether the engine keeps up: one line for people with the median and p95 of a unit of all slots.
 
-  steps: milliseconds by phase. overlaps: whether thinking and performing run side by side, so that the longer of both
-  counts, not their sum. Raises UserError when not even the median holds.
+  steps: milliseconds by phase, of several units. overlaps: whether the next unit is thought while this one is
+  performed, so that the longer of both counts, not their sum. Raises UserError when not even the median keeps up.
   """
-  thinking = np.array([sum(step[phase] for phase in THINKING) for step in steps])
-  everything = np.array([sum(step.values()) for step in steps])
-  takes = np.maximum(thinking, everything - thinking) if overlaps else everything
-  totals = np.stack([takes, [sum(step[phase] for phase in ANSWER) for step in steps]], axis=1)
-  (median, _), (p95, latency) = np.percentile(totals, (50, 95), axis=0)
-  places = f"{slots} slot{'s' if slots > 1 else ''}"
+  total = np.array([sum(step.values()) for step in steps])
+  thinker = np.array([sum(step[phase] for phase in THINKER_PHASES) for step in steps])
+  takes = np.maximum(thinker, total - thinker) if overlaps else total
+  median, p95 = np.percentile(takes, (50, 95))
+  latency = np.percentile([sum(step[phase] for phase in ANSWER_PHASES) for step in steps], 95)
+  all_slots = f"{slots} slot{'s' if slots > 1 else ''}"
   if median > unit_ms:
     raise UserError(
-      f"a unit of {places} takes {median:.0f} ms here, but a new one comes every {unit_ms} ms: use fewer --slots, "
+      f"a unit of {all_slots} takes {median:.0f} ms here, but a new one comes every {unit_ms} ms: use fewer --slots, "
       "a smaller model, or a faster device"
     )
-  holds = "holds" if p95 < unit_ms else "does NOT always hold: use fewer --slots"
-  rate = f"a unit of {places} takes {median:.0f} ms (p95 {p95:.0f}) of {unit_ms}: {holds}"
+  verdict = "keeps up" if p95 < unit_ms else "does NOT always keep up: use fewer --slots"
+  rate = f"a unit of {all_slots} takes {median:.0f} ms (p95 {p95:.0f}) of {unit_ms}: {verdict}"
   return f"{rate}; answers after {latency:.0f} ms (p95)"
 
 
 def envelope(audio: np.ndarray | None) -> np.ndarray:
-  """Lowest and highest sample in each of BINS parts of a unit: float32 [BINS, 2]."""
+  """Lowest and highest sample in each of BINS parts of a unit [samples]: float32 [BINS, 2]; 0 without audio."""
   if audio is None:
     return np.zeros((BINS, 2), np.float32)
   parts = np.array_split(audio, BINS)
@@ -89,7 +89,7 @@ def envelope(audio: np.ndarray | None) -> np.ndarray:
 
 
 class SessionLog:
-  """Rows of a session, written to units.jsonl as they come, and both sides' envelopes for pictures."""
+  """A session's rows, written to units.jsonl as they come, and the envelopes of both sides' audio."""
 
   def __init__(self, path: Path, media: MediaConfig):
     self.media = media
@@ -99,7 +99,7 @@ class SessionLog:
     self.file = path.open("w", encoding="utf-8")
 
   def add(self, row: UnitRow, user: np.ndarray | None, agent: np.ndarray) -> None:
-    """Appends a unit; `user` and `agent` are its sound."""
+    """Appends a unit; `user` and `agent` are its audio, float32 [samples]."""
     self.file.write(row.json() + "\n")
     self.file.flush()
     self.rows.append(row)
@@ -116,7 +116,7 @@ class SessionLog:
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-  """Words that are shown together; word i appears at `times[i]`, all leave at `end`."""
+  """Words that are shown together; word i appears at `times[i]`, all disappear at `end`."""
 
   words: tuple[str, ...]
   times: tuple[float, ...]
@@ -132,25 +132,24 @@ class Caption:
 
 
 def join(words: Sequence[str]) -> str:
-  """Words as a sentence: a space before each but punctuation."""
+  """Words as a sentence: separated by spaces, except before punctuation."""
   return re.sub(r"\s+([.,!?;:…]+)(?=\s|$)", r"\1", " ".join(words))
 
 
 def captions(timed: Sequence[tuple[float, str]], last: float) -> list[Caption]:
-  """Groups (seconds, word) into captions by pauses and length; none is shown past `last` or past the next one."""
+  """Groups (seconds, word) into captions by pauses and length; each ends before the next one and before `last`."""
   groups: list[list[tuple[float, str]]] = []
   for time, word in timed:
-    fresh = not groups or time - groups[-1][-1][0] > CAPTION_GAP
-    if fresh or len(join([w for _, w in groups[-1]] + [word])) > CAPTION_CHARS:
+    paused = not groups or time - groups[-1][-1][0] > CAPTION_GAP
+    if paused or len(join([w for _, w in groups[-1]] + [word])) > CAPTION_CHARS:
       groups.append([])
     groups[-1].append((time, word))
   starts = [group[0][0] for group in groups[1:]] + [last]
-  return [
-    Caption(
-      tuple(word for _, word in group), tuple(time for time, _ in group), min(group[-1][0] + CAPTION_HOLD, following)
-    )
-    for group, following in zip(groups, starts)
-  ]
+  found = []
+  for group, following in zip(groups, starts):
+    times, words = zip(*group)
+    found.append(Caption(words, times, end=min(times[-1] + CAPTION_HOLD, following)))
+  return found
 
 
 def agent_captions(log: SessionLog) -> list[Caption]:
@@ -159,13 +158,13 @@ def agent_captions(log: SessionLog) -> list[Caption]:
 
 
 def written_words(rows: Sequence[UnitRow]) -> list[tuple[float, str]]:
-  """(seconds, word): a word stands at the unit that began it, whole even if a later unit ended it."""
+  """(seconds, word): a word has the time of the unit that began it, even if a later unit completed it."""
   words: list[tuple[float, str]] = []
   for row in rows:
-    first, *begun = row.text.split(" ")
-    if first:
-      time, torn = words.pop() if words else (row.start, "")
-      words.append((time, torn + first))
+    continued, *begun = row.text.split(" ")
+    if continued:
+      time, beginning = words.pop() if words else (row.start, "")
+      words.append((time, beginning + continued))
     words += [(row.start, word) for word in begun if word]
   return words
 

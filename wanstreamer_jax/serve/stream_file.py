@@ -1,8 +1,8 @@
 """The main job: stream a media file through an engine and write what the agent answered.
 
-The file is fed unit by unit, as a live caller would be; nothing is looked up ahead. Outputs gather in a hidden folder
-inside `out_dir` and get their names only when all of them are complete. After Ctrl-C what was answered so far is kept
-under `interrupted/`; after an error nothing is left.
+The file is fed unit by unit, like a live user; the engine never sees what comes later. Outputs are written to a hidden
+folder inside `out_dir` and moved out when all of them are complete. After Ctrl-C what was answered so far is kept under
+`interrupted/`; after an error nothing is left.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from wanstreamer_jax.errors import DataError, MediaError, UserError
 from wanstreamer_jax.serve.film import write_conversation
 from wanstreamer_jax.serve.session_log import SessionLog, UnitRow, write_vtt
 from wanstreamer_jax.serve.timeline import write_timeline
+from wanstreamer_jax.serve.unit_source import MAX_TYPED
 
 PARTIAL = ".partial-"
-LONGEST = 24 * 3600.0  # seconds
-LONGEST_TYPED = 500  # characters of one text event
+MAX_EVENT_SECONDS = 24 * 3600.0  # after the start
 OUTPUTS = ("agent.mp4", "conversation.mp4", "agent.vtt", "units.jsonl", "timeline.png")
 
 
@@ -45,7 +45,7 @@ class TextEvent:
 
 @dataclasses.dataclass(frozen=True)
 class StreamOptions:
-  """How to stream. With `realtime` a unit is fed when its last sample would have been recorded."""
+  """How to stream. With `realtime`, a unit is fed when its last sample would have been captured."""
 
   request: Request = dataclasses.field(default_factory=Request)
   events: tuple[TextEvent, ...] = ()
@@ -94,18 +94,18 @@ def parse_text_event(value: str) -> TextEvent:
     seconds = float(stamp)
   except ValueError:
     seconds = math.nan
-  if not colon or not 0 <= seconds <= LONGEST:
+  if not colon or not 0 <= seconds <= MAX_EVENT_SECONDS:
     raise DataError(f'text event {value[:60]!r}: expected SECONDS:TEXT, for example "1.2:hello"')
   text = " ".join(text.split())
   if not text or not is_one_line(text):
     raise DataError(f"text event {value[:60]!r} has no text or has control characters after the colon")
-  if len(text) > LONGEST_TYPED:
-    raise DataError(f"text event at {seconds:g} s has {len(text)} characters: at most {LONGEST_TYPED}")
+  if len(text) > MAX_TYPED:
+    raise DataError(f"text event at {seconds:g} s has {len(text)} characters: at most {MAX_TYPED}")
   return TextEvent(seconds, text)
 
 
 def by_unit(events: Sequence[TextEvent], unit_s: float, units: int) -> dict[int, list[str]]:
-  """Typed texts by the unit in which they are typed. Raises DataError for an event past the end."""
+  """Typed texts by unit index. Raises DataError for an event past the end."""
   found: dict[int, list[str]] = {}
   for event in sorted(events, key=lambda event: event.time):
     unit = int(event.time / unit_s + 1e-9)
@@ -122,9 +122,9 @@ def stream_file(
 ) -> StreamSummary:
   """Streams `source` through `engine`; writes agent.mp4, agent.vtt, units.jsonl, timeline.png, conversation.mp4.
 
-  engine: of one slot, with a capacity of all the file's units where the layout has no window. The answer lasts as long
-  as the input, to the unit. Raises UserError (of some kind) with nothing left behind, and passes KeyboardInterrupt on
-  after keeping the work under `out_dir/interrupted`.
+  engine: of one slot, with a capacity of all the file's units where the layout has no window. The answer has as many
+  units as the input. Raises UserError (of some kind) with nothing left behind; after Ctrl-C, raises
+  KeyboardInterrupt with the work so far under `out_dir/interrupted`.
   """
   options, media = options or StreamOptions(), engine.media
   reader = MediaReader(source, media)
@@ -153,7 +153,7 @@ def answer(
   path: Path,
   log: SessionLog,
 ) -> None:
-  """The loop over units. On Ctrl-C the film up to there is completed, and then KeyboardInterrupt raised."""
+  """The loop over units. After Ctrl-C the video so far is completed before KeyboardInterrupt is raised."""
   media, stopped = engine.media, None
   engine.check(options.request)
   engine.prepare()
@@ -180,7 +180,7 @@ def answer(
 
 
 class Pace:
-  """The wall clock of a stream: unit k is complete at (k + 1) units after the start, its answer due one unit later."""
+  """The wall clock of a stream: unit k is complete k + 1 units after the start, and its answer due one unit later."""
 
   def __init__(self, unit_s: float, realtime: bool):
     self.unit_s, self.realtime = unit_s, realtime
@@ -215,10 +215,10 @@ def row(
 
 
 def sweep(out_dir: Path) -> None:
-  """Removes what processes left that were killed."""
+  """Removes what killed processes have left."""
   for left in out_dir.glob(f"{PARTIAL}*"):
     try:
-      os.kill(int(left.name.removeprefix(PARTIAL)), 0)  # asks whether it is alive
+      os.kill(int(left.name.removeprefix(PARTIAL)), 0)  # raises if that process is gone
     except ProcessLookupError:
       shutil.rmtree(left, ignore_errors=True)
     except (OSError, ValueError):
@@ -227,7 +227,7 @@ def sweep(out_dir: Path) -> None:
 
 @contextlib.contextmanager
 def staged(out_dir: Path) -> Iterator[Path]:
-  """A hidden folder in `out_dir`; its files move out when all went well, to `interrupted/` on Ctrl-C, else vanish."""
+  """A hidden folder in `out_dir`; its files move out on success, to `interrupted/` on Ctrl-C, else they are deleted."""
   folder, new = out_dir / f"{PARTIAL}{os.getpid()}", not out_dir.exists()
   sweep(out_dir)
   try:

@@ -1,4 +1,4 @@
-"""The timeline picture: both waveforms, captions, states and unit times of a session on one clock."""
+"""The timeline: both waveforms, captions, who speaks, and the phases of every unit of a session, as a PNG image."""
 
 import math
 import textwrap
@@ -10,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from wanstreamer_jax.serve.session_log import BINS, PHASES, Caption, SessionLog, agent_captions, typed_captions
+from wanstreamer_jax.engine.interface import PHASES
+from wanstreamer_jax.serve.session_log import BINS, Caption, SessionLog, agent_captions, typed_captions
 
-STRIP_SECONDS, MOST_STRIPS = 20.0, 6  # a longer session is folded into strips; a very long one has denser strips
+STRIP_SECONDS, MAX_STRIPS = 20.0, 6  # a longer session is folded into strips; a very long one has denser strips
 WIDTH = 16.0  # inches
 LEFT, RIGHT = 0.075, 0.985  # of the width
 POINTS = 4000  # of a waveform in a strip
-CHAR = 0.083  # inches, of caption text
+CHARACTER = 0.083  # inches, of caption text
 USER, AGENT, INK, FAINT = "#d9822b", "#178f82", "#24292f", "#d8dee4"
 PHASE_COLOURS = {
   "commit": "#d9d9d9",
@@ -28,9 +29,9 @@ PHASE_COLOURS = {
 
 
 def write_timeline(path: Path, log: SessionLog, title: str) -> None:
-  """Draws the session into a PNG file. `title` is shown above."""
+  """Draws the session into a PNG file, with `title` above."""
   duration = len(log.rows) * log.unit_s
-  strips = min(MOST_STRIPS, math.ceil(duration / STRIP_SECONDS))
+  strips = min(MAX_STRIPS, math.ceil(duration / STRIP_SECONDS))
   span = math.ceil(len(log.rows) / strips) * log.unit_s
   height = 0.9 + 4.3 * strips
   with matplotlib.rc_context({"font.size": 9, "axes.edgecolor": FAINT, "text.color": INK, "axes.labelcolor": INK}):
@@ -70,7 +71,7 @@ def heading(figure: Figure, log: SessionLog, title: str, height: float) -> None:
 
 
 def draw_strip(axes: list[Axes], log: SessionLog, begin: float, span: float) -> None:
-  """One strip of `span` seconds from `begin`: user, agent, states, unit times."""
+  """One strip of `span` seconds from `begin`: user, agent, who speaks, unit times; one of `axes` each."""
   first, last = round(begin / log.unit_s), min(round((begin + span) / log.unit_s), len(log.rows))
   end = begin + span
   waveform(axes[0], log.user[first:last], begin, log.unit_s, USER)
@@ -106,9 +107,9 @@ def waveform(axis: Axes, units: list[np.ndarray], begin: float, unit_s: float, c
 
 
 def write_captions(axis: Axes, found: list[Caption], begin: float, end: float, colour: str) -> None:
-  """Texts above the waveform, each wrapped into the room before the next one."""
+  """Captions above the waveform, each wrapped into the space before the next one."""
   shown = [caption for caption in found if begin <= caption.start < end]
-  per_second = WIDTH * (RIGHT - LEFT) / (end - begin) / CHAR
+  per_second = WIDTH * (RIGHT - LEFT) / (end - begin) / CHARACTER
   for caption, following in zip(shown, [caption.start for caption in shown[1:]] + [end]):
     room = max(int((following - caption.start) * per_second) - 2, 6)
     lines = textwrap.wrap(caption.text, room, max_lines=3, placeholder=" …") or ["…"]
@@ -120,7 +121,7 @@ def write_captions(axis: Axes, found: list[Caption], begin: float, end: float, c
 
 
 def states(axis: Axes, log: SessionLog, first: int, last: int) -> None:
-  """Who speaks: one bar for each side."""
+  """Who speaks: one row of bars for each side."""
   rows = log.rows[first:last]
   tracks = ([row.user_speaking for row in rows], [row.speaking for row in rows])
   for level, (track, colour) in enumerate(zip(tracks, (USER, AGENT))):

@@ -1,6 +1,7 @@
-// Sound in and out, in the audio thread. Capture posts parts of 20 ms; play-out is a ring that never grows late.
+// Audio in and out, in the audio thread. Capture posts parts of 20 ms; Playout is a buffer whose delay never grows.
 
-const MARGIN = 0.06;  // seconds
+const MARGIN = 0.06;  // seconds of audio that may wait when a unit arrives
+const REPORT_SECONDS = 0.015;
 
 class Capture extends AudioWorkletProcessor {
   constructor() {
@@ -9,7 +10,7 @@ class Capture extends AudioWorkletProcessor {
   }
 
   begin() {
-    this.part = new Float32Array(Math.round(sampleRate / 50));
+    this.part = new Float32Array(Math.round(sampleRate / 50));  // 20 ms
     this.filled = 0;
   }
 
@@ -19,7 +20,7 @@ class Capture extends AudioWorkletProcessor {
     for (let i = 0; i < samples.length; i++) {
       this.part[this.filled++] = samples[i];
       if (this.filled === this.part.length) {
-        this.port.postMessage(this.part, [this.part.buffer]);  // which empties it
+        this.port.postMessage(this.part, [this.part.buffer]);  // moves the buffer away
         this.begin();
       }
     }
@@ -31,11 +32,11 @@ class Playout extends AudioWorkletProcessor {
   constructor({processorOptions: {unit}}) {
     super();
     this.unit = unit;  // seconds
-    this.parts = [];   // {samples, time}: time is the session's, of the first sample
+    this.parts = [];   // {samples, time}: session time of the first sample
     this.offset = 0;   // samples of the first part that were played
     this.waiting = 0;  // samples
     this.playing = false;
-    this.told = 0;
+    this.reported = 0;  // time of the last report
     this.port.onmessage = ({data}) => (data === "flush" ? this.flush() : this.push(data));
   }
 
@@ -43,7 +44,7 @@ class Playout extends AudioWorkletProcessor {
     if (!this.parts.length && !this.playing) this.since = currentTime;
     this.parts.push(part);
     this.waiting += part.samples.length;
-    // Units arrive whole, onto a rest of MARGIN; what piles up beyond that is late, and dropped.
+    // A unit arrives at once, when at most MARGIN still waits. What piles up beyond that came late and is dropped.
     if (this.waiting > (this.unit + 2 * MARGIN) * sampleRate) this.drop((this.unit + MARGIN) * sampleRate);
   }
 
@@ -55,7 +56,7 @@ class Playout extends AudioWorkletProcessor {
     }
   }
 
-  flush() {  // what waits is played silently, so that the clock goes on
+  flush() {  // what waits is silenced but still played, so that the clock goes on
     for (const part of this.parts) part.samples.fill(0);
     this.port.postMessage({flushed: true});
   }
@@ -78,8 +79,8 @@ class Playout extends AudioWorkletProcessor {
         this.offset = 0;
       }
     }
-    if (this.parts.length && currentTime - this.told > 0.015) {
-      this.told = currentTime;
+    if (this.parts.length && currentTime - this.reported > REPORT_SECONDS) {
+      this.reported = currentTime;
       this.port.postMessage({time: this.parts[0].time + this.offset / sampleRate, waiting: this.waiting / sampleRate});
     }
     return true;
