@@ -92,7 +92,7 @@ def _roll(
 ) -> tuple[rollout.AgentUnit, tuple[jax.Array, jax.Array]]:
   """What the agent does, and what the decoders make of the true latents (audio [B, K, S], video [B, K, F, H, W, 3]).
 
-  By `rollout`, not by the engine: here the weights may be sharded over the training mesh, an engine's lie on one device.
+  By `rollout`, not by the engine: these weights may be sharded over the training mesh, an engine's lie on one device.
   """
   parts = (streamer, audio_vae, video_vae)
   found = [_session(parts, jax.tree.map(lambda x, i=i: x[i], batch)) for i in range(SESSIONS)]
