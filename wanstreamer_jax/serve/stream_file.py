@@ -1,8 +1,8 @@
-"""Streams a media file through an engine and writes what the agent answers.
+"""The main job: stream a media file through an engine and write what the agent answered.
 
-The file is fed unit by unit, as by a live caller: the engine never sees a later unit. Outputs are collected in a hidden
-folder inside `out_dir` and move to their names only when all of them are complete. After Ctrl-C what was answered so
-far is kept under `interrupted/`; after an error nothing is left.
+The file is fed unit by unit, as a live caller would be; nothing is looked up ahead. Outputs gather in a hidden folder
+inside `out_dir` and get their names only when all of them are complete. After Ctrl-C what was answered so far is kept
+under `interrupted/`; after an error nothing is left.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from wanstreamer_jax.serve.session_log import SessionLog, UnitRow, write_vtt
 from wanstreamer_jax.serve.timeline import write_timeline
 
 PARTIAL = ".partial-"
-MAX_SECONDS = 24 * 3600.0  # at which a text event may be
-MAX_CHARACTERS = 500  # characters of one text event
+LONGEST = 24 * 3600.0  # seconds
+LONGEST_TYPED = 500  # characters of one text event
 OUTPUTS = ("agent.mp4", "conversation.mp4", "agent.vtt", "units.jsonl", "timeline.png")
 
 
@@ -94,13 +94,13 @@ def parse_text_event(value: str) -> TextEvent:
     seconds = float(stamp)
   except ValueError:
     seconds = math.nan
-  if not colon or not 0 <= seconds <= MAX_SECONDS:
+  if not colon or not 0 <= seconds <= LONGEST:
     raise DataError(f'text event {value[:60]!r}: expected SECONDS:TEXT, for example "1.2:hello"')
   text = " ".join(text.split())
   if not text or not is_one_line(text):
     raise DataError(f"text event {value[:60]!r} has no text or has control characters after the colon")
-  if len(text) > MAX_CHARACTERS:
-    raise DataError(f"text event at {seconds:g} s has {len(text)} characters: at most {MAX_CHARACTERS}")
+  if len(text) > LONGEST_TYPED:
+    raise DataError(f"text event at {seconds:g} s has {len(text)} characters: at most {LONGEST_TYPED}")
   return TextEvent(seconds, text)
 
 
@@ -153,7 +153,7 @@ def answer(
   path: Path,
   log: SessionLog,
 ) -> None:
-  """Answers unit by unit. On Ctrl-C the film so far is completed, then KeyboardInterrupt raised."""
+  """The loop over units. On Ctrl-C the film up to there is completed, and then KeyboardInterrupt raised."""
   media, stopped = engine.media, None
   engine.check(options.request)
   engine.prepare()
@@ -215,7 +215,7 @@ def row(
 
 
 def sweep(out_dir: Path) -> None:
-  """Removes the partial outputs of processes that were killed."""
+  """Removes what processes left that were killed."""
   for left in out_dir.glob(f"{PARTIAL}*"):
     try:
       os.kill(int(left.name.removeprefix(PARTIAL)), 0)  # asks whether it is alive
