@@ -194,6 +194,14 @@ def test_law_5_no_slot_notices_another_bit_for_bit(engine):
   assert among[3][2] is not None
 
 
+def test_a_session_that_joins_after_the_commit_misses_nothing(engine):
+  expected = serve(engine, 1, nobody)
+  engine.commit()
+  for a, b in zip(expected, serve(engine, 1, nobody)):
+    np.testing.assert_array_equal(a[1].audio, b[1].audio)
+    np.testing.assert_array_equal(a[1].video, b[1].video)
+
+
 def test_joining_and_leaving_compiles_nothing(engine):
   serve(engine, 1, nobody)  # the test's own sums are compiled now
   compiled, media = compilations(), engine.media

@@ -138,7 +138,7 @@ class Engine(SlotEngine):
     self.performer.restore(self.states)
 
   def prepare(self, tell: Callable[[str], None] | None = None) -> None:
-    """Compiles everything, by serving two silent units to nobody; all sessions are gone.
+    """Compiles everything by running two units without users; all sessions are gone.
 
     tell: is given a line for people after every step of it.
     """
@@ -193,7 +193,10 @@ class Engine(SlotEngine):
     self.begin(slot, request.seed, world, drawing)
 
   def begin(self, slot: int, seed: int, world: WorldArrays, drawing: Sampling) -> None:
-    """As `join`, with a world that is arrays already."""
+    """As `join`, with a world that is arrays already.
+
+    If COMMIT of the unit to come has run, this session misses nothing: its first COMMIT has no latents to show.
+    """
     self.settle()
     arguments = (jnp.int32(slot), jax.random.key(seed), world, drawing)
     self.states, self.decoders = self.phases.join(self._weights, (self.states, self.decoders), *arguments)
@@ -211,13 +214,13 @@ class Engine(SlotEngine):
       self.states = self._committed("commit", self.phases.commit, self._weights, self.states)
 
   def settle(self) -> None:
-    """Latents that were performed since enter the states, in the thinker's thread."""
+    """Enters the latents that were performed meanwhile into the states. In the thinker's thread."""
     while self._performed:
       units, latents = self._performed.popleft()
       self.states = with_clock(self.states, self.phases.remember(clock_state(self.states), latents, units))
 
   def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> ThinkerOutput:
-    """Hears one unit of every slot and writes its words. In the thinker's thread.
+    """Perceives one unit of every slot's user and writes the agent's words. In the thinker's thread.
 
     users: by slot, None where nobody is; typed: texts by slot, which enter as many of this and the next units' slots
     as they need.

@@ -37,8 +37,8 @@ class Rendered(NamedTuple):
 class Phases(NamedTuple):
   """The jitted phases over all slots. States, users and latents have a leading axis [slots].
 
-  weights: `jax.tree.leaves(agent)`. jit flattens its arguments at every call, and an NNX module flattens in Python,
-  0.85 ms of five calls a unit; a list of leaves costs a fiftieth. States are donated: their buffers are reused.
+  weights: `jax.tree.leaves(agent)`. jit flattens its arguments at every call; of an NNX module that is work in Python,
+  0.85 ms in each of a unit's five calls, and of a list a fiftieth of it. States are donated: their buffers are reused.
   """
 
   join: Callable[..., tuple[SessionState, SessionState]]  # (weights, both states, slot, seed, WorldArrays, Sampling)

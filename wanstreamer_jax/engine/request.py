@@ -1,4 +1,4 @@
-"""What a session asks of the agent: who it is, its noise, and how it draws words and latents."""
+"""What a session asks of the agent: its world, the seed of its noise, and how text and latents are sampled."""
 
 import dataclasses
 import math
@@ -7,13 +7,14 @@ from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import UserError
 
 LARGEST_SEED = 2**31 - 1
-NUMBERS = {"temperature": (0.0, 5.0), "pad_bias": (-20.0, 20.0), "guidance": (0.0, 20.0)}  # least and most
+NUMBERS = {"temperature": (0.0, 5.0), "pad_bias": (-20.0, 20.0), "guidance": (0.0, 20.0)}  # smallest and largest
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """temperature: of words, 0 is greedy; pad_bias: added to the logit of writing nothing (below 0 the agent says more);
-  steps: of the solver, no more than were compiled; guidance: its scale, 1 is none. None is what the config says."""
+  """temperature: of text tokens, 0 is greedy; pad_bias: added to the logit of writing nothing (below 0 the agent says
+  more); steps: of the solver, no more than were compiled; guidance: its scale, 1 is none. None is what the config says.
+  """
 
   world: World = dataclasses.field(default_factory=World)
   seed: int = 0

@@ -1,4 +1,4 @@
-"""What the duplex stage looks at while it trains: a rollout on held-out users, since teacher-forced losses mislead.
+"""The duplex stage's validation: a rollout on held-out users, since teacher-forced losses mislead.
 
 The agent answers recorded users in closed loop with itself (it hears its own past, not the truth). Printed: how much
 it writes and sounds beside how much the scripted agent did, and the words that it got right. Drawn: film strips and
@@ -31,7 +31,7 @@ from wanstreamer_jax.train.stage import Metrics
 from wanstreamer_jax.weights.agent import load_codecs, with_streamer
 
 SESSIONS = 4
-LONGEST = 100  # units
+MAX_UNITS = 100
 FILM_EVERY = 5  # units between the frames of a film strip
 
 
@@ -81,7 +81,7 @@ def _codecs(config: Config) -> tuple[AudioVAE, VideoVAE]:
 @functools.lru_cache(maxsize=1)
 def _held_out(config: Config) -> Crop:
   """Held-out sessions from their start."""
-  units = min(LONGEST, RecordFolder(config.data.heldout).units)
+  units = min(MAX_UNITS, RecordFolder(config.data.heldout).units)
   data = config.data.replace(shuffle=False, batch=SESSIONS, units=units)
   return CropLoader(config.data.heldout, config.replace(data=data).freeze()).batch_at(0)
 
@@ -89,8 +89,10 @@ def _held_out(config: Config) -> Crop:
 def _roll(
   streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE, batch: Crop
 ) -> tuple[rollout.AgentUnit, tuple[jax.Array, jax.Array]]:
-  """What the agent does, and what the decoders make of the true latents (audio [B, K, S], video [B, K, F, H, W, 3])."""
+  """What the agent does, and what the decoders make of the true latents (audio [B, K, S], video [B, K, F, H, W, 3]).
 
+  By `rollout`, not by the engine: these weights may be sharded over the training mesh, an engine's lie on one device.
+  """
   parts = (streamer, audio_vae, video_vae)
   found = [_session(parts, jax.tree.map(lambda x, i=i: x[i], batch)) for i in range(SESSIONS)]
   return jax.tree.map(lambda *xs: np.stack(xs), *found)
