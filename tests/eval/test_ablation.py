@@ -37,7 +37,7 @@ def test_every_ablation_is_a_short_diff_that_builds(file):
   jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
 
 
-def cells(*names: str) -> dict[tuple[str, int], ablation.Cell]:
+def cells(*names: str) -> dict[tuple[str, int], ablation.AblationCell]:
   files = [OPTIONS.reference, *(f"{ablation.FOLDER}/{name}.py" for name in names)]
   return {(cell.name, cell.seed): cell for cell in ablation.plan(files, OPTIONS)}
 
