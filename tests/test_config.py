@@ -1,5 +1,6 @@
 """Config files, overrides and their errors; JSON and back; what fits together and what does not."""
 
+import math
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests import CONFIGS
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import (
+  apply_override,
   config_from_dict,
   config_to_dict,
   flat_fields,
@@ -86,11 +88,93 @@ def test_every_config_of_the_repository_loads(path):
     ("audio_vae.strides=4,x", r"audio_vae\.strides is '4,x': expected tuple\[int, \.\.\.\]"),
     ("media.unit_ms=150", r"frames per unit = unit_ms 150 x fps 25 / 1000: 3750 / 1000 is not a whole number"),
     ("train.schedule=linear", r"train\.schedule is 'linear': expected one of cosine, wsd, constant"),
+    ("layout.commit_delay=3", r"layout\.commit_delay is '3': expected one of 1, 2"),
+    ("layout.commit_delay=True", r"layout\.commit_delay is 'True': expected one of 1, 2"),
+    ("train.clip=1e999", r"train\.clip is inf: expected a finite number up to 2147483647"),
   ],
 )
 def test_overrides_that_cannot_be(config_file, override, message):
   with pytest.raises(ConfigError, match=message):
     load_config(config_file(DEFAULTS), [override])
+
+
+@pytest.mark.parametrize(
+  ("name", "value", "message"),
+  [
+    ("model.width", "wide", r"model\.width is 'wide': expected int"),
+    ("model.width", 2.5, r"model\.width is 2\.5: expected int"),
+    ("model.width", None, r"model\.width is None: expected int"),
+    ("model.width", 10**400, r"model\.width is 1000.*: expected a finite number up to 2147483647"),
+    ("model.norm_eps", 10**400, r"model\.norm_eps is 1000.*: expected float"),
+    ("model.qk_norm", 1, r"model\.qk_norm is 1: expected bool"),
+    ("model.rope_theta", False, r"model\.rope_theta is False: expected float"),
+    ("model.rope_theta", math.nan, r"model\.rope_theta is nan: expected a finite number"),
+    ("model.dtype", "float16", r"model\.dtype is 'float16': expected one of float32, bfloat16"),
+    ("model.dtype", None, r"model\.dtype is None: expected one of float32, bfloat16"),
+    ("model.head_dim", 33, r"model\.head_dim is 33: expected a multiple of 2"),
+    ("model.norm_eps", 0.0, r"model\.norm_eps is 0\.0: expected a number above 0"),
+    ("layout.window", 0, r"layout\.window is 0: expected at least 1"),
+    ("layout.commit_delay", True, r"layout\.commit_delay is True: expected one of 1, 2"),
+    ("layout.world_text", 4096, r"layout\.world_text is 4096: expected at most 2048"),
+    ("flow.guidance", -1, r"flow\.guidance is -1\.0: expected at least 0"),
+    ("audio_vae.strides", (), r"audio_vae\.strides is empty: expected at least one number"),
+    ("audio_vae.strides", (240, 0, 4), r"audio_vae\.strides is \(240, 0, 4\): expected at least 1"),
+    ("audio_vae.strides", (240, 2.0), r"audio_vae\.strides is \(240, 2\.0\): expected tuple\[int, \.\.\.\]"),
+    ("train.ema", 1.0, r"train\.ema is 1\.0: expected a number below 1"),
+    ("train", 3, r"train is 3: expected TrainConfig"),
+  ],
+)
+def test_values_that_a_field_does_not_take(name, value, message):
+  config = Config()
+  *sections, field = name.split(".")
+  setattr(getattr(config, sections[0]) if sections else config, field, value)
+  with pytest.raises(ConfigError, match=message):
+    config.freeze()
+  config.name = "not locked by the failure"
+
+
+def test_freezing_gives_fields_their_declared_type():
+  config = Config()
+  config.layout.window, config.flow.guidance, config.train.learning_rate = None, 2, 1
+  config.audio_vae.strides = [240, 4]
+  config.freeze()
+  assert (config.layout.window, config.audio_vae.strides) == (None, (240, 4))
+  assert [type(value) for value in (config.flow.guidance, config.train.learning_rate)] == [float, float]
+  assert config.freeze() == config.replace().freeze()
+
+
+def test_choices_are_taken_from_the_command_line_and_from_json(config_file):
+  config = load_config(config_file(DEFAULTS), ["train.optimizer=muon", "layout.commit_delay=2"])
+  assert (config.train.optimizer, config.layout.commit_delay) == ("muon", 2)
+  assert config_from_dict(config_to_dict(config)) == config
+  with pytest.raises(ConfigError, match=r"train\.optimizer is 'sgd': expected one of adamw, muon"):
+    config_from_dict({"train": {"optimizer": "sgd"}})
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"layout.refeed": True, "layout.committed_history": False}, r"layout\.refeed shows the agent its past"),
+    ({"model.heads": 4, "model.kv_heads": 3}, r"heads / kv_heads: 4 / 3 is not a whole number"),
+    ({"perception.mel_window": 200}, r"mel_window is 200 samples: less than mel_hop 240"),
+    ({"perception.mel_window": 24_001}, r"mel_window is 24001 samples: more than a second"),
+    ({"perception.audio_tokens": 3}, r"mel frames per audio token .*: 16 / 3 is not a whole number"),
+    ({"video_vae.channels": (16, 32)}, r"video_vae\.channels has 2 entries: expected 3"),
+    ({"video_vae.channels": (16, 24, 64)}, r"video_vae\.channels \(16, 24, 64\): .* 16 x the second"),
+    ({"video_vae.decoder_blocks": (1, 1)}, r"video_vae\.decoder_blocks \(1, 1\): expected 3"),
+    ({"media.sample_rate": 48_000}, r"audio_vae\.strides\[0\] is 240: expected 10 ms of samples, 480"),
+    ({"media.fps": 50}, r"a unit must hold one group of the video codec: 8 frames per unit, time_stride 4"),
+    ({"train.stage": "video_vae", "data.units": 2}, r"decoder remembers 4 latents.*set data\.units to at least 3"),
+    ({"train.accumulate": 3}, r"sessions at a time = data\.batch / train\.accumulate: 8 / 3 is not a whole"),
+    ({"train.groups": "language"}, r"train\.groups: 'language' is not NAME=RATE"),
+  ],
+)
+def test_fields_that_do_not_fit_together(changes, message):
+  config = Config()
+  for name, value in changes.items():
+    apply_override(config, f"{name}={value}")
+  with pytest.raises(ConfigError, match=message):
+    config.freeze()
 
 
 def test_a_config_dict_is_taken_and_its_fields_are_checked(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import assert_close
 from tests.helpers.nano_agent import nano_agent
-from tests.test_parallel import duplex_batch
+from tests.parallel.test_mesh import duplex_batch
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.teacher_forcing import crop_latents

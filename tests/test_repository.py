@@ -1,4 +1,4 @@
-"""The repository as a visitor finds it: no machine's paths, no large files, a README whose tree is true."""
+"""The repository as a visitor finds it: no machine's paths, no large files, and what it says of itself is true."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests import ROOT
-from tests.helpers import readme_tree
+from tests.helpers import tree
 
 TEXT_SUFFIXES = {".py", ".md", ".sh", ".txt", ".cfg", ".toml", ".yaml", ".yml", ".json", ".html", ".css", ".js", ""}
 LARGE = 1_000_000  # bytes; anything above needs a line in ALLOWED
@@ -19,21 +19,31 @@ MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:work|home|root|Users|mnt)/[\w.-]+")
 def listed_files() -> list[pathlib.Path]:
   """Files that git tracks; without git (an archive) the test is skipped."""
   try:
-    return [ROOT / name for name in readme_tree.tracked()]
+    return [ROOT / name for name in tree.tracked()]
   except (OSError, subprocess.CalledProcessError):
     pytest.skip("not a git checkout")
 
 
-def test_readme_tree_is_true():
-  block = readme_tree.BLOCK.search((ROOT / "README.md").read_text())
-  assert block is not None, "README.md has no ```text block whose first line is wanstreamer-jax/"
-  listed_files()  # skips where there is no git
-  assert block.group(0) == readme_tree.tree(), "the tree is behind; write it with: python -m tests.helpers.readme_tree"
+def test_readme_shows_the_folders():
+  block = tree.BLOCK.search((ROOT / "README.md").read_text())
+  assert block is not None, "README.md has no ```text block whose first line is wanstreamer_jax/"
+  assert block.group(0) == tree.readme_block(), "README.md is behind; write it with: python -m tests.helpers.tree"
+
+
+@pytest.mark.parametrize("folder", tree.folders(), ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_folder_lists_its_modules(folder):
+  written = (folder / "__init__.py").read_text()
+  assert written == tree.folder_docstring(folder), "it is behind; write it with: python -m tests.helpers.tree"
 
 
 def test_every_module_says_what_it_is():
-  listed_files()
-  assert [entry for entry in readme_tree.entries() if not readme_tree.description(entry.rstrip("/"))] == []
+  files = [path for folder in [tree.PACKAGE, *tree.folders()] for path in tree.modules(folder)]
+  assert [str(file) for file in files if not tree.first_sentence(file)] == []
+
+
+def test_the_root_holds_eight_modules():
+  found = {path.stem for path in tree.modules(tree.PACKAGE)} - {"__main__"}
+  assert found == {"config", "config_files", "errors", "files", "flow", "rollout", "teacher_forcing", "units"}
 
 
 def test_readme_links_lead_somewhere():

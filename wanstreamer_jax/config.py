@@ -1,22 +1,45 @@
 """Typed configuration: the only place where sizes, rates and choices are set.
 
 A config file (`configs/*.py`) returns a `Config` from `get_config()`. Fields may be changed (by a later config file or
-by `--config.section.field=value`) until `freeze()` validates the whole and locks it. A frozen config is hashable and
+by `--config.section.field=value`) until `freeze()` checks the whole and locks it. A frozen config is hashable and
 is passed to jitted functions as a static argument. Everything that follows from other fields is a property here,
 never a second field.
+
+The annotation and the bounds of a field say which values it takes; what must hold between several fields stands in the
+`check_rules` of their section, or of `Config` when they are in different sections.
 """
 
 import dataclasses
 import difflib
 import math
+import operator
 import re
-from typing import Any, Self, TypeVar, dataclass_transform
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
 
 PAD = 0  # the token that ends a unit's text and fills its slots; `record_folder` and `engine` refuse other tokenizers
 LONGEST_WORLD_TEXT = 2048  # tokens; their rotary ids, 4 a token, are below 0, where the tables end at -8 192
 POSITIONS_PER_UNIT = 4  # the rotary grid: a unit is 4 steps (40 ms each at 160 ms), and the rotary step is 1/4
+
+MAX_NUMBER = 2**31 - 1  # no number of a config is larger, in either direction
+BOUNDS = {  # how a number is compared with a bound of its field, and what an error says was expected
+  "ge": (operator.ge, "at least"),
+  "gt": (operator.gt, "a number above"),
+  "le": (operator.le, "at most"),
+  "lt": (operator.lt, "a number below"),
+  "multiple_of": (lambda number, factor: number % factor == 0, "a multiple of"),
+}
+
+Value = TypeVar("Value")
+
+
+def field(default: Value, **bounds: float) -> Value:
+  """A field whose number (each of them in a tuple, any in an optional field) keeps the bounds named in BOUNDS."""
+  return dataclasses.field(default=default, metadata={name: (*BOUNDS[name], bounds[name]) for name in bounds})
 
 
 class Section:
@@ -25,33 +48,58 @@ class Section:
   def __setattr__(self, name: str, value: Any) -> None:
     if getattr(self, "_frozen", False):
       raise ConfigError(f"config is frozen: cannot set {type(self).__name__}.{name} = {value!r}; use replace()")
-    names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
-    if name not in names:
-      raise ConfigError(unknown_name(name, names, f"field of {type(self).__name__}"))
+    self._require(name)
     object.__setattr__(self, name, value)
 
-  def freeze(self) -> Self:
-    """Locks this section and those below it. Returns itself."""
-    for field in dataclasses.fields(self):  # type: ignore[arg-type]
-      value = getattr(self, field.name)
-      if isinstance(value, Section):
-        value.freeze()
-      elif isinstance(value, list):
-        object.__setattr__(self, field.name, tuple(value))
-    object.__setattr__(self, "_frozen", True)
-    return self
+  @classmethod
+  def field_types(cls) -> dict[str, Any]:
+    """{name: type} of all fields."""
+    return typing.get_type_hints(cls)
+
+  def fields(self) -> dict[str, Any]:
+    """{name: value} of all fields, where the value may be a section again."""
+    return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}  # type: ignore[arg-type]
 
   def replace(self, **changes: Any) -> Self:
     """A changed, unfrozen copy; sections that are not named are copied too."""
-    values = {}
-    for field in dataclasses.fields(self):  # type: ignore[arg-type]
-      value = getattr(self, field.name)
-      values[field.name] = value.replace() if isinstance(value, Section) else value
-    for name, value in changes.items():
-      if name not in values:
-        raise ConfigError(unknown_name(name, list(values), f"field of {type(self).__name__}"))
-      values[name] = value
-    return type(self)(**values)
+    for name in changes:
+      self._require(name)
+    copies = {name: value.replace() if isinstance(value, Section) else value for name, value in self.fields().items()}
+    return type(self)(**copies | changes)
+
+  def freeze(self) -> Self:
+    """Checks this section and those below it, then locks them. Returns itself.
+
+    Raises ConfigError with the name of the field, its value and what was expected.
+    """
+    self._check("")
+    self._lock()
+    return self
+
+  def check_rules(self) -> None:
+    """Raises ConfigError unless several fields, each of them valid, fit together."""
+
+  def _require(self, name: str) -> None:
+    names = [spec.name for spec in dataclasses.fields(self)]  # type: ignore[arg-type]
+    if name not in names:
+      raise ConfigError(unknown_name(name, names, f"field of {type(self).__name__}"))
+
+  def _check(self, prefix: str) -> None:
+    """Gives every field its declared type. Raises ConfigError, with `prefix` before the field's name."""
+    kinds = self.field_types()
+    for spec in dataclasses.fields(self):  # type: ignore[arg-type]
+      name, value = prefix + spec.name, getattr(self, spec.name)
+      if isinstance(value, Section):
+        value._check(f"{name}.")
+      else:
+        object.__setattr__(self, spec.name, checked(name, value, kinds[spec.name], spec.metadata))
+    self.check_rules()
+
+  def _lock(self) -> None:
+    for value in self.fields().values():
+      if isinstance(value, Section):
+        value._lock()
+    object.__setattr__(self, "_frozen", True)
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -61,6 +109,50 @@ AnySection = TypeVar("AnySection", bound=Section)
 def section(cls: type[AnySection]) -> type[AnySection]:
   """Class decorator: a mutable-until-frozen dataclass with structural hash and equality."""
   return dataclasses.dataclass(unsafe_hash=True, kw_only=True)(cls)
+
+
+def checked(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> Any:
+  """The value of a field as its type. Raises ConfigError if it is of another one, or a number out of bounds."""
+  try:
+    value = convert(value, kind)
+  except (ValueError, OverflowError):
+    raise ConfigError(f"{name} is {value!r}: expected {spelled(kind)}") from None
+  if value == ():
+    raise ConfigError(f"{name} is empty: expected at least one number")
+  for number in value if isinstance(value, tuple) else (value,):
+    if type(number) not in (int, float):
+      continue
+    if not abs(number) <= MAX_NUMBER:  # nor is NaN
+      raise ConfigError(f"{name} is {value}: expected a finite number up to {MAX_NUMBER}")
+    for holds, words, bound in bounds.values():
+      if not holds(number, bound):
+        raise ConfigError(f"{name} is {value}: expected {words} {bound}")
+  return value
+
+
+def convert(value: Any, kind: Any) -> Any:
+  """`value` (of a Python file, of a literal or of JSON) as `kind`. Raises ValueError when it is something else.
+
+  kind: bool, int, float, str, a Literal of choices, tuple[T, ...], or `T | None` of one of these.
+  """
+  options = typing.get_args(kind)
+  if isinstance(kind, types.UnionType):
+    return None if value is None else convert(value, options[0])
+  if typing.get_origin(kind) is tuple:
+    return tuple(convert(item, options[0]) for item in (value if isinstance(value, list | tuple) else (value,)))
+  if kind is float and type(value) is not bool and isinstance(value, int | float):
+    return float(value)
+  fits = (type(value), value) in [(type(option), option) for option in options] if options else type(value) is kind
+  if not fits:
+    raise ValueError(f"{value!r} is not {spelled(kind)}")
+  return value
+
+
+def spelled(kind: Any) -> str:
+  """A type as a user would write it: "int", "tuple[int, ...]", "one of adamw, muon"."""
+  if typing.get_origin(kind) is Literal:
+    return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+  return str(kind) if typing.get_args(kind) else kind.__name__
 
 
 def unknown_name(name: str, names: list[str], what: str) -> str:
@@ -81,11 +173,11 @@ def whole(numerator: int, denominator: int, what: str) -> int:
 class MediaConfig(Section):
   """The clock and the picture size that both sides share."""
 
-  unit_ms: int = 160
-  fps: int = 25
-  sample_rate: int = 24_000
-  height: int = 64
-  width: int = 64
+  unit_ms: int = field(160, ge=1)
+  fps: int = field(25, ge=1)
+  sample_rate: int = field(24_000, ge=1)
+  height: int = field(64, ge=1)
+  width: int = field(64, ge=1)
 
   @property
   def frames(self) -> int:
@@ -95,26 +187,25 @@ class MediaConfig(Section):
   @property
   def samples(self) -> int:
     """Audio samples per unit (3 840 at 160 ms and 24 kHz)."""
-    return whole(
-      self.unit_ms * self.sample_rate, 1000,
-      f"samples per unit = unit_ms {self.unit_ms} x sample_rate {self.sample_rate} / 1000",
-    )  # fmt: skip
+    what = f"samples per unit = unit_ms {self.unit_ms} x sample_rate {self.sample_rate} / 1000"
+    return whole(self.unit_ms * self.sample_rate, 1000, what)
 
 
 @section
 class AudioVAEConfig(Section):
   """Causal audio VAE: `prod(strides)` samples become one latent frame of `latent_dim` numbers."""
 
-  strides: tuple[int, ...] = (240, 2, 4)  # encoder order: 10 ms frames of spectra, then convolutions; 12.5 Hz at 24 kHz
-  channels: int = 64  # at the frame rate; doubled at every further stride
-  max_channels: int = 128
-  latent_dim: int = 32
-  kernel: int = 3  # of residual blocks
-  residual_blocks: int = 1  # per stage
-  cepstrum: int = 64  # coefficients of each of the decoder's two filters
-  attention_layers: int = 0  # optional causal attention at the latent rate
-  attention_heads: int = 4
-  attention_window: int = 64  # latent frames, including the current one
+  # In encoder order: 10 ms frames of spectra, then convolutions; 12.5 Hz at 24 kHz.
+  strides: tuple[int, ...] = field((240, 2, 4), ge=1)
+  channels: int = field(64, ge=1)  # at the frame rate; doubled at every further stride
+  max_channels: int = field(128, ge=1)
+  latent_dim: int = field(32, ge=1)
+  kernel: int = field(3, ge=1)  # of residual blocks
+  residual_blocks: int = field(1, ge=0)  # per stage
+  cepstrum: int = field(64, ge=1)  # coefficients of each of the decoder's two filters
+  attention_layers: int = field(0, ge=0)  # optional causal attention at the latent rate
+  attention_heads: int = field(4, ge=1)
+  attention_window: int = field(64, ge=1)  # latent frames, including the current one
 
   @property
   def sample_rate(self) -> int:
@@ -124,22 +215,19 @@ class AudioVAEConfig(Section):
   @property
   def hop(self) -> int:
     """Samples per latent frame."""
-    hop = 1
-    for stride in self.strides:
-      hop *= stride
-    return hop
+    return math.prod(self.strides)
 
 
 @section
 class VideoVAEConfig(Section):
   """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
 
-  channels: tuple[int, ...] = (16, 32, 64)  # at 1/2, 1/4 and 1/8 resolution
-  residual_blocks: int = 1  # of the encoder, at 1/4 and at 1/8
-  decoder_blocks: tuple[int, ...] = (2, 1, 1)  # of the decoder, at 1/8, 1/4 and 1/2
-  time_kernel: int = 2  # latent frames that a convolution at 1/8 sees
-  latent_dim: int = 8
-  time_stride: int = 4
+  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4 and 1/8 resolution
+  residual_blocks: int = field(1, ge=0)  # of the encoder, at 1/4 and at 1/8
+  decoder_blocks: tuple[int, ...] = field((2, 1, 1), ge=1)  # of the decoder, at 1/8, 1/4 and 1/2
+  time_kernel: int = field(2, ge=1)  # latent frames that a convolution at 1/8 sees
+  latent_dim: int = field(8, ge=1)
+  time_stride: int = field(4, ge=1)
 
   @property
   def space_stride(self) -> int:
@@ -151,10 +239,12 @@ class VideoVAEConfig(Section):
     """Latents, itself included, on which a decoded group depends; training clips must be as long."""
     return 1 + (self.time_kernel - 1) * (1 + self.decoder_blocks[0])
 
-  def check_channels(self) -> None:
-    """Raises ConfigError unless there are three resolutions whose shortcuts can merge and repeat whole channels."""
+  def check_rules(self) -> None:
+    """There are three resolutions, whose shortcuts can merge and repeat whole channels."""
     if len(self.channels) != 3:
       raise ConfigError(f"video_vae.channels has {len(self.channels)} entries: expected 3 (at 1/2, 1/4 and 1/8)")
+    if len(self.decoder_blocks) != 3:
+      raise ConfigError(f"video_vae.decoder_blocks {self.decoder_blocks}: expected 3 (at 1/8, 1/4 and 1/2)")
     half, quarter, eighth = self.channels
     if 4 * half % quarter or 4 * self.time_stride * quarter % eighth:
       raise ConfigError(
@@ -167,81 +257,92 @@ class VideoVAEConfig(Section):
 class PerceptionConfig(Section):
   """Encoders of what the user shows and says, trained with the Transformer."""
 
-  mel_bins: int = 64
-  mel_hop: int = 240  # samples, 10 ms
-  mel_window: int = 512  # samples, all of them in the past of the frame's end
-  audio_tokens: int = 4  # per unit
-  audio_channels: int = 128
-  audio_layers: int = 1  # causal attention layers
-  audio_window: int = 8  # units that the audio encoder's attention sees, including the current one
-  video_patch: int = 16  # pixels
-  video_merge: int = 2  # neighbouring patches merged (per side) into one token of the unit
-  video_channels: int = 128
+  mel_bins: int = field(64, ge=1)
+  mel_hop: int = field(240, ge=1)  # samples, 10 ms
+  mel_window: int = field(512, ge=1)  # samples, all of them in the past of the frame's end
+  audio_tokens: int = field(4, ge=1)  # per unit
+  audio_channels: int = field(128, ge=1)
+  audio_layers: int = field(1, ge=0)  # causal attention layers
+  audio_window: int = field(8, ge=1)  # units that the audio encoder's attention sees, including the current one
+  video_patch: int = field(16, ge=1, multiple_of=4)  # pixels; the first layer merges 4 by 4
+  video_merge: int = field(2, ge=1)  # neighbouring patches merged (per side) into one token of the unit
+  video_channels: int = field(128, ge=1)
+
+  def check_rules(self) -> None:
+    if self.mel_window < self.mel_hop:
+      raise ConfigError(f"perception.mel_window is {self.mel_window} samples: less than mel_hop {self.mel_hop}")
 
 
 @section
 class LayoutConfig(Section):
   """Who is in a unit, in which order, and who sees whom (`units.py` turns this into blocks and coordinates)."""
 
-  commit_delay: int = 1  # d: COMMIT_k holds the agent's latents of unit k - d
+  commit_delay: Literal[1, 2] = 1  # d: COMMIT_k holds the agent's latents of unit k - d; the paper has 1
   refeed: bool = False  # also show the previous unit's latents at the noisy patch size
-  commit_patch: int = 2  # the committed copy's patch side, in noisy patches
-  patch: int = 2  # the noisy copy's patch side, in video latents
-  text_slots: int = 3  # n, agent text tokens per unit
-  user_text_slots: int = 4
-  window: int | None = 62  # units of history including the current one; None is full history
-  sinks: int = 0  # first units of a session that stay pinned
-  world_text: int = 32  # capacity, in tokens, of the pinned persona/world text
+  commit_patch: int = field(2, ge=1)  # the committed copy's patch side, in noisy patches
+  patch: int = field(2, ge=1)  # the noisy copy's patch side, in video latents
+  text_slots: int = field(3, ge=1)  # n, agent text tokens per unit
+  user_text_slots: int = field(4, ge=0)
+  window: int | None = field(62, ge=1)  # units of history including the current one; None is full history
+  sinks: int = field(0, ge=0)  # first units of a session that stay pinned
+  world_text: int = field(32, ge=0, le=LONGEST_WORLD_TEXT)  # capacity, in tokens, of the pinned persona/world text
   portrait: bool = True  # pinned first-frame latent of the agent's face
-  voice_units: int = 0  # pinned voice sample, in units
+  voice_units: int = field(0, ge=0)  # pinned voice sample, in units
   user_video: bool = True
   committed_history: bool = True  # False: an ablation, the agent does not see its own past latents
   split_modalities: bool = False  # True: user audio and user video (and the agent's) are separate blocks
   token_causal_hear: bool = False  # True: every HEAR token is its own block
-  rope: str = "grid"  # "grid" (t, h, w on the 40 ms grid) or "ordinal" (all axes count tokens)
+  rope: Literal["grid", "ordinal"] = "grid"  # (t, h, w) on the 40 ms grid, or all axes count tokens
 
   @property
   def needs_refeed(self) -> bool:
     """d = 2 hides y_{k-1} from the performer of unit k, since COMMIT_k holds y_{k-2}: REFEED is implied."""
     return self.committed_history and (self.refeed or self.commit_delay == 2)
 
+  def check_rules(self) -> None:
+    if self.refeed and not self.committed_history:
+      raise ConfigError("layout.refeed shows the agent its past, but layout.committed_history is False")
+
 
 @section
 class ModelConfig(Section):
   """Decoder-only Transformer of Qwen geometry."""
 
-  width: int = 256
-  layers: int = 6
-  heads: int = 4
-  kv_heads: int = 2
-  head_dim: int = 64
-  mlp: int = 704
-  vocab: int = 1024
+  width: int = field(256, ge=1)
+  layers: int = field(6, ge=1)
+  heads: int = field(4, ge=1)
+  kv_heads: int = field(2, ge=1)
+  head_dim: int = field(64, ge=1, multiple_of=2)  # rotary embedding turns pairs
+  mlp: int = field(704, ge=1)
+  vocab: int = field(1024, ge=1)
   qk_norm: bool = True
   qkv_bias: bool = False
   tied_embedding: bool = True
-  rope_theta: float = 10_000.0
-  norm_eps: float = 1e-6
-  modulation: str = "shared"  # flow time enters by one shared projection plus a per-layer bias, or "layer"
-  experts: str = "shared"  # or "latent": agent-latent tokens have their own MLPs
-  remat: str = "none"  # "none", "full" or "dots"
-  dtype: str = "float32"  # of activations; parameters are float32
-  attention: str = "xla"  # of the training pass; or "splash" (TPU), or "cudnn" (NVIDIA GPU, bfloat16)
-  kv_cache: str = "plain"  # as activations; or "int8", with a scale per token and head: a choice of who serves
+  rope_theta: float = field(10_000.0, ge=1)
+  norm_eps: float = field(1e-6, gt=0)
+  modulation: Literal["shared", "layer"] = "shared"  # flow time enters by one projection plus a bias per layer
+  experts: Literal["shared", "latent"] = "shared"  # "latent": agent-latent tokens have their own MLPs
+  remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
+  dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
+  attention: Literal["xla", "splash", "cudnn"] = "xla"  # in training; splash: TPU; cudnn: NVIDIA, bfloat16
+  kv_cache: Literal["plain", "int8"] = "plain"  # int8 has a scale per token and head; whoever serves may choose
+
+  def check_rules(self) -> None:
+    whole(self.heads, self.kv_heads, "query heads per key head = heads / kv_heads")
 
 
 @section
 class FlowConfig(Section):
   """Flow matching: z_tau = (1 - tau) z0 + tau eps."""
 
-  steps: int = 4  # of the solver; a request may ask for fewer
-  shift: float = 2.0  # of the sampling schedule, towards noise
-  guidance: float | None = None  # a scale compiles the unconditional branch in; a request may choose its own
-  train_shift: float = 3.0  # what the past implies is learned where there is little else to go by
+  steps: int = field(4, ge=1)  # of the solver; a request may ask for fewer
+  shift: float = field(2.0, gt=0)  # of the sampling schedule, towards noise
+  guidance: float | None = field(None, ge=0)  # a scale compiles the unconditional branch in; a request may set its own
+  train_shift: float = field(3.0, gt=0)  # towards noise: what the past implies is learned where little else is known
   train_mean: float = 0.0  # of the logit-normal law of tau
-  train_std: float = 1.0
-  video_std: float = 0.2  # deviation of latents once the past is known, for the velocity heads (flow.py)
-  audio_std: float = 0.6
+  train_std: float = field(1.0, gt=0)
+  video_std: float = field(0.2, gt=0)  # deviation of latents given the past, for the velocity heads (flow/path.py)
+  audio_std: float = field(0.6, gt=0)
 
 
 @section
@@ -250,15 +351,15 @@ class DataConfig(Section):
   that are mixed by weights: "world-latents:3,calls-latents:1" (data/mixture.py)."""
 
   path: str = "data_cache/world"
-  units: int = 40  # length of a training crop
+  units: int = field(40, ge=1)  # length of a training crop
   heldout: str = ""  # records of held-out sessions, for what is watched during training
-  world: str = "small"  # vocabulary and cast of duplex_world: "small" or "full"
-  session_units: int = 125  # length of a stored session (20 s)
-  batch: int = 8  # sessions per step, over all devices
-  seed: int = 0
+  world: Literal["small", "full"] = "small"  # vocabulary and cast of duplex_world
+  session_units: int = field(125, ge=1)  # length of a stored session (20 s)
+  batch: int = field(8, ge=1)  # sessions per step, over all devices
+  seed: int = field(0, ge=0)
   shuffle: bool = True
-  voices: str = "formant"  # or "mixed": half of the users speak with espeak-ng (extra `espeak`)
-  text_lead: int = 1  # units between the writing and the sounding of a word
+  voices: Literal["formant", "mixed"] = "formant"  # "mixed": half of the users speak with espeak-ng (extra `espeak`)
+  text_lead: int = field(1, ge=0)  # units between the writing and the sounding of a word
   tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
 
 
@@ -266,62 +367,66 @@ class DataConfig(Section):
 class TrainConfig(Section):
   """Optimisation, losses, logging. One loop reads this for every stage."""
 
-  stage: str = "duplex"  # or "audio_vae", "video_vae"
-  steps: int = 1000
-  learning_rate: float = 1e-3
-  optimizer: str = "adamw"  # or "muon": orthogonal updates for the matrices of layers and perception, Adam for the rest
-  schedule: str = "cosine"  # after a linear warm-up: "cosine", "wsd" (warm-up, stable, decay) or "constant"
-  warmup: int = 50
-  decay: float = 0.2  # "wsd": share of the steps in the final decay
-  final_lr_scale: float = 0.05
-  weight_decay: float = 0.01
-  beta1: float = 0.9
-  beta2: float = 0.98
+  stage: Literal["duplex", "audio_vae", "video_vae"] = "duplex"
+  steps: int = field(1000, ge=1)
+  learning_rate: float = field(1e-3, ge=0)
+  optimizer: Literal["adamw", "muon"] = "adamw"  # "muon" is for matrices of layers and perception, AdamW for the rest
+  schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # after the warm-up; "wsd" is stable, then decays
+  warmup: int = field(50, ge=0)  # steps in which the rate rises linearly
+  decay: float = field(0.2, ge=0, le=1)  # "wsd": share of the steps in the final decay
+  final_lr_scale: float = field(0.05, ge=0)  # the rate at the end, relative to learning_rate
+  weight_decay: float = field(0.01, ge=0)
+  beta1: float = field(0.9, ge=0, lt=1)
+  beta2: float = field(0.98, ge=0, lt=1)
   groups: str = ""  # rates relative to learning_rate, e.g. "language=0.1,perception=0" (train/optim.py); 0 is frozen
-  accumulate: int = 1  # parts of a batch that are computed one after the other, for one update
-  clip: float = 1.0
-  spike: float = 10.0  # skips updates with so many times the usual gradient norm (train/state.py); 0: none
-  ema: float = 0.99  # moving average of parameters, all updates alike at first, then of the last 1/(1-ema); 0: none
-  z_loss: float = 0.0  # weight of log(Z)^2 of the text logits, which keeps them small; PaLM (arXiv 2204.02311): 1e-4
-  text_weight: float = 1.0
-  pad_weight: float = 1.0
-  audio_weight: float = 1.0
-  video_weight: float = 1.0
-  history_noise: float = 0.3  # committed latents get noise U(0, this) of their own deviation, and say so
-  history_drop: float = 0.15  # probability that a unit's committed audio is dropped
-  condition_drop: float = 0.05  # probability that a crop is shown nothing of its user and its world
-  stream_drop: float = 0.1  # probability that it is not shown the user's audio, video, or the portrait; each by itself
-  noisy_units: int = 0  # units of a crop that have a noisy copy, evenly spread at random; 0 is all
-  shift_clock: bool = True  # half of the crops start anywhere in the first hour; if not, sessions that fit the window
-  # never evict anything in training, and splash attention needs half as wide queries and keys
-  kl_weight: float = 1e-4  # codecs: per latent number
-  latent_noise: float = 0.1  # codecs: decoded latents get noise of U(0, this) of their own deviation
-  stft_weight: float = 1.0  # audio codec: multi-resolution STFT
-  mel_weight: float = 1.0  # audio codec: log-mel distance
-  pitch_weight: float = 1.0  # audio codec: octaves of pitch, on voiced frames
-  edge_weight: float = 1.0  # video codec: differences in space and time
-  motion_weight: float = 10.0  # video codec: extra weight of a pixel per unit that it changes in the clip
+  accumulate: int = field(1, ge=1)  # parts of a batch that are computed one after the other, for one update
+  clip: float = field(1.0, gt=0)  # the largest norm of a gradient
+  spike: float = field(10.0, ge=0)  # skips updates with this many times the usual gradient norm; 0 skips none
+  ema: float = field(0.99, ge=0, lt=1)  # moving average of parameters over about the last 1/(1-ema) updates; 0: none
+  z_loss: float = field(0.0, ge=0)  # weight of log(Z)^2 of the text logits; PaLM (arXiv 2204.02311) has 1e-4
+  text_weight: float = field(1.0, ge=0)
+  pad_weight: float = field(1.0, ge=0)
+  audio_weight: float = field(1.0, ge=0)
+  video_weight: float = field(1.0, ge=0)
+  history_noise: float = field(0.3, ge=0)  # committed latents get noise U(0, this) of their own deviation, and say so
+  history_drop: float = field(0.15, ge=0, le=1)  # probability that a unit's committed audio is dropped
+  condition_drop: float = field(0.05, ge=0, le=1)  # probability that a crop is shown nothing of its user and its world
+  stream_drop: float = field(0.1, ge=0, le=1)  # the same of the user's audio, video and the portrait, each by itself
+  noisy_units: int = field(0, ge=0)  # units of a crop that have a noisy copy, evenly spread at random; 0 is all
+  # Half of the crops start anywhere in the first hour. False: sessions that fit the window never evict anything in
+  # training, and splash attention needs half as wide queries and keys.
+  shift_clock: bool = True
+  kl_weight: float = field(1e-4, ge=0)  # codecs: per latent number
+  latent_noise: float = field(0.1, ge=0)  # codecs: decoded latents get noise of U(0, this) of their own deviation
+  stft_weight: float = field(1.0, ge=0)  # audio codec: multi-resolution STFT
+  mel_weight: float = field(1.0, ge=0)  # audio codec: log-mel distance
+  pitch_weight: float = field(1.0, ge=0)  # audio codec: octaves of pitch, on voiced frames
+  edge_weight: float = field(1.0, ge=0)  # video codec: differences in space and time
+  motion_weight: float = field(10.0, ge=0)  # video codec: extra weight of a pixel per unit that it changes in the clip
   mesh: str = ""  # e.g. "data=2,fsdp=4"; empty is all devices on `data`
-  seed: int = 0
-  log_every: int = 10
-  eval_every: int = 200
-  checkpoint_every: int = 200
-  keep: int = 2  # the last so many checkpoints stay
-  keep_every: int = 0  # and for good those of every so many steps; 0: none
+  seed: int = field(0, ge=0)
+  log_every: int = field(10, ge=0)
+  eval_every: int = field(200, ge=0)
+  checkpoint_every: int = field(200, ge=0)
+  keep: int = field(2, ge=1)  # the last N checkpoints are kept
+  keep_every: int = field(0, ge=0)  # a checkpoint every N steps is kept for good; 0: none
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
+
+  def check_rules(self) -> None:
+    group_rates(self.groups)
 
 
 @section
 class EvalConfig(Section):
   """Closed-loop evaluation against the reacting user simulator."""
 
-  sessions: int = 100
-  seconds: float = 20.0
-  batch: int = 10
-  baseline_sessions: int = 30  # for baselines, ground truth, teacher-forced errors and codecs
-  seed: int = 1_000_000
+  sessions: int = field(100, ge=1)
+  seconds: float = field(20.0, gt=0)
+  batch: int = field(10, ge=1)
+  baseline_sessions: int = field(30, ge=1)  # for baselines, ground truth, teacher-forced errors and codecs
+  seed: int = field(1_000_000, ge=0)
 
 
 @section
@@ -392,61 +497,42 @@ class Config(Section):
     side = self.user_video_side
     return -(-self.media.height // side), -(-self.media.width // side)
 
-  def freeze(self) -> Self:
-    """Validates the whole and locks it. Raises ConfigError with the numbers that do not fit."""
-    validate(self)
-    return super().freeze()
+  def check_rules(self) -> None:
+    self._check_unit()
+    self._check_hearing()
+    self._check_codecs()
+    whole(self.data.batch, self.train.accumulate, "sessions at a time = data.batch / train.accumulate")
 
+  def _check_unit(self) -> None:
+    """A unit holds one group of the video codec, and whole numbers of audio latents and noisy video tokens."""
+    if self.video_groups != 1:
+      raise ConfigError(
+        f"a unit must hold one group of the video codec: {self.media.frames} frames per unit, "
+        f"time_stride {self.video_vae.time_stride}; set media.unit_ms or video_vae.time_stride"
+      )
+    _ = self.audio_latents, self.noisy_grid
 
-LEAST = (  # section, the least that these fields may be (each item of a tuple; None always may)
-  ("media", 1, "unit_ms fps sample_rate height width"),
-  ("layout", 0, "user_text_slots sinks world_text voice_units"),
-  ("layout", 1, "commit_patch patch text_slots window"),
-  ("model", 1, "width layers heads kv_heads head_dim mlp vocab rope_theta"),
-  ("perception", 0, "audio_layers"),
-  ("perception", 1, "mel_bins mel_hop mel_window audio_tokens audio_channels audio_window"),
-  ("perception", 1, "video_patch video_merge video_channels"),
-  ("audio_vae", 0, "residual_blocks attention_layers"),
-  ("audio_vae", 1, "strides channels max_channels latent_dim kernel cepstrum attention_heads attention_window"),
-  ("video_vae", 0, "residual_blocks"),
-  ("video_vae", 1, "channels decoder_blocks time_kernel latent_dim time_stride"),
-  ("flow", 0, "guidance"),
-  ("flow", 1, "steps"),
-  ("data", 0, "seed text_lead"),
-  ("data", 1, "units session_units batch"),
-  ("train", 0, "noisy_units warmup log_every eval_every checkpoint_every learning_rate weight_decay ema seed"),
-  ("train", 0, "spike z_loss keep_every"),
-  ("train", 1, "steps keep accumulate"),
-  ("eval", 0, "seed"),
-  ("eval", 1, "sessions batch baseline_sessions"),
-)
-ABOVE_ZERO = (
-  "model.norm_eps", "flow.shift", "flow.train_shift", "flow.train_std", "flow.video_std", "flow.audio_std",
-  "train.clip", "eval.seconds",
-)  # fmt: skip
-LARGEST = 2**31 - 1  # of any whole number
+  def _check_hearing(self) -> None:
+    """A unit holds whole mel frames, an audio token whole ones of these, and a mel window at most a second."""
+    perception = self.perception
+    hops = whole(self.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
+    whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
+    if perception.mel_window > self.media.sample_rate:
+      raise ConfigError(f"perception.mel_window is {perception.mel_window} samples: more than a second")
 
-
-def check_numbers(config: Config) -> None:
-  """Raises ConfigError for the first number that is not finite, or out of the range of its field."""
-  least = {f"{section}.{field}": low for section, low, fields in LEAST for field in fields.split()}
-  for section_field in dataclasses.fields(config):
-    section = getattr(config, section_field.name)
-    if not isinstance(section, Section):
-      continue
-    for field in dataclasses.fields(section):  # type: ignore[arg-type]
-      name, value = f"{section_field.name}.{field.name}", getattr(section, field.name)
-      if isinstance(value, tuple) and not value:
-        raise ConfigError(f"{name} is empty: expected at least one number")
-      for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-          continue
-        if not math.isfinite(number) or abs(number) > LARGEST:
-          raise ConfigError(f"{name} is {value}: expected a finite number up to {LARGEST}")
-        if number < least.get(name, -math.inf):
-          raise ConfigError(f"{name} is {value}: expected at least {least[name]}")
-        if name in ABOVE_ZERO and number <= 0:
-          raise ConfigError(f"{name} is {value}: expected a number above 0")
+  def _check_codecs(self) -> None:
+    """The audio codec has the sample rate of the media; clips of the video codec fill its decoder's memory."""
+    rate, memory = self.media.sample_rate, self.video_vae.memory
+    if self.audio_vae.sample_rate != rate:
+      raise ConfigError(
+        f"audio_vae.strides[0] is {self.audio_vae.strides[0]}: expected 10 ms of samples, "
+        f"{rate // 100} at media.sample_rate {rate}"
+      )
+    if self.train.stage == "video_vae" and 1 + self.data.units < memory:
+      raise ConfigError(
+        f"data.units is {self.data.units}, but the video codec's decoder remembers {memory} latents: clips of "
+        f"1 + {self.data.units} never train it as it is used; set data.units to at least {memory - 1}"
+      )
 
 
 def group_rates(groups: str) -> list[tuple[str, float]]:
@@ -463,65 +549,3 @@ def group_rates(groups: str) -> list[tuple[str, float]]:
       raise ConfigError(f"train.groups: {entry!r} is not NAME=RATE with a rate of at least 0, as in language=0.1")
     entries.append((name, rate))
   return entries
-
-
-def validate(config: Config) -> None:
-  """Checks what follows from several fields at once; see `Config.freeze`."""
-  check_numbers(config)
-  layout, model, perception = config.layout, config.model, config.perception
-  groups = config.video_groups
-  if groups != 1:
-    raise ConfigError(
-      f"a unit must hold one group of the video codec: {config.media.frames} frames per unit, "
-      f"time_stride {config.video_vae.time_stride}; set media.unit_ms or video_vae.time_stride"
-    )
-  _ = config.audio_latents, config.noisy_grid
-  hops = whole(config.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
-  whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
-  config.video_vae.check_channels()
-  if config.train.stage == "video_vae" and 1 + config.data.units < config.video_vae.memory:
-    raise ConfigError(
-      f"data.units is {config.data.units}, but the video codec's decoder remembers {config.video_vae.memory} latents: "
-      f"clips of 1 + {config.data.units} never train it as it is used; set data.units to at least "
-      f"{config.video_vae.memory - 1}"
-    )
-  if config.audio_vae.sample_rate != config.media.sample_rate:
-    raise ConfigError(
-      f"audio_vae.strides[0] is {config.audio_vae.strides[0]}: expected 10 ms of samples, "
-      f"{config.media.sample_rate // 100} at media.sample_rate {config.media.sample_rate}"
-    )
-  whole(config.data.batch, config.train.accumulate, "sessions at a time = data.batch / train.accumulate")
-  group_rates(config.train.groups)
-  whole(model.heads, model.kv_heads, "query heads per key head = heads / kv_heads")
-  if layout.commit_delay not in (1, 2):
-    raise ConfigError(f"layout.commit_delay is {layout.commit_delay}: expected 1 (the paper) or 2")
-  if layout.world_text > LONGEST_WORLD_TEXT:
-    raise ConfigError(f"layout.world_text is {layout.world_text} tokens: expected at most {LONGEST_WORLD_TEXT}")
-  if layout.refeed and not layout.committed_history:
-    raise ConfigError("layout.refeed shows the agent its past, but layout.committed_history is False")
-  if model.head_dim % 2:
-    raise ConfigError(f"model.head_dim is {model.head_dim}: rotary embedding needs an even number")
-  if perception.mel_window < perception.mel_hop:
-    raise ConfigError(
-      f"perception.mel_window is {perception.mel_window} samples: less than mel_hop {perception.mel_hop}"
-    )
-  if perception.mel_window > config.media.sample_rate:
-    raise ConfigError(f"perception.mel_window is {perception.mel_window} samples: more than a second")
-  if len(config.video_vae.decoder_blocks) != 3:
-    raise ConfigError(f"video_vae.decoder_blocks {config.video_vae.decoder_blocks}: expected 3 (at 1/8, 1/4 and 1/2)")
-  whole(perception.video_patch, 4, "pixels of a user video patch in its first layer = perception.video_patch / 4")
-  for name, choice, choices in (
-    ("layout.rope", layout.rope, ("grid", "ordinal")),
-    ("model.modulation", model.modulation, ("shared", "layer")),
-    ("model.experts", model.experts, ("shared", "latent")),
-    ("model.remat", model.remat, ("none", "full", "dots")),
-    ("model.dtype", model.dtype, ("float32", "bfloat16")),
-    ("model.attention", model.attention, ("xla", "splash", "cudnn")),
-    ("model.kv_cache", model.kv_cache, ("plain", "int8")),
-    ("data.voices", config.data.voices, ("formant", "mixed")),
-    ("train.stage", config.train.stage, ("duplex", "audio_vae", "video_vae")),
-    ("train.optimizer", config.train.optimizer, ("adamw", "muon")),
-    ("train.schedule", config.train.schedule, ("cosine", "wsd", "constant")),
-  ):
-    if choice not in choices:
-      raise ConfigError(f"{name} is {choice!r}: expected one of {', '.join(choices)}")

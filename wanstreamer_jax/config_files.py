@@ -7,17 +7,15 @@ needs no Python to read; fields that a newer program added take their defaults.
 """
 
 import ast
-import dataclasses
 import importlib.util
 import os
 import pathlib
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any
 
-from wanstreamer_jax.config import Config, Section, unknown_name
+from wanstreamer_jax.config import Config, Section, convert, spelled, unknown_name
 from wanstreamer_jax.errors import ConfigError
 
 FLAG = "--config"
@@ -93,39 +91,34 @@ def apply_override(config: Config, override: str) -> None:
   if not equals:
     raise ConfigError(f"override {override!r} has no value; write {FLAG}.{name}=VALUE")
   *sections, field = name.split(".")
-  target: Any = config
+  target: Section = config
   for depth, part in enumerate(sections):
     target = _section(target, part, ".".join(sections[: depth + 1]))
-  hints = _hints(target)
-  if field not in hints:
-    raise ConfigError(unknown_name(field, list(hints), f"config key {name!r}, field of {type(target).__name__}"))
-  if isinstance(getattr(target, field), Section):
-    raise ConfigError(f"config key {name!r} is a section; set one of its fields: {', '.join(_hints(hints[field]))}")
-  setattr(target, field, parse_value(text, hints[field], name))
+  if field not in target.fields():
+    raise ConfigError(
+      unknown_name(field, list(target.fields()), f"config key {name!r}, field of {type(target).__name__}")
+    )
+  value = getattr(target, field)
+  if isinstance(value, Section):
+    raise ConfigError(f"config key {name!r} is a section; set one of its fields: {', '.join(value.fields())}")
+  setattr(target, field, parse_value(text, target.field_types()[field], name))
 
 
 def _section(parent: Section, part: str, name: str) -> Section:
-  fields = [field for field in _hints(parent) if isinstance(getattr(parent, field), Section)]
-  if part not in fields:
-    raise ConfigError(unknown_name(part, fields, f"config section {name!r}"))
-  return getattr(parent, part)
-
-
-def _hints(section: Any) -> dict[str, Any]:
-  return typing.get_type_hints(section if isinstance(section, type) else type(section))
+  sections = {field: value for field, value in parent.fields().items() if isinstance(value, Section)}
+  if part not in sections:
+    raise ConfigError(unknown_name(part, list(sections), f"config section {name!r}"))
+  return sections[part]
 
 
 def parse_value(text: str, kind: Any, name: str) -> Any:
-  """`text` as a value of the field's type: bool, int, float, str, tuple[T, ...], or any of these or None."""
+  """`text` as a value of the field's type; see `config.convert`. Raises ConfigError."""
+  choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+  is_text = kind is str or any(isinstance(choice, str) for choice in choices)
   try:
-    return _convert(text if kind is str else _literal(text), kind)
-  except (ValueError, TypeError, SyntaxError):
-    raise ConfigError(f"{name} is {text!r}: expected {_spelled(kind)}") from None
-
-
-def _spelled(kind: Any) -> str:
-  """A type as a config file writes it."""
-  return str(kind) if typing.get_args(kind) else kind.__name__
+    return convert(text if is_text else _literal(text), kind)
+  except (ValueError, TypeError, SyntaxError, OverflowError):
+    raise ConfigError(f"{name} is {text!r}: expected {spelled(kind)}") from None
 
 
 def _literal(text: str) -> Any:
@@ -133,28 +126,10 @@ def _literal(text: str) -> Any:
   return words[text.lower()] if text.lower() in words else ast.literal_eval(text)
 
 
-def _convert(value: Any, kind: Any) -> Any:
-  """`value` (from a literal or JSON) as `kind`; raises TypeError or ValueError when it is something else."""
-  options = typing.get_args(kind)
-  if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-    if value is None and type(None) in options:
-      return None
-    return _convert(value, next(option for option in options if option is not type(None)))
-  if typing.get_origin(kind) is tuple:
-    values = value if isinstance(value, list | tuple) else (value,)
-    return tuple(_convert(item, options[0]) for item in values)
-  if kind is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
-  if type(value) is not kind:
-    raise TypeError(f"{value!r} is not a {kind}")
-  return value
-
-
 def config_to_dict(config: Section) -> dict[str, Any]:
   """Nested plain values, ready for JSON."""
   values = {}
-  for name in _hints(config):
-    value = getattr(config, name)
+  for name, value in config.fields().items():
     if isinstance(value, Section):
       value = config_to_dict(value)
     values[name] = list(value) if isinstance(value, tuple) else value
@@ -169,30 +144,27 @@ def config_from_dict(values: dict[str, Any]) -> Config:
 
 
 def _fill(section: Section, values: dict[str, Any], prefix: str) -> None:
+  """Sets the named fields, without a look at the types of their values: `freeze` checks them."""
   if not isinstance(values, dict):
     raise ConfigError(f"{prefix.removesuffix('.') or 'config'} is {values!r}: expected a section of fields")
-  hints = _hints(section)
+  known = section.fields()
   for name, value in values.items():
-    if name not in hints:
+    if name not in known:
       raise ConfigError(
-        unknown_name(name, list(hints), f"config key {prefix + name!r}, field of {type(section).__name__}")
+        unknown_name(name, list(known), f"config key {prefix + name!r}, field of {type(section).__name__}")
       )
-    if isinstance(getattr(section, name), Section):
-      _fill(getattr(section, name), value, f"{prefix}{name}.")
-      continue
-    try:
-      setattr(section, name, _convert(value, hints[name]))
-    except (ValueError, TypeError):
-      raise ConfigError(f"{prefix}{name} is {value!r}: expected {_spelled(hints[name])}") from None
+    if isinstance(known[name], Section):
+      _fill(known[name], value, f"{prefix}{name}.")
+    else:
+      setattr(section, name, value)
 
 
 def flat_fields(config: Section, prefix: str = "") -> dict[str, Any]:
   """{"train.steps": 1000, ...}: every field by its dotted name."""
   fields = {}
-  for field in dataclasses.fields(config):  # type: ignore[arg-type]
-    value = getattr(config, field.name)
+  for name, value in config.fields().items():
     if isinstance(value, Section):
-      fields.update(flat_fields(value, f"{prefix}{field.name}."))
+      fields.update(flat_fields(value, f"{prefix}{name}."))
     else:
-      fields[prefix + field.name] = value
+      fields[prefix + name] = value
   return fields

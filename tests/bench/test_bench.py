@@ -110,6 +110,13 @@ def test_bench_step_reports_every_phase():
     assert word in text
 
 
+def test_bench_step_needs_no_media_or_records():
+  """Machines with accelerators have jax, and little else."""
+  missing = ["av", "grain", "array_record", "portpicker", "matplotlib", "aiohttp"]
+  code = f"import sys, wanstreamer_jax.bench.unit_step; assert not set({missing}) & set(sys.modules)"
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_too_few_runs_are_refused():
   command = [sys.executable, "-m", "wanstreamer_jax", "bench", "step", "--config", "configs/nano.py", "--runs", "10"]
   done = subprocess.run(command, capture_output=True, text=True)

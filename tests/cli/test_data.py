@@ -1,4 +1,4 @@
-"""Stats, the TFDS export, and the functions behind `wanstreamer data`."""
+"""`wanstreamer data`: records are made, counted and exported as the command line says."""
 
 import argparse
 import importlib.util
@@ -11,10 +11,11 @@ import pytest
 
 from tests import ROOT
 from tests.helpers.fake_sessions import FakeSource, small_config
-from wanstreamer_jax.cli import data_handlers
+from wanstreamer_jax.bench.loader import bench_loader
 from wanstreamer_jax.cli.data import share
+from wanstreamer_jax.cli.main import run
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.duplex_world.source import world_config
+from wanstreamer_jax.data.duplex_world.source import DuplexSource, world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
@@ -22,6 +23,19 @@ from wanstreamer_jax.data.records import session_from_truth
 from wanstreamer_jax.data.stats import stats
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError
+
+MAKE = ["data", "make", "--config", "configs/base.py"]
+
+
+def overrides(units: int) -> list[str]:
+  return ["--config.media.height=16", "--config.media.width=16", f"--config.data.session_units={units}"]
+
+
+def world_of(units: int) -> Config:
+  config = Config()
+  config.media.height = config.media.width = 16
+  config.data.session_units = units
+  return config
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +59,8 @@ def test_stats_count_what_is_there(folder):
 
 
 def test_duplex_world_becomes_records(tmp_path, capsys):
-  config, out = Config(), str(tmp_path / "world")
-  config.media.height = config.media.width = 16
-  config.data.session_units = 25
-  data_handlers.make_records(config, out, sessions=2, split="heldout", first_seed=7)
+  config, out = world_of(25), str(tmp_path / "world")
+  run([*MAKE, *overrides(25), "--out", out, "--sessions", "2", "--split", "heldout", "--first-seed", "7"])
   opened = RecordFolder(out)
   session = make_session(8, world_config(config), "heldout")
   back = session_from_truth(opened.read_session(1).truth, opened.read_units(1))
@@ -61,12 +73,12 @@ def test_duplex_world_becomes_records(tmp_path, capsys):
 
 
 def test_stats_and_bench_are_printed(folder, capsys):
-  data_handlers.print_stats(str(folder), verify=True)
-  data_handlers.bench_loader(small_config(), str(folder), seconds=0.01)
+  run(["data", "stats", str(folder), "--verify"])
+  bench_loader(small_config(), str(folder), seconds=0.01)
   for seconds in (1000, 1e-6):
-    data_handlers.bench_loader(small_config(), str(folder), seconds=0.01, step_seconds=seconds, hosts=2)
+    bench_loader(small_config(), str(folder), seconds=0.01, step_seconds=seconds, hosts=2)
   with pytest.raises(DataError, match=r"data\.batch is 4, which does not divide over 3 hosts"):
-    data_handlers.bench_loader(small_config(), str(folder), hosts=3)
+    bench_loader(small_config(), str(folder), hosts=3)
   printed = capsys.readouterr().out
   assert "sessions" in printed
   assert "files: as the manifest says" in printed
@@ -78,18 +90,20 @@ def test_stats_and_bench_are_printed(folder, capsys):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"source": "recordings"}, "needs --manifest"),
-    ({"source": "films"}, "source is 'films': expected one of duplex_world, recordings"),
-    ({"manifest": "m.jsonl"}, "--manifest goes with"),
-    ({"sessions": 0}, "sessions is 0"),
-    ({"skip_bad": True}, "--skip-bad goes with --source recordings"),
-    ({"split": "best"}, "split is 'best': expected one of train, heldout"),
+    (["--source", "recordings"], "needs --manifest"),
+    (["--manifest", "m.jsonl"], "--manifest goes with"),
+    (["--skip-bad"], "--skip-bad goes with --source recordings"),
   ],
 )
 def test_impossible_sources_are_refused(tmp_path, options, message):
   with pytest.raises(DataError, match=message):
-    data_handlers.make_records(small_config(), str(tmp_path / "x"), **options)
+    run([*MAKE, "--out", str(tmp_path / "x"), *options])
   assert not any(tmp_path.iterdir())
+
+
+def test_an_unknown_split_is_refused():
+  with pytest.raises(DataError, match="split is 'best': expected one of train, heldout"):
+    DuplexSource.of(small_config(), "best", 0, 1)
 
 
 def test_shares_are_counted_from_zero():
@@ -100,12 +114,11 @@ def test_shares_are_counted_from_zero():
 
 
 def test_a_share_says_that_others_go_on(tmp_path, capsys):
-  config, out = Config(), str(tmp_path / "world")
-  config.media.height = config.media.width = 16
-  config.data.session_units = 13
-  data_handlers.make_records(config, out, sessions=2, share=(1, 2))
+  out = str(tmp_path / "world")
+  command = [*MAKE, *overrides(13), "--out", out, "--sessions", "2", "--shard"]
+  run([*command, "1/2"])
   assert "share 1/2 is done; the folder is finished by the last call" in capsys.readouterr().out
-  data_handlers.make_records(config, out, sessions=2, share=(0, 2))
+  run([*command, "0/2"])
   assert "2 sessions, 26 units" in capsys.readouterr().out
   assert RecordFolder(out).manifest["skipped"] == 0
 
@@ -161,6 +174,6 @@ def at_root():
 
 def test_a_runner_that_is_not_there(folder, tmp_path):
   message = "is not a runner" if importlib.util.find_spec("apache_beam") else "needs Apache Beam: pip install"
-  code = "import sys; from wanstreamer_jax.data.commands import export_tfds; export_tfds(*sys.argv[1:], runner='Snail')"
-  run = subprocess.run([sys.executable, "-c", code, folder, tmp_path], capture_output=True, text=True, env=at_root())
-  assert message in run.stderr.splitlines()[-1]
+  command = [sys.executable, "-m", "wanstreamer_jax", "data", "tfds", folder, "--out", tmp_path, "--runner", "Snail"]
+  done = subprocess.run(command, capture_output=True, text=True, env=at_root())
+  assert message in done.stderr.splitlines()[-1]

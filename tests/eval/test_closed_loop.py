@@ -8,10 +8,11 @@ import pytest
 from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.duplex_world import faces
-from wanstreamer_jax.data.session import World
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.session import MediaUnit, World
+from wanstreamer_jax.data.tokenizer import Keyboard, TextTokenizer
+from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.eval import closed_loop, metrics, scores
-from wanstreamer_jax.eval.baselines import VARIANTS, Lockstep, programs
+from wanstreamer_jax.eval.baselines import VARIANTS, Lockstep
 from wanstreamer_jax.eval.scores import Conversation, Question, Script
 from wanstreamer_jax.eval.turns import Opportunity
 
@@ -46,13 +47,17 @@ def agent():
 
 
 @pytest.fixture(scope="module")
-def runs(agent):
+def engine(agent):
+  return Engine(agent, slots=2, capacity=UNITS)
+
+
+@pytest.fixture(scope="module")
+def runs(agent, engine):
   """Variant -> (conversations, users) of two sessions."""
-  compiled = programs(UNITS)
 
   def run(variant: str):
     users = [FakeUser(seed, agent.config.media) for seed in (7, 8)]
-    return closed_loop.converse(agent, compiled, TOKENIZER, lambda seed: users[seed - 7], [7, 8], UNITS, variant), users
+    return closed_loop.converse(engine, lambda seed: users[seed - 7], [7, 8], UNITS, variant), users
 
   return {variant: run(variant) for variant in VARIANTS}
 
@@ -76,36 +81,27 @@ def test_the_user_meets_what_its_own_agent_did_one_unit_before(runs, agent):
       np.testing.assert_array_equal(heard[samples:], c.agent_audio[:-samples])
 
 
-def test_shuffled_user_shows_each_agent_the_next_session(agent, runs):
+def test_shuffled_user_shows_each_agent_the_next_session(agent, engine, runs):
   """Swapping the users by hand gives the same answers as the variant, and other ones than the model's."""
-  worlds, states = runs["model"][1], []
-  steps = [user.sent for user in runs["shuffled_user"][1]]
-  swapped = Lockstep(agent, programs(UNITS), closed_loop.encode_worlds(agent, TOKENIZER, [u.world for u in worlds]),
-                     np.array([7, 8], np.int32))  # fmt: skip
-  typed = [closed_loop.Keyboard(TOKENIZER, agent.config.layout.user_text_slots) for _ in steps]
+  worlds, answers = runs["model"][1], []
+  sent = [user.sent for user in runs["shuffled_user"][1]]
+  swapped = Lockstep(engine, closed_loop.encode_worlds(agent, TOKENIZER, [user.world for user in worlds]), [7, 8])
   for k in range(UNITS):
-    texts = [board(["hello there you"] if k == 0 else []) for board in typed]
-    sound, picture = (np.stack([steps[1][k][field], steps[0][k][field]]) for field in (0, 1))
-    yes = np.ones(2, bool)
-    user = closed_loop.UserUnit(sound, closed_loop.video_to_float(picture), np.stack(texts[::-1]), yes, yes)
-    states.append(swapped.step(user).audio)
-  by_hand = np.concatenate(states, axis=1)
+    users = [MediaUnit(picture, sound) for sound, picture in (sent[1][k], sent[0][k])]
+    answers.append(swapped.step(users, [["hello there you"] if k == 0 else []] * 2).audio)
+  by_hand = np.concatenate(answers, axis=1)
   for i in range(2):
     np.testing.assert_array_equal(by_hand[i], runs["shuffled_user"][0][i].agent_audio)
     assert np.abs(by_hand[i] - runs["model"][0][i].agent_audio).max() > 1e-5
 
 
-def test_text_only_does_not_depend_on_what_the_user_shows(agent, runs):
-  compiled = programs(UNITS)
-
+def test_text_only_does_not_depend_on_what_the_user_shows(agent, engine, runs):
   class Other(FakeUser):
     def step(self, audio):
       sound, picture, typed = super().step(audio)
       return 0.5 * sound, 255 - picture, typed
 
-  found = closed_loop.converse(
-    agent, compiled, TOKENIZER, lambda seed: Other(seed, agent.config.media), [7, 8], UNITS, "text_only"
-  )
+  found = closed_loop.converse(engine, lambda seed: Other(seed, agent.config.media), [7, 8], UNITS, "text_only")
   for a, b, c in zip(found, runs["text_only"][0], runs["model"][0]):
     np.testing.assert_array_equal(a.agent_video, b.agent_video)
     assert (a.agent_audio != c.agent_audio).any()
@@ -122,7 +118,7 @@ def test_copy_previous_repeats_its_first_unit_and_says_nothing(agent, runs):
 
 
 def test_keyboard_keeps_what_does_not_fit():
-  keyboard = closed_loop.Keyboard(TOKENIZER, 2)
+  keyboard = Keyboard(TOKENIZER, 2)
   ids = TOKENIZER.encode("one two three")
   assert [keyboard(["one two three"]).tolist(), keyboard([]).tolist()] == [ids[:2], [ids[2], 0]]
 

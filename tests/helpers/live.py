@@ -9,7 +9,7 @@ import numpy as np
 from aiohttp import web
 
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.engine.phases import UnitOutput
+from wanstreamer_jax.engine.interface import UnitOutput
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.serve import protocol
 from wanstreamer_jax.serve.server import ServeOptions, Server
@@ -54,7 +54,7 @@ class Echo:
   def think(self, users, typed):
     return users, typed
 
-  def answer(self, thought):
+  def perform(self, thought):
     return [self.echo(slot, user, texts) for slot, (user, texts) in enumerate(zip(*thought))]
 
   def echo(self, slot, user, texts):

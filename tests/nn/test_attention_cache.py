@@ -43,10 +43,12 @@ def example(queries: int, keys: int, heads: tuple[int, int], int8: bool = False,
 
 @functools.partial(jax.jit, static_argnums=2)
 def both(queries: Queries, part: Part, start: int) -> tuple[Partial, Partial]:
-  """By the kernel, and by the plain computation over the keys from `start` on."""
+  """By the kernel, and by the plain computation over the keys from `start` on: [M, G, T, ...]."""
   packed = part._replace(mask=Packed(part.mask[:, :start], attention_cache.pack(part.mask, start)))
   plain = attention._over(queries, attention._some(part, slice(start, None)))
-  return attention._join(attention_cache.over_long(queries.now, packed, start)), plain
+  found = attention._join(attention_cache.over_long(queries.now, packed, start))
+  by_query = lambda x: x.reshape(x.shape[0], -1, len(queries.now), *x.shape[2:])  # [M, G T, ...] -> [M, G, T, ...]
+  return jax.tree.map(by_query, (found, plain))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_what_the_kernel_says_of_itself_is_counted_for_every_layer():
       total + attention_cache.over_long(queries.now, part._replace(layer=layer), 0).total,
       None,
     )
-    return jax.lax.scan(body, jnp.zeros((2, 2, 2, 16)), jnp.arange(LAYERS))[0]
+    return jax.lax.scan(body, jnp.zeros((2, 2, 2 * 16)), jnp.arange(LAYERS))[0]
 
   cost = count(layers, queries, part)
   assert cost.flops == LAYERS * 4 * (16 * 4) * 512 * 16

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import assert_close
-from tests.test_splash import LAYOUTS, UNITS, nano, random_attention
+from tests.nn.test_attention_splash import LAYOUTS, UNITS, nano, random_attention
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import teacher_forced_attention
 from wanstreamer_jax.model.attention_gpu import _chunks, teacher_forced_attention_gpu

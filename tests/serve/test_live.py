@@ -88,11 +88,11 @@ class Ahead(Echo):
     self.order.append(("think", self.count))
     return self.count, (users, typed)
 
-  def answer(self, thought):
+  def perform(self, thought):
     count, thought = thought
     time.sleep(0.2)  # longer than a unit: the next one is thought meanwhile
     self.order.append(("answer", count))
-    return super().answer(thought)
+    return super().perform(thought)
 
 
 def test_the_next_unit_is_thought_while_this_one_is_answered():
@@ -448,7 +448,7 @@ def test_a_world_that_the_model_does_not_take_is_refused_before_anything_is_comp
       raise AssertionError("compiled")
 
   agent = types.SimpleNamespace(config=Config())
-  monkeypatch.setattr(slots, "SlotEngine", Narrow)
+  monkeypatch.setattr(slots, "Engine", Narrow)
   monkeypatch.setattr(mesh, "enable_compilation_cache", lambda: None)
   monkeypatch.setattr(agent_weights, "load_agent", lambda *_: agent)
   monkeypatch.setattr(agent_weights, "load_session_world", lambda *_: World(fields={"name": "too long"}))

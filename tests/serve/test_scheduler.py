@@ -112,12 +112,12 @@ class Overlapping(Echo):
       raise RuntimeError("the device is lost")
     return super().think(users, typed)
 
-  def answer(self, thought):
+  def perform(self, thought):
     self.answering = True
     time.sleep(0.2)  # longer than a unit
     self.answering = False
     self.answered += 1
-    return super().answer(thought)
+    return super().perform(thought)
 
   def reset(self):
     self.at_rest.append(not self.answering)

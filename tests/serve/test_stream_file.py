@@ -13,41 +13,41 @@ from tests.helpers.media_files import float_wav, halves, tone, write_audio, writ
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.world_file import load_world, write_world
-from wanstreamer_jax.engine.phases import UnitOutput
+from wanstreamer_jax.engine.interface import PHASES, SlotEngine, UnitOutput
 from wanstreamer_jax.errors import DataError, MediaError, UserError
 from wanstreamer_jax.serve import stream_file as file
-from wanstreamer_jax.serve.session_log import PHASES
 from wanstreamer_jax.serve.stream_file import OUTPUTS, StreamOptions, TextEvent, parse_text_event, stream_file
 
 MEDIA = MediaConfig()
 QUIET = StreamOptions(progress=False)
 
 
-class Parrot:
+class Parrot(SlotEngine):
   """Plays back what it is shown, and writes "unit0and unit2and". `fail` is raised in unit `at`."""
 
   media = MEDIA
 
-  def __init__(self, fail: BaseException | None = None, at: int = 3):
-    self.fail, self.at, self.unit, self.typed = fail, at, 0, []
+  def __init__(self, fail: BaseException | None = None, at: int = 3, waiting: int = 0):
+    self.fail, self.at, self.waiting, self.unit, self.typed = fail, at, waiting, 0, []
 
-  unread = 0
-
-  def start(self, request, units):
+  def join(self, slot, request):
     self.unit = 0
 
-  def commit(self):
-    pass
+  def unread(self, slot):
+    return self.waiting
 
-  def step(self, user, typed):
+  def think(self, users, typed):
     if self.fail is not None and self.unit == self.at:
       raise self.fail
-    self.typed.append(typed)
+    self.typed += typed
+    return users[0]
+
+  def perform(self, user):
     video = np.zeros((MEDIA.frames, MEDIA.height, MEDIA.width, 3), np.uint8) if user.video is None else user.video
     audio = np.zeros(MEDIA.samples, np.float32) if user.audio is None else user.audio
     text = f" unit{self.unit}" if self.unit % 2 == 0 else "and"  # every other word is torn
     self.unit += 1
-    return UnitOutput(video, audio, text, bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 2.0))
+    return [UnitOutput(video, audio, text, bool(np.abs(audio).max() > 0.1), dict.fromkeys(PHASES, 2.0))]
 
 
 @pytest.fixture
@@ -152,9 +152,7 @@ def test_a_folder_in_the_way_leaves_nothing_half(clip, tmp_path):
 
 
 def test_what_was_typed_too_late_is_told(clip, tmp_path):
-  parrot = Parrot()
-  parrot.unread = 3
-  summary = stream_file(parrot, clip, tmp_path / "out", QUIET)
+  summary = stream_file(Parrot(waiting=3), clip, tmp_path / "out", QUIET)
   assert "3 tokens of what was typed came too late" in "".join(summary.lines())
 
 

@@ -24,10 +24,10 @@ from wanstreamer_jax.config import TrainConfig
 from wanstreamer_jax.config_files import config_from_dict, load_config
 from wanstreamer_jax.errors import CheckpointError, ConfigError, TrainingError
 from wanstreamer_jax.model.streamer import WanStreamer
-from wanstreamer_jax.parallel.rules import named_leaves, path_name
+from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train import loop
 from wanstreamer_jax.train.metric_log import MEASURED, MetricLog, read_metrics
-from wanstreamer_jax.train.optim import MATRICES, decayed, learning_rate, make_optimizer, matrix_of
+from wanstreamer_jax.train.optim import MATRICES, decayed, learning_rate, make_optimizer, matrix_axes
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import init_state, loss_and_grads, train_step, update_average
 from wanstreamer_jax.weights.store import checkpoint_steps, read_weights
@@ -125,13 +125,9 @@ def test_muon_knows_the_inputs_of_every_matrix_that_it_moves(changes):
   }  # fmt: skip
   model, channels = config.model, config.perception.audio_channels
   inner = {"o_proj": model.heads * model.head_dim, "down_proj": model.mlp}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(streamer):
-    name = path_name(path)
-    if name not in moved:
-      continue
-    matrix = matrix_of(path)
-    inputs = np.prod(leaf.shape[leaf.ndim - matrix.inputs - matrix.outputs : leaf.ndim - matrix.outputs])
-    outputs = np.prod(leaf.shape[leaf.ndim - matrix.outputs :])
+  for name, axes in matrix_axes(moved).items():
+    leaf = moved[name]
+    inputs, outputs = (np.prod([leaf.shape[axis] for axis in part]) for part in axes)
     layers = model.layers if name.startswith("transformer") else 1
     assert inputs * outputs * layers == leaf.size, name
     if name.startswith("transformer"):

@@ -11,7 +11,7 @@ from flax import nnx
 
 from tests.conftest import assert_close
 from tests.helpers.toy_stage import ToyLoader, toy_config, toy_loss, toy_stage
-from tests.test_parallel import SIZES, abstract_codecs, abstract_duplex
+from tests.parallel.test_mesh import SIZES, abstract_codecs, abstract_duplex
 from wanstreamer_jax.aot.collectives import collectives
 from wanstreamer_jax.aot.hlo import Program
 from wanstreamer_jax.config import TrainConfig
@@ -21,7 +21,7 @@ from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves, param_shardings
 from wanstreamer_jax.train import duplex, flops, loop
 from wanstreamer_jax.train.metric_log import MetricLog, describe, read_metrics
-from wanstreamer_jax.train.optim import GROUPS, Matrix, make_optimizer, orthogonal
+from wanstreamer_jax.train.optim import GROUPS, make_optimizer, muon, orthogonal
 from wanstreamer_jax.train.stage import Ratio
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import (
@@ -203,20 +203,34 @@ def test_a_skipped_update_is_told_and_a_resumed_run_repeats_it(tmp_path, capsys)
 
 def test_muons_matrices_are_exchanged_once_not_gathered_at_every_product():
   """Split over fsdp, a stack of matrices becomes whole ones per device, by all-to-all, and goes back the same way."""
-  mesh, matrix = make_mesh("fsdp=8"), Matrix()
+  mesh = make_mesh("fsdp=8")
   leaf = {"up_proj": {"w": jax.ShapeDtypeStruct((8, 32, 64), jnp.float32)}}
   places = param_shardings(leaf, mesh)
   with jax.set_mesh(mesh):
-    function = lambda tree: jax.tree.map(lambda x: orthogonal(x, matrix), tree)
-    compiled = jax.jit(function, in_shardings=(places,), out_shardings=places).lower(leaf).compile()
+    compiled = jax.jit(orthogonal, in_shardings=(places,), out_shardings=places).lower(leaf).compile()
   found = collectives(Program(compiled.as_text()), mesh.shape)
   assert {place: traffic.count for place, traffic in found.items()} == {("all-to-all", ("fsdp",)): 2}
   x = np.random.default_rng(0).standard_normal((8, 32, 64)).astype(np.float32)
   split = compiled(jax.device_put({"up_proj": {"w": x}}, places))
-  assert_close(split, {"up_proj": {"w": orthogonal(jnp.asarray(x), matrix)}}, 1e-5)
+  assert_close(split, orthogonal({"up_proj": {"w": jnp.asarray(x)}}), 1e-5)
   values = np.linalg.svd(np.asarray(split["up_proj"]["w"]) / (0.2 * 8), compute_uv=False)
   assert values.min() > 0.6
   assert values.max() < 1.3
+
+
+def test_an_update_of_muon_moves_each_matrix_once_and_no_momentum():
+  """There and back for a stack; a single matrix is gathered, and every device keeps its part of the result."""
+  mesh = make_mesh("fsdp=8")
+  shapes = {"transformer.layers.up_proj.w": (8, 32, 64), "hear.out.w": (32, 64)}
+  grads = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+  state = jax.eval_shape(muon().init, grads)
+  places = param_shardings((grads, state), mesh)
+  with jax.set_mesh(mesh):
+    compiled = jax.jit(muon().update, in_shardings=places, out_shardings=places).lower(grads, state).compile()
+  found = collectives(Program(compiled.as_text()), mesh.shape)
+  assert {place: traffic.count for place, traffic in found.items()} == {
+    ("all-gather", ("fsdp",)): 1, ("all-to-all", ("fsdp",)): 2,
+  }  # fmt: skip
 
 
 def test_muons_moments_are_sharded_as_their_parameters():

@@ -30,9 +30,9 @@ from wanstreamer_jax.aot.collectives import collectives
 from wanstreamer_jax.aot.roofline import roofline
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.loader import duplex_batch
+from wanstreamer_jax.engine.phases import abstract_states, compile_phases
 from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.model.attention_tpu import two_copy_pattern, widened
-from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.nn.attention_splash import kernel_flops
 from wanstreamer_jax.parallel.cost import Cost, count
 from wanstreamer_jax.parallel.machine import CHIPS
@@ -166,39 +166,32 @@ def _nbytes(leaf: Any, shape: tuple[int, ...] | None = None) -> int:
 
 
 def step_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
-  """The unit step of one session on one chip, with donated state."""
+  """The unit step of one session on one chip, as the engine compiles it, with donated state."""
   agent = jax.eval_shape(lambda: rollout.cast_layers_to_compute_dtype(Agent(config, rngs=nnx.Rngs(0))))
-  capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
-  start = lambda agent: rollout.start_session(
-    agent, jax.random.PRNGKey(0), WorldArrays.empty(config), capacity=capacity
-  )
-  state = jax.eval_shape(start, agent)
-  user = unit_of_user(config)
-
-  def step(agent: Agent, state: rollout.SessionState, user: UserUnit) -> Any:
-    state, spoken = rollout.step_unit(agent, state, user)
-    return state, spoken._replace(trace={})
-
+  minute = 60_000 // config.media.unit_ms  # of history, for layouts without a window
+  weights, treedef = jax.tree.flatten(agent)
+  states, function = abstract_states(agent, 1, minute), compile_phases(treedef, 1, minute).step
+  users = unit_of_user(config)
   size = lambda tree: sum(map(_nbytes, jax.tree.leaves(tree)))
   title = (
     f"unit step of one session on one chip, {config.flow.steps} solver steps, "
-    f"cache of {state.cache.coords.unit.shape[0]} tokens"
+    f"cache of {states.cache.coords.unit.shape[1]} tokens"
   )
-  parts = {"weights": size(agent), "cache": size(state.cache)}
-  flops = {"products": count(step, agent, state, user).flops}
+  parts = {"weights": size(weights), "cache": size(states.cache)}
+  flops = {"products": count(function, weights, states, users).flops}
   advice = "model.kv_cache=int8, a narrower layout.window or a larger chip"
   amount, mesh = {"units": 1}, make_mesh("data=1", devices[:1])
-  function = jax.jit(step, donate_argnums=1)
-  return ProgramPlan(title, function, (agent, state, user), parts, flops, flops["products"], amount, mesh, advice)
+  arguments = (weights, states, users)
+  return ProgramPlan(title, function, arguments, parts, flops, flops["products"], amount, mesh, advice)
 
 
 def unit_of_user(config: Config) -> UserUnit:
-  """The shapes of one unit of the user."""
+  """The shapes of what one slot's user does in one unit, as it comes from outside."""
   media, like = config.media, jax.ShapeDtypeStruct
-  yes = like((), np.bool_)
-  video = like((media.frames, media.height, media.width, 3), np.float32)
-  text = like((config.layout.user_text_slots,), np.int32)
-  return UserUnit(like((media.samples,), np.float32), video, text, yes, yes)
+  yes = like((1,), np.bool_)
+  video = like((1, media.frames, media.height, media.width, 3), np.uint8)
+  text = like((1, config.layout.user_text_slots), np.int32)
+  return UserUnit(like((1, media.samples), np.float32), video, text, yes, yes)
 
 
 PROGRAMS = {"train": train_program, "step": step_program}

@@ -3,7 +3,9 @@
 import time
 from typing import Any
 
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.loader import Loader
+from wanstreamer_jax.errors import DataError
 
 
 def bench(loader: Loader, seconds: float = 5.0) -> dict[str, Any]:
@@ -16,3 +18,24 @@ def bench(loader: Loader, seconds: float = 5.0) -> dict[str, Any]:
   rate = step * len(loader.rows) * loader.units / elapsed
   unit_seconds = loader.folders[0].manifest["media"]["unit_ms"] / 1000
   return {"units_per_second": rate, "mb_per_second": size / elapsed / 1e6, "times_real_time": rate * unit_seconds}
+
+
+def bench_loader(
+  config: Config, path: str, *, seconds: float = 5.0, step_seconds: float | None = None, hosts: int = 1
+) -> None:
+  """Prints how fast this machine reads its rows of training batches from a `data.path`, as one of `hosts` hosts, beside
+  what it must read when a step takes `step_seconds`. Raises DataError for a batch that does not divide."""
+  batch, units = config.data.batch, config.data.units
+  if batch % hosts:
+    raise DataError(f"data.batch is {batch}, which does not divide over {hosts} hosts")
+  rates = bench(Loader(path, config, range(batch // hosts)), seconds)
+  print(
+    f"{path}: {rates['units_per_second']:.0f} units/s, {rates['mb_per_second']:.0f} MB/s, "
+    f"{rates['times_real_time']:.0f} x real time ({batch // hosts} rows of {units} units)"
+  )
+  if step_seconds is not None:
+    needed = batch * units / step_seconds / hosts
+    margin = rates["units_per_second"] / needed
+    verdict = f"{margin:.1f} times that is read" if margin >= 1 else f"only {margin:.2f} of that is read, chips wait"
+    each = f" on each of {hosts} hosts" if hosts > 1 else ""
+    print(f"steps of {step_seconds:.3g} s need {needed:.0f} units/s{each}: {verdict}")

@@ -8,15 +8,17 @@ import os
 import resource
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.duplex_world.source import world_config
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.engine.engine import SlotEngine
+from wanstreamer_jax.engine.engine import Engine
+from wanstreamer_jax.engine.interface import UnitOutput
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.files import save_figure, write_json
 from wanstreamer_jax.parallel.machine import describe
@@ -26,56 +28,102 @@ from wanstreamer_jax.serve.drawn_user import DrawnUser
 STILLS = (0.1, 1, 10, 30, 60)  # minutes
 
 
+class Minute(NamedTuple):
+  """A minute of the session (the last one may be shorter)."""
+
+  minute: float  # at its end
+  p50_ms: float  # of a unit
+  p95_ms: float
+  cpu_ms: float  # median over all cores: what other programs of the machine do not change
+  memory_mb: float
+
+
+class Watched:
+  """What is noted of a session while it runs."""
+
+  def __init__(self, media: MediaConfig):
+    self.media = media
+    self.units = self.samples = self.frames = 0
+    self.minutes: list[Minute] = []
+    self.stills: dict[float, np.ndarray] = {}  # by the minute in which they were shown
+    self._wall: list[float] = []  # milliseconds of the units since the last whole minute
+    self._cpu: list[float] = []
+
+  @property
+  def elapsed(self) -> float:
+    """Minutes of the session so far."""
+    return self.units * self.media.unit_ms / 60_000
+
+  def add(self, output: UnitOutput, cpu_ms: float) -> None:
+    """One unit more."""
+    self.units += 1
+    self.samples, self.frames = self.samples + len(output.audio), self.frames + len(output.video)
+    self._wall.append(sum(output.times.values()))
+    self._cpu.append(cpu_ms)
+    if len(self._wall) == 60_000 // self.media.unit_ms:
+      self._end_minute()
+    self.stills |= {at: output.video[-1] for at in STILLS if at <= self.elapsed and at not in self.stills}
+    self._newest = output.video[-1]
+
+  def finish(self) -> None:
+    """After the last unit."""
+    if self._wall:
+      self._end_minute()
+    self.stills[self.elapsed] = self._newest
+
+  def _end_minute(self) -> None:
+    p50, p95 = (float(value) for value in np.percentile(self._wall, (50, 95)))
+    self.minutes.append(Minute(self.elapsed, p50, p95, float(np.median(self._cpu)), resident_mb()))
+    self._wall, self._cpu = [], []
+
+  def drifts(self) -> dict[str, float]:
+    """Milliseconds by which what was sent is longer than what was heard."""
+    heard = self.units * self.media.unit_ms
+    return {
+      "audio_drift_ms": 1000 * self.samples / self.media.sample_rate - heard,
+      "video_drift_ms": 1000 * self.frames / self.media.fps - heard,
+    }
+
+  def growth(self, window: float) -> dict[str, float]:
+    """The last minute over the first whole one in which the agent's window (minutes) was full."""
+    last = self.minutes[-1]
+    first = next((row for row in self.minutes if row.minute >= window + 1), last)
+    return {
+      "last_minute_over_first_after_window": last.p50_ms / first.p50_ms,
+      "of_cpu_time": last.cpu_ms / first.cpu_ms,
+      "memory_growth_mb": last.memory_mb - first.memory_mb,
+    }
+
+
 def bench_session(agent: Agent, minutes: float) -> tuple[dict[str, Any], dict[float, np.ndarray]]:
   """(plain values, ready for JSON, with one row for every minute; the agent's picture at STILLS and at the end)."""
-  media, engine = agent.config.media, SlotEngine(agent, 1, int(minutes * 60_000 / agent.config.media.unit_ms) + 1)
-  user = DrawnUser(world_config(agent.config), seed=0)
-  units, per_minute = round(minutes * 60_000 / media.unit_ms), 60_000 // media.unit_ms
+  config, media = agent.config, agent.config.media
+  units = round(minutes * 60_000 / media.unit_ms)
+  engine, user = Engine(agent, capacity=units + 1), DrawnUser(world_config(config), seed=0)
   engine.prepare()
   user.prepare()
   engine.join(0, Request(session_world(user)))
-  compiled = compilations()
-  rows: list[dict[str, float]] = []
-  stills: dict[float, np.ndarray] = {}
-  times: list[float] = []
-  busy: list[float] = []  # milliseconds of all cores: what other programs of the machine do not change
-  shown = np.zeros((0,))
-  samples = frames = 0
-  for unit in tqdm(range(units), desc="session", unit="unit"):
-    heard, typed, _ = user.take()
-    begin = time.process_time()
-    answer = engine.step([heard], [typed])[0]
-    busy.append(1000 * (time.process_time() - begin))
-    if answer is None:
-      raise RuntimeError(f"the session is not finite any more after {unit} units")
-    user.hear(answer.audio)
-    shown = answer.video[-1]
-    samples, frames = samples + len(answer.audio), frames + len(answer.video)
-    times.append(sum(answer.times.values()))
-    minute = (unit + 1) * media.unit_ms / 60_000
-    for still in STILLS:
-      if still <= minute and still not in stills:
-        stills[still] = shown
-    if len(times) == per_minute or unit + 1 == units:
-      rows.append(
-        {"minute": minute, "p50_ms": float(np.median(times)), "p95_ms": float(np.percentile(times, 95)),
-         "cpu_ms": float(np.median(busy)), "memory_mb": resident_mb()}
-      )  # fmt: skip
-      times, busy = [], []
-  stills[units * media.unit_ms / 60_000] = shown
-  heard_ms = units * media.unit_ms
-  window = (agent.config.layout.window or 0) * media.unit_ms / 60_000
-  after_window = next((row for row in rows if row["minute"] >= window + 1), rows[-1])  # a whole minute of it
-  last_over = lambda name: rows[-1][name] / after_window[name]
+  compiled, watched = compilations(), Watched(media)
+  for _ in tqdm(range(units), desc="session", unit="unit"):
+    watched.add(*answer(engine, user))
+  watched.finish()
   result = {
-    "machine": describe(), "config": agent.config.name, "kv_cache": agent.config.model.kv_cache, "units": units,
-    "audio_drift_ms": 1000 * samples / media.sample_rate - heard_ms,
-    "video_drift_ms": 1000 * frames / media.fps - heard_ms,
-    "unit_drift": int(np.asarray(engine.states.unit)[0]) - units, "compiled_after_start": len(compiled),
-    "last_minute_over_first_after_window": last_over("p50_ms"), "of_cpu_time": last_over("cpu_ms"),
-    "memory_growth_mb": rows[-1]["memory_mb"] - after_window["memory_mb"], "minutes": rows,
+    "machine": describe(), "config": config.name, "kv_cache": config.model.kv_cache, "units": units,
+    **watched.drifts(), "unit_drift": int(np.asarray(engine.states.unit)[0]) - units,
+    "compiled_after_start": len(compiled), **watched.growth((config.layout.window or 0) * media.unit_ms / 60_000),
+    "minutes": [row._asdict() for row in watched.minutes],
   }  # fmt: skip
-  return result, stills
+  return result, watched.stills
+
+
+def answer(engine: Engine, user: DrawnUser) -> tuple[UnitOutput, float]:
+  """One unit of the conversation, and the milliseconds that all cores worked on the answer."""
+  unit, typed, _ = user.take()
+  begin = time.process_time()
+  output = engine.step(unit, typed)
+  busy = 1000 * (time.process_time() - begin)
+  user.hear(output.audio)
+  return output, busy
 
 
 def session_world(user: DrawnUser) -> World:

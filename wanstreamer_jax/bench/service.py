@@ -7,7 +7,6 @@ not hold is a network and a browser's play-out buffer.
 
 import asyncio
 import dataclasses
-import functools
 import json
 import resource
 import time
@@ -19,12 +18,10 @@ import jax
 import numpy as np
 from aiohttp import web
 
-from wanstreamer_jax import rollout
 from wanstreamer_jax.bench.trace import write_trace
-from wanstreamer_jax.bench.unit_step import measure_ceilings, phase_costs, random_unit, sizes
+from wanstreamer_jax.bench.unit_step import abstract_state, measure_ceilings, phase_costs, random_unit, sizes
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.engine.engine import SlotEngine
-from wanstreamer_jax.model.streamer import WorldArrays
+from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.parallel.cost import Cost
 from wanstreamer_jax.parallel.machine import describe
 from wanstreamer_jax.serve import protocol
@@ -49,7 +46,7 @@ class Visit:
   heard: list[tuple[float, float]] = dataclasses.field(default_factory=list)  # unit complete, its answer here
 
 
-def bench_serve(engine: SlotEngine, visitors: int, seconds: float, trace: Path | None = None) -> dict[str, Any]:
+def bench_serve(engine: Engine, visitors: int, seconds: float, trace: Path | None = None) -> dict[str, Any]:
   """Plain values, ready for JSON; times in milliseconds. trace: a folder for `write_trace`."""
   engine.spans = [] if trace is not None else None
   visits = asyncio.run(_load(engine, visitors, seconds))
@@ -81,20 +78,13 @@ def bench_serve(engine: SlotEngine, visitors: int, seconds: float, trace: Path |
   }
 
 
-def floors(engine: SlotEngine) -> dict[str, float]:
+def floors(engine: Engine) -> dict[str, float]:
   """Milliseconds that each phase of all slots takes at least here: FLOPs of all, bytes of one, over measured rates."""
   agent = engine.agent
   costs = phase_costs(agent, abstract_state(engine), random_unit(agent.config))
   resident = sum(leaf.nbytes for leaf in jax.tree.leaves(agent))
   ceilings = measure_ceilings(agent.config.model.dtype, resident)
-  by_phase = dict(zip(PHASES, (costs[name] for name in ("commit", "perceive", "think", "perform", "render"))))
-  return {phase: ceilings.floor(Cost(engine.slots * cost.flops, cost.bytes)) for phase, cost in by_phase.items()}
-
-
-def abstract_state(engine: SlotEngine) -> rollout.SessionState:
-  """The shapes of what one session remembers."""
-  start = functools.partial(rollout.start_session, capacity=engine.capacity)
-  return jax.eval_shape(start, engine.agent, jax.random.PRNGKey(0), WorldArrays.empty(engine.agent.config))
+  return {phase: ceilings.floor(Cost(engine.slots * cost.flops, cost.bytes)) for phase, cost in costs.items()}
 
 
 def memory_mb() -> dict[str, float]:
@@ -110,7 +100,7 @@ def _percentiles(values: np.ndarray) -> dict[str, float]:
   return dict(zip(("p50", "p95", "p99"), map(float, np.percentile(values, (50, 95, 99)))))
 
 
-async def _load(engine: SlotEngine, visitors: int, seconds: float) -> list[Visit]:
+async def _load(engine: Engine, visitors: int, seconds: float) -> list[Visit]:
   runner = web.AppRunner(Server(engine, ServeOptions(port=0)).app())
   await runner.setup()
   site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -208,7 +198,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def bench_serve_command(
-  engine: SlotEngine, visitors: int, seconds: float, as_json: bool, trace: Path | None = None
+  engine: Engine, visitors: int, seconds: float, as_json: bool, trace: Path | None = None
 ) -> None:
   """Prints one or the other."""
   result = bench_serve(engine, visitors, seconds, trace)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanstreamer_jax.engine.phases import Span
+from wanstreamer_jax.engine.interface import Span
 from wanstreamer_jax.files import save_figure, write_text
 from wanstreamer_jax.serve.timeline import INK, PHASE_COLOURS, USER
 

@@ -6,9 +6,7 @@ rates are measured in the same run, the second over as many bytes as the model a
 that fits into the processor's caches is held to their speed.
 """
 
-import functools
 import json
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +16,10 @@ from flax import nnx
 
 from wanstreamer_jax import rollout
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.records import video_to_float, video_to_uint8
-from wanstreamer_jax.engine.phases import Phases, compile_phases, decode, encode, fetched
-from wanstreamer_jax.model.streamer import WorldArrays
+from wanstreamer_jax.data.session import MediaUnit
+from wanstreamer_jax.engine.engine import Engine
+from wanstreamer_jax.engine.interface import PHASES
+from wanstreamer_jax.engine.phases import abstract_states, join_state, perceive, perform, render_checked, think, to_host
 from wanstreamer_jax.parallel import machine
 from wanstreamer_jax.parallel.cost import Cost, count
 from wanstreamer_jax.parallel.machine import best_seconds, product_rate, timed
@@ -28,8 +27,7 @@ from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
 from wanstreamer_jax.units import CLEAN_PHASES, PERFORM, REFEED, build_layout
 
 WARM_UP = 5
-AFTER_THE_USER = ("perceive", "think", "perform", "render")
-PHASES = ("commit", *AFTER_THE_USER)
+AFTER_THE_USER = PHASES[1:]
 
 
 class Ceilings(NamedTuple):
@@ -49,18 +47,14 @@ def bench_step(config: Config, runs: int = 100) -> dict[str, Any]:
 
   Returns plain values, ready for JSON; times are in milliseconds, compile times in seconds.
   """
-  agent, user = random_agent(config), random_unit(config)
-  capacity = 60_000 // config.media.unit_ms  # a minute, for layouts without a window
-  start = jax.jit(functools.partial(rollout.start_session, capacity=capacity))
-  begin = lambda: start(agent, jax.random.PRNGKey(0), WorldArrays.empty(config))
-  state = begin()
-  resident = _nbytes(agent) + _nbytes(state.cache)
+  minute = 60_000 // config.media.unit_ms  # of history, for layouts without a window
+  engine, user = Engine(random_agent(config), capacity=minute), random_unit(config)
+  agent, state = engine.agent, abstract_state(engine)
+  resident = nbytes(agent) + nbytes(state.cache)
   ceilings = measure_ceilings(config.model.dtype, resident)
   costs = phase_costs(agent, state, user)
-  phases, compile_times = _compile(compile_phases(), agent, state, user)
-  times = _time_phases(phases, agent, begin(), user, runs)
-  step, compile_times["step"] = _compile_step(agent, state, user)
-  times["step"] = _time_step(step, agent, begin(), user, runs)
+  times, compile_times = _time_phases(engine, user, runs)
+  times["step"], compile_times["step"] = _time_step(engine, user, runs)
   costs["step"] = sum(costs.values(), Cost())
   floors = {name: ceilings.floor(costs[name]) for name in PHASES}
   floors["step"] = sum(floors.values())  # phases follow each other
@@ -101,16 +95,22 @@ def random_unit(config: Config) -> UserUnit:
   return UserUnit(audio, video, text, np.True_, np.True_)
 
 
+def abstract_state(engine: Engine) -> SessionState:
+  """The shapes of what one session of an engine remembers."""
+  states = abstract_states(engine.agent, 1, engine.capacity)
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), states)
+
+
 def phase_costs(agent: Agent, state: SessionState, user: UserUnit) -> dict[str, Cost]:
-  """What each phase must do at least."""
-  heard, _ = jax.eval_shape(encode, agent, state, user)
-  latents, _ = jax.eval_shape(rollout.perform, agent, state)
+  """What each phase of one session must do at least."""
+  heard, _ = jax.eval_shape(perceive, agent, state, user)
+  latents = jax.eval_shape(perform, agent, state)
   return {
     "commit": count(rollout.commit, agent, state),
-    "perceive": count(encode, agent, state, user),
-    "think": count(rollout.think, agent, state, heard),
-    "perform": count(rollout.perform, agent, state),
-    "render": count(decode, agent, state, latents),
+    "perceive": count(perceive, agent, state, user),
+    "think": count(think, agent, state, heard),
+    "perform": count(perform, agent, state),
+    "render": count(render_checked, agent, state, latents),
   }
 
 
@@ -128,53 +128,27 @@ def measure_ceilings(dtype: str, resident: int) -> Ceilings:
   return Ceilings(product_rate(dtype), read, buffer.nbytes)
 
 
-def _compile(phases: Phases, agent: Agent, state: SessionState, user: UserUnit) -> tuple[Phases, dict[str, float]]:
-  """The phases as compiled programs, and the seconds that each took to compile."""
-  heard, _ = jax.eval_shape(encode, agent, state, user)
-  latents, _ = jax.eval_shape(rollout.perform, agent, state)
-  rest = {"commit": (), "perceive": (user,), "think": (heard,), "perform": (), "render": (latents,)}
-  functions = dict(zip(PHASES, (phases.commit, phases.encode, phases.think, phases.perform, phases.decode)))
-  seconds, compiled = {}, []
-  for name, function in functions.items():
-    taken, program = timed(lambda f=function, name=name: f.lower(agent, state, *rest[name]).compile())
-    seconds[name] = taken / 1000
-    compiled.append(program)
-  return Phases(phases.start, *compiled), seconds
+def _time_phases(engine: Engine, user: UserUnit, runs: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+  """Milliseconds of every phase in `runs` units of a session after the warm-up, and the seconds that the first unit
+  took beyond that, which it was compiled in."""
+  first, *units = [engine.step(MediaUnit(user.video, user.audio)).times for _ in range(1 + WARM_UP + runs)]
+  times = {phase: [unit[phase] for unit in units[WARM_UP:]] for phase in PHASES}
+  return times, {phase: (first[phase] - float(np.median(times[phase]))) / 1000 for phase in PHASES}
 
 
-def _time_phases(
-  phases: Phases, agent: Agent, state: SessionState, user: UserUnit, runs: int
-) -> dict[str, list[float]]:
-  """Milliseconds of every phase in `runs` units of a session, after the warm-up."""
-  times: dict[str, list[float]] = {name: [] for name in PHASES}
+def _time_step(engine: Engine, user: UserUnit, runs: int) -> tuple[list[float], float]:
+  """Milliseconds of the unit as one program, after the warm-up, and the seconds that it took to compile.
+
+  The engine's session is used up.
+  """
+  engine.settle()
+  state, users = join_state(engine.states, engine.decoders), jax.tree.map(lambda x: np.asarray(x)[None], user)
+  weights, times = jax.tree.leaves(engine.agent), []
+  seconds, step = timed(lambda: engine.phases.step.lower(weights, state, users).compile())
   for _ in range(WARM_UP + runs):
-    commit, state = timed(phases.commit, agent, state)
-    perceive, (heard, state) = timed(phases.encode, agent, state, user)
-    think, (_, state) = timed(phases.think, agent, state, heard)
-    perform, latents = timed(phases.perform, agent, state)
-    render, (*_, state) = timed(lambda: fetched(phases.decode(agent, state, latents)))  # noqa: B023
-    for name, value in zip(PHASES, (commit, perceive, think, perform, render)):
-      times[name].append(value)
-  return {name: values[WARM_UP:] for name, values in times.items()}
-
-
-def _compile_step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[Callable[..., Any], float]:
-  """The whole `step_unit` as one program with donated state, and the seconds that it took to compile."""
-
-  def step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[jax.Array, jax.Array, SessionState]:
-    state, spoken = rollout.step_unit(agent, state, user._replace(video=video_to_float(user.video)))
-    return jnp.clip(spoken.audio, -1.0, 1.0), video_to_uint8(spoken.video), state
-
-  milliseconds, compiled = timed(lambda: jax.jit(step, donate_argnums=1).lower(agent, state, user).compile())
-  return compiled, milliseconds / 1000
-
-
-def _time_step(step: Callable[..., Any], agent: Agent, state: SessionState, user: UserUnit, runs: int) -> list[float]:
-  times = []
-  for _ in range(WARM_UP + runs):
-    milliseconds, (*_, state) = timed(lambda: fetched(step(agent, state, user)))  # noqa: B023
+    milliseconds, (_, state) = timed(lambda: to_host(step(weights, state, users)))  # noqa: B023
     times.append(milliseconds)
-  return times[WARM_UP:]
+  return times[WARM_UP:], seconds / 1000
 
 
 def _statistics(times: list[float]) -> dict[str, float]:
@@ -182,7 +156,7 @@ def _statistics(times: list[float]) -> dict[str, float]:
   return {"median_ms": float(median), "p95_ms": float(p95), "p99_ms": float(p99)}
 
 
-def _nbytes(tree: Any) -> int:
+def nbytes(tree: Any) -> int:
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # of arrays or their shapes
 
 
@@ -192,14 +166,14 @@ def sizes(agent: Agent, state: SessionState) -> dict[str, Any]:
   layout = build_layout(config)
   return {
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(agent)),
-    "weights_mb": _nbytes(agent) / 1e6,
+    "weights_mb": nbytes(agent) / 1e6,
     "width": config.model.width,
     "layers": config.model.layers,
     "picture": [config.media.height, config.media.width],
     "committed_tokens": layout.tokens(*CLEAN_PHASES),
     "performed_tokens": layout.tokens(REFEED, PERFORM),
     "cache_tokens": state.cache.coords.unit.shape[0],
-    "cache_mb": _nbytes(state.cache) / 1e6,
+    "cache_mb": nbytes(state.cache) / 1e6,
     "text_slots": config.layout.text_slots,
     "solver_steps": config.flow.steps,
     "commit_delay": config.layout.commit_delay,

@@ -4,14 +4,13 @@ import argparse
 import pathlib
 from typing import Any
 
-from wanstreamer_jax.cli.parsing import add_command, load_config, number
+from wanstreamer_jax.cli.parsing import add_command, add_json, load_config, number
 from wanstreamer_jax.errors import UserError
 
 
 def add_aot(commands: Any) -> None:
-  parser = add_command(
-    commands, "aot", "compile for a TPU topology on this machine: memory, FLOPs, collectives, the step's shortest time",
-    """
+  summary = "compile for a TPU topology on this machine: memory, FLOPs, collectives, the step's shortest time"
+  examples = """
     wanstreamer aot --config configs/demo.py --topology v5e:2x2
     wanstreamer aot --config configs/qwen2p5_1p5b.py --topology v6e:2x4 --what train --config.data.batch=16
     wanstreamer aot --config configs/qwen2p5_1p5b.py --topology v6e:1x1 --what step --json
@@ -20,19 +19,18 @@ def add_aot(commands: Any) -> None:
 
     Needs libtpu: pip install 'wanstreamer-jax[aot]'. Nothing runs; minutes for large models. Training takes
     train.mesh, or fsdp over all chips of a slice; data.batch must be a multiple of data x fsdp.
-    """, aot,
-  )  # fmt: skip
+  """
+  parser = add_command(commands, "aot", summary, examples, aot)
   parser.add_argument("--config", metavar="FILE", help="a config file; change fields by --config.SECTION.FIELD=VALUE")
   parser.add_argument("--topology", metavar="NAME", help="such as v5e:2x2, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1")
   parser.add_argument(
-    "--slices", type=number(int, 1, 64), default=1, metavar="N", help="so many of them, joined by `data` (default: 1)"
+    "--slices", type=number(int, 1, 64), default=1, metavar="N", help="how many of them, joined by `data` (default: 1)"
   )
   parser.add_argument("--what", choices=("train", "step"), help="the training step, or one unit (default: both)")
   parser.add_argument(
     "--plan", action="store_true", help="stop when memory is planned: all figures in a tenth of the time, no code"
   )
-  parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
+  add_json(parser)
   parser.add_argument("--all", action="store_true", help="the larger sizes on their pods, as a document; resumable")
   parser.add_argument("--only", metavar="TEXT", default="", help="with --all: only cells whose name contains it")
   parser.add_argument(

@@ -1,4 +1,4 @@
-"""`wanstreamer bench`: measurements of this machine."""
+"""`wanstreamer bench step | train | serve | session | loader`: measurements of this machine."""
 
 import argparse
 import os
@@ -10,11 +10,15 @@ from wanstreamer_jax.cli.parsing import (
   add_command,
   add_config,
   add_group,
+  add_json,
+  add_out,
+  add_service,
   agent_overrides,
   folder,
   load_config,
   number,
 )
+from wanstreamer_jax.cli.results import add_record
 
 
 def add_bench(commands: Any) -> None:
@@ -26,138 +30,54 @@ def add_bench(commands: Any) -> None:
     wanstreamer bench session --minutes 60
   """
   group = add_group(commands, "bench", "measure on this machine", examples)
+  for add in (add_step, add_train, add_serve, add_session, add_loader):
+    add(group)
 
-  step = add_command(
-    group, "step", "time every phase of a unit, beside the floor that this machine's measured rates give",
-    """
+
+def add_step(group: Any) -> None:
+  summary = "time every phase of a unit, beside the floor that this machine's measured rates give"
+  examples = """
     wanstreamer bench step --config configs/demo.py
     wanstreamer bench step --config configs/demo.py --json --runs 500 --config.flow.steps=2
-    """, bench_step,
-  )  # fmt: skip
-  add_config(step)
-  step.add_argument("--runs", type=number(int, 50), default=100, metavar="N", help="units to time (default: 100)")
-  step.add_argument("--json", action="store_true", help="print JSON instead of a table")
+  """
+  parser = add_command(group, "step", summary, examples, bench_step)
+  add_config(parser)
+  parser.add_argument("--runs", type=number(int, 50), default=100, metavar="N", help="units to time (default: 100)")
+  add_json(parser)
+  add_record(parser)
 
-  train = add_command(
-    group, "train", "time the training step, beside the matrix products that this machine reaches",
-    """
+
+def bench_step(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.bench import unit_step
+
+  unit_step.bench_step_command(config, args.runs, args.json)
+
+
+def add_train(group: Any) -> None:
+  summary = "time the training step, beside the matrix products that this machine reaches"
+  examples = """
     wanstreamer bench train --config configs/tiny.py
     wanstreamer bench train --config configs/tiny.py --records data_cache/latents --trace out/profile
     wanstreamer bench train --config configs/qwen2p5_1p5b.py --text-only --batch 4
     wanstreamer bench train --config configs/qwen2p5_1p5b.py --against transformers --batch 4
-    """, bench_train,
-  )  # fmt: skip
-  add_config(train)
-  train.add_argument("--batch", type=number(int, 1), metavar="B", help="rows of a step (default: data.batch)")
-  train.add_argument("--units", type=number(int, 1), metavar="N", help="units of a crop (default: data.units)")
-  train.add_argument("--steps", type=number(int, 4), default=40, metavar="N", help="steps to time (default: 40)")
-  train.add_argument("--text-only", action="store_true", help="dense causal text of this geometry too, in turns")
-  train.add_argument(
+  """
+  parser = add_command(group, "train", summary, examples, bench_train)
+  add_config(parser)
+  parser.add_argument("--batch", type=number(int, 1), metavar="B", help="rows of a step (default: data.batch)")
+  parser.add_argument("--units", type=number(int, 1), metavar="N", help="units of a crop (default: data.units)")
+  parser.add_argument("--steps", type=number(int, 4), default=40, metavar="N", help="steps to time (default: 40)")
+  parser.add_argument("--text-only", action="store_true", help="dense causal text of this geometry too, in turns")
+  parser.add_argument(
     "--text-tokens", type=number(int, 2), metavar="T", help="tokens of a row of text (default: a crop's, at most 4096)"
   )
-  train.add_argument(
+  parser.add_argument(
     "--against", choices=("transformers",), help="text alone, in turns with Hugging Face's (extra `oracles`)"
   )
-  train.add_argument("--records", metavar="DIR", help="read batches from this folder (default: one random batch)")
-  train.add_argument("--trace", type=folder, metavar="DIR", help="write a profile of three steps")
-  train.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-  serve = add_command(
-    group, "serve", "serve visitors over real sockets on this machine and time what they meet",
-    """
-    wanstreamer bench serve --slots 2 --visitors 3 --seconds 60
-    wanstreamer bench serve --config configs/qwen2p5_1p5b.py --config.model.dtype=bfloat16 --placement split --trace out
-    """, bench_serve,
-  )  # fmt: skip
-  add_agent(serve)
-  add_config(serve, required=False)
-  serve.add_argument("--placement", choices=("fused", "split", "group"), default="fused", help="as of `serve`")
-  serve.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")
-  serve.add_argument("--slots", type=number(int, 1), default=1, help="how many are served at once (default: 1)")
-  serve.add_argument("--visitors", type=number(int, 1), default=1, help="how many come (default: 1)")
-  serve.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
-  serve.add_argument("--trace", metavar="DIR", help="write what ran when: trace.json for Perfetto, trace.png")
-  serve.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-  session = add_command(
-    group, "session", "hold one long session faster than real time: do units stay as fast, memory as small",
-    """
-    wanstreamer bench session --minutes 60 --out out/session
-    wanstreamer bench session --config configs/demo.py --minutes 60
-    """, bench_session,
-  )  # fmt: skip
-  add_agent(session)
-  add_config(session, required=False)
-  session.add_argument("--minutes", type=number(float, 0.1), default=60.0, help="how long (default: 60)")
-  session.add_argument(
-    "--out", type=folder, metavar="DIR", default="out/session", help="for session.json and session.png"
-  )
-
-  loader = add_command(
-    group, "loader", "measure how fast training batches are read from a folder of records",
-    """
-    wanstreamer bench loader data_cache/latents --config configs/tiny.py --seconds 10
-    wanstreamer bench loader world:3,calls:1 --config configs/demo.py --step-seconds 0.2 --hosts 4
-    wanstreamer bench loader data/latents --config configs/pods.py:qwen2p5_1p5b,v6e:16x16 --topology v6e:16x16 --mfu 0.5
-    """, bench_loader,
-  )  # fmt: skip
-  loader.add_argument("path", metavar="DIR", help="a folder of records, or a mixture as data.path may be")
-  add_config(loader)
-  loader.add_argument("--seconds", type=number(float, 0.1), default=5.0, help="how long (default: 5)")
-  loader.add_argument("--step-seconds", type=number(float, 1e-6), metavar="S", help="compare with steps of this length")
-  loader.add_argument("--hosts", type=number(int, 1), default=1, help="that share a step's reading (default: 1)")
-  loader.add_argument("--topology", metavar="T", help="compare with steps on these TPUs, such as v5e:2x2 (extra `aot`)")
-  loader.add_argument("--mfu", type=number(float, 0.01, 1), default=0.5, help="of steps on --topology (default: 0.5)")
-
-
-def bench_loader(args: argparse.Namespace) -> None:
-  config = load_config(args)
-  from wanstreamer_jax.cli import data_handlers
-
-  seconds, hosts = args.step_seconds, args.hosts
-  if args.topology:
-    from wanstreamer_jax.aot import compile
-
-    devices = compile.topology_devices(args.topology)
-    useful = compile.train_program(config, devices).useful  # what MFU counts
-    seconds = useful / (args.mfu * len(devices) * compile.CHIPS[devices[0].device_kind].flops)
-    hosts = len({device.process_index for device in devices})
-  data_handlers.bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
-
-
-def agent_of(args: argparse.Namespace) -> Any:
-  """The checkpoint's agent, or with `--config` one with random weights."""
-  from wanstreamer_jax import config_files
-  from wanstreamer_jax.bench import unit_step
-  from wanstreamer_jax.weights import agent as agent_weights
-
-  if not args.config:
-    return agent_weights.load_agent(args.checkpoint, agent_overrides(args))
-  return unit_step.random_agent(config_files.load_config(args.config, [*agent_overrides(args), *args.overrides]))
-
-
-def bench_serve(args: argparse.Namespace) -> None:
-  from wanstreamer_jax.bench import service
-  from wanstreamer_jax.engine.engine import SlotEngine
-  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
-
-  enable_compilation_cache()
-  agent = agent_of(args)
-  units = round(2 * args.seconds * 1000 / agent.config.media.unit_ms) + 100  # for layouts with full history
-  engine = SlotEngine(agent, args.slots, units, args.placement, args.performers)
-  del agent  # in float32; the engine's is in the dtypes of its use
-  engine.prepare()
-  trace = pathlib.Path(args.trace) if args.trace else None
-  service.bench_serve_command(engine, args.visitors, args.seconds, args.json, trace)
-
-
-def bench_session(args: argparse.Namespace) -> None:
-  from wanstreamer_jax.bench import long_session
-  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
-
-  enable_compilation_cache()
-  agent = agent_of(args)
-  long_session.bench_session_command(agent, args.minutes, pathlib.Path(args.out))
+  parser.add_argument("--records", metavar="DIR", help="read batches from this folder (default: one random batch)")
+  parser.add_argument("--trace", type=folder, metavar="DIR", help="write a profile of three steps")
+  add_json(parser)
+  add_record(parser)
 
 
 def bench_train(args: argparse.Namespace) -> None:
@@ -175,8 +95,100 @@ def bench_train(args: argparse.Namespace) -> None:
   train_step.bench_train_command(config, sizes, trace, args.json)
 
 
-def bench_step(args: argparse.Namespace) -> None:
-  config = load_config(args)
-  from wanstreamer_jax.bench import unit_step
+def add_serve(group: Any) -> None:
+  summary = "serve visitors over real sockets on this machine and time what they meet"
+  examples = """
+    wanstreamer bench serve --slots 2 --visitors 3 --seconds 60
+    wanstreamer bench serve --config configs/qwen2p5_1p5b.py --config.model.dtype=bfloat16 --placement split --trace out
+  """
+  parser = add_command(group, "serve", summary, examples, bench_serve)
+  add_agent(parser)
+  add_config(parser, required=False)
+  add_service(parser)
+  parser.add_argument("--visitors", type=number(int, 1), default=1, help="how many come (default: 1)")
+  parser.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
+  parser.add_argument("--trace", metavar="DIR", help="write what ran when: trace.json for Perfetto, trace.png")
+  add_json(parser)
+  add_record(parser)
 
-  unit_step.bench_step_command(config, args.runs, args.json)
+
+def bench_serve(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.bench import service
+  from wanstreamer_jax.engine.engine import Engine
+  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
+
+  enable_compilation_cache()
+  agent = agent_of(args)
+  units = round(2 * args.seconds * 1000 / agent.config.media.unit_ms) + 100  # for layouts with full history
+  engine = Engine(agent, args.slots, units, args.placement, args.performers)
+  del agent  # in float32; the engine's is in the dtypes of its use
+  engine.prepare()
+  trace = pathlib.Path(args.trace) if args.trace else None
+  service.bench_serve_command(engine, args.visitors, args.seconds, args.json, trace)
+
+
+def add_session(group: Any) -> None:
+  summary = "hold one long session faster than real time: do units stay as fast, memory as small"
+  examples = """
+    wanstreamer bench session --minutes 60 --out out/session
+    wanstreamer bench session --config configs/demo.py --minutes 60
+  """
+  parser = add_command(group, "session", summary, examples, bench_session)
+  add_agent(parser)
+  add_config(parser, required=False)
+  parser.add_argument("--minutes", type=number(float, 0.1), default=60.0, help="how long (default: 60)")
+  add_out(parser, "for session.json and session.png", default="out/session")
+  add_record(parser)
+
+
+def bench_session(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.bench import long_session
+  from wanstreamer_jax.parallel.mesh import enable_compilation_cache
+
+  enable_compilation_cache()
+  agent = agent_of(args)
+  long_session.bench_session_command(agent, args.minutes, pathlib.Path(args.out))
+
+
+def add_loader(group: Any) -> None:
+  summary = "measure how fast training batches are read from a folder of records"
+  examples = """
+    wanstreamer bench loader data_cache/latents --config configs/tiny.py --seconds 10
+    wanstreamer bench loader world:3,calls:1 --config configs/demo.py --step-seconds 0.2 --hosts 4
+    wanstreamer bench loader data/latents --config configs/pods.py:qwen2p5_1p5b,v6e:16x16 --topology v6e:16x16 --mfu 0.5
+  """
+  parser = add_command(group, "loader", summary, examples, bench_loader)
+  parser.add_argument("path", metavar="DIR", help="a folder of records, or a mixture as data.path may be")
+  add_config(parser)
+  parser.add_argument("--seconds", type=number(float, 0.1), default=5.0, help="how long (default: 5)")
+  parser.add_argument("--step-seconds", type=number(float, 1e-6), metavar="S", help="compare with steps of this length")
+  parser.add_argument("--hosts", type=number(int, 1), default=1, help="that share a step's reading (default: 1)")
+  parser.add_argument("--topology", metavar="T", help="compare with steps on these TPUs, such as v5e:2x2 (extra `aot`)")
+  parser.add_argument("--mfu", type=number(float, 0.01, 1), default=0.5, help="of steps on --topology (default: 0.5)")
+  add_record(parser)
+
+
+def bench_loader(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.bench.loader import bench_loader
+
+  seconds, hosts = args.step_seconds, args.hosts
+  if args.topology:
+    from wanstreamer_jax.aot import compile
+
+    devices = compile.topology_devices(args.topology)
+    useful = compile.train_program(config, devices).useful  # what MFU counts
+    seconds = useful / (args.mfu * len(devices) * compile.CHIPS[devices[0].device_kind].flops)
+    hosts = len({device.process_index for device in devices})
+  bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
+
+
+def agent_of(args: argparse.Namespace) -> Any:
+  """The checkpoint's agent, or with `--config` one with random weights."""
+  from wanstreamer_jax import config_files
+  from wanstreamer_jax.bench import unit_step
+  from wanstreamer_jax.weights import agent as agent_weights
+
+  if not args.config:
+    return agent_weights.load_agent(args.checkpoint, agent_overrides(args))
+  return unit_step.random_agent(config_files.load_config(args.config, [*agent_overrides(args), *args.overrides]))

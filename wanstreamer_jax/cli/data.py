@@ -4,7 +4,7 @@ import argparse
 import shlex
 from typing import Any
 
-from wanstreamer_jax.cli.parsing import add_command, add_config, add_group, folder, load_config, number
+from wanstreamer_jax.cli.parsing import Parser, add_command, add_config, add_group, add_out, load_config, number
 
 
 def add_data(commands: Any) -> None:
@@ -15,10 +15,13 @@ def add_data(commands: Any) -> None:
       --audio-vae runs/audio_vae --video-vae runs/video_vae
   """
   group = add_group(commands, "data", "make, look at and encode training sessions", examples)
+  for add in (add_make, add_preview, add_stats, add_encode, add_tfds):
+    add(group)
 
-  make = add_command(
-    group, "make", "write sessions of duplex_world, or a folder of recordings, as records",
-    """
+
+def add_make(group: Any) -> None:
+  summary = "write sessions of duplex_world, or a folder of recordings, as records"
+  examples = """
     wanstreamer data make --config configs/tiny.py --out data_cache/train --sessions 2000 --workers 2
     wanstreamer data make --config configs/tiny.py --out data_cache/heldout --sessions 100 --split heldout
     wanstreamer data make --config configs/tiny.py --out data_cache/mine --source recordings --manifest mine.jsonl
@@ -27,66 +30,152 @@ def add_data(commands: Any) -> None:
     The same command continues what was interrupted; the files are the same for any number of workers and hosts.
     On many hosts with one file system, each makes its --shard I/N, I from 0 (such as $SLURM_PROCID/$SLURM_NTASKS);
     the last one finishes the folder. report.json tells what was skipped, and why.
-    """, data_make,
-  )  # fmt: skip
-  add_config(make)
-  make.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
-  make.add_argument("--source", choices=("duplex_world", "recordings"), default="duplex_world")
-  make.add_argument("--manifest", metavar="M.jsonl", default="", help="of --source recordings: a line per recording")
-  make.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
-  make.add_argument(
-    "--split", choices=("train", "heldout"), default="train", help="heldout: other voices, looks, words"
-  )
-  make.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
-  make.add_argument("--workers", type=number(int, 1), default=1, help="processes (default: 1)")
-  _add_share(make)
+  """
+  parser = add_command(group, "make", summary, examples, data_make)
+  add_config(parser)
+  add_out(parser)
+  parser.add_argument("--source", choices=("duplex_world", "recordings"), default="duplex_world")
+  parser.add_argument("--manifest", metavar="M.jsonl", default="", help="of --source recordings: a line per recording")
+  parser.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
+  add_split(parser)
+  parser.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
+  parser.add_argument("--workers", type=number(int, 1), default=1, help="processes (default: 1)")
+  add_share(parser)
 
-  preview = add_command(
-    group, "preview", "film one session of duplex_world with its scripted agent, and draw its timeline",
-    """
+
+def data_make(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.data.make import make
+
+  source = make_source(args, config)
+  made = make(config, source, args.out, args.workers, args.share, args.skip_bad)
+  if made is None:
+    print(unfinished(args))
+    return
+  count, text = made["sessions"] * made["units"], made["stats"]["text"]["agent"]
+  print(f"{args.out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
+  print(
+    f"agent words {text['words']}: {text['spilled']} in a later unit than written, {text['dropped']} without a slot"
+  )
+  print(skipped(args.out))
+  print(f"next: wanstreamer data stats {shlex.quote(args.out)}, or wanstreamer data encode {shlex.quote(args.out)}")
+
+
+def make_source(args: argparse.Namespace, config: Any) -> Any:
+  """The `data.make.SessionSource` that was asked for. Raises DataError for options that do not fit together."""
+  from wanstreamer_jax.errors import DataError
+
+  if args.source == "recordings":
+    from wanstreamer_jax.data.recordings import RecordingsSource
+
+    if not args.manifest:
+      raise DataError("--source recordings needs --manifest M.jsonl, one line per recording")
+    return RecordingsSource.open(args.manifest, config, args.skip_bad)
+  from wanstreamer_jax.data.duplex_world.source import DuplexSource
+
+  if args.skip_bad:
+    raise DataError("--skip-bad goes with --source recordings: nothing of duplex_world is bad")
+  if args.manifest:
+    raise DataError("--manifest goes with --source recordings")
+  return DuplexSource.of(config, args.split, args.first_seed, args.sessions)
+
+
+def unfinished(args: argparse.Namespace) -> str:
+  index, count = args.share
+  return f"{args.out}: share {index}/{count} is done; the folder is finished by the last call of the others"
+
+
+def skipped(out: str) -> str:
+  """One line on what the report of a folder says was left out."""
+  from wanstreamer_jax.data.record_writer import REPORT, read_report
+
+  report = read_report(out)
+  first = "".join(f": {entry['where']}: {entry['reason']}" for entry in report["skipped"][:1])
+  return f"skipped {len(report['skipped'])}{first} ({REPORT}); {report['unused_units']} units at ends fill no session"
+
+
+def add_preview(group: Any) -> None:
+  summary = "film one session of duplex_world with its scripted agent, and draw its timeline"
+  examples = """
     wanstreamer data preview --config configs/tiny.py --seed 7 --out out/preview
     wanstreamer stream out/preview/user.mp4 --world out/preview/world.json --out out     a model answers the same user
-    """, data_preview,
-  )  # fmt: skip
-  add_config(preview)
-  preview.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
-  preview.add_argument("--seed", type=number(int, 0), default=0, help="which session (default: 0)")
-  preview.add_argument("--split", choices=("train", "heldout"), default="train", help="heldout: other voices, looks")
+  """
+  parser = add_command(group, "preview", summary, examples, data_preview)
+  add_config(parser)
+  add_out(parser)
+  parser.add_argument("--seed", type=number(int, 0), default=0, help="which session (default: 0)")
+  add_split(parser)
 
-  stats = add_command(
-    group, "stats", "print what a folder of records holds",
-    """
+
+def data_preview(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.serve.preview import preview
+
+  for line in preview(config, args.out, args.seed, args.split).lines()[1:]:
+    print(line)
+
+
+def add_stats(group: Any) -> None:
+  summary = "print what a folder of records holds"
+  examples = """
     wanstreamer data stats data_cache/train
     wanstreamer data stats data_cache/train --sample 1000 --verify
-    """, data_stats,
-  )  # fmt: skip
-  stats.add_argument("path", metavar="DIR", help="a folder of records")
-  stats.add_argument("--tokenizer", default="default", help="a tokenizer.json (default: the shipped one)")
-  stats.add_argument("--sample", type=number(int, 1), default=200, help="sessions whose words are counted")
-  stats.add_argument("--verify", action="store_true", help="also compare every file with the manifest's hashes")
+  """
+  parser = add_command(group, "stats", summary, examples, data_stats)
+  parser.add_argument("path", metavar="DIR", help="a folder of records")
+  parser.add_argument("--tokenizer", default="default", help="a tokenizer.json (default: the shipped one)")
+  parser.add_argument("--sample", type=number(int, 1), default=200, help="sessions whose words are counted")
+  parser.add_argument("--verify", action="store_true", help="also compare every file with the manifest's hashes")
 
-  encode = add_command(
-    group, "encode", "turn media records into latent records, once, for training",
-    """
+
+def data_stats(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.data.record_folder import RecordFolder
+  from wanstreamer_jax.data.stats import lines, stats
+  from wanstreamer_jax.data.tokenizer import TextTokenizer
+
+  print(*lines(stats(args.path, TextTokenizer(args.tokenizer), args.sample)), sep="\n")
+  if args.verify:
+    RecordFolder(args.path).verify()
+    print("files: as the manifest says")
+
+
+def add_encode(group: Any) -> None:
+  summary = "turn media records into latent records, once, for training"
+  examples = """
     wanstreamer data encode data_cache/train --config configs/tiny.py --out data_cache/latents \\
       --audio-vae runs/audio_vae --video-vae runs/video_vae
     wanstreamer data encode shared/train --config configs/demo.py --out shared/latents --shard 3/8 \\
       --audio-vae runs/audio_vae --video-vae runs/video_vae
 
     The same command continues what was interrupted. --shard is as in `data make`: one process per accelerator.
-    """, data_encode,
-  )  # fmt: skip
-  encode.add_argument("path", metavar="DIR", help="a folder of media records")
-  add_config(encode)
-  encode.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
-  encode.add_argument("--audio-vae", metavar="C", required=True, help="its training run, or an exported agent")
-  encode.add_argument("--video-vae", metavar="C", required=True, help="its training run, or an exported agent")
-  encode.add_argument("--batch", type=number(int, 1), default=8, help="sessions at a time (default: 8)")
-  _add_share(encode)
+  """
+  parser = add_command(group, "encode", summary, examples, data_encode)
+  parser.add_argument("path", metavar="DIR", help="a folder of media records")
+  add_config(parser)
+  add_out(parser)
+  parser.add_argument("--audio-vae", metavar="C", required=True, help="its training run, or an exported agent")
+  parser.add_argument("--video-vae", metavar="C", required=True, help="its training run, or an exported agent")
+  parser.add_argument("--batch", type=number(int, 1), default=8, help="sessions at a time (default: 8)")
+  add_share(parser)
 
-  tfds = add_command(
-    group, "tfds", "export records as a TensorFlow Datasets dataset, here or by Apache Beam on a cluster",
-    """
+
+def data_encode(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.data.encode import encode
+  from wanstreamer_jax.weights.agent import load_codecs, resolve
+
+  codecs = load_codecs(config, resolve(args.audio_vae), resolve(args.video_vae))
+  made = encode(args.path, *codecs, config, args.out, args.batch, args.share, args.skip_bad)
+  if made is None:
+    print(unfinished(args))
+    return
+  print(f"{args.out}: {made['sessions']} sessions, {made['sessions'] * made['units']} units of latents")
+  print(skipped(args.out))
+
+
+def add_tfds(group: Any) -> None:
+  summary = "export records as a TensorFlow Datasets dataset, here or by Apache Beam on a cluster"
+  examples = """
     wanstreamer data tfds data_cache/train --out data_cache/tfds
     wanstreamer data tfds data_cache/train --out data_cache/tfds --runner DirectRunner \\
       --options="--direct_num_workers=8 --direct_running_mode=multi_processing"
@@ -94,21 +183,33 @@ def add_data(commands: Any) -> None:
       --options="--project=P --region=R --temp_location=gs://B/tmp"
 
     The dataset is the same for any runner and number of workers. A runner needs the extra `beam`.
-    """, data_tfds,
-  )  # fmt: skip
-  tfds.add_argument("path", metavar="DIR", help="a folder of records")
-  tfds.add_argument("--out", metavar="DIR", required=True, help="folder to write: DIR/duplex/1.0.0")
-  tfds.add_argument("--runner", default="", help="of Apache Beam, such as DirectRunner (default: this process)")
-  tfds.add_argument("--options", default="", help="pipeline options of the runner, in one text")
+  """
+  parser = add_command(group, "tfds", summary, examples, data_tfds)
+  parser.add_argument("path", metavar="DIR", help="a folder of records")
+  parser.add_argument("--out", metavar="DIR", required=True, help="folder to write: DIR/duplex/1.0.0")
+  parser.add_argument("--runner", default="", help="of Apache Beam, such as DirectRunner (default: this process)")
+  parser.add_argument("--options", default="", help="pipeline options of the runner, in one text")
 
 
-def _add_share(parser: Any) -> None:
+def data_tfds(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.data.tfds_builder import export
+
+  builder = export(args.path, args.out, args.runner, shlex.split(args.options))
+  for name, split in builder.info.splits.items():
+    print(f"{builder.data_path}: {split.num_examples} units in {split.num_shards} shards, split {name}")
+  print(f'read it: tensorflow_datasets.builder_from_directory("{builder.data_path}").as_data_source("{name}")')
+
+
+def add_split(parser: Parser) -> None:
   parser.add_argument(
-    "--shard",
-    dest="share",
-    type=share,
-    metavar="I/N",
-    default=(0, 1),
+    "--split", choices=("train", "heldout"), default="train", help="heldout: other voices, looks, words"
+  )
+
+
+def add_share(parser: Parser) -> None:
+  """What `make` and `encode` need to be one of several processes that write one folder."""
+  parser.add_argument(
+    "--shard", dest="share", type=share, metavar="I/N", default=(0, 1),
     help="make every N-th shard from the I-th on (default: 0/1)",
   )  # fmt: skip
   parser.add_argument("--skip-bad", action="store_true", help="leave out and report what cannot be read")
@@ -120,45 +221,3 @@ def share(text: str) -> tuple[int, int]:
   if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
     raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1")
   return int(index), int(count)
-
-
-def data_make(args: argparse.Namespace) -> None:
-  config = load_config(args)
-  from wanstreamer_jax.cli.data_handlers import make_records
-
-  make_records(
-    config, args.out, source=args.source, manifest=args.manifest, sessions=args.sessions, split=args.split,
-    first_seed=args.first_seed, workers=args.workers, share=args.share, skip_bad=args.skip_bad,
-  )  # fmt: skip
-
-
-def data_preview(args: argparse.Namespace) -> None:
-  config = load_config(args)
-  from wanstreamer_jax.serve.preview import preview
-
-  for line in preview(config, args.out, args.seed, args.split).lines()[1:]:
-    print(line)
-
-
-def data_stats(args: argparse.Namespace) -> None:
-  from wanstreamer_jax.cli.data_handlers import print_stats
-
-  print_stats(args.path, tokenizer=args.tokenizer, sample=args.sample, verify=args.verify)
-
-
-def data_encode(args: argparse.Namespace) -> None:
-  config = load_config(args)
-  from wanstreamer_jax.cli.data_handlers import encode_records
-  from wanstreamer_jax.weights.agent import resolve
-
-  audio_vae, video_vae = str(resolve(args.audio_vae)), str(resolve(args.video_vae))
-  encode_records(
-    config, args.path, args.out, audio_vae=audio_vae, video_vae=video_vae, batch=args.batch,
-    share=args.share, skip_bad=args.skip_bad,
-  )  # fmt: skip
-
-
-def data_tfds(args: argparse.Namespace) -> None:
-  from wanstreamer_jax.cli.data_handlers import export_tfds
-
-  export_tfds(args.path, args.out, runner=args.runner, options=shlex.split(args.options))

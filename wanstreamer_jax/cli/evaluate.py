@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from wanstreamer_jax.cli.parsing import add_command, folder, number
+from wanstreamer_jax.cli.parsing import add_command, add_out, number
+from wanstreamer_jax.cli.results import add_record
 
 
 def add_eval(commands: Any) -> None:
@@ -21,9 +22,8 @@ def add_eval(commands: Any) -> None:
   parser.add_argument("--seconds", type=number(float, 4, 3600), help="length of a session")
   parser.add_argument("--batch", type=number(int, 2), help="sessions side by side")
   parser.add_argument("--seed", type=number(int, 0), help="of the first held-out session")
-  parser.add_argument(
-    "--out", type=folder, metavar="DIR", default="out/eval", help="folder to write (default: out/eval)"
-  )
+  add_out(parser, default="out/eval")
+  add_record(parser)
 
 
 def evaluate(args: argparse.Namespace) -> None:

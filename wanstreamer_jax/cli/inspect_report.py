@@ -3,12 +3,13 @@
 Each function returns lines of text for the terminal; only `draw_mask` writes a file.
 """
 
+import itertools
 import json
 import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +28,25 @@ COLORS = {
   "WORLD": "#8d99ae", "COMMIT": "#4c956c", "HEAR": "#e07a5f", "STATE": "#3d405b", "TEXT": "#3d7ea6",
   "REFEED": "#c9ada7", "PERFORM": "#9a6fb0",
 }  # fmt: skip
+INVISIBLE = "#f6f5f2"  # the colour of a key that a query does not see
 MAX_PICTURE_TOKENS = 6000  # a dense mask of this side is 36 MB
+
+
+class Part(NamedTuple):
+  """A run of tokens along either side of a mask's picture."""
+
+  label: str  # a phase's letter and the unit, such as "C0"; WORLD is "W"
+  phase: str
+  tokens: int
 
 
 def table(rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> list[str]:
   """Rows (the first is the header) as aligned text; the columns in `right` are right-aligned."""
-  cells = [[str(cell) for cell in row] for row in rows]
-  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-  align = lambda i, cell: cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])
-  return ["  ".join(align(i, cell) for i, cell in enumerate(row)).rstrip() for row in cells]
+  columns = [[str(cell) for cell in column] for column in zip(*rows)]
+  for i, column in enumerate(columns):
+    width = max(map(len, column))
+    columns[i] = [cell.rjust(width) if i in right else cell.ljust(width) for cell in column]
+  return ["  ".join(row).rstrip() for row in zip(*columns)]
 
 
 def count(number: int) -> str:
@@ -44,7 +55,7 @@ def count(number: int) -> str:
 
 
 def bytes_text(size: float) -> str:
-  """A number of bytes in the unit that reads best."""
+  """3221225472 -> "3.0 GiB"."""
   for unit in ("B", "KiB", "MiB", "GiB"):
     if size < 1024 or unit == "GiB":
       break
@@ -94,10 +105,11 @@ def cost_lines(config: Config, layout: units.Layout) -> list[str]:
   return table(rows, right=(1, 2))
 
 
-def session_mask(config: Config, unit_count: int) -> tuple[np.ndarray, list[tuple[str, str, int]]]:
+def session_mask(config: Config, unit_count: int) -> tuple[np.ndarray, list[Part]]:
   """`visible` over a session of a few units, in the order [WORLD | kept of all units | noisy of all units].
 
-  Returns (bool [T, T], rows are queries; parts: (label, phase, tokens) along either side).
+  Returns (bool [T, T], rows are queries; the T tokens of either side in parts, one for each segment).
+  Raises UserError where that is too large to draw.
   """
   layout = units.build_layout(config)
   tokens = layout.world_tokens + unit_count * (layout.clean_tokens + layout.tokens(*units.EPHEMERAL_PHASES))
@@ -105,77 +117,83 @@ def session_mask(config: Config, unit_count: int) -> tuple[np.ndarray, list[tupl
     raise UserError(
       f"{unit_count} units are {tokens} tokens, too many to draw (at most {MAX_PICTURE_TOKENS}); use fewer --units"
     )
-  coords, parts = [units.world_coords(layout, {})], [("W", s.phase, s.tokens) for s in layout.world]
+  coords, parts = [units.world_coords(layout, {})], [Part("W", s.phase, s.tokens) for s in layout.world]
   for phases in (units.CLEAN_PHASES, units.EPHEMERAL_PHASES):
     segments = layout.phase(*phases)
     for k in range(unit_count):
       absent = {s.name: units.Dynamic(valid=jnp.asarray(False)) for s in segments if s.delay > k}
       coords.append(units.unit_coords(layout, segments, jnp.asarray(k, jnp.int32), absent))
-      parts += [(f"{LETTERS[s.phase]}{k}", s.phase, s.tokens) for s in segments]
+      parts += [Part(f"{LETTERS[s.phase]}{k}", s.phase, s.tokens) for s in segments]
   everything = units.Coords.concatenate(*coords)
   return np.asarray(units.visible(everything, everything, config.layout.window)), parts
 
 
-def merged(parts: Sequence[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
+def merged(parts: Sequence[Part]) -> list[Part]:
   """Neighbouring parts of one label as one."""
-  out: list[tuple[str, str, int]] = []
-  for label, phase, tokens in parts:
-    if out and out[-1][0] == label:
-      tokens += out.pop()[2]
-    out.append((label, phase, tokens))
-  return out
+  runs = [list(run) for _, run in itertools.groupby(parts, key=lambda part: part.label)]
+  return [run[0]._replace(tokens=sum(part.tokens for part in run)) for run in runs]
 
 
 def mask_lines(config: Config, unit_count: int) -> list[str]:
   """The mask in characters, a row and a column for each phase of each unit: x all, / some, . none."""
   mask, parts = session_mask(config, unit_count)
   groups = merged(parts)
-  starts = np.cumsum([0, *(tokens for _, _, tokens in groups)])[:-1]
-  seen = np.add.reduceat(np.add.reduceat(mask.astype(np.int64), starts, 0), starts, 1)
-  width = max(len(label) for label, _, _ in groups) + 1
-  lines = [" " * (width + 2) + "".join(label.ljust(width) for label, _, _ in groups).rstrip()]
-  for row, (label, _, queries) in enumerate(groups):
-    full = [queries * keys for _, _, keys in groups]
-    cells = ["." if not n else "x" if n == whole else "/" for n, whole in zip(seen[row], full)]
-    lines.append("  " + label.ljust(width) + "".join(cell.ljust(width) for cell in cells).rstrip())
-  legend = ", ".join(f"{letter} {phase}" for phase, letter in LETTERS.items() if any(p == phase for _, p, _ in groups))
+  starts = np.cumsum([0, *(group.tokens for group in groups)])[:-1]
+  seen = np.add.reduceat(np.add.reduceat(mask.astype(np.int64), starts, 0), starts, 1)  # [groups, groups], pairs
+  width = max(len(group.label) for group in groups) + 1
+  lines = [" " * (width + 2) + "".join(group.label.ljust(width) for group in groups).rstrip()]
+  for group, row in zip(groups, seen):
+    pairs = [group.tokens * keys.tokens for keys in groups]
+    cells = ["." if not n else "x" if n == whole else "/" for n, whole in zip(row, pairs)]
+    lines.append("  " + group.label.ljust(width) + "".join(cell.ljust(width) for cell in cells).rstrip())
+  phases = {group.phase for group in groups}
+  legend = ", ".join(f"{letter} {phase}" for phase, letter in LETTERS.items() if phase in phases)
   return ["who (row) sees whom (column): x all, / some (token by token), . none", *lines, f"  {legend}"]
 
 
 def draw_mask(config: Config, unit_count: int, path: str | os.PathLike[str]) -> pathlib.Path:
   """Writes the mask as a PNG, one pixel or more for each token, coloured by the key's phase. Returns the path."""
-  import matplotlib.colors
   from matplotlib.figure import Figure
 
   out = pathlib.Path(path)
   if out.suffix.lower() != ".png":
     raise UserError(f"--png is {str(out)!r}: expected a name that ends in .png")
   mask, parts = session_mask(config, unit_count)
-  groups = merged(parts)
-  palette = np.asarray([matplotlib.colors.to_rgb(COLORS[phase]) for _, phase, tokens in parts for _ in range(tokens)])
-  invisible = np.asarray(matplotlib.colors.to_rgb("#f6f5f2"))
-  picture = np.where(mask[:, :, None], palette[None, :, :], invisible)
   figure = Figure(figsize=(9, 9), layout="constrained")
   axes = figure.add_subplot()
-  axes.imshow(picture, interpolation="nearest")
-  ends = np.cumsum([tokens for _, _, tokens in groups])
-  middles = ends - np.asarray([tokens for _, _, tokens in groups]) / 2 - 0.5
-  for end in ends[:-1]:
-    axes.axhline(end - 0.5, color="white", linewidth=0.6)
-    axes.axvline(end - 0.5, color="white", linewidth=0.6)
-  labels = [label for label, _, _ in groups]
-  axes.set_xticks(middles, labels, fontsize=7, rotation=90 if len(groups) > 30 else 0)
-  axes.set_yticks(middles, labels, fontsize=7)
-  axes.xaxis.tick_top()
-  axes.tick_params(length=0)
-  axes.set_xlabel("key")
-  axes.set_ylabel("query")
+  axes.imshow(colored(mask, parts), interpolation="nearest")
+  label_axes(axes, merged(parts))
   axes.set_title(f"{config.name}: visible(query, key), {unit_count} units, {len(mask)} tokens", fontsize=10)
   try:
     save_figure(out, figure, dpi=150)
   except OSError as error:
     raise UserError(f"cannot write {out}: {error.strerror or error}") from error
   return out
+
+
+def colored(mask: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
+  """A mask [T, T] as a picture, RGB [T, T, 3]: every key that is seen has the colour of its phase."""
+  from matplotlib.colors import to_rgb
+
+  colors = np.asarray([to_rgb(COLORS[part.phase]) for part in parts])
+  palette = np.repeat(colors, [part.tokens for part in parts], axis=0)  # [T, 3], one colour a key
+  return np.where(mask[:, :, None], palette[None, :, :], to_rgb(INVISIBLE))
+
+
+def label_axes(axes: Any, groups: Sequence[Part]) -> None:
+  """Names the groups along both sides of a mask's picture and draws lines between them."""
+  tokens = np.asarray([group.tokens for group in groups])
+  ends = np.cumsum(tokens) - 0.5  # a pixel's centre is a whole number, its border half of one more
+  for end in ends[:-1]:
+    axes.axhline(end, color="white", linewidth=0.6)
+    axes.axvline(end, color="white", linewidth=0.6)
+  labels = [group.label for group in groups]
+  axes.set_xticks(ends - tokens / 2, labels, fontsize=7, rotation=90 if len(groups) > 30 else 0)
+  axes.set_yticks(ends - tokens / 2, labels, fontsize=7)
+  axes.xaxis.tick_top()
+  axes.tick_params(length=0)
+  axes.set_xlabel("key")
+  axes.set_ylabel("query")
 
 
 # Weights

@@ -1,10 +1,11 @@
 """The `wanstreamer` command: finds the sub-command, calls it, and turns errors into one line and an exit status.
 
-A sub-command is a function of `commands/` that adds its parser. Nothing here or there imports more than the standard
-library before a handler runs, so that `--help` answers at once. Whatever a user can cause ends in one line on stderr
-and status 2; Ctrl-C ends in status 130. WANSTREAMER_DEBUG=1 shows the traceback as well.
+A sub-command is a function of a module beside this one that adds its parser. Nothing in this folder imports more than
+the standard library before a handler runs, so that `--help` answers at once. Whatever a user can cause ends in one line
+on stderr and status 2; Ctrl-C ends in status 130. WANSTREAMER_DEBUG=1 shows the traceback as well.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from wanstreamer_jax import __version__
 from wanstreamer_jax.cli import aot, bench, data, evaluate, inspect, serve, stream, train
 from wanstreamer_jax.cli.parsing import Parser
+from wanstreamer_jax.cli.results import recorded
 from wanstreamer_jax.errors import UserError
 
 PROGRAM = "wanstreamer"
@@ -74,7 +76,7 @@ def fail(message: str, status: int) -> int:
 
 def run(arguments: Sequence[str]) -> None:
   """Parses and calls the handler. `--config.section.field=value` may stand anywhere after a command with --config."""
-  overrides: list[str] = []
+  typed, overrides = list(arguments), list[str]()
   if any(argument.startswith("--config.") for argument in arguments):
     from wanstreamer_jax.config_files import split_overrides
 
@@ -84,7 +86,9 @@ def run(arguments: Sequence[str]) -> None:
     raise UserError(f"{overrides[0]!r}: this command takes no --config")
   args.overrides = overrides
   ignore_absent_tpu()
-  args.handler(args)
+  page = getattr(args, "record", None)
+  with recorded(page, typed) if page else contextlib.nullcontext():
+    args.handler(args)
 
 
 def ignore_absent_tpu() -> None:

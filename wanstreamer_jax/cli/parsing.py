@@ -51,19 +51,19 @@ def load_config(args: argparse.Namespace) -> Any:
   return config_files.load_config(args.config, args.overrides)
 
 
-LARGEST = 2**31 - 1  # as in config.py
+MAX_NUMBER = 2**31 - 1  # as in config.py, which would take longer to import than `--help` should
 
 
-def number(kind: Callable[[str], Any], least: float, most: float = LARGEST) -> Callable[[str], Any]:
-  """An argparse type: a number from `least` to `most`."""
+def number(kind: Callable[[str], Any], minimum: float, maximum: float = MAX_NUMBER) -> Callable[[str], Any]:
+  """An argparse type: a number from `minimum` to `maximum`."""
 
   def parse(text: str) -> Any:
     try:
       value = kind(text)
     except ValueError:
       value = None
-    if value is None or not least <= value <= most:
-      bound = f"at most {most}" if value is not None and value > most else f"at least {least}"
+    if value is None or not minimum <= value <= maximum:
+      bound = f"at most {maximum}" if value is not None and value > maximum else f"at least {minimum}"
       raise argparse.ArgumentTypeError(f"{text!r} is not {'a whole' if kind is int else 'a'} number of {bound}")
     return value
 
@@ -75,6 +75,16 @@ def folder(text: str) -> str:
   if not text.strip().rstrip("/"):
     raise argparse.ArgumentTypeError(f"{text!r} is not a folder that can be written: give one like out/name")
   return text
+
+
+def add_out(parser: Parser, text: str = "folder to write", default: str | None = None) -> None:
+  """`--out`, a folder; required unless there is a default."""
+  text += f" (default: {default})" if default else ""
+  parser.add_argument("--out", type=folder, metavar="DIR", required=default is None, default=default, help=text)
+
+
+def add_json(parser: Parser) -> None:
+  parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def add_agent(parser: Parser) -> None:
@@ -90,3 +100,15 @@ def agent_overrides(args: argparse.Namespace) -> list[str]:
   """What `add_agent` asked, as fields of the config."""
   chosen = {"model.kv_cache": args.kv, "flow.steps": args.steps, "flow.guidance": args.guidance}
   return [f"{name}={value}" for name, value in chosen.items() if value is not None]
+
+
+def add_world(parser: Parser) -> None:
+  parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
+
+
+def add_service(parser: Parser) -> None:
+  """How many sessions an engine serves, and on which devices it runs."""
+  parser.add_argument("--slots", type=number(int, 1), default=1, help="how many may talk at once (default: 1)")
+  parser.add_argument("--placement", choices=("fused", "split", "group"), default="fused",
+                      help="the solver runs with the rest, on a second device, or spread over all others")  # fmt: skip
+  parser.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")

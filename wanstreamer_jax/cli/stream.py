@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from wanstreamer_jax.cli.parsing import add_agent, add_command, agent_overrides, folder, number
+from wanstreamer_jax.cli.parsing import add_agent, add_command, add_out, add_world, agent_overrides, number
 
 
 def add_stream(commands: Any) -> None:
@@ -16,11 +16,9 @@ def add_stream(commands: Any) -> None:
   """
   parser = add_command(commands, "stream", "let the agent hear, see and answer a media file", examples, stream)
   parser.add_argument("input", metavar="INPUT", help="any video, audio or still picture with sound that PyAV reads")
-  parser.add_argument(
-    "--out", type=folder, metavar="DIR", required=True, help="folder for films, captions, log and timeline"
-  )
+  add_out(parser, "folder for films, captions, log and timeline")
   add_agent(parser)
-  parser.add_argument("--world", metavar="W.json", help="persona text, portrait and voice (default: the checkpoint's)")
+  add_world(parser)
   parser.add_argument(
     "--text", metavar="S:TEXT", action="append", default=[], help="type TEXT to the agent at S seconds"
   )
@@ -39,13 +37,17 @@ def stream(args: argparse.Namespace) -> None:
   request = Request(seed=args.seed, temperature=args.temperature, pad_bias=args.pad_bias)
   check_file(Path(args.input))
   print("loading and compiling; the second time is faster", flush=True)
-  from wanstreamer_jax.engine.phases import StreamEngine
+  from wanstreamer_jax.data.media import MediaReader
+  from wanstreamer_jax.engine.engine import Engine
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
-  from wanstreamer_jax.weights import agent
+  from wanstreamer_jax.weights import agent as agent_weights
 
   enable_compilation_cache()
-  engine = StreamEngine(agent.load_agent(args.checkpoint, agent_overrides(args)))
-  world = agent.load_session_world(args.checkpoint, args.world, engine.media)
+  agent = agent_weights.load_agent(args.checkpoint, agent_overrides(args))
+  units = len(MediaReader(args.input, agent.config.media)) if agent.config.layout.window is None else None
+  engine = Engine(agent, capacity=units)
+  del agent  # in float32; the engine's is in the dtypes of its use
+  world = agent_weights.load_session_world(args.checkpoint, args.world, engine.media)
   summary = stream_file(
     engine, args.input, args.out, StreamOptions(dataclasses.replace(request, world=world), events, args.realtime)
   )

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from wanstreamer_jax.cli.parsing import add_command, add_config, folder, load_config, number
+from wanstreamer_jax.cli.parsing import add_command, add_config, add_out, load_config, number
 
 
 def add_train(commands: Any) -> None:
@@ -26,7 +26,7 @@ def add_train(commands: Any) -> None:
   job.add_argument("--process", metavar="I", type=number(int, 0), help="which of them this is, from 0")
   job.add_argument(
     "--heartbeat", metavar="S", type=number(int, 5), default=100,
-    help="end when a process was silent for so many seconds (default: 100)",
+    help="end when a process is silent for this many seconds (default: 100)",
   )  # fmt: skip
 
 
@@ -54,9 +54,9 @@ def add_export(commands: Any) -> None:
   parser.add_argument("--audio-vae", metavar="C", required=True, help="of stage `audio_vae`, or an exported agent")
   parser.add_argument("--video-vae", metavar="C", required=True, help="of stage `video_vae`, or an exported agent")
   parser.add_argument(
-    "--world", metavar="W.json", help="persona and portrait to lay beside the weights, for all who run them"
+    "--world", metavar="W.json", help="persona and portrait to store beside the weights, for everyone who runs them"
   )
-  parser.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
+  add_out(parser)
   parser.add_argument("--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="on disk (default: bf16)")
 
 

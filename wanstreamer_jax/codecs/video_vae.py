@@ -183,7 +183,7 @@ class VideoVAE(nnx.Module):
   """Frames [4n, H, W, 3] in [-1, 1] <-> standardised latents [n, h, w, Z]; see the module's docstring."""
 
   def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
-    cfg.check_channels()
+    cfg.check_rules()
     self.cfg = cfg
     self.encoder = VideoVAEEncoder(cfg, rngs=rngs)
     self.decoder = VideoVAEDecoder(cfg, rngs=rngs)

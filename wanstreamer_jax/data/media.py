@@ -11,7 +11,6 @@ tokens on bars, and faces are central), corrected for pixels that are not square
 Frames and sound are decoded on demand, so that memory does not grow with the length of the file.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,19 +22,12 @@ import numpy as np
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media_probe import AudioInfo, MediaInfo, VideoInfo, decoded, placed, probe
 from wanstreamer_jax.data.media_writer import MediaWriter
+from wanstreamer_jax.data.session import MediaUnit
 from wanstreamer_jax.errors import MediaError
 
 __all__ = ["AudioInfo", "MediaInfo", "MediaReader", "MediaUnit", "MediaWriter", "VideoInfo", "probe", "read_audio"]
 
 SLACK = 0.001  # seconds beyond a whole unit that do not open another one (containers round times to 1 ms)
-
-
-@dataclasses.dataclass(frozen=True)
-class MediaUnit:
-  """What the user showed and sounded during one unit; None where the file has no such stream."""
-
-  video: np.ndarray | None  # uint8 [frames, height, width, 3]
-  audio: np.ndarray | None  # float32 [samples] in [-1, 1]
 
 
 class MediaReader:

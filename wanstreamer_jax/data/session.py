@@ -83,3 +83,11 @@ class Session:
   units: int
   seed: int = 0
   source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaUnit:
+  """What the user showed and sounded during one unit; None where there is no such stream."""
+
+  video: np.ndarray | None = None  # uint8 [frames, height, width, 3]
+  audio: np.ndarray | None = None  # float32 [samples] in [-1, 1]

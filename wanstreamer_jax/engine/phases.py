@@ -1,192 +1,175 @@
-"""The engine: the unit step of one agent, compiled phase by phase, behind plain NumPy units.
+"""The five phases of a unit, compiled: the one place where the model's functions become programs.
 
-perceive, commit, think, perform and render are the functions that `rollout.step_unit` composes, each its own program
-here, so that the time of every phase can be told and COMMIT run while the user's unit is awaited. The state never
-leaves the device.
+    commit    COMMIT of the unit to come         may run before the user's unit is there
+    perceive  the user's unit -> tokens
+    think     HEAR and STATE, then the TEXT slots
+    perform   REFEED once, then the solver
+    render    latents -> sound and pictures as they are sent
+
+They are the functions that `rollout.step_unit` composes. Each is a program of its own, so that every phase can be timed
+and COMMIT can run while the user's unit is awaited. States never leave the device.
 """
 
-import dataclasses
+import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wanstreamer_jax import rollout
-from wanstreamer_jax.config import Config, MediaConfig
-from wanstreamer_jax.data.encode import world_arrays
-from wanstreamer_jax.data.loudness import is_loud
-from wanstreamer_jax.data.media import MediaUnit
 from wanstreamer_jax.data.records import video_to_float, video_to_uint8
-from wanstreamer_jax.data.tokenizer import Keyboard, TextStream, TextTokenizer
-from wanstreamer_jax.engine.request import Request
-from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.model.streamer import UserTokens
-from wanstreamer_jax.model.tokens import PAD, Latents
-from wanstreamer_jax.rollout import Agent, Sampling, SessionState
+from wanstreamer_jax.engine.interface import Span
+from wanstreamer_jax.model.streamer import UserTokens, WorldArrays
+from wanstreamer_jax.model.tokens import Latents
+from wanstreamer_jax.rollout import Agent, SessionState
 
 
-@dataclasses.dataclass(frozen=True)
-class UnitOutput:
-  """What the agent shows, sounds and wrote during one unit."""
+class Rendered(NamedTuple):
+  """A unit of all slots as it is sent."""
 
-  video: np.ndarray  # uint8 [frames, height, width, 3]
-  audio: np.ndarray  # float32 [samples] in [-1, 1]
-  text: str  # newly written: the texts of all units, joined, are the transcript; words begin with a space
-  speaking: bool  # derived (from loudness or text), never fed back
-  times: dict[str, float]  # milliseconds of "commit" (before the user's unit was there) and of the phases after it
-
-
-class Engine(Protocol):
-  """Whatever answers: `start` begins a session (and compiles what it must), `commit` does what the next unit needs
-  and the user has no part in, `step` answers one unit."""
-
-  media: MediaConfig
-
-  @property
-  def unread(self) -> int:
-    """Tokens that were typed and wait for a slot."""
-    ...
-
-  def start(self, request: Request, units: int) -> None: ...
-
-  def commit(self) -> None: ...
-
-  def step(self, user: MediaUnit, typed: list[str]) -> UnitOutput: ...
+  audio: Any  # float32 [slots, samples] in [-1, 1]
+  video: Any  # uint8 [slots, frames, H, W, 3]
+  finite: Any  # bool [slots]: whether all that a session sounds and remembers of it is finite
 
 
 class Phases(NamedTuple):
-  """The jitted phases of a unit. Each takes the session's state and gives it back; buffers are reused."""
+  """The jitted phases over all slots. States, users and latents have a leading axis [slots].
 
-  start: Callable[..., SessionState]
-  commit: Callable[..., SessionState]
-  encode: Callable[..., Any]
-  think: Callable[..., Any]
-  perform: Callable[..., Latents]
-  decode: Callable[..., Any]
+  weights: `jax.tree.leaves(agent)`. jit flattens its arguments at every call, and an NNX module flattens in Python,
+  0.85 ms of five calls a unit; a list of leaves costs a fiftieth. States are donated: their buffers are reused.
+  """
 
-
-def encode(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[UserTokens, SessionState]:
-  """A unit as it comes from outside, with video as uint8."""
-  return rollout.perceive(agent, state, user._replace(video=video_to_float(user.video)))
-
-
-def decode(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
-  """Sound in [-1, 1] and pictures as uint8; the unit is over."""
-  audio, video, state = shown(agent, state, latents)
-  return audio, video, rollout.finish_unit(state, latents)
+  join: Callable[..., tuple[SessionState, SessionState]]  # (weights, both states, slot, seed, WorldArrays, Sampling)
+  commit: Callable[..., SessionState]  # (weights, states)
+  perceive: Callable[..., tuple[UserTokens, SessionState]]  # (weights, states, UserUnit with uint8 video)
+  think: Callable[..., tuple[jax.Array, SessionState, SessionState]]  # (weights, states, tokens) -> text, states, clock
+  perform: Callable[..., Latents]  # (weights, performer's view of states)
+  render: Callable[..., tuple[Rendered, SessionState]]  # (weights, decoders' states, latents)
+  remember: Callable[..., SessionState]  # (clock, latents, units) -> clock
+  step: jax.stages.Wrapped  # (weights, whole states, UserUnit) -> (Rendered, states): all five as one program
 
 
-def shown(agent: Agent, state: SessionState, latents: Latents) -> tuple[jax.Array, jax.Array, SessionState]:
-  """Sound in [-1, 1] and pictures as uint8. Only the decoders' part of the state is read and written."""
-  audio, video, state = rollout.render(agent, state, latents)
-  return jnp.clip(audio, -1.0, 1.0), video_to_uint8(video), state
+def compile_phases(treedef: Any, slots: int, capacity: int | None = None) -> Phases:
+  """Nothing is compiled before the first call.
 
+  treedef: of the agent, whose leaves the phases take; capacity: units of history for layouts without a window.
+  """
 
-def fetched(decoded: tuple[jax.Array, jax.Array, SessionState]) -> tuple[np.ndarray, np.ndarray, SessionState]:
-  """Sound and pictures on the host; the state stays on the device."""
-  audio, video, state = decoded
-  return *jax.device_get((audio, video)), state
+  def program(function: Callable[..., Any], donates: bool = True) -> jax.stages.Wrapped:
+    def run(weights: list[jax.Array], *arguments: Any) -> Any:
+      agent = jax.tree.unflatten(treedef, weights)
+      return over_slots(functools.partial(function, agent), slots)(*arguments)
 
+    run.__name__ = function.__name__  # which profiles and compilation logs show
+    return jax.jit(run, donate_argnums=1 if donates else ())
 
-def compile_phases() -> Phases:
-  """One program per phase."""
+  def join(weights, states, slot, seed, world, sampling):
+    agent = jax.tree.unflatten(treedef, weights)
+    state = rollout.start_session(agent, seed, world, capacity=capacity)._replace(sampling=sampling)
+    return jax.tree.map(lambda rows, row: rows.at[slot].set(row), states, split_state(state))
+
   return Phases(
-    start=jax.jit(rollout.start_session, static_argnames="capacity"),
-    commit=jax.jit(rollout.commit, donate_argnums=1),
-    encode=jax.jit(encode, donate_argnums=1),
-    think=jax.jit(lambda agent, state, heard: rollout.think(agent, state, heard)[:2], donate_argnums=1),
-    perform=jax.jit(lambda agent, state: rollout.perform(agent, state)[0]),
-    decode=jax.jit(decode, donate_argnums=1),
+    join=jax.jit(join, donate_argnums=1),
+    commit=program(rollout.commit),
+    perceive=program(perceive),
+    think=program(think),
+    perform=program(perform, donates=False),
+    render=program(render_checked),
+    remember=jax.jit(over_slots(rollout.remember, slots)),
+    step=program(step),
   )
 
 
-class StreamEngine:
-  """One session of one agent, a unit at a time. Implements `serve.file.Engine`."""
+def over_slots(function: Callable[..., Any], slots: int) -> Callable[..., Any]:
+  """A function of one session as a function of all: every array of its arguments and results has an axis [slots] first.
 
-  def __init__(self, agent: Agent):
-    self.agent, self.media = rollout.cast_layers_to_compute_dtype(agent), agent.config.media
-    self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
-    self.phases = compile_phases()
-    self._state: SessionState | None = None
-    check_tokenizer(agent.config, self.tokenizer)
+  Rows never mix. One slot is not worth a batch axis: programs are those of a single session.
+  """
+  if slots > 1:
+    return jax.vmap(function)
 
-  def start(self, request: Request, units: int) -> None:
-    """Begins a session: WORLD is prefilled and every phase compiled (a silent unit of a throw-away session).
+  def alone(*arguments: Any) -> Any:
+    result = function(*jax.tree.map(lambda rows: jnp.squeeze(rows, 0), arguments))
+    return jax.tree.map(lambda row: jnp.expand_dims(row, 0), result)
 
-    units: how long it will be, which is the size of the cache in a layout with full history.
-    """
-    arrays = world_arrays(self.agent, self.tokenizer, request.world)
-    capacity = units if self.agent.config.layout.window is None else None
-    start = lambda: self.phases.start(self.agent, jax.random.PRNGKey(request.seed), arrays, capacity=capacity)
-    begin = lambda: start()._replace(sampling=sampling(self.agent.config, request))
-    self._begin(begin())
-    self.step(MediaUnit(None, None), [])
-    self._begin(begin())
-
-  def _begin(self, state: SessionState) -> None:
-    """A session in which nothing was typed, written or committed yet."""
-    self._state, self._committed = state, Clock()
-    self._keyboard = Keyboard(self.tokenizer, self.agent.config.layout.user_text_slots)
-    self._written = TextStream(self.tokenizer)
-
-  @property
-  def unread(self) -> int:
-    """Tokens that were typed and wait for a slot."""
-    return len(self._keyboard.waiting)
-
-  def commit(self) -> None:
-    """What can be done before the next unit of the user is there. `step` does it if nobody did."""
-    assert self._state is not None, "start() comes first"
-    if not self._committed.milliseconds:
-      self._state = self._committed("commit", self.phases.commit, self.agent, self._state)
-
-  def step(self, user: MediaUnit, typed: list[str]) -> UnitOutput:
-    """Answers one unit. `typed` texts enter as many of this and the next units' slots as they need."""
-    self.commit()
-    clock, self._committed = self._committed, Clock()
-    heard, state = clock(
-      "encode", self.phases.encode, self.agent, self._state, host_unit(self.media, user, self._keyboard(typed))
-    )
-    text, state = clock("think", self.phases.think, self.agent, state, heard)
-    latents = clock("perform", self.phases.perform, self.agent, state)
-    sound, video, self._state = clock("decode", lambda: fetched(self.phases.decode(self.agent, state, latents)))
-    return UnitOutput(video, sound, self._written(np.asarray(text)), is_loud(sound), clock.milliseconds)
+  return alone
 
 
-def sampling(config: Config, request: Request) -> Sampling:
-  """What a session draws with. Raises DataError for what was not compiled."""
-  steps, guidance = request.steps, request.guidance
-  if steps is not None and steps > config.flow.steps:
-    raise DataError(f"steps is {steps}, but the solver was compiled for at most {config.flow.steps} (flow.steps)")
-  if guidance is not None and config.flow.guidance is None:
-    raise DataError(f"guidance is {guidance:g}, but was not compiled in: flow.guidance is None")
-  return Sampling.of(config, request.temperature, request.pad_bias, steps, guidance)
+def abstract_states(agent: Agent, slots: int, capacity: int | None = None) -> SessionState:
+  """The shapes of what all sessions remember. Raises ConfigError for full history without a capacity."""
+  start = functools.partial(rollout.start_session, capacity=capacity)
+  one = jax.eval_shape(start, agent, jax.random.PRNGKey(0), WorldArrays.empty(agent.config))
+  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), one)
 
 
-def host_unit(media: MediaConfig, user: MediaUnit, text: np.ndarray) -> rollout.UserUnit:
-  """A unit of media and typed ids as arrays on the host; absent streams are zeros that are not valid."""
-  frames = (media.frames, media.height, media.width, 3)
-  video = np.zeros(frames, np.uint8) if user.video is None else user.video  # floats are made on the device
-  audio = np.zeros(media.samples, np.float32) if user.audio is None else user.audio
-  exists = lambda stream: np.asarray(stream is not None)
-  return rollout.UserUnit(audio, video, text, exists(user.audio), exists(user.video))
+def perceive(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[UserTokens, SessionState]:
+  """`rollout.perceive` of a unit as it comes from outside, with uint8 video: floats are made on the device."""
+  return rollout.perceive(agent, state, user._replace(video=video_to_float(user.video)))
 
 
-def check_tokenizer(config: Config, tokenizer: TextTokenizer) -> None:
-  """Raises DataError when the tokenizer makes ids that the model has no embedding for."""
-  if tokenizer.vocab_size > config.model.vocab:
-    raise DataError(
-      f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens, but the model embeds {config.model.vocab}: "
-      "use the tokenizer that the checkpoint was trained with"
-    )
-  if tokenizer.pad_id != PAD:
-    raise DataError(f"tokenizer {tokenizer.path} pads with id {tokenizer.pad_id}: this model needs {PAD}")
+def think(agent: Agent, state: SessionState, heard: UserTokens) -> tuple[jax.Array, SessionState, SessionState]:
+  """-> (text ids int32 [n], the state in which the unit is performed, the clock of the next unit)."""
+  text, state, _ = rollout.think(agent, state, heard)
+  return text, state, clock_state(rollout.next_unit(state))
 
 
-Span = tuple[str, float, float]  # a phase, from when to when, in seconds of time.perf_counter
+def perform(agent: Agent, state: SessionState) -> Latents:
+  """`rollout.perform` without its trace."""
+  return rollout.perform(agent, state)[0]
+
+
+def render_checked(agent: Agent, decoders: SessionState, latents: Latents) -> tuple[Rendered, SessionState]:
+  """`rollout.render` to what is sent. Only the decoders' part of the state is read and written."""
+  audio, video, decoders = rollout.render(agent, decoders, latents)
+  audio, video = to_wire(audio, video)
+  finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((latents, audio, decoders))]
+  return Rendered(audio, video, jnp.stack(finite).all()), decoders
+
+
+def step(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[Rendered, SessionState]:
+  """The whole unit as one program, for figures of `bench` and `aot`: what the phases cost together at least."""
+  state, unit = rollout.step_unit(agent, state, user._replace(video=video_to_float(user.video)))
+  audio, video = to_wire(unit.audio, unit.video)
+  return Rendered(audio, video, jnp.all(jnp.isfinite(audio))), state
+
+
+def to_wire(audio: jax.Array, video: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Sound in [-1, 1] and pictures as uint8."""
+  return jnp.clip(audio, -1.0, 1.0), video_to_uint8(video)
+
+
+def to_host(rendered: tuple[Rendered, SessionState]) -> tuple[Rendered, SessionState]:
+  """What is sent, as NumPy arrays; what the decoders remember stays on the device."""
+  unit, decoders = rendered
+  return jax.device_get(unit), decoders
+
+
+def split_state(state: SessionState) -> tuple[SessionState, SessionState]:
+  """What the thinker and what the decoders remember; the rest is None in each."""
+  decoders = _only(state, "audio_decoder", "video_decoder")
+  nothing: Any = None
+  return state._replace(audio_decoder=nothing, video_decoder=nothing), decoders
+
+
+def join_state(states: SessionState, decoders: SessionState) -> SessionState:
+  """What `split_state` has parted."""
+  return states._replace(audio_decoder=decoders.audio_decoder, video_decoder=decoders.video_decoder)
+
+
+def clock_state(state: SessionState) -> SessionState:
+  """The small part of the state that moves at a unit's end; programs over it copy no cache."""
+  return _only(state, "unit", "made", "past")
+
+
+def with_clock(state: SessionState, clock: SessionState) -> SessionState:
+  return state._replace(unit=clock.unit, made=clock.made, past=clock.past)
+
+
+def _only(state: SessionState, *fields: str) -> SessionState:
+  nothing: Any = None
+  return SessionState(**{name: getattr(state, name) if name in fields else nothing for name in SessionState._fields})
 
 
 class Clock:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wanstreamer_jax import rollout
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.engine.phases import over_slots
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.model.transformer import Cache
@@ -28,6 +29,7 @@ from wanstreamer_jax.units import build_layout
 
 PLACEMENTS = ("fused", "split", "group")
 AXIS = "performers"
+EVERYWHERE = PartitionSpec()
 
 
 class Performer(Protocol):
@@ -37,11 +39,11 @@ class Performer(Protocol):
     """A session began in a slot."""
     ...
 
-  def brief(self, states: SessionState) -> Any:
+  def snapshot(self, states: SessionState) -> Any:
     """What has to be known of a unit that was thought. In the thinker's thread, unlike `perform`."""
     ...
 
-  def perform(self, brief: Any) -> Latents:
+  def perform(self, snapshot: Any) -> Latents:
     """Solves a unit."""
     ...
 
@@ -50,30 +52,31 @@ class Performer(Protocol):
     ...
 
 
-def make_performer(placement: str, agent: Agent, states: SessionState, performers: int | None = None) -> Performer:
-  """Raises ConfigError for an unknown placement, or when there are too few devices or they do not divide the work.
+def performer_devices(placement: str, config: Config, performers: int | None = None) -> list[jax.Device]:
+  """The devices besides the thinker's, none where the performer is fused with it.
 
-  performers: how many devices of a group solve (default: all but the first).
+  performers: how many devices of a group solve (default: all but the first). Raises ConfigError for an unknown
+  placement, or when there are too few devices or they do not divide the work.
   """
   if placement not in PLACEMENTS:
     raise ConfigError(f"placement is {placement!r}: expected one of {', '.join(PLACEMENTS)}")
   if placement == "fused":
-    return Fused(agent)
+    return []
   devices = jax.devices()
   count = 1 if placement == "split" else performers or len(devices) - 1
   if not 1 <= count < len(devices):
     raise ConfigError(
       f"placement {placement} needs the thinker's device and {max(count, 1)} more; there are {len(devices)}: use fused"
     )
-  return Apart(agent, states, devices[1 : 1 + count])
+  check_devices(config, count)
+  return devices[1 : 1 + count]
 
 
-class Fused:
-  """The performer on the thinker's device."""
+class FusedPerformer:
+  """The performer on the thinker's device. solve: (performer's view of the states) -> latents."""
 
-  def __init__(self, agent: Agent):
-    self.agent = agent
-    self._perform = jax.jit(jax.vmap(lambda agent, state: rollout.perform(agent, state)[0], in_axes=(None, 0)))
+  def __init__(self, solve: Callable[[SessionState], Latents]):
+    self._solve = solve
 
   def join(self, slot: int, states: SessionState) -> None:
     pass
@@ -81,14 +84,14 @@ class Fused:
   def restore(self, states: SessionState) -> None:
     pass
 
-  def brief(self, states: SessionState) -> SessionState:
-    return states
+  def snapshot(self, states: SessionState) -> SessionState:
+    return performer_view(states)
 
-  def perform(self, brief: SessionState) -> Latents:
-    return self._perform(self.agent, known(brief))
+  def perform(self, snapshot: SessionState) -> Latents:
+    return self._solve(snapshot)
 
 
-class News(NamedTuple):
+class CacheUpdate(NamedTuple):
   """What a unit added to a session, as the performer needs it."""
 
   added: list[Cache]  # what was written to each of `caches`
@@ -96,7 +99,7 @@ class News(NamedTuple):
   made: jax.Array
 
 
-def known(state: SessionState) -> SessionState:
+def performer_view(state: SessionState) -> SessionState:
   """The part of a session's state that the performer reads."""
   nothing: Any = None
   return state._replace(words=nothing, hearing=nothing, audio_decoder=nothing, video_decoder=nothing)
@@ -112,85 +115,120 @@ def with_caches(state: SessionState, new: list[Cache]) -> SessionState:
   return state._replace(cache=own, unconditional=state.unconditional and state.unconditional._replace(cache=other[0]))
 
 
-def news(config: Config, state: SessionState) -> News:
+def cache_update(config: Config, state: SessionState) -> CacheUpdate:
   """The tokens that the thinker wrote in this unit."""
-  layout, at = build_layout(config), _place(config, state)
-  cut = lambda x: jax.lax.dynamic_slice_in_dim(x, at, layout.clean_tokens)
-  of = lambda cache: Cache(jax.tree.map(jax.vmap(cut), cache.kv), jax.tree.map(cut, cache.coords))
-  return News([of(cache) for cache in caches(state)], state.unit, state.made)
+  layout, first = build_layout(config), _first_token(config, state)
+
+  def cut(rows: jax.Array) -> jax.Array:  # [S, ...] -> [tokens of a unit, ...]
+    return jax.lax.dynamic_slice_in_dim(rows, first, layout.clean_tokens)
+
+  added = [  # keys and values have their layers first: [L, S, ...]
+    Cache(jax.tree.map(jax.vmap(cut), cache.kv), jax.tree.map(cut, cache.coords)) for cache in caches(state)
+  ]
+  return CacheUpdate(added, state.unit, state.made)
 
 
-def heard_of(config: Config, state: SessionState, news: News) -> SessionState:
+def apply_update(config: Config, state: SessionState, update: CacheUpdate) -> SessionState:
   """The performer's state with what it was sent."""
-  state = state._replace(unit=news.unit, made=news.made)
-  at = _place(config, state)
-  put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
-  of = lambda old, new: Cache(
-    jax.tree.map(jax.vmap(put), old.kv, new.kv), jax.tree.map(put, old.coords, new.coords)
-  )  # fmt: skip
-  return with_caches(state, [of(old, new) for old, new in zip(caches(state), news.added)])
+  state = state._replace(unit=update.unit, made=update.made)
+  first = _first_token(config, state)
+
+  def put(rows: jax.Array, new: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(rows, new, first, axis=0)
+
+  new = [
+    Cache(jax.tree.map(jax.vmap(put), cache.kv, added.kv), jax.tree.map(put, cache.coords, added.coords))
+    for cache, added in zip(caches(state), update.added)
+  ]
+  return with_caches(state, new)
 
 
-def _place(config: Config, state: SessionState) -> jax.Array:
-  """Where the unit's tokens lie in the cache."""
+def _first_token(config: Config, state: SessionState) -> jax.Array:
+  """Where the unit's tokens begin in the cache."""
   layout = build_layout(config)
   ring = (state.cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
   return layout.slot(state.unit, ring)
 
 
-class Apart:
-  """The performer on other devices than the thinker."""
+class Shardings(NamedTuple):
+  """Where on the performers' mesh things lie: keys by head, everything else on every device."""
+
+  states: SessionState  # with leading axis [slots]
+  row: SessionState  # of one slot
+  update: CacheUpdate
+
+
+def make_shardings(mesh: Mesh, states: SessionState) -> Shardings:
+  """For states [slots, ...] as `performer_view` leaves them."""
+  by_head = [sharded_heads(cache, AXIS, leading=1) for cache in caches(states)]
+  everywhere: Any = jax.tree.map(lambda _: EVERYWHERE, states)
+  of_states = with_caches(everywhere, by_head)
+  of_update: Any = CacheUpdate(by_head, everywhere.unit, everywhere.made)
+  of_row = jax.tree.map(lambda spec: PartitionSpec(*spec[1:]), of_states)
+  return Shardings(*jax.tree.map(functools.partial(NamedSharding, mesh), (of_states, of_row, of_update)))
+
+
+def remote_solver(config: Config, treedef: Any, slots: int, shardings: Shardings) -> jax.stages.Wrapped:
+  """The jitted (weights, performer's states, updates) -> (latents, states). Every device has its heads of the cache."""
+  one_pass = over_devices(AXIS)
+
+  def solve(weights: list[jax.Array], states: SessionState, updates: CacheUpdate) -> tuple[Latents, SessionState]:
+    agent: Agent = jax.tree.unflatten(treedef, weights)
+
+    def one(state: SessionState, update: CacheUpdate) -> tuple[Latents, SessionState]:
+      state = apply_update(config, state, update)
+      latents = rollout.perform(agent, state, one_pass)[0]
+      return latents, rollout.finish_unit(state, latents)  # it remembers what it made: REFEED needs it
+
+    return over_slots(one, slots)(states, updates)
+
+  spec = jax.tree.map(lambda sharding: sharding.spec, shardings)
+  mesh = jax.tree.leaves(shardings)[0].mesh
+  spread = jax.shard_map(
+    solve, mesh=mesh, in_specs=(EVERYWHERE, spec.states, spec.update), out_specs=(EVERYWHERE, spec.states),
+    check_vma=False,
+  )  # fmt: skip
+  return jax.jit(spread, donate_argnums=1)
+
+
+@jax.jit
+def _row(states: SessionState, slot: jax.Array) -> SessionState:
+  return jax.tree.map(lambda rows: rows[slot], states)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_row(states: SessionState, slot: jax.Array, row: SessionState) -> SessionState:
+  return jax.tree.map(lambda rows, new: rows.at[slot].set(new), states, row)
+
+
+class RemotePerformer:
+  """The performer on other devices than the thinker, which has a copy of the cache there."""
 
   def __init__(self, agent: Agent, states: SessionState, devices: Sequence[jax.Device]):
-    config, count = agent.config, len(devices)
-    check_devices(config, count)
-    mesh = Mesh(np.array(devices), (AXIS,))
-    whole = NamedSharding(mesh, PartitionSpec())
-    by_head = lambda cache: sharded_heads(cache, AXIS, leading=1)
-    spec: Any = jax.tree.map(lambda _: PartitionSpec(), known(states))
-    spec = with_caches(spec, [by_head(cache) for cache in caches(states)])
-    self._placed = jax.tree.map(lambda part: NamedSharding(mesh, part), spec)
-    everywhere: Any = PartitionSpec()
-    news_spec = News(caches(spec), everywhere, everywhere)
-    self._news_placed = jax.tree.map(lambda part: NamedSharding(mesh, part), news_spec)
-    self._thinker = jax.tree.leaves(states)[0].sharding
-    self._agent = jax.device_put(agent, whole)
-    one_pass = over_devices(AXIS)
-
-    def solve(agent: Agent, states: SessionState, fresh: News) -> tuple[Latents, SessionState]:
-      """Inside the mesh: every device has its heads of the cache."""
-
-      def one(state: SessionState, fresh: News) -> tuple[Latents, SessionState]:
-        state = heard_of(config, state, fresh)
-        latents = rollout.perform(agent, state, one_pass)[0]
-        return latents, rollout.finish_unit(state, latents)  # it remembers what it made: REFEED needs it
-
-      return jax.vmap(one)(states, fresh)
-
-    spread = jax.shard_map(
-      solve, mesh=mesh, in_specs=(PartitionSpec(), spec, news_spec), out_specs=(PartitionSpec(), spec), check_vma=False
-    )
-    self.solve = jax.jit(spread, donate_argnums=1)
-    self._news = jax.jit(jax.vmap(functools.partial(news, config)))
-    self._put: Callable[..., SessionState] = jax.jit(
-      lambda states, slot, row: jax.tree.map(lambda rows, new: rows.at[slot].set(new), states, row), donate_argnums=0
-    )
-    self._row = jax.jit(lambda states, slot: jax.tree.map(lambda rows: rows[slot], states))
+    """states: of all slots, on the thinker's device."""
+    mesh, slots = Mesh(np.array(devices), (AXIS,)), states.unit.shape[0]
+    weights, treedef = jax.tree.flatten(agent)
+    self._thinker = states.unit.sharding
+    self._shardings = make_shardings(mesh, performer_view(states))
+    self._weights = jax.device_put(weights, NamedSharding(mesh, EVERYWHERE))
+    self._update = jax.jit(over_slots(functools.partial(cache_update, agent.config), slots))
+    self._solve = remote_solver(agent.config, treedef, slots, self._shardings)
     self.restore(states)
 
   def restore(self, states: SessionState) -> None:
-    self._states = jax.device_put(known(states), self._placed)
+    self._states = jax.device_put(performer_view(states), self._shardings.states)
 
   def join(self, slot: int, states: SessionState) -> None:
-    row = self._row(known(states), jnp.int32(slot))
-    placed = jax.tree.map(
-      lambda sharding: NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:])), self._placed
-    )
-    self._states = self._put(self._states, jnp.int32(slot), jax.device_put(row, placed))
+    row = jax.device_put(_row(performer_view(states), jnp.int32(slot)), self._shardings.row)
+    self._states = _with_row(self._states, jnp.int32(slot), row)
 
-  def brief(self, states: SessionState) -> News:
-    return jax.device_put(self._news(states), self._news_placed)
+  def snapshot(self, states: SessionState) -> CacheUpdate:
+    return jax.device_put(self._update(states), self._shardings.update)
 
-  def perform(self, brief: News) -> Latents:
-    latents, self._states = self.solve(self._agent, self._states, brief)
+  def perform(self, snapshot: CacheUpdate) -> Latents:
+    latents, self._states = self._solve(self._weights, self._states, snapshot)
     return jax.device_put(latents, self._thinker)
+
+  def compiled_text(self, snapshot: CacheUpdate) -> str:
+    """The solver's program as XLA has optimised it, which shows what devices exchange."""
+    return self._solve.lower(self._weights, self._states, snapshot).compile().as_text() or ""

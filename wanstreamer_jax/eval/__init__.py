@@ -1,6 +1,16 @@
-"""What an agent is worth: every figure beside its baselines.
+"""What the agent is worth: closed loop, scores, codecs, ablations, each beside its baselines.
 
-`evaluate` runs everything: `closed_loop` conversations of the variants in `baselines` with users of `duplex_world`,
-judged by `scores`, `turns` and `metrics`, and `latent_errors` and codecs on `heldout` sessions. `report` writes it
-down. `ablation` and `ablation_report` do this for many trainings.
+Modules:
+    ablation.py          `wanstreamer ablate`: trains and evaluates config files, several seeds each, and writes ...
+    ablation_report.py   The table and the picture of `wanstreamer ablate`
+    baselines.py         Sessions of one agent side by side, and the variants that are baselines: the engine, wrapped
+    closed_loop.py       Rollouts against users that react: batches of sessions in lockstep, judged by `scores.score`
+    duplex_world.py      The ground truth of duplex_world as a `Script`: which reaction each of the user's acts ...
+    evaluate.py          The whole evaluation of an agent: closed loop, teacher-forced errors and codecs, each ...
+    heldout.py           Held-out sessions as rows of latents, and the codecs' reconstructions of the same media
+    latent_errors.py     Teacher-forced errors on held-out records, beside trivial baselines from the same run ...
+    metrics.py           Picture, sound, sync and identity metrics, in NumPy
+    report.py            Reports of an evaluation: eval.json with every figure, eval.png with a page of pictures ...
+    scores.py            One conversation as it was held, and its scores
+    turns.py             Turn-taking metrics on intervals of speech, in NumPy: who speaks when, and whether that ...
 """

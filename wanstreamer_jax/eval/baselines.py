@@ -1,21 +1,22 @@
-"""Many sessions of one agent side by side, one compiled program per unit; and the variants that are baselines.
+"""Sessions of one agent side by side, and the variants that are baselines: the engine, wrapped.
 
-All sessions tick together. Session i's noise comes from its own seed, so what it does does not depend on its
-neighbours. Variants: `model`; `shuffled_user` (session i is shown the user of session i + 1); `text_only` (user sound
-and picture are invalid); `copy_previous` (after its first unit, the agent repeats its latents and writes nothing).
+Session i's noise comes from its own seed, so what it does does not depend on its neighbours. Variants: `model`;
+`shuffled_user` (session i is shown the user of session i + 1); `text_only` (the user's sound and picture are missing);
+`copy_previous` (after its first unit, the agent repeats its latents and writes nothing).
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from wanstreamer_jax import rollout
-from wanstreamer_jax.data.records import video_to_uint8
+from wanstreamer_jax.data.session import MediaUnit
+from wanstreamer_jax.engine.engine import SILENCE, Engine, ThinkerOutput
+from wanstreamer_jax.engine.interface import UnitOutput
+from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import PAD, Latents
-from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
+from wanstreamer_jax.rollout import Sampling
 
 VARIANTS = ("model", "shuffled_user", "text_only", "copy_previous")
 
@@ -28,62 +29,45 @@ class Answers(NamedTuple):
   text: np.ndarray
 
 
-class Programs(NamedTuple):
-  """The compiled functions, batched over sessions."""
-
-  start: Any  # (agent, seeds, worlds) -> state
-  step: Any  # (agent, state, users) -> state, audio, video, text, latents
-  repeat: Any  # (agent, state, latents) -> state, audio, video
-
-
-def programs(units: int) -> Programs:
-  """Programs for sessions of `units` units (the ring size of layouts with full history)."""
-
-  def start(agent: Agent, seed: jax.Array, world: WorldArrays) -> SessionState:
-    return rollout.start_session(agent, seed, world, capacity=units)
-
-  def step(agent: Agent, state: SessionState, user: UserUnit) -> tuple[SessionState, Any, Any, Any, Latents]:
-    state, spoken = rollout.step_unit(agent, state, user)
-    return state, spoken.audio, video_to_uint8(spoken.video), spoken.text, spoken.latents
-
-  def repeat(agent: Agent, state: SessionState, latents: Latents) -> tuple[SessionState, Any, Any]:
-    audio, video, state = rollout.render(agent, state, latents)
-    return state, audio, video_to_uint8(video)
-
-  batched = lambda f: jax.vmap(f, in_axes=(None, 0, 0))
-  return Programs(
-    jax.jit(batched(start)), jax.jit(batched(step), donate_argnums=1), jax.jit(batched(repeat), donate_argnums=1)
-  )
-
-
 class Lockstep:
-  """B sessions of one variant. `step` takes what the B users did in a unit and returns what the agents did."""
+  """Sessions of one variant in all slots of an engine, whatever was in them."""
 
-  def __init__(self, agent: Agent, compiled: Programs, worlds: WorldArrays, seeds: np.ndarray, variant: str = "model"):
+  def __init__(self, engine: Engine, worlds: Sequence[WorldArrays], seeds: Sequence[int], variant: str = "model"):
+    """worlds, seeds: one for every slot. Raises ValueError for an unknown variant."""
     if variant not in VARIANTS:
       raise ValueError(f"variant is {variant!r}: expected one of {', '.join(VARIANTS)}")
-    if variant == "shuffled_user" and len(seeds) < 2:
+    if variant == "shuffled_user" and engine.slots < 2:
       raise ValueError("shuffled_user needs at least 2 sessions side by side")
-    self.agent, self.programs, self.variant = agent, compiled, variant
-    self._state = compiled.start(agent, jax.vmap(jax.random.PRNGKey)(jnp.asarray(seeds)), worlds)
+    self.engine, self.variant = engine, variant
     self._latents: Latents | None = None  # copy_previous: what is repeated
+    for slot in range(engine.slots):
+      engine.begin(slot, seeds[slot], worlds[slot], Sampling.of(engine.agent.config))
 
-  def step(self, users: UserUnit) -> Answers:
-    """users: arrays [B, ...], see `rollout.UserUnit`."""
+  def step(self, users: Sequence[MediaUnit], typed: Sequence[list[str]]) -> Answers:
+    """One unit of all sessions' users, and what they typed. Raises CheckpointError when a session is not finite."""
     if self._latents is not None:
-      self._state, audio, video = self.programs.repeat(self.agent, self._state, self._latents)
-      text = np.full((len(audio), self.agent.config.layout.text_slots), PAD, np.int32)
-      return Answers(np.asarray(audio), np.asarray(video), text)
-    self._state, audio, video, text, latents = self.programs.step(self.agent, self._state, self.shown(users))
+      unit = self.engine.render(self._latents)
+      text = np.full((len(unit.audio), self.engine.agent.config.layout.text_slots), PAD, np.int32)
+      return Answers(unit.audio, unit.video, text)
+    thought = self.engine.think(*self._perceived(users, typed))
+    outputs = self.engine.perform(thought)
     if self.variant == "copy_previous":
-      self._latents = latents
-    return Answers(np.asarray(audio), np.asarray(video), np.asarray(text))
+      self._latents = self.engine.latents
+    return _stack(thought, outputs)
 
-  def shown(self, users: UserUnit) -> UserUnit:
-    """What the agents of this variant perceive of the users."""
+  def _perceived(
+    self, users: Sequence[MediaUnit], typed: Sequence[list[str]]
+  ) -> tuple[Sequence[MediaUnit], Sequence[list[str]]]:
+    """What the agents of this variant perceive."""
     if self.variant == "shuffled_user":
-      return UserUnit(*(np.roll(x, -1, axis=0) for x in users))
+      return [*users[1:], users[0]], [*typed[1:], typed[0]]
     if self.variant == "text_only":
-      no = np.zeros_like(users.audio_valid)
-      return users._replace(audio_valid=no, video_valid=no)
-    return users
+      return [SILENCE] * len(users), typed
+    return users, typed
+
+
+def _stack(thought: ThinkerOutput, outputs: Sequence[UnitOutput | None]) -> Answers:
+  units = [output for output in outputs if output is not None]
+  if len(units) < len(outputs):
+    raise CheckpointError("a session is not finite any more: the weights are damaged, or training diverged")
+  return Answers(np.stack([unit.audio for unit in units]), np.stack([unit.video for unit in units]), thought.text)

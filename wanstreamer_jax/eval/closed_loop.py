@@ -1,26 +1,25 @@
-"""Rollouts against users that react: batches of sessions in lockstep, judged by `conversation.score`.
+"""Rollouts against users that react: batches of sessions in lockstep, judged by `scores.score`.
 
 A user hears what the agent did up to the unit before, and acts; the agent perceives that and answers; and so
-on. Every variant of `lockstep.VARIANTS` meets users with the same seeds. In `shuffled_user` each agent is shown the
+on. Every variant of `baselines.VARIANTS` meets users with the same seeds. In `shuffled_user` each agent is shown the
 user of the next session of its batch, but is judged by (and reacted to by) its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import world_arrays
-from wanstreamer_jax.data.records import video_to_float
-from wanstreamer_jax.data.session import World
-from wanstreamer_jax.data.tokenizer import Keyboard, TextTokenizer
-from wanstreamer_jax.eval.baselines import Lockstep, Programs
+from wanstreamer_jax.data.session import MediaUnit, World
+from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.engine.engine import Engine
+from wanstreamer_jax.eval.baselines import Answers, Lockstep
 from wanstreamer_jax.eval.scores import Conversation, Script
 from wanstreamer_jax.model.streamer import WorldArrays
-from wanstreamer_jax.rollout import Agent, UserUnit
+from wanstreamer_jax.rollout import Agent
+
+Act = tuple[np.ndarray, np.ndarray, Sequence[str]]  # a unit of sound, float32 [samples], pictures, typed texts
 
 
 class User(Protocol):
@@ -28,7 +27,7 @@ class User(Protocol):
 
   world: World
 
-  def step(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
+  def step(self, audio: np.ndarray) -> Act:
     """The agent's last unit of sound, float32 [samples] (silence before the first) -> the user's next unit: float32
     [samples], uint8 [F, H, W, 3], typed texts."""
     ...
@@ -39,51 +38,41 @@ class User(Protocol):
 MakeUser = Callable[[int], User]  # seed -> a held-out user
 
 
-def encode_worlds(agent: Agent, tokenizer: TextTokenizer, worlds: Sequence[World]) -> WorldArrays:
-  """What the agents know beforehand, as arrays [B, ...]."""
-  return jax.tree.map(lambda *xs: jnp.stack(xs), *[world_arrays(agent, tokenizer, world, cut=True) for world in worlds])
+def encode_worlds(agent: Agent, tokenizer: TextTokenizer, worlds: Sequence[World]) -> list[WorldArrays]:
+  """What the agents know beforehand; texts that are too long are cut, as in training."""
+  return [world_arrays(agent, tokenizer, world, cut=True) for world in worlds]
 
 
 def converse(
-  agent: Agent, compiled: Programs, tokenizer: TextTokenizer, make_user: MakeUser, seeds: Sequence[int], units: int,
-  variant: str = "model",
-) -> list[Conversation]:  # fmt: skip
-  """One batch of closed-loop sessions, `units` units long; session i has the user of seeds[i]."""
-  config, media = agent.config, agent.config.media
+  engine: Engine, make_user: MakeUser, seeds: Sequence[int], units: int, variant: str = "model"
+) -> list[Conversation]:
+  """One batch of closed-loop sessions, `units` units long, one in every slot; session i has the user of seeds[i]."""
+  config = engine.agent.config
   users = [make_user(seed) for seed in seeds]
-  worlds = encode_worlds(agent, tokenizer, [user.world for user in users])
-  lockstep = Lockstep(agent, compiled, worlds, np.asarray(seeds, np.int32), variant)
-  keyboards = [Keyboard(tokenizer, config.layout.user_text_slots) for _ in users]
-  size = len(users)
-  audio = np.zeros((size, media.samples), np.float32)
-  heard, made = [], []
+  worlds = encode_worlds(engine.agent, engine.tokenizer, [user.world for user in users])
+  lockstep = Lockstep(engine, worlds, seeds, variant)
+  audio = np.zeros((len(users), config.media.samples), np.float32)
+  acts, answers = [], []
   for _ in range(units):
-    acts = [user.step(sound) for user, sound in zip(users, audio)]
-    now = UserUnit(
-      audio=np.stack([act[0] for act in acts]),
-      video=video_to_float(np.stack([act[1] for act in acts])),
-      text=np.stack([keyboard(act[2]) for keyboard, act in zip(keyboards, acts)]),
-      audio_valid=np.ones(size, bool),
-      video_valid=np.ones(size, bool),
-    )
-    audio, video, text = lockstep.step(now)
-    heard.append((now.audio, np.stack([act[1] for act in acts])))
-    made.append((audio, video, text))
-  return [_conversation(i, seeds[i], user, heard, made, config) for i, user in enumerate(users)]
+    now = [user.step(heard) for user, heard in zip(users, audio)]
+    answer = lockstep.step([MediaUnit(video, sound) for sound, video, _ in now], [list(typed) for *_, typed in now])
+    audio = answer.audio
+    acts.append(now)
+    answers.append(answer)
+  return [_conversation(i, seeds[i], user, acts, answers) for i, user in enumerate(users)]
 
 
 def _conversation(
-  index: int, seed: int, user: User, heard: Sequence[tuple], made: Sequence[tuple], config: Config
+  index: int, seed: int, user: User, acts: Sequence[Sequence[Act]], answers: Sequence[Answers]
 ) -> Conversation:
-  column = lambda rows, field: np.concatenate([row[field][index] for row in rows])
   return Conversation(
     seed=seed,
-    script=user.script(len(made)),
-    user_audio=column(heard, 0),
-    user_video=column(heard, 1),
-    agent_audio=column(made, 0),
-    agent_video=column(made, 1),
-    agent_text=np.stack([row[2][index] for row in made]),
+    script=user.script(len(answers)),
+    user_audio=np.concatenate([now[index][0] for now in acts]),
+    user_video=np.concatenate([now[index][1] for now in acts]),
+    agent_audio=np.concatenate([answer.audio[index] for answer in answers]),
+    agent_video=np.concatenate([answer.video[index] for answer in answers]),
+    agent_text=np.stack([answer.text[index] for answer in answers]),
     portrait=user.world.portrait,
   )
 

@@ -7,6 +7,7 @@ baselines, the scripted agent's own scores ("truth"), the teacher-forced errors 
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,9 +22,10 @@ from wanstreamer_jax.data.duplex_world.source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.eval import heldout, metrics
-from wanstreamer_jax.eval.baselines import VARIANTS, Programs, programs
+from wanstreamer_jax.eval.baselines import VARIANTS
 from wanstreamer_jax.eval.closed_loop import MakeUser, User, batches, converse, encode_worlds
 from wanstreamer_jax.eval.duplex_world import SimulatedUser, scripted_conversation
 from wanstreamer_jax.eval.latent_errors import Tally
@@ -102,12 +104,12 @@ def evaluate(
   tokenizer = TextTokenizer(config.data.tokenizer)
   few = dataclasses.replace(options, sessions=min(options.sessions, options.baseline_sessions))
   truth, offline = held_out(agent, few, make_session, tokenizer, progress)
-  compiled = programs(units_of(config, options))
+  engine_of = engines(agent, units_of(config, options))
   found, seconds = {"truth": truth}, {}
   for variant in variants:
     started = time.perf_counter()
     part = options if variant == "model" else few
-    found[variant] = rollouts(agent, compiled, part, make_user, tokenizer, variant, progress)
+    found[variant] = rollouts(engine_of, config, part, make_user, variant, progress)
     seconds[variant] = round(time.perf_counter() - started, 1)
   closed_loop = {name: kept.figures() for name, kept in found.items()}
   for name, distance in speech_distances(found).items():
@@ -137,15 +139,20 @@ def units_of(config: Config, options: EvalConfig) -> int:
   return round(options.seconds * 1000 / config.media.unit_ms)
 
 
+def engines(agent: Agent, units: int) -> Callable[[int], Engine]:
+  """slots -> an engine for sessions of `units` units, compiled once: most variants have batches of one size."""
+  return functools.cache(lambda slots: Engine(agent, slots, capacity=units))
+
+
 def rollouts(
-  agent: Agent, compiled: Programs, options: EvalConfig, make_user: MakeUser, tokenizer: TextTokenizer, variant: str,
+  engine_of: Callable[[int], Engine], config: Config, options: EvalConfig, make_user: MakeUser, variant: str,
   progress: bool,
 ) -> Collected:  # fmt: skip
-  """All closed-loop sessions of one variant."""
-  units, kept = units_of(agent.config, options), Collected(agent.config, tokenizer)
+  """All closed-loop sessions of one variant. engine_of: see `engines`."""
+  units, kept = units_of(config, options), Collected(config, TextTokenizer(config.data.tokenizer))
   with tqdm(total=options.sessions, desc=variant, unit="session", disable=not progress) as bar:
     for seeds, count in batches(options.sessions, options.batch, options.seed):
-      kept.add(converse(agent, compiled, tokenizer, make_user, seeds, units, variant)[:count])
+      kept.add(converse(engine_of(len(seeds)), make_user, seeds, units, variant)[:count])
       bar.update(count)
   return kept
 
@@ -179,7 +186,8 @@ def codec_figures(
   rate = agent.config.media.sample_rate
   latents = Latents(jnp.asarray(rows["agent_video_latent"]), jnp.asarray(rows["agent_audio_latent"]))
   worlds = encode_worlds(agent, tokenizer, [session.world for session in sessions])
-  audio, video = jax.device_get(heldout.decode_batch(agent, latents, worlds))
+  stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *worlds)
+  audio, video = jax.device_get(heldout.decode_batch(agent, latents, stacked))
   true_audio, true_video = heldout.audio_to_float(rows["agent_audio"]), rows["agent_video"]
   yield "codec", heldout.codec_scores(rows, audio[:count], video[:count], rate)
   late = lambda x: np.concatenate([np.zeros_like(x[:, :1]), x[:, :-1]], axis=1)[:count]

@@ -7,6 +7,11 @@ are seen by a second copy of the queries, rotated to the time without what was e
 A few queries on a long cache meet it in chunks: some at a time, side by side on a batch axis. So the scores of a few
 chunks are all that is ever in memory, and there is work for all of a processor where a query's one long sum over keys
 would be work for a few of its cores (design section 10; FlashDecoding's split keys).
+
+Letters: T queries, S keys, N heads of queries, M heads of keys, G = N / M, H head size, R = G T: the queries that share
+a head of keys are the rows [g0 t0, g0 t1, ..., g1 t0, g1 t1, ...] of one matrix product. Two axes for them would give
+products under two `jax.vmap` (rows of a batch and units) a rank of 7, which crashes some versions of jaxlib
+(`parallel/xla_flags.py`).
 """
 
 import functools
@@ -26,8 +31,9 @@ def attend(queries: Queries, parts: list[Part]) -> jax.Array:
   """Softmax attention over all parts at once. -> [T, N, H] in the dtype of queries. Scores and softmax are float32."""
   found = [partial for part in parts for partial in _partials(queries, part)]
   whole = _join(_stacked(found))
-  out = jnp.moveaxis(whole.mixed / whole.total[..., None], 2, 0)
-  return out.reshape(queries.now.shape).astype(queries.now.dtype)
+  tokens, heads, depth = queries.now.shape
+  out = (whole.mixed / whole.total[..., None]).reshape(heads, tokens, depth)  # [M, R, H] -> [N, T, H]
+  return out.swapaxes(0, 1).astype(queries.now.dtype)
 
 
 def prepare_mask(mask: jax.Array, pinned: int) -> jax.Array | Packed:
@@ -83,7 +89,8 @@ def _over(queries: Queries, part: Part) -> Partial:
   scores = _dot(queries.now, part.k)
   if part.pinned is not None:
     scores = jnp.where(part.pinned, _dot(queries.pinned, part.k), scores)
-  scores = jnp.where(part.mask, scores, MASKED)
+  mask = jnp.tile(part.mask, (scores.shape[1] // part.mask.shape[0], 1))  # [T, S] -> [R, S]
+  scores = jnp.where(mask, scores, MASKED)
   highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
   weights = jnp.exp(scores - highest[..., None])
   return Partial(_mix(weights, part.v, queries.now.dtype), jnp.sum(weights, axis=-1), highest)
@@ -94,15 +101,15 @@ def _stacked(partials: list[Partial]) -> Partial:
 
 
 def _mix(weights: jax.Array, v: Rows, dtype: jnp.dtype) -> jax.Array:
-  """Weights [M, G, T, S] times values: float32 [M, G, T, H]."""
+  """Weights [M, R, S] times values: float32 [M, R, H]."""
   if isinstance(v, Quantised):
-    weights, v = weights * v.scale.T[:, None, None], v.values
-  return jnp.einsum("mgts,smh->mgth", weights.astype(dtype), v.astype(dtype), preferred_element_type=jnp.float32)
+    weights, v = weights * v.scale.T[:, None], v.values
+  return jnp.einsum("mrs,smh->mrh", weights.astype(dtype), v.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _dot(q: jax.Array, k: Rows) -> jax.Array:
-  """Scaled products of queries [T, N, H] and keys: float32 [M, G, T, S]."""
+  """Scaled products of queries [T, N, H] and keys: float32 [M, R, S]."""
   values = k.values.astype(q.dtype) if isinstance(k, Quantised) else k
-  q = q.reshape(q.shape[0], values.shape[1], -1, q.shape[-1])
-  products = jnp.einsum("tmgh,smh->mgts", q, values, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-  return products * k.scale.T[:, None, None] if isinstance(k, Quantised) else products
+  rows = q.swapaxes(0, 1).reshape(values.shape[1], -1, q.shape[-1])  # [T, N, H] -> [N, T, H] -> [M, R, H]
+  products = jnp.einsum("mrh,smh->mrs", rows, values, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+  return products * k.scale.T[:, None] if isinstance(k, Quantised) else products

@@ -74,7 +74,7 @@ class Sizes(NamedTuple):
 
 def over_long(q: jax.Array, part: Part, start: int) -> Partial:
   """Attention of queries [T, N, H] over a part's keys from `start` on, none of them pinned, under a `Packed` mask:
-  partials [2, M, G, T, ...] of two halves of the keys, for `attention._join`.
+  partials [2, M, G T, ...] of two halves of the keys, for `attention._join`.
 
   As `attention._over` sees them, except in rows that see no key, whose finite values nobody uses. On a mesh, call it
   inside `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
@@ -106,9 +106,10 @@ def _by_row(q: jax.Array, sizes: Sizes) -> jax.Array:
 
 
 def _by_query(sizes: Sizes, x: jax.Array) -> jax.Array:
-  """[2, M, rows of all tiles, H] -> [2, M, G, T, H]; H is dropped where it is 1."""
+  """[2, M, rows of all tiles, H] -> [2, M, G T, H]; H is dropped where it is 1."""
   x = x.reshape(HALVES, sizes.heads, sizes.tiles, sizes.group, sizes.tile, -1).swapaxes(2, 3)
   x = x.reshape(HALVES, sizes.heads, sizes.group, sizes.tiles * sizes.tile, -1)[..., : sizes.queries, :]
+  x = x.reshape(HALVES, sizes.heads, sizes.group * sizes.queries, -1)
   return x[..., 0] if x.shape[-1] == 1 else x
 
 

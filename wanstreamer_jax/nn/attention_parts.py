@@ -56,9 +56,9 @@ class Part(NamedTuple):
 class Partial(NamedTuple):
   """Attention over some of the keys, in float32. Sums are of exp(score - highest) and may be joined by `_join`."""
 
-  mixed: jax.Array  # [M, G, T, H], sum of weights times values
-  total: jax.Array  # [M, G, T], sum of weights
-  highest: jax.Array  # [M, G, T]
+  mixed: jax.Array  # [M, R, H], sum of weights times values
+  total: jax.Array  # [M, R], sum of weights
+  highest: jax.Array  # [M, R]
 
 
 def _join(partials: Partial) -> Partial:

@@ -1,5 +1,12 @@
-"""Several devices and several hosts as one job.
+"""Several devices and several hosts as one job: meshes, where every parameter lives, launching, what a chip can do.
 
-`mesh` and `rules` say where batches and parameters lie; `hosts`, `exit_reason` and `launcher` start, join and end a job
-of several processes; `machine` states what devices can do, and `cost` counts what a program has to do.
+Modules:
+    cost.py          The least that a program does: FLOPs of its matrix products and convolutions, and bytes of ...
+    exit_reason.py   Why a job of several processes ended: the reason of the process that failed becomes every ...
+    hosts.py         Several processes that are one job: joining it, agreeing within it, and leaving it when one ...
+    launcher.py      Starts the processes of a job on this machine, and the whole job again when one of them dies
+    machine.py       What this machine and published chips can do: peak rates, memory and the speed of products ...
+    mesh.py          The device mesh and the few helpers that use it
+    rules.py         Where every parameter lies on the mesh: one table outside the model
+    xla_flags.py     The XLA flag that two versions of jaxlib need on CPUs
 """

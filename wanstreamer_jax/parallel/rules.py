@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from wanstreamer_jax.errors import ConfigError
 
@@ -53,7 +53,7 @@ RULES: tuple[Rule, ...] = (
   Rule(r"modulation\.bias"),  # [6, D]
   # Perception
   Rule(r"(hear|see)\.\w+\.w", (None, FSDP)),  # [I, O]
-  Rule(r"see\.conv"),  # [3, 3, I, I]
+  Rule(r"see\.w"),  # [3, 3, I, I]
   # Codecs: kernels [..., I, O]
   Rule(r"(encoder|decoder)\.[\w.]+(?<!_proj)\.w", (FSDP,)),
   Rule(r"head\.w", (None,)),
@@ -92,7 +92,9 @@ def matching_rules(name: str, rules: tuple[Rule, ...] = RULES) -> list[Rule]:
   return [rule for rule in rules if rule.matches(name)]
 
 
-def partition(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[Rule, ...] = RULES) -> PartitionSpec:
+def partition(
+  name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: tuple[Rule, ...] = RULES
+) -> PartitionSpec:
   """The axes of one leaf. Raises ConfigError unless exactly one rule matches.
 
   An axis that does not divide its dimension is dropped there (2 key heads on tensor=4 are replicated).
@@ -108,7 +110,7 @@ def partition(name: str, shape: tuple[int, ...], mesh: Mesh, rules: tuple[Rule, 
   return PartitionSpec(*whole, *(_divisible(axis, size, mesh) for axis, size in zip(axes, shape[len(whole) :])))
 
 
-def _divisible(axis: Axis, size: int, mesh: Mesh) -> Axis:
+def _divisible(axis: Axis, size: int, mesh: Mesh | AbstractMesh) -> Axis:
   """Of several mesh axes, those of more than one device, as long as their product divides the dimension."""
   names: tuple[str, ...] = ()
   for name in (axis,) if isinstance(axis, str) else axis or ():
@@ -117,7 +119,7 @@ def _divisible(axis: Axis, size: int, mesh: Mesh) -> Axis:
   return names[0] if len(names) == 1 else names or None
 
 
-def param_shardings(tree: Any, mesh: Mesh, rules: tuple[Rule, ...] = RULES) -> Any:
+def param_shardings(tree: Any, mesh: Mesh | AbstractMesh, rules: tuple[Rule, ...] = RULES) -> Any:
   """A tree of NamedSharding for parameters, or for a training state that contains them.
 
   tree: arrays or ShapeDtypeStructs (`jax.eval_shape`), e.g. a module, its optimiser state, its average.

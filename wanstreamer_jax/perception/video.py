@@ -18,7 +18,7 @@ class VideoEncoder(nnx.Module):
     p, frames = config.perception, config.media.frames
     stem = p.video_channels // 4
     self.stem = Linear(_STEM * _STEM * 3 * frames, stem, rngs=rngs, bias=True)
-    self.conv = nnx.Param(jax.random.normal(rngs.params(), (3, 3, stem, stem)) * (9 * stem) ** -0.5)
+    self.w = nnx.Param(jax.random.normal(rngs.params(), (3, 3, stem, stem)) * (9 * stem) ** -0.5)
     self.patch = Linear((p.video_patch // _STEM) ** 2 * stem, p.video_channels, rngs=rngs, bias=True)
     self.merge = Linear(p.video_merge**2 * p.video_channels, 2 * p.video_channels, rngs=rngs, bias=True)
     self.norm = RMSNorm(2 * p.video_channels)
@@ -30,7 +30,7 @@ class VideoEncoder(nnx.Module):
     x = jnp.clip(frames, -1.0, 1.0).transpose(1, 2, 0, 3)
     x = jax.nn.silu(self.stem(space_to_depth(x.reshape(*x.shape[:2], -1), _STEM)))
     local = jax.lax.conv_general_dilated(
-      x[None], self.conv[...], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+      x[None], self.w[...], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )[0]
     x = x + jax.nn.silu(local)
     x = jax.nn.silu(self.patch(space_to_depth(x, p.video_patch // _STEM)))

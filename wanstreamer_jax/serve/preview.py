@@ -5,6 +5,7 @@ world file. The job that films a model films the scripted agent: conversation.mp
 timeline.png.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +17,26 @@ from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.media import MediaUnit, MediaWriter
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.world_file import write_world
-from wanstreamer_jax.engine.phases import UnitOutput
-from wanstreamer_jax.engine.request import Request
+from wanstreamer_jax.engine.interface import PHASES, SlotEngine, UnitOutput
 from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.serve.session_log import PHASES
 from wanstreamer_jax.serve.stream_file import StreamOptions, StreamSummary, stream_file
 
 CLIP = "user.mp4"
 
 
-class ScriptedEngine:
-  """Answers with what a session's agent did, whatever it is shown. Implements `serve.file.Engine`."""
-
-  unread = 0
+class ScriptedEngine(SlotEngine):
+  """Answers with what a session's agent did, whatever it is shown."""
 
   def __init__(self, config: Config, session: Session):
     self.media, self.session, self.unit = config.media, session, 0
 
-  def start(self, request: Request, units: int) -> None:
-    self.unit = 0
-
-  def commit(self) -> None:
-    pass
-
-  def step(self, user: MediaUnit, typed: list[str]) -> UnitOutput:
-    media, k = self.media, self.unit
+  def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> int:
+    """-> which unit of the session is to come."""
     self.unit += 1
+    return self.unit - 1
+
+  def perform(self, thought: int) -> list[UnitOutput | None]:
+    media, k = self.media, thought
     video, audio = self.session.agent.video, self.session.agent.audio
     assert video is not None
     assert audio is not None
@@ -50,7 +45,7 @@ class ScriptedEngine:
     words = [word.text for word in self.session.agent.words if abs(word.written - now) < 1e-3]
     picture = video[k * media.frames : (k + 1) * media.frames]
     text = "".join(" " + word for word in words)
-    return UnitOutput(picture, sound, text, is_loud(sound), dict.fromkeys(PHASES, 0.0))
+    return [UnitOutput(picture, sound, text, is_loud(sound), dict.fromkeys(PHASES, 0.0))]
 
 
 def preview(config: Config, out: str | Path, seed: int = 0, split: str = "train") -> StreamSummary:

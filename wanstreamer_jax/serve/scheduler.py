@@ -12,14 +12,12 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.media import MediaUnit
-from wanstreamer_jax.engine.phases import UnitOutput
+from wanstreamer_jax.engine.interface import SlotEngine, UnitOutput
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import UserError
 
@@ -28,40 +26,6 @@ log = logging.getLogger("wanstreamer")
 QUIET = 60.0  # seconds without a failure after which earlier ones are forgotten
 MOST_FAILURES = 3  # of the engine in a row, after which the server counts as broken
 LOST = 5  # units behind its clock after which the hall starts the clock anew instead of catching up
-
-
-class SlotEngine(Protocol):
-  """Whatever serves several sessions in lockstep. Calls come from one thread, but for `answer`, which has its own."""
-
-  media: MediaConfig
-  slots: int
-  overlaps: bool  # whether a unit may be thought while the one before is being answered
-
-  def check(self, request: Request) -> None:
-    """Raises DataError for a request that `join` would not take. From any thread."""
-    ...
-
-  def join(self, slot: int, request: Request) -> None:
-    """Begins a session in a slot. Raises UserError when it cannot begin and all others are as they were."""
-    ...
-
-  def reset(self) -> None:
-    """After any other error, with nothing under way any more: all sessions are gone, the engine goes on."""
-    ...
-
-  def commit(self) -> None: ...
-
-  def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> Any: ...
-
-  def answer(self, thought: Any) -> list[UnitOutput | None]: ...
-
-  def save(self, folder: Path) -> None:
-    """Writes the state of all slots."""
-    ...
-
-  def restore(self, folder: Path) -> None:
-    """Takes up what `save` wrote. Raises CheckpointError."""
-    ...
 
 
 Input = tuple[MediaUnit, list[str], float | None]  # a unit, what was typed, when the unit's end was captured
@@ -301,7 +265,7 @@ class Hall:
   ) -> None:
     """Performs a unit and delivers it; `late` is when the loop's clock says that it is."""
     loop = asyncio.get_running_loop()
-    answers = await loop.run_in_executor(self._performer, self.engine.answer, thought)
+    answers = await loop.run_in_executor(self._performer, self.engine.perform, thought)
     self._deliver(present, inputs, answers, time.perf_counter() - taken, loop.time() > late)
 
   def _new_seats(self) -> list[tuple[Seat, Request]]:

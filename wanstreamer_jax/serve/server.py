@@ -23,6 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from wanstreamer_jax.data.duplex_world.world import WorldConfig
 from wanstreamer_jax.data.session import World
+from wanstreamer_jax.engine.interface import SlotEngine
 from wanstreamer_jax.errors import DataError, UserError
 from wanstreamer_jax.serve import protocol, restart
 from wanstreamer_jax.serve.connection import NOTICE, Visit
@@ -31,7 +32,7 @@ from wanstreamer_jax.serve.inbox import Inbox
 from wanstreamer_jax.serve.picture_codec import encode_picture
 from wanstreamer_jax.serve.prometheus import Metrics
 from wanstreamer_jax.serve.recording import KEPT, Recording
-from wanstreamer_jax.serve.scheduler import Hall, SlotEngine
+from wanstreamer_jax.serve.scheduler import Hall
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAGE = Path(__file__).parent / "page"

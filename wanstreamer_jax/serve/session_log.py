@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.engine.interface import PHASES
 from wanstreamer_jax.errors import UserError
 
-PHASES = ("commit", "encode", "think", "perform", "decode")  # the first one while the user's unit is awaited
-THINKING = ("commit", "encode", "think")  # may run beside the rest of the unit before
+THINKING = ("commit", "perceive", "think")  # may run beside the rest of the unit before
 ANSWER = PHASES[1:]  # what lies between a whole unit of the user and the answer to it
 BINS = 16  # envelope points per unit
 

@@ -22,11 +22,11 @@ from wanstreamer_jax.data.loudness import is_loud, level
 from wanstreamer_jax.data.media import MediaReader, MediaUnit, MediaWriter
 from wanstreamer_jax.data.media_writer import viewable_scale
 from wanstreamer_jax.data.tokenizer import is_one_line
-from wanstreamer_jax.engine.phases import Engine, UnitOutput
+from wanstreamer_jax.engine.interface import PHASES, SlotEngine, UnitOutput
 from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import DataError, MediaError, UserError
 from wanstreamer_jax.serve.film import write_conversation
-from wanstreamer_jax.serve.session_log import PHASES, SessionLog, UnitRow, write_vtt
+from wanstreamer_jax.serve.session_log import SessionLog, UnitRow, write_vtt
 from wanstreamer_jax.serve.timeline import write_timeline
 
 PARTIAL = ".partial-"
@@ -118,12 +118,13 @@ def by_unit(events: Sequence[TextEvent], unit_s: float, units: int) -> dict[int,
 
 
 def stream_file(
-  engine: Engine, source: str | Path, out_dir: str | Path, options: StreamOptions | None = None
+  engine: SlotEngine, source: str | Path, out_dir: str | Path, options: StreamOptions | None = None
 ) -> StreamSummary:
   """Streams `source` through `engine`; writes agent.mp4, agent.vtt, units.jsonl, timeline.png, conversation.mp4.
 
-  The answer lasts as long as the input, to the unit. Raises UserError (of some kind) with nothing left behind, and
-  passes KeyboardInterrupt on after keeping the work under `out_dir/interrupted`.
+  engine: of one slot, with a capacity of all the file's units where the layout has no window. The answer lasts as long
+  as the input, to the unit. Raises UserError (of some kind) with nothing left behind, and passes KeyboardInterrupt on
+  after keeping the work under `out_dir/interrupted`.
   """
   options, media = options or StreamOptions(), engine.media
   reader = MediaReader(source, media)
@@ -141,11 +142,11 @@ def stream_file(
     write_conversation(folder / "conversation.mp4", reader, folder / "agent.mp4", log, progress=options.progress)
   files = {name: Path(out_dir) / name for name in OUTPUTS}
   wall = time.perf_counter() - began
-  return summarise(files, log, reader, wall, options.realtime, engine.unread)
+  return summarise(files, log, reader, wall, options.realtime, engine.unread(0))
 
 
 def answer(
-  engine: Engine,
+  engine: SlotEngine,
   reader: MediaReader,
   typed: dict[int, list[str]],
   options: StreamOptions,
@@ -154,7 +155,9 @@ def answer(
 ) -> None:
   """The loop over units. On Ctrl-C the film up to there is completed, and then KeyboardInterrupt raised."""
   media, stopped = engine.media, None
-  engine.start(options.request, len(reader))
+  engine.check(options.request)
+  engine.prepare()
+  engine.join(0, options.request)
   pace = Pace(media.unit_ms / 1000, options.realtime)
   bar = tqdm(total=len(reader), desc="streaming", unit="unit", disable=None if options.progress else True)
   with bar, MediaWriter(path, media, scale=viewable_scale(media.height, media.width)) as writer:

@@ -20,10 +20,10 @@ CHAR = 0.083  # inches, of caption text
 USER, AGENT, INK, FAINT = "#d9822b", "#178f82", "#24292f", "#d8dee4"
 PHASE_COLOURS = {
   "commit": "#d9d9d9",
-  "encode": "#9ecae1",
+  "perceive": "#9ecae1",
   "think": "#4292c6",
   "perform": "#6a51a3",
-  "decode": "#c994c7",
+  "render": "#c994c7",
 }
 
 

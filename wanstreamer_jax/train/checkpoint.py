@@ -33,6 +33,7 @@ from wanstreamer_jax.weights.store import (
   META_FILE,
   checkpoint_steps,
   checksum,
+  current_name,
   first_difference,
   meta_digest,
   read_header,
@@ -61,6 +62,26 @@ def flatten_state(state: TrainState) -> dict[str, dict[str, Any]]:
 def unflatten_state(abstract: TrainState, parts: dict[str, dict[str, Any]]) -> TrainState:
   filled = {part: fill_leaves(getattr(abstract, part), parts.get(part, {})) for part in PARTS}
   return TrainState(step=parts["step"]["step"], **filled)
+
+
+def current_names(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Parts by today's names of leaves, of parts by the names that they were saved under."""
+  return {part: {current_name(name): leaf for name, leaf in leaves.items()} for part, leaves in parts.items()}
+
+
+def _as_saved(parts: dict[str, dict[str, Any]], saved: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """The inverse of `current_names`; saved: anything by the names of the checkpoint."""
+  names = {part: {current_name(name): name for name in leaves} for part, leaves in saved.items()}
+  return {part: {names[part][name]: leaf for name, leaf in leaves.items()} for part, leaves in parts.items()}
+
+
+def _check_shapes(folder: epath.Path, saved: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
+  """Raises CheckpointError unless the saved parts hold the wanted leaves. saved: shapes as lists; wanted: arrays."""
+  for part, leaves in wanted.items():
+    found = {name: tuple(shape) for name, shape in saved.get(part, {}).items()}
+    difference = first_difference(found, {name: leaf.shape for name, leaf in leaves.items()})
+    if difference:
+      raise CheckpointError(f"checkpoint {folder} is of another model: {part} {difference}; use another train.run")
 
 
 def changed_fields(saved: Config, current: Config) -> list[str]:
@@ -240,16 +261,11 @@ class Checkpoints:
     """(parts, their checksums) of a checkpoint. Raises _Damaged, or CheckpointError if it is of another run."""
     folder = self.folder / str(step)
     meta = self._read_meta(folder)
-    wanted = flatten_state(abstract)
-    for part, leaves in wanted.items():
-      found = {name: tuple(shape) for name, shape in meta["leaves"].get(part, {}).items()}
-      difference = first_difference(found, {name: leaf.shape for name, leaf in leaves.items()})
-      if difference:
-        raise CheckpointError(f"checkpoint {folder} is of another model: {part} {difference}; use another train.run")
+    _check_shapes(folder, current_names(meta["leaves"]), flatten_state(abstract))
     placed = jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, shardings
     )
-    target = flatten_state(placed)
+    target = _as_saved(flatten_state(placed), meta["leaves"])
     arguments = ocp.checkpoint_utils.construct_restore_args(target)
     try:
       restore = ocp.args.PyTreeRestore(target, restore_args=arguments)
@@ -260,7 +276,7 @@ class Checkpoints:
       raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({one_line_with_type(error)})") from error
     if int(np.asarray(parts["step"]["step"])) != step:
       raise _Damaged(f"checkpoint {folder} holds step {int(np.asarray(parts['step']['step']))}")
-    return parts, meta.get("checksums", {})
+    return current_names(parts), current_names(meta.get("checksums", {}))
 
   def _read_meta(self, folder: epath.Path) -> dict[str, Any]:
     try:

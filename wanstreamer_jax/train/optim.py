@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from wanstreamer_jax.config import TrainConfig, group_rates
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.parallel.mesh import BATCH_AXES
-from wanstreamer_jax.parallel.rules import Rule, path_name
+from wanstreamer_jax.parallel.rules import Rule, param_shardings, path_name
 
 # What `train.groups` may name, and what norms are reported for. Other names are patterns, as in parallel/rules.py.
 GROUPS: dict[str, Rule] = {
@@ -70,8 +71,12 @@ def relative_rates(train: TrainConfig, frozen: tuple[str, ...], params: Any) -> 
   frozen: patterns of the stage, whose parameters stand still whatever the config says.
   """
   entries = [*group_rates(train.groups), *((pattern, 0.0) for pattern in frozen)]
-  rate_of = lambda name: next((rate for entry, rate in reversed(entries) if _names(entry, name)), 1.0)
-  return jax.tree_util.tree_map_with_path(lambda path, _: rate_of(path_name(path)), params)
+
+  def rate(path: tuple[Any, ...], _: Any) -> float:
+    name = path_name(path)
+    return next((rate for entry, rate in reversed(entries) if _names(entry, name)), 1.0)
+
+  return jax.tree_util.tree_map_with_path(rate, params)
 
 
 def _names(entry: str, parameter: str) -> bool:
@@ -108,21 +113,20 @@ def decayed(params: Any) -> Any:
 MATRICES = Rule(r"(transformer\.layers|hear|see)\.([\w.]+_proj|\w+)\.w")  # what Muon moves; Adam moves the rest
 MUON_MOMENTUM = 0.95  # `train.beta1` is Adam's
 MUON_RMS = 0.2  # of an update before the rate: about Adam's, so that one rate serves both
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singular values end between 0.7 and 1.2
+# Axes of a leaf that are inputs and outputs of its matrix; an axis before them (layers) is a batch of matrices.
+PLAIN = MuonDimensionNumbers((-2,), (-1,))  # [I, O]
+INTO_HEADS = MuonDimensionNumbers((-3,), (-2, -1))  # [D, N, H]
+OUT_OF_HEADS = MuonDimensionNumbers((-3, -2), (-1,))  # [N, H, D]
+HEADS = {"q_proj": INTO_HEADS, "k_proj": INTO_HEADS, "v_proj": INTO_HEADS, "o_proj": OUT_OF_HEADS}
 
 
-class Matrix(NamedTuple):
-  """How many of a leaf's last axes are inputs and outputs of its matrix; axes before them (layers) are a batch."""
+def matrix_axes(params: Any) -> Any:
+  """A tree of MuonDimensionNumbers, one for every leaf MODULE.w."""
 
-  inputs: int = 1
-  outputs: int = 1
+  def axes(path: tuple[Any, ...], _: Any) -> MuonDimensionNumbers:
+    return HEADS.get(path_name(path).split(".")[-2], PLAIN)
 
-
-AXES = {"q_proj": Matrix(1, 2), "k_proj": Matrix(1, 2), "v_proj": Matrix(1, 2), "o_proj": Matrix(2, 1)}  # heads: [N, H]
-
-
-def matrix_of(path: tuple[Any, ...]) -> Matrix:
-  return AXES.get(path_name(path).split(".")[-2], Matrix())
+  return jax.tree_util.tree_map_with_path(axes, params)
 
 
 class MuonState(NamedTuple):
@@ -133,7 +137,11 @@ class MuonState(NamedTuple):
 
 
 def muon() -> optax.GradientTransformation:
-  """Nesterov momentum, made orthogonal matrix by matrix; its elements have the RMS of Adam's updates."""
+  """Muon of optax, taken apart so that sharding constraints fit between its Nesterov momentum and its iteration.
+
+  One call of `scale_by_muon` does both. Constraints around that call either do not reach the iteration, whose products
+  then gather every matrix, or move the momentum to other devices and back as well.
+  """
 
   def update(grads: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
     del params
@@ -141,38 +149,47 @@ def muon() -> optax.GradientTransformation:
     mu = optax.tree.update_moment(grads, state.mu, MUON_MOMENTUM, 1)
     ahead = optax.tree.bias_correction(mu, MUON_MOMENTUM, optax.safe_increment(count))
     now = optax.tree.bias_correction(grads, MUON_MOMENTUM, count)
-    mixed = jax.tree.map(lambda m, g: MUON_MOMENTUM * m + (1 - MUON_MOMENTUM) * g, ahead, now)
-    return jax.tree_util.tree_map_with_path(lambda path, x: orthogonal(x, matrix_of(path)), mixed), MuonState(count, mu)
+    nesterov = jax.tree.map(lambda m, g: MUON_MOMENTUM * m + (1 - MUON_MOMENTUM) * g, ahead, now)
+    return orthogonal(nesterov), MuonState(count, mu)
 
   return optax.GradientTransformation(lambda params: MuonState(jnp.int32(0), optax.tree.zeros_like(params)), update)
 
 
-def orthogonal(x: jax.Array, matrix: Matrix) -> jax.Array:
-  """The nearest orthogonal matrices, nearly (Newton-Schulz), times MUON_RMS sqrt(max(inputs, outputs)).
+def orthogonal(updates: Any) -> Any:
+  """Every matrix with its singular values near 1 (0.7 to 1.2), times MUON_RMS sqrt(max(inputs, outputs)).
 
-  On a mesh whole matrices are spread over the devices by layer, once before and once after the iteration: on split
-  matrices each of its fifteen products would gather all of them.
+  On a mesh the iteration works on whole matrices: on split ones each of its fifteen products would gather them. What
+  comes in and goes out is constrained to be split as the parameters are: otherwise XLA carries the sharding of whole
+  matrices on to gradients, momentum and parameters, and moves these as well.
   """
-  inputs = math.prod(x.shape[x.ndim - matrix.inputs - matrix.outputs : x.ndim - matrix.outputs])
-  outputs = math.prod(x.shape[x.ndim - matrix.outputs :])
-  flat = x.reshape(-1, inputs, outputs)
-  y = _by_layer(flat)
-  y = jnp.swapaxes(y, 1, 2) if inputs > outputs else y
-  y = y / (jnp.linalg.norm(y, axis=(1, 2), keepdims=True) + 1e-8)
-  a, b, c = NEWTON_SCHULZ
-  for _ in range(5):
-    square = jnp.einsum("lio,ljo->lij", y, y)
-    y = a * y + (b * square + c * square @ square) @ y
-  y = jnp.swapaxes(y, 1, 2) if inputs > outputs else y
-  return _by_layer(y).reshape(x.shape) * (MUON_RMS * math.sqrt(max(inputs, outputs)))
+  axes = matrix_axes(updates)
+  newton_schulz = scale_by_muon(beta=0.0, nesterov=False, weight_dimension_numbers=matrix_axes)  # without momentum
+  matrices = jax.tree.map(_whole, _as_parameters(updates), axes)
+  matrices, _ = newton_schulz.update(matrices, newton_schulz.init(matrices))
+  return jax.tree.map(_with_adams_rms, _as_parameters(jax.tree.map(_whole, matrices, axes)), axes)
 
 
-def _by_layer(x: jax.Array) -> jax.Array:
-  """Whole matrices of a stack [L, I, O], L spread over the devices that share rows, evenly or not."""
+def _as_parameters(updates: Any) -> Any:
+  """Every leaf split over the mesh as the parameter of its name is."""
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1 or x.shape[0] == 1:
+  if mesh.empty or mesh.size == 1:
+    return updates
+  return jax.lax.with_sharding_constraint(updates, param_shardings(updates, mesh))
+
+
+def _whole(x: jax.Array, axes: MuonDimensionNumbers) -> jax.Array:
+  """Stacks [L, ...] by layer over the devices that share rows, evenly or not; a single matrix whole on each of them."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
     return x
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, None, None))
+  stacked = x.ndim > sum(map(len, axes))
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES) if stacked else PartitionSpec())
+
+
+def _with_adams_rms(x: jax.Array, axes: MuonDimensionNumbers) -> jax.Array:
+  """Elements of an orthogonal matrix [I, O] have the RMS 1 / sqrt(max(I, O)); here they get MUON_RMS."""
+  inputs, outputs = (math.prod(x.shape[axis] for axis in part) for part in axes)
+  return x * (MUON_RMS * math.sqrt(max(inputs, outputs)))
 
 
 def direction(train: TrainConfig) -> optax.GradientTransformation:
@@ -180,10 +197,16 @@ def direction(train: TrainConfig) -> optax.GradientTransformation:
   adam = optax.scale_by_adam(b1=train.beta1, b2=train.beta2)
   if train.optimizer == "adamw":
     return adam
-  kind = lambda path, _: "muon" if MATRICES.matches(path_name(path)) else "adam"
-  return optax.multi_transform(
-    {"muon": muon(), "adam": adam}, lambda params: jax.tree_util.tree_map_with_path(kind, params)
-  )
+  return optax.multi_transform({"muon": muon(), "adam": adam}, muon_or_adam)
+
+
+def muon_or_adam(params: Any) -> Any:
+  """A tree of "muon" and "adam"."""
+
+  def moved_by(path: tuple[Any, ...], _: Any) -> str:
+    return "muon" if MATRICES.matches(path_name(path)) else "adam"
+
+  return jax.tree_util.tree_map_with_path(moved_by, params)
 
 
 def scale_by_rates(train: TrainConfig) -> optax.GradientTransformationExtraArgs:

@@ -1,5 +1,7 @@
-"""Where weights come from.
+"""Where weights come from: runs, exports, the shipped demo, and the models of others.
 
-`store` reads and writes weights of any kind, `agent` assembles, exports and loads whole agents, `qwen` imports language
-models, and `demo/` holds the shipped agent.
+Modules:
+    agent.py   An `Agent` on disk: assembled from the runs that trained its parts, exported as one folder, loaded ...
+    qwen.py    Language-model weights: a Qwen2/Qwen2.5 or Qwen3 folder of safetensors becomes the text path of a ...
+    store.py   Weights on disk: exported folders (safetensors), written and read, and training checkpoints ...
 """

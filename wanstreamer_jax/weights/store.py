@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,8 @@ EXPORTED = "weights"  # folder of a finished codec run that holds the standardis
 META_FILE = "meta/metadata"  # inside a training checkpoint
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
 SCALE = ":scale"  # suffix of the int8 rows' scales
+# Parts of leaves' names in older checkpoints and exports, and what they are called since.
+RENAMED = {"see.conv": "see.w"}
 MIN_INT8_ROW = 16  # shorter rows stay bf16, since their scales would take the space that int8 saves
 
 # The client of Google's store logs a traceback for every failure that it raises; here a failure is one line.
@@ -94,8 +97,15 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   values = {}
   for name, value in tensors.items():
     if not name.endswith(SCALE):
-      values[name] = value.astype(np.float32) * tensors.get(name + SCALE, np.float32(1))
+      values[current_name(name)] = value.astype(np.float32) * tensors.get(name + SCALE, np.float32(1))
   return config, values
+
+
+def current_name(name: str) -> str:
+  """What a leaf of a checkpoint or an export, which may be older than RENAMED, is called in today's model."""
+  for old, new in RENAMED.items():
+    name = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", new, name)  # whole words between dots
+  return name
 
 
 def read_header(folder: epath.Path, file_name: str) -> Config:
@@ -207,7 +217,7 @@ def read_checkpoint(folder: epath.Path, part: str) -> dict[str, np.ndarray]:
   for name, value in values.items():
     if name in sums and int(checksum(value)) != sums[name]:
       raise CheckpointError(f"checkpoint {folder} is damaged: {part} {name} does not match its checksum")
-  return values
+  return {current_name(name): value for name, value in values.items()}
 
 
 def load_weights(path: Path, abstract: Any) -> Any:

@@ -283,7 +283,7 @@ class Conversation {
 
 function showFigures(c) {
   const ms = (seconds) => (seconds === null ? "–" : `${Math.round(1000 * seconds)} ms`);
-  const phases = c.last ? ["encode", "think", "perform", "decode"].map((p) => [p, `${c.last[p + "_ms"].toFixed(1)} ms`]) : [];
+  const phases = c.last ? ["perceive", "think", "perform", "render"].map((p) => [p, `${c.last[p + "_ms"].toFixed(1)} ms`]) : [];
   const rows = [["signal to signal", ms(c.latency)], ...phases, ["round trip", ms(c.roundTrip)], ["picture - sound", ms(c.offset)],
     ["buffer", ms(c.waiting)], ["late units", `${c.late} of ${c.count}`], ["gaps", `${c.underruns}`],
     ["echo", now() - c.echoAt < ECHO_LASTS ? `${c.echo} dB` : "none"]];
