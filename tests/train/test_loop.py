@@ -248,7 +248,7 @@ def nan_from(step: int):
 
 def test_a_loss_that_is_not_finite_stops_and_spares_the_checkpoint(tmp_path):
   config = toy_config(tmp_path, steps=12).freeze()
-  expected = r"step 6 is not finite: loss = nan; the first bad tensor is the loss, in batch 5; .*checkpoints is as"
+  expected = r"step 6 is not finite: loss = nan; the first bad tensor is the loss, in batch 5; .*checkpoints is un"
   with pytest.raises(TrainingError, match=expected):
     loop.train(toy_stage(loss=nan_from(5)), config)
   assert checkpoint_steps(tmp_path / "checkpoints") == [4]
