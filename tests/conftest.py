@@ -15,6 +15,8 @@ import jax
 import numpy as np
 import pytest
 
+import wanstreamer_jax  # noqa: F401  before jax starts: it may have to add to XLA_FLAGS
+
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

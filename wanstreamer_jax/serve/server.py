@@ -9,6 +9,7 @@ import dataclasses
 import hmac
 import json
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -295,3 +296,5 @@ def structured_logs() -> None:
   handler.setFormatter(Lines())
   log.addHandler(handler)
   log.setLevel(logging.INFO)
+  if "XLA_FLAGS" in os.environ:  # the package may have added to them before there was a handler
+    log.info(f"XLA_FLAGS={os.environ['XLA_FLAGS']}")
