@@ -19,6 +19,8 @@ import pytest
 from tests.helpers.shapes import MODULES
 
 jaxtyping.install_import_hook(MODULES, "tests.helpers.shapes.checked")  # before anything of the package is imported
+import wanstreamer_jax  # noqa: E402, F401  before jax starts: it may have to add to XLA_FLAGS
+
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

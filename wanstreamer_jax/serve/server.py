@@ -11,6 +11,7 @@ import functools
 import hmac
 import json
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -294,3 +295,5 @@ def structured_logs() -> None:
   handler.setFormatter(JSONLines())
   log.addHandler(handler)
   log.setLevel(logging.INFO)
+  if "XLA_FLAGS" in os.environ:  # the package may have added to them before there was a handler
+    log.info(f"XLA_FLAGS={os.environ['XLA_FLAGS']}")
