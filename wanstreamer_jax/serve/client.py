@@ -50,8 +50,7 @@ async def connect(server: str, **hello: Any) -> "AsyncIterator[Client]":
   never contain the token.
   """
   errors = ServerErrors(server)
-  if not server.startswith(("http://", "https://")):
-    raise UserError(f"--server {errors.name}: expected an address that begins with http:// or https://")
+  errors.check_address()
   path, mark, query = server.rstrip("/").replace("http", "ws", 1).partition("?")
   live = f"{path.rstrip('/')}/live{mark}{query}"
   async with contextlib.AsyncExitStack() as stack:
@@ -88,6 +87,11 @@ class ServerErrors:
   def name(self) -> str:
     """The address without the token."""
     return self.address.partition("?")[0]
+
+  def check_address(self) -> None:
+    """Raises UserError unless the address is one of HTTP."""
+    if not self.address.startswith(("http://", "https://")):
+      raise UserError(f"--server {self.name}: expected an address that begins with http:// or https://")
 
   @contextlib.contextmanager
   def explained(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from wanstreamer_jax.data.loudness import is_loud, level
 from wanstreamer_jax.data.media import MediaReader, MediaUnit, MediaWriter
 from wanstreamer_jax.data.media_probe import probe
-from wanstreamer_jax.serve.client import Client, ReceivedUnit, connect
+from wanstreamer_jax.serve.client import Client, ReceivedUnit, ServerErrors, connect
 from wanstreamer_jax.serve.frame_codec import decode_jpeg, encode_jpeg
 from wanstreamer_jax.serve.session_log import SessionLog, UnitRow, write_vtt
 from wanstreamer_jax.serve.stream_file import staged
@@ -26,6 +26,7 @@ def stream_to(server: str, source: str | Path, out: str | Path, progress: bool =
 
 
 async def _stream(server: str, source: Path, out: Path, progress: bool) -> dict[str, float]:
+  ServerErrors(server).check_address()
   probe(source)  # raises for a bad file before a slot is taken
   with staged(out) as folder:
     async with connect(server) as client:
