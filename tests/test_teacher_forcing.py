@@ -15,7 +15,7 @@ from wanstreamer_jax.eval import heldout, latent_errors
 from wanstreamer_jax.eval.latent_errors import Tally, unit_errors, unit_states, variant_of
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
-from wanstreamer_jax.teacher_forcing import Inputs, conditions, crop_past, last_units, teacher_forced, unit_history
+from wanstreamer_jax.teacher_forcing import Inputs, crop_conditions, crop_past, last_units, teacher_forced, unit_history
 
 UNITS, SESSIONS = 9, 3
 
@@ -66,7 +66,7 @@ def test_a_crop_is_shown_the_history_that_a_rollout_remembers(batch, start, dela
 def test_several_draws_on_one_clean_copy_are_what_they_are_alone(agent, batch, close):
   """Self-forcing's replay and anchor in one pass: values, and gradients of all weights and of the history."""
   row = first_row(next(heldout.crops(batch, 4))[0])
-  told, past, copies = conditions(agent.streamer, row), crop_past(row), 8
+  told, past, copies = crop_conditions(agent.streamer, row), crop_past(row), 8
   noise = Latents(*(jax.random.normal(jax.random.key(0), (copies, *x.shape[1:])) for x in past.latents))
   tau = jnp.linspace(0.1, 0.9, copies)
 

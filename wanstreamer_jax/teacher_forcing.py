@@ -1,6 +1,6 @@
 """The model over a whole crop at once: one pass over [WORLD | clean units | noisy copies], for every training stage.
 
-    predictions = teacher_forced(streamer, conditions(streamer, crop), inputs)
+    predictions = teacher_forced(streamer, crop_conditions(streamer, crop), inputs)
     errors = squared_errors(predictions.velocity, targets)
 
 `rollout.py` is the same model unit by unit, and both give the same numbers (law 3). A stage has no forward of its own:
@@ -197,7 +197,7 @@ def training_attention(
   return ulysses(whole, clean, noisy, sharding)
 
 
-def conditions(streamer: WanStreamer, crop: Crop) -> Conditions:
+def crop_conditions(streamer: WanStreamer, crop: Crop) -> Conditions:
   """A crop as its agent is told it: the user's side perceived, the clock that of its session."""
   samples = audio_to_float(crop.user_audio).reshape(-1)  # [K, samples] -> [K * samples]
   audio, video, _ = streamer.perceive(samples, video_to_float(crop.user_video), streamer.hear.initial_state())

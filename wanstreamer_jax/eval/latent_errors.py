@@ -26,7 +26,7 @@ from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import PAD, Latents
 from wanstreamer_jax.teacher_forcing import (
   Inputs,
-  conditions,
+  crop_conditions,
   crop_past,
   last_units,
   onsets,
@@ -49,7 +49,7 @@ def unit_errors(streamer: WanStreamer, crop: Crop, key: jax.Array) -> UnitErrors
   past, units = crop_past(crop), crop.agent_text.shape[0]
   clean = last_units(past.latents, units)
   noise = Latents(*(jax.random.normal(k, x.shape) for k, x in zip(jax.random.split(key), clean)))
-  predictions = teacher_forced(streamer, conditions(streamer, crop), Inputs(past, noise, jnp.ones(units)))
+  predictions = teacher_forced(streamer, crop_conditions(streamer, crop), Inputs(past, noise, jnp.ones(units)))
   errors = squared_errors(predictions.velocity, jax.tree.map(velocity, clean, noise))  # of v, which is that of z - v
   return UnitErrors(errors.audio, errors.video, text_scores(streamer, predictions.text, crop.agent_text).nll)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from wanstreamer_jax.config import ModelConfig
 from wanstreamer_jax.nn.attention_parts import KeyValue, Queries
@@ -47,32 +47,32 @@ class DecoderLayer(nnx.Module):
     attention: Callable[[Queries, KeyValue], jax.Array],
   ) -> tuple[Float[Array, "T D"], KeyValue]:  # fmt: skip
     """-> (x after the layer, its new keys and values [T, M, H]). `attention` decides who is attended to."""
-    mod = self.modulation(condition)  # [6, T, D]: shift, scale, gate of attention, then of the MLP
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(condition)  # [T, D] each
     with jax.named_scope("attention"):
-      h = self.attn_norm(x) * (1 + mod[1]) + mod[0]
+      h = self.attn_norm(x) * (1 + scale) + shift
       q, k, v = self.q_proj(h), self.k_proj(h), self.v_proj(h)
       if self.q_norm is not None and self.k_norm is not None:
         q, k = self.q_norm(q), self.k_norm(k)
-      own = KeyValue(rotate(k, angles.at_time), v)
+      own = KeyValue(rotate(k, angles.at_time), v)  # keys are stored rotated, once
       queries = Queries(rotate(q, angles.at_time), rotate(q, angles.at_pinned))
       with jax.named_scope(MIXING):
         mixed = attention(queries, own)  # [T, N, H]
-      x = x + self.o_proj(mixed) * (1 + mod[2])
+      x = x + self.o_proj(mixed) * (1 + gate)
     with jax.named_scope("mlp"):
-      h = self.mlp_norm(x) * (1 + mod[4]) + mod[3]
+      h = self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift
       y = self.mlp(h)
       if self.latent_mlp is not None:
-        y = jnp.where(condition.latent[:, None], self.latent_mlp(h), y)
-      x = x + y * (1 + mod[5])
+        y = jnp.where(condition.latent[:, None], self.latent_mlp(h), y)  # both are computed: who is latent is data
+      x = x + y * (1 + mlp_gate)
     return x, own
 
 
 class Condition(NamedTuple):
-  """What flow time says to each token. shared: [6, T, D] or None; embedding: [T, C]; latent: bool [T]."""
+  """What flow time says to each token."""
 
-  shared: jax.Array | None
-  embedding: jax.Array
-  latent: jax.Array
+  shared: Float[Array, "6 T D"] | None  # the modulation, where all layers share it
+  embedding: Float[Array, "T C"]  # of the flow time
+  latent: Bool[Array, "T"]  # whether the token has a flow time
 
 
 class Modulation(nnx.Module):
@@ -87,9 +87,9 @@ class Modulation(nnx.Module):
     self.proj = Linear(FLOW_CHANNELS, (MODULATIONS, config.width), rngs=rngs, scale=0.0) if layered else None
 
   def __call__(self, condition: Condition) -> Float[Array, "6 T D"]:
-    bias = self.bias[...].astype(condition.embedding.dtype)[:, None]
+    bias = self.bias[...].astype(condition.embedding.dtype)[:, None]  # [6, 1, D]
     if self.proj is not None:
-      modulation = jnp.moveaxis(self.proj(condition.embedding), 0, 1)
+      modulation = jnp.moveaxis(self.proj(condition.embedding), 0, 1)  # [T, 6, D] -> [6, T, D]
     else:
       assert condition.shared is not None
       modulation = condition.shared
@@ -104,5 +104,5 @@ class FlowTimeEmbedding(nnx.Module):
 
   def __call__(self, tau: Float[Array, "T"]) -> Float[Array, "T C"]:
     frequency = jnp.pi * jnp.linspace(0.5, 16.0, FLOW_CHANNELS // 2)
-    angle = tau[:, None] * frequency
+    angle = tau[:, None] * frequency  # [T, C / 2]
     return jax.nn.silu(self.proj(jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)))

@@ -33,7 +33,7 @@ class Heads(nnx.Module):
     config = self.config
     at = segment_slices(build_layout(config).phase(PERFORM))
     hidden = self.latent_norm(hidden).astype(jnp.float32)
-    patches = self.video(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)
+    patches = self.video(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R Q, P^2 Z] -> [R, Q, P^2 Z]
     video, audio = depth_to_space(patches, config.layout.patch), self.audio(hidden[at["noisy_audio"]])
     return Latents(
       velocity_from_mean(video, noisy.video, tau, config.flow.video_std),

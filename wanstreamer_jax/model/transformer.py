@@ -46,10 +46,12 @@ class Cache(NamedTuple):
     """A cache with the tokens [L, T, M, H] written into the slots at, at + 1, ..."""
     if isinstance(self.kv.k, Quantised):
       kv = KeyValue(*map(Quantised.of, kv))  # type: ignore[arg-type]
-    put = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=0)
-    return Cache(
-      jax.tree.map(lambda old, new: jax.vmap(put)(old, new), self.kv, kv), jax.tree.map(put, self.coords, coords)
-    )
+
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+      """[S, ...] with [T, ...] from `at` on."""
+      return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=0)
+
+    return Cache(jax.tree.map(jax.vmap(put), self.kv, kv), jax.tree.map(put, self.coords, coords))
 
 
 class Transformer(nnx.Module):
@@ -87,6 +89,7 @@ class Transformer(nnx.Module):
     """The modulation [6, T, D] that all layers share, if they share one."""
     if self.shared_modulation is None:
       return None
+    # [T, 6, D] -> [6, T, D]
     return constrain(jnp.moveaxis(self.shared_modulation(embedding), 0, 1), None, "context", None)
 
   def _angles(self, coords: Coords) -> RotaryAngles:

@@ -21,7 +21,7 @@ from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
 from wanstreamer_jax.teacher_forcing import (
   Inputs,
   Shown,
-  conditions,
+  crop_conditions,
   crop_past,
   last_units,
   mask_inputs,
@@ -128,7 +128,7 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   """`crop_loss` of given draws."""
   train = streamer.config.train
   inputs, targets = stage_inputs(crop, draws)
-  told = conditions(streamer, mask_inputs(crop, draws.shown))
+  told = crop_conditions(streamer, mask_inputs(crop, draws.shown))
   told = told._replace(first_unit=crop.start + draws.first_unit, first_text_token=draws.first_text_token)
   predictions = teacher_forced(streamer, told, inputs, evicts=not keeps_all(streamer.config))
   errors = squared_errors(predictions.velocity, targets)
