@@ -25,7 +25,7 @@ if ! "$python" -c "$needs" >/dev/null 2>&1; then
 fi
 mkdir -p "$out"
 status=0
-PYTHONPATH="$root" PYTHONUNBUFFERED=1 timeout --kill-after=10 560 \
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 timeout --kill-after=10 560 \
   "$python" -m wanstreamer_jax bench gpu --out "$out/results.json" "$@" 2>&1 | tee "$out/log" || status=$?
 if [ "$status" -eq 124 ]; then say "stopped after 560 s; $out/results.json holds the parts that were done"; fi
 exit "$status"

@@ -1,9 +1,6 @@
 """The bench measures every phase, and the floor counts what must be done."""
 
 import json
-import os
-import pathlib
-import shutil
 import subprocess
 import sys
 
@@ -13,7 +10,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests import ROOT
 from tests.conftest import assert_close
 from tests.helpers.fake_sessions import FakeSource
 from tests.helpers.nano_agent import nano_agent
@@ -179,46 +175,3 @@ def test_bench_train_reads_records_and_writes_a_profile(tmp_path):
   assert 0 < result["contenders"]["audio_vae"]["input_stall"] < 1
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
   assert f"profile: {tmp_path}/profile" in train_step.report_lines(result)[-1]
-
-
-def gpu_bench(folder, *arguments, **environment):
-  command = ["bash", str(ROOT / "launch/gpu_bench.sh"), "--out", str(folder), *arguments]
-  return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
-
-
-def test_gpu_bench_runs_parts_once_within_its_budget(tmp_path):
-  python = tmp_path / "python"
-  python.write_text('#!/bin/sh\necho "$@"; case "$*" in *patch=4*) echo "it broke" >&2; exit 3;; esac\n')
-  python.chmod(0o755)
-  planned = gpu_bench(tmp_path / "out", "--dry-run", PYTHON=str(python)).stdout.splitlines()
-  assert len(planned) == 10
-  assert not (tmp_path / "out").exists()
-  done = gpu_bench(tmp_path / "out", "--only", "step", "--budget", "310", PYTHON=str(python))
-  assert done.returncode == 2
-  assert "step_640x368_60s_patch4: failed (it broke)" in done.stderr
-  found = sorted(file.name for file in (tmp_path / "out").glob("*.json"))
-  assert found == [f"step_{name}.json" for name in ("192x336_60s", "192x336_60s_patch2", "640x368_20s_patch2")]
-  again = gpu_bench(tmp_path / "out", "--only", "step_192", PYTHON=str(python))
-  assert again.stderr.count("done before") == 2
-  late = gpu_bench(tmp_path / "late", "--only", "step_192x336_60s_patch2", "--budget", "10", PYTHON=str(python))
-  assert "no time left for: step_192x336_60s_patch2" in late.stderr
-  assert "--budget is 'x'" in gpu_bench(tmp_path, "--budget", "x").stderr
-
-
-@pytest.mark.parametrize("line", gpu_bench("out", "--dry-run", PYTHON="python").stdout.splitlines())
-def test_gpu_bench_calls_commands_that_exist(line):
-  from wanstreamer_jax.cli.main import build_parser
-  from wanstreamer_jax.config_files import split_overrides
-
-  words = line.split(" > ")[0].split()
-  overrides, arguments = split_overrides(words[words.index("bench") :])
-  args = build_parser().parse_args(arguments)
-  load_config(args.config, [text for text in overrides if "attention" not in text])
-
-
-def test_gpu_bench_is_clean_shell():
-  shellcheck = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
-  if shellcheck is None:
-    pytest.skip("shellcheck is not installed (extra `dev`)")
-  done = subprocess.run([shellcheck, str(ROOT / "launch/gpu_bench.sh")], capture_output=True, text=True)
-  assert done.returncode == 0, done.stdout

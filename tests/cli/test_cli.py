@@ -172,10 +172,10 @@ def test_a_closed_output_is_no_error():
 
 WAITING = """
 import signal, time
-from wanstreamer_jax import cli
+from wanstreamer_jax.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may have switched it off
-cli.run = lambda _: (print("ready", flush=True), time.sleep(60))
-raise SystemExit(cli.main([]))
+main.run = lambda _: (print("ready", flush=True), time.sleep(60))
+raise SystemExit(main.main([]))
 """
 
 
