@@ -1,6 +1,8 @@
 """A real browser talks with the demo weights: headless Chromium with files for camera and microphone.
 
-    bash launch/test.sh --browser                          WANSTREAMER_BROWSER_SECONDS=60 says for how long
+    bash launch/test.sh --browser
+
+WANSTREAMER_BROWSER_SECONDS=60 says for how long, WANSTREAMER_RECORD=docs/results.md puts the figures there.
 
 Server and browser share the machine. Screenshots are left in `out/browser`; look at them.
 """
@@ -8,6 +10,7 @@ Server and browser share the machine. Screenshots are left in `out/browser`; loo
 import asyncio
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -20,6 +23,8 @@ import pytest
 
 from tests import ROOT
 from tests.helpers.browser import ALLOW, page
+from wanstreamer_jax.cli import results
+from wanstreamer_jax.parallel import machine
 
 pytestmark = pytest.mark.browser
 SECONDS = float(os.environ.get("WANSTREAMER_BROWSER_SECONDS", "30"))
@@ -68,6 +73,13 @@ async def watch(tab, seconds: float) -> list[dict]:
   return [figures for figures in found if figures]
 
 
+def about(report: dict) -> str:
+  """What is recorded of a conversation: where it was held, and what the page measured."""
+  host = machine.describe()
+  where = f"headless Chromium and the server on {host['device']}, {host['cores']} cores, load {host['load']:.1f}"
+  return "\n".join([f"{where}; {SECONDS} s of the clip as camera and microphone", json.dumps(report)])
+
+
 def test_a_conversation(address, devices, tmp_path):
   async def talk():
     async with page(address, tmp_path, ALLOW, *devices) as tab:
@@ -98,6 +110,8 @@ def test_a_conversation(address, devices, tmp_path):
   }  # fmt: skip
   (OUT / "conversation.json").write_text(json.dumps(report, indent=2))
   print(json.dumps(report))
+  if page := os.environ.get("WANSTREAMER_RECORD"):
+    results.write_block(pathlib.Path(page), "bash launch/test.sh --browser", results.provenance(), about(report))
   assert units >= 0.95 * SECONDS / 0.16
   assert late < 0.01 * units
   assert max(offsets) <= 0.04
