@@ -150,7 +150,7 @@ def test_bench_train_takes_turns_and_compares(monkeypatch):
 def test_the_text_that_is_timed_is_the_language_model():
   streamer = nano_agent().streamer
   ids = np.random.default_rng(0).integers(1, 100, (2, 13)).astype(np.int32)
-  loss, _ = jax.jit(lambda streamer, ids: train_step.text_loss(streamer, {"ids": ids}, None, None))(streamer, ids)
+  loss, _ = jax.jit(lambda streamer, ids: train_step.text_loss(streamer, {"ids": ids}, None))(streamer, ids)
   logits = jax.jit(jax.vmap(text_only_logits, (None, 0)))(streamer, ids[:, :-1])
   picked = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, 1:, None], axis=-1)
   assert_close(loss, -jnp.mean(picked), 1e-5)
