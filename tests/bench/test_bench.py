@@ -134,7 +134,7 @@ def test_bench_train_takes_turns_and_compares(monkeypatch):
   monkeypatch.setattr(train_step, "make_contenders", lambda *_: contenders)
   monkeypatch.setattr(machine, "timed", lambda step: order.append(step()) or (step(), None))
   monkeypatch.setattr(machine, "product_rate", lambda dtype: 1e12)
-  result = train_step.bench_train(load_config("configs/nano.py", ["train.mesh=data=1"]), train_step.Sizes(steps=8))
+  result = train_step.bench_train(load_config("configs/nano.py", ["train.mesh=data=1"]), train_step.StepSizes(steps=8))
   assert order == [40, 40, 20, 20, 30, 30] * train_step.TURNS
   row = json.loads(json.dumps(result))["contenders"]["two copies"]
   assert [row[name] for name in ("median_ms", "floor_ms", "mfu", "units_per_s")] == [40.0, 2.0, 0.05, 200.0]
@@ -150,7 +150,7 @@ def test_bench_train_takes_turns_and_compares(monkeypatch):
 def test_the_text_that_is_timed_is_the_language_model():
   streamer = nano_agent().streamer
   ids = np.random.default_rng(0).integers(1, 100, (2, 13)).astype(np.int32)
-  loss, _ = jax.jit(lambda streamer, ids: train_step.text_loss(streamer, {"ids": ids}, None, None))(streamer, ids)
+  loss, _ = jax.jit(lambda streamer, ids: train_step.text_loss(streamer, {"ids": ids}, None))(streamer, ids)
   logits = jax.jit(jax.vmap(text_only_logits, (None, 0)))(streamer, ids[:, :-1])
   picked = jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, 1:, None], axis=-1)
   assert_close(loss, -jnp.mean(picked), 1e-5)
@@ -159,7 +159,7 @@ def test_the_text_that_is_timed_is_the_language_model():
 @pytest.mark.slow
 def test_bench_train_really_trains():
   config = load_config("configs/nano.py", ["data.units=2", "train.mesh=data=1"])
-  result = json.loads(json.dumps(train_step.bench_train(config, train_step.Sizes(steps=4, text=16, text_too=True))))
+  result = json.loads(json.dumps(train_step.bench_train(config, train_step.StepSizes(steps=4, text=16, text_too=True))))
   for row in result["contenders"].values():
     assert 0 < row["floor_ms"] < row["median_ms"] <= row["p95_ms"]
     assert 0 < row["mfu"] < 1
@@ -170,7 +170,7 @@ def test_bench_train_reads_records_and_writes_a_profile(tmp_path):
   config = load_config("configs/nano.py", ["data.units=2", "train.mesh=data=1", "train.stage=audio_vae"]).replace()
   make(config, FakeSource(config, 4, 4), tmp_path / "media", progress=False)
   config.data.path = str(tmp_path / "media")
-  sizes = train_step.Sizes(steps=4, records=True)
+  sizes = train_step.StepSizes(steps=4, records=True)
   result = train_step.bench_train(config.freeze(), sizes, tmp_path / "profile")
   assert 0 < result["contenders"]["audio_vae"]["input_stall"] < 1
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -19,7 +19,7 @@ UNITS = 4
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
   """nano with held-out latents and an exported agent for its codecs."""
-  agent, base = nano_agent(f"data.units={UNITS}"), tmp_path_factory.mktemp("watch")
+  agent, base = nano_agent(f"data.units={UNITS}"), tmp_path_factory.mktemp("validate")
   make(agent.config, FakeSource(agent.config, duplex_validation.SESSIONS, UNITS), base / "media", progress=False)
   encode(base / "media", agent.audio_vae, agent.video_vae, agent.config, base / "latents", progress=False)
   agent_weights.export_agent(agent, base / "agent", "f32")
@@ -37,17 +37,17 @@ def frozen(config, **changes):
 
 
 def test_a_rollout_is_scored_and_drawn(config, tmp_path):
-  metrics = duplex_validation.watch(nano_agent(f"data.units={UNITS}").streamer, frozen(config), tmp_path, 7)
+  metrics = duplex_validation.validate(nano_agent(f"data.units={UNITS}").streamer, frozen(config), tmp_path, 7)
   assert set(metrics) == {"writes", "should_write", "sounds", "should_sound", "words_in_place"}
   assert all(np.isfinite(list(metrics.values())))
   assert metrics["should_write"] == 1 / UNITS  # both words of every fake session are written in one unit
   assert min(Image.open(tmp_path / "pictures" / "rollout_000007.png").size) > 300
 
 
-def test_nothing_is_watched_where_nothing_is_given(config, tmp_path):
+def test_nothing_is_validated_where_nothing_is_given(config, tmp_path):
   streamer = nano_agent(f"data.units={UNITS}").streamer
-  assert duplex_validation.watch(streamer, frozen(config, heldout=""), tmp_path, 7) == {}
-  assert duplex_validation.watch(streamer, frozen(config, codecs=""), tmp_path, 7) == {}
+  assert duplex_validation.validate(streamer, frozen(config, heldout=""), tmp_path, 7) == {}
+  assert duplex_validation.validate(streamer, frozen(config, codecs=""), tmp_path, 7) == {}
   assert not list(tmp_path.iterdir())
 
 

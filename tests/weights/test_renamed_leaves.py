@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import wanstreamer_jax
 from tests.conftest import assert_close
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import CheckpointError
@@ -22,10 +20,9 @@ from wanstreamer_jax.train.checkpoint import Checkpoints, flatten_state
 from wanstreamer_jax.train.optim import decayed
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import state_shardings
-from wanstreamer_jax.weights.agent import load_agent
-from wanstreamer_jax.weights.store import META_FILE, current_name, meta_digest, read_weights
+from wanstreamer_jax.weights.agent import DEMO_FOLDER, load_agent
+from wanstreamer_jax.weights.store import META_FILE, WEIGHTS_FILE, current_name, meta_digest, read_weights
 
-DEMO = pathlib.Path(wanstreamer_jax.__file__).parent / "demo_weights"
 STEP = 3
 
 
@@ -45,9 +42,8 @@ def test_names():
     assert current_name(name) == name
 
 
-def test_the_shipped_weights_are_of_before():
-  saved = load_file(DEMO / "weights.safetensors")
-  agent = load_agent(DEMO)
+def test_the_shipped_weights_have_the_old_name():
+  saved, agent = load_file(DEMO_FOLDER / WEIGHTS_FILE), load_agent()
   assert "streamer.see.w" not in saved
   assert_close(agent.streamer.see.w[...], saved["streamer.see.conv"].astype(np.float32), 0)
 
@@ -99,9 +95,9 @@ def test_checksums_of_an_old_run_are_compared(old_run, tmp_path):
   meta["checksums"]["ema"]["see.conv"] ^= 1
   meta["digest"] = meta_digest(meta)
   (tmp_path / "run" / "checkpoints" / str(STEP) / META_FILE).write_text(json.dumps(meta))
-  with pytest.raises(CheckpointError, match=r"is damaged: ema see\.conv has not"):
+  with pytest.raises(CheckpointError, match=r"is damaged: ema see\.conv does not match"):
     read_weights(tmp_path / "run")
-  with pytest.raises(CheckpointError, match=r"is damaged: ema see\.w has not"):
+  with pytest.raises(CheckpointError, match=r"is damaged: ema see\.w does not match"):
     restore(tmp_path / "run", config, "data=1")
 
 

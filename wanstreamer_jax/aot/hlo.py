@@ -27,7 +27,7 @@ _FREE = {
 }  # fmt: skip
 
 
-class Shape(NamedTuple):
+class HloShape(NamedTuple):
   """One array of an instruction's result. large: whether it lies in HBM (layouts name other memories by S(n))."""
 
   dims: tuple[int, ...]
@@ -39,7 +39,7 @@ class Instruction(NamedTuple):
   """name = shapes operation(operands), attributes. `literal` is the text between the parentheses."""
 
   name: str
-  shapes: tuple[Shape, ...]
+  shapes: tuple[HloShape, ...]
   operation: str
   operands: tuple[str, ...]
   literal: str
@@ -80,14 +80,14 @@ class Computation:
     return next(found, None)
 
 
-def parse_shapes(text: str) -> tuple[Shape, ...]:
+def parse_shapes(text: str) -> tuple[HloShape, ...]:
   """The arrays of a shape such as "(bf16[8,4]{1,0:T(8,128)S(1)}, f32[])"."""
   shapes = []
   for kind, axes, layout in _SHAPE.findall(text):
     dims = tuple(int(axis) for axis in axes.split(",") if axis)
     bits = re.sub(r"^[a-z]+(\d+).*", r"\1", kind)
     width = _BITS.get(kind, int(bits) if bits.isdecimal() else 8)
-    shapes.append(Shape(dims, math.ceil(math.prod(dims) * width / 8), not re.search(r"S\([1-9]", layout)))
+    shapes.append(HloShape(dims, math.ceil(math.prod(dims) * width / 8), not re.search(r"S\([1-9]", layout)))
   return tuple(shapes)
 
 

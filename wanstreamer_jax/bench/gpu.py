@@ -103,15 +103,15 @@ def train(scale: Scale) -> Result:
   """Two copies beside dense text, in turns, with the training pass's attention kernel of this backend."""
   crop = ["data.units=4"] if scale.small else ["data.units=16", f"model.attention={scale.attention}"]
   config = scale.config(LARGE, "model.remat=none", "train.mesh=data=1", f"data.batch={scale.batch}", *crop)
-  sizes = train_step.Sizes(steps=8, text=32, text_too=True) if scale.small else train_step.Sizes(24, 4096, True)
+  sizes = train_step.StepSizes(steps=8, text=32, text_too=True) if scale.small else train_step.StepSizes(24, 4096, True)
   return _training(config, sizes)
 
 
 def train_demo(scale: Scale) -> Result:
-  return _training(scale.config(DEMO, "train.mesh=data=1"), train_step.Sizes(steps=8 if scale.small else 40))
+  return _training(scale.config(DEMO, "train.mesh=data=1"), train_step.StepSizes(steps=8 if scale.small else 40))
 
 
-def _training(config: Config, sizes: train_step.Sizes) -> Result:
+def _training(config: Config, sizes: train_step.StepSizes) -> Result:
   result = train_step.bench_train(config, sizes)
   return result, train_step.report_lines(result)
 

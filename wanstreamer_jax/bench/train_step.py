@@ -60,7 +60,7 @@ class Contender:
   traceable: bool = True
 
 
-class Sizes(NamedTuple):
+class StepSizes(NamedTuple):
   """What to run. steps: per contender, in all turns together; text: tokens of a row."""
 
   steps: int = 40
@@ -70,7 +70,7 @@ class Sizes(NamedTuple):
   records: bool = False
 
 
-def bench_train(config: Config, sizes: Sizes, trace: pathlib.Path | None = None) -> dict[str, Any]:
+def bench_train(config: Config, sizes: StepSizes, trace: pathlib.Path | None = None) -> dict[str, Any]:
   """Times the contenders in turns. Returns plain values, ready for JSON; milliseconds and seconds, as the names say."""
   if trace is not None:
     trace.mkdir(parents=True, exist_ok=True)  # fails before minutes of compiling if the folder cannot be made
@@ -156,7 +156,7 @@ def _ratios(rows: dict[str, Any], turns: dict[str, list[list[float]]]) -> dict[s
   return out
 
 
-def make_contenders(config: Config, sizes: Sizes) -> Any:
+def make_contenders(config: Config, sizes: StepSizes) -> Any:
   """The contenders that were asked for. A generator, so that each is built when the one before is complete."""
   length = sizes.text or min(MAX_TEXT, crop_tokens(config))
   if not sizes.against or sizes.text_too:
@@ -334,7 +334,7 @@ def report_lines(result: dict[str, Any]) -> list[str]:
   return lines
 
 
-def bench_train_command(config: Config, sizes: Sizes, trace: pathlib.Path | None, as_json: bool) -> None:
+def bench_train_command(config: Config, sizes: StepSizes, trace: pathlib.Path | None, as_json: bool) -> None:
   """Runs the benchmark and prints its result as JSON or as text."""
   result = bench_train(config, sizes, trace)
   print(json.dumps(result, indent=2) if as_json else "\n".join(report_lines(result)))

@@ -90,7 +90,9 @@ def bench_train(args: argparse.Namespace) -> None:
   from wanstreamer_jax.parallel.mesh import enable_compilation_cache
 
   enable_compilation_cache()
-  sizes = train_step.Sizes(args.steps, args.text_tokens, args.text_only, args.against or "", args.records is not None)
+  sizes = train_step.StepSizes(
+    args.steps, args.text_tokens, args.text_only, args.against or "", args.records is not None
+  )
   trace = pathlib.Path(args.trace) if args.trace else None
   train_step.bench_train_command(config, sizes, trace, args.json)
 

@@ -32,7 +32,7 @@ INVISIBLE = "#f6f5f2"  # the colour of a key that a query does not see
 MAX_PICTURE_TOKENS = 6000  # a dense mask of this side is 36 MB
 
 
-class Part(NamedTuple):
+class MaskPart(NamedTuple):
   """A run of tokens along either side of a mask's picture."""
 
   label: str  # a phase's letter and the unit, such as "C0"; WORLD is "W"
@@ -105,7 +105,7 @@ def cost_lines(config: Config, layout: units.Layout) -> list[str]:
   return table(rows, right=(1, 2))
 
 
-def session_mask(config: Config, unit_count: int) -> tuple[np.ndarray, list[Part]]:
+def session_mask(config: Config, unit_count: int) -> tuple[np.ndarray, list[MaskPart]]:
   """`visible` over a session of a few units, in the order [WORLD | kept of all units | noisy of all units].
 
   Returns (bool [T, T], rows are queries; the T tokens of either side in parts, one for each segment).
@@ -117,18 +117,18 @@ def session_mask(config: Config, unit_count: int) -> tuple[np.ndarray, list[Part
     raise UserError(
       f"{unit_count} units are {tokens} tokens, too many to draw (at most {MAX_PICTURE_TOKENS}); use fewer --units"
     )
-  coords, parts = [units.world_coords(layout, {})], [Part("W", s.phase, s.tokens) for s in layout.world]
+  coords, parts = [units.world_coords(layout, {})], [MaskPart("W", s.phase, s.tokens) for s in layout.world]
   for phases in (units.CLEAN_PHASES, units.NOISY_PHASES):
     segments = layout.phase(*phases)
     for k in range(unit_count):
       absent = {s.name: units.Dynamic(valid=jnp.asarray(False)) for s in segments if s.delay > k}
       coords.append(units.unit_coords(layout, segments, jnp.asarray(k, jnp.int32), absent))
-      parts += [Part(f"{LETTERS[s.phase]}{k}", s.phase, s.tokens) for s in segments]
+      parts += [MaskPart(f"{LETTERS[s.phase]}{k}", s.phase, s.tokens) for s in segments]
   everything = units.Coords.concatenate(*coords)
   return np.asarray(units.visible(everything, everything, config.layout.window)), parts
 
 
-def merged(parts: Sequence[Part]) -> list[Part]:
+def merged(parts: Sequence[MaskPart]) -> list[MaskPart]:
   """Neighbouring parts of one label as one."""
   runs = [list(run) for _, run in itertools.groupby(parts, key=lambda part: part.label)]
   return [run[0]._replace(tokens=sum(part.tokens for part in run)) for run in runs]
@@ -171,7 +171,7 @@ def draw_mask(config: Config, unit_count: int, path: str | os.PathLike[str]) -> 
   return out
 
 
-def colored(mask: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
+def colored(mask: np.ndarray, parts: Sequence[MaskPart]) -> np.ndarray:
   """A mask [T, T] as a picture, RGB [T, T, 3]: every key that is seen has the colour of its phase."""
   from matplotlib.colors import to_rgb
 
@@ -180,7 +180,7 @@ def colored(mask: np.ndarray, parts: Sequence[Part]) -> np.ndarray:
   return np.where(mask[:, :, None], palette[None, :, :], to_rgb(INVISIBLE))
 
 
-def label_axes(axes: Any, groups: Sequence[Part]) -> None:
+def label_axes(axes: Any, groups: Sequence[MaskPart]) -> None:
   """Names the groups along both sides of a mask's picture and draws lines between them."""
   tokens = np.asarray([group.tokens for group in groups])
   ends = np.cumsum(tokens) - 0.5  # a pixel's centre is a whole number, its border half of one more

@@ -207,9 +207,9 @@ def _loader(config: Config) -> Any:
 
 
 def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:
-  from wanstreamer_jax.train.duplex_validation import watch
+  from wanstreamer_jax.train.duplex_validation import validate
 
-  return watch(streamer, config, run, step)
+  return validate(streamer, config, run, step)
 
 
 def duplex_stage() -> Stage:

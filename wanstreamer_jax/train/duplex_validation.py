@@ -35,7 +35,7 @@ MAX_UNITS = 100
 FILM_EVERY = 5  # units between the frames of a film strip
 
 
-def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:
+def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -> Metrics:
   """Rolls out on `data.heldout` with the codecs of `train.codecs`; nothing where either is not set."""
   if not (config.data.heldout and config.train.codecs):
     return {}
@@ -55,7 +55,7 @@ def watch(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int) -
 
 
 def check(config: Config) -> None:
-  """Raises before the first step what `watch` would raise after many: for codecs or records that cannot be read, and
+  """Raises before the first step what `validate` would raise after many: for codecs or records that cannot be read, and
   for latents that other codecs made."""
   if bool(config.train.codecs) != bool(config.data.heldout):
     given, missing = ("train.codecs", "data.heldout") if config.train.codecs else ("data.heldout", "train.codecs")

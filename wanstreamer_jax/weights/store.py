@@ -102,7 +102,7 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
 
 
 def current_name(name: str) -> str:
-  """What a leaf of a checkpoint or an export, which may be older than RENAMED, is called in today's model."""
+  """Today's name of a leaf of a checkpoint or an export, which may be older than a renaming."""
   for old, new in RENAMED.items():
     name = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", new, name)  # whole words between dots
   return name
