@@ -152,6 +152,7 @@ def start_session(
     x, coords = agent.streamer.world(world)
     _, kv = agent.streamer.transformer(x, coords, cached_attention(coords, [], [], layout.config.window, 0))
     cache = cache.write(kv, coords, jnp.zeros((), jnp.int32))
+  # Nothing was made yet: zeros, which COMMIT and REFEED show as invalid (`_history`).
   video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_vae.latent_dim))
   return SessionState(
     seed=jax.random.key_data(key),
@@ -181,6 +182,7 @@ def prime_video_decoder(agent: Agent, world: WorldArrays) -> Any:
 def perceive(agent: Agent, state: SessionState, user: UserUnit) -> tuple[UserTokens, SessionState]:
   """Raw user unit -> tokens."""
   audio, video, hearing = agent.streamer.perceive(user.audio, user.video[None], state.hearing)
+  # The encoders take any number of units, K = 1 here.
   tokens = UserTokens(audio[0], video[0], user.text, user.audio_valid, user.video_valid)
   return tokens, state._replace(hearing=hearing)
 
@@ -212,7 +214,7 @@ def think(
     tokens = pack(layout, layout.phase(HEAR, STATE), state.unit, content)
     hidden, cache = _append(agent, state, state.cache, *tokens, layout.tokens(COMMIT))
     logits, text, open_ = [agent.streamer.logits(hidden[-1:])[0]], [], jnp.ones((), bool)  # open: no PAD yet
-    for slot in range(layout.config.text_slots):
+    for slot in range(layout.config.text_slots):  # each pass writes the KV that the next one, and PERFORM, sees
       token = _choose(state, logits[-1], slot) if forced_text is None else forced_text[slot]
       token = jnp.where(open_, token, PAD)
       written, text_tokens = agent.streamer.text_content(token[None], open_[None], text_tokens)
@@ -252,7 +254,7 @@ def _append(
   """Runs tokens against the cache and appends their KV, `offset` tokens after the unit's first."""
   layout = build_layout(agent.config)
   hidden, kv = single_device(agent.streamer.transformer, (), x, coords, [cache.coords], [cache.kv])
-  ring = (cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
+  ring = (cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens  # units
   return hidden, cache.write(kv, coords, layout.slot(state.unit, ring) + offset)
 
 

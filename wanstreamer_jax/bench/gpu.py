@@ -160,7 +160,7 @@ def attention_inputs(shape: Shape) -> tuple[jax.Array, jax.Array, jax.Array, jax
 
   @jax.jit
   def make() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    keys = jax.random.split(jax.random.PRNGKey(0), 3)
+    keys = jax.random.split(jax.random.key(0), 3)
     rows = ((shape.queries, model.heads), (shape.keys, model.kv_heads), (shape.keys, model.kv_heads))
     q, k, v = (jax.random.normal(key, (*row, model.head_dim), model.dtype) for key, row in zip(keys, rows))
     exists = jnp.arange(shape.keys) < shape.keys - shape.keys // 16

@@ -77,6 +77,7 @@ class WanStreamer(nnx.Module):
       audio, state = hear(audio, state)
       return audio, jax.vmap(see)(video), state
 
+    # On a mesh every device hears all of the sound, which is a stream, and sees its share of the units.
     whole, units = PartitionSpec(), PartitionSpec(CONTEXT if video.shape[0] % axis_size(CONTEXT) == 0 else None)
     with jax.named_scope("perceive"):
       return locally(local, whole, units, whole)((self.hear, self.see), audio, video, state)
@@ -88,7 +89,7 @@ class WanStreamer(nnx.Module):
   def world(self, world: WorldArrays) -> tuple[Float[Array, "T D"], Coords]:
     """WORLD as tokens and coordinates; the ordinals of its text are below 0."""
     valid = world.text != PAD
-    ordinal = jnp.cumsum(valid) - 1 - jnp.sum(valid)
+    ordinal = jnp.cumsum(valid) - 1 - jnp.sum(valid)  # -n, ..., -1 for n tokens
     content = {
       "world_text": self.tokens.text("world_text", world.text, valid, ordinal),
       "portrait": self.tokens.portrait(world.portrait, world.portrait_valid),

@@ -49,7 +49,7 @@ class Past(NamedTuple):
 
 def patchify(latents: Float[Array, "h w Z"], side: int) -> Float[Array, "RQ P"]:
   """[h, w, Z] -> [R * Q, side * side * Z]; borders are padded with zeros to whole patches."""
-  patches = space_to_depth(latents, side)
+  patches = space_to_depth(latents, side)  # [R, Q, P], P = side * side * Z
   return patches.reshape(-1, patches.shape[-1])
 
 
@@ -64,6 +64,8 @@ class Tokens(nnx.Module):
     self.state = nnx.Param(normal(1, width))
     signs = jax.random.normal(rngs.params(), (len(KINDS) - len(LANGUAGE), width))  # as large as what they are added to
     self.kinds = nnx.Param(jnp.concatenate([signs, jnp.zeros((len(LANGUAGE), width))]))
+    # What is committed has projections of its own: it is clean, and its patches may be coarser. REFEED shows the same
+    # clean latents at the noisy patch size, and shares the noisy video's.
     self.video_in = Linear(patch, width, rngs=rngs)
     self.commit_in = Linear(patch * layout.commit_patch**2, width, rngs=rngs)
     self.audio_in = Linear(config.audio_vae.latent_dim, width, rngs=rngs)
@@ -130,5 +132,5 @@ def pack_world(layout: Layout, content: dict[str, Content], width: int) -> tuple
 
 def text_valid(ids: Int[Array, "*K n"]) -> Bool[Array, "*K n"]:
   """Which slots of a unit's agent text exist: all up to and including the first PAD."""
-  padded = jnp.cumsum(ids == PAD, axis=-1)
-  return padded - (ids == PAD) == 0
+  pads = jnp.cumsum(ids == PAD, axis=-1)  # up to and including the slot
+  return pads - (ids == PAD) == 0  # none before it

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 
 class RMSNorm(nnx.Module):
@@ -12,7 +13,7 @@ class RMSNorm(nnx.Module):
     self.scale = nnx.Param(jnp.ones(size))
     self.epsilon = epsilon
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
     return y.astype(x.dtype) * self.scale[...].astype(x.dtype)
@@ -29,7 +30,7 @@ class Linear(nnx.Module):
     self.b = nnx.Param(jnp.zeros(shape)) if bias else None
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = jnp.tensordot(x, self.w[...].astype(x.dtype), axes=1)
+    y = jnp.tensordot(x, self.w[...].astype(x.dtype), axes=1)  # [..., D] x [D, features] -> [..., features]
     return y if self.b is None else y + self.b[...].astype(x.dtype)
 
 
@@ -41,15 +42,15 @@ class MLP(nnx.Module):
     self.up_proj = Linear(width, hidden, rngs=rngs)
     self.down_proj = Linear(hidden, width, rngs=rngs, scale=residual_scale)
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
     return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class OutputProjection(nnx.Module):
-  """Joins the heads: [T, N, H] -> [T, D]."""
+  """Joins the heads."""
 
   def __init__(self, heads: int, head_dim: int, width: int, *, rngs: nnx.Rngs, scale: float):
     self.w = nnx.Param(jax.random.normal(rngs.params(), (heads, head_dim, width)) * scale * (heads * head_dim) ** -0.5)
 
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, "T N H"]) -> Float[Array, "T D"]:
     return jnp.tensordot(x, self.w[...].astype(x.dtype), axes=2)
