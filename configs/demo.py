@@ -1,4 +1,5 @@
-"""The size for a GPU-trained agent: 256 x 6 at 64x64, real time on two laptop cores. The shipped weights are `tiny`.
+"""The size for an agent trained on a GPU: width 256, 6 layers, frames of 64x64. It runs in real time on two laptop
+cores. The shipped weights are `tiny`.
 
     bash launch/train.sh demo 4000
 

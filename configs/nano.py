@@ -1,4 +1,4 @@
-"""The smallest that still has every part: for tests, and for trying a change in seconds. 32x32 pictures.
+"""The smallest size that has every part, for tests and for trying a change in seconds. Frames are 32x32.
 
     wanstreamer train --config=configs/nano.py --config.train.steps=20
 

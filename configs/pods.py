@@ -1,4 +1,5 @@
-"""The published sizes on the slices that train them: whole minutes at 192x336, or 20 s at 640x368, one session a row.
+"""The published sizes on the slices that train them. A row is one session: whole minutes at 192x336, or 20 s at
+640x368.
 
     wanstreamer aot --what train --topology v5e:16x16 --config configs/pods.py:qwen2p5_1p5b,v5e:16x16
     wanstreamer aot --what train --topology v6e:16x16 --config configs/pods.py:qwen3_8b,v6e:16x16,640x368

@@ -1,4 +1,4 @@
-"""The size that a CPU trains, the shipped weights and the ablations use: 1.3M parameters, 20 tokens a unit.
+"""The size of the shipped weights and the ablations; a CPU can train it. It has 1.3M parameters and 20 tokens a unit.
 
     bash launch/train.sh tiny
 

@@ -36,9 +36,11 @@ def test_a_folder_lists_its_modules(folder):
   assert written == tree.folder_docstring(folder), "it is behind; write it with: python -m tests.helpers.tree"
 
 
-def test_every_module_says_what_it_is():
-  files = [path for folder in [tree.PACKAGE, *tree.folders()] for path in tree.modules(folder)]
-  assert [str(file) for file in files if not tree.first_sentence(file)] == []
+def test_every_module_says_what_it_is_in_a_short_first_sentence():
+  files = [*tree.PACKAGE.rglob("*.py"), *(ROOT / "configs").rglob("*.py")]
+  sentences = {file.relative_to(ROOT).as_posix(): tree.first_sentence(file) for file in files}
+  assert [name for name, sentence in sentences.items() if not sentence] == []
+  assert {name: len(sentence) for name, sentence in sentences.items() if len(sentence) > tree.LONGEST} == {}
 
 
 def test_the_root_holds_eight_modules():

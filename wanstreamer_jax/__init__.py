@@ -1,4 +1,4 @@
-"""Wan-Streamer in JAX: one block-causal Transformer that hears, sees, reads, and answers in 160 ms units.
+"""Wan-Streamer in JAX: one Transformer hears, sees and answers in units of 160 ms.
 
     from wanstreamer_jax import Engine, load_agent, stream_file
 

@@ -1,4 +1,4 @@
-"""Configs as files: Python (`configs/*.py`, with `get_config()`), overrides from the command line, and JSON in runs.
+"""Reads configs from Python files, command-line overrides and the JSON of runs.
 
   wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.layout.window=None
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and paths that may lie in an object store (`gs://bucket/folder`)."""
+"""Writes files whole or not at all, here or in an object store (`gs://bucket/folder`)."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The model over a whole crop at once: one pass over [WORLD | clean units | noisy copies], for every training stage.
+"""The model over a whole crop in one pass: [WORLD | clean units | noisy copies]. Every training stage uses it.
 
     predictions = teacher_forced(streamer, crop_conditions(streamer, crop), inputs)
     errors = squared_errors(predictions.velocity, targets)

@@ -1,4 +1,4 @@
-"""The layout of a unit, the coordinates of a token, and the one rule that decides who sees whom.
+"""The layout of a unit, the coordinates of a token, and the rule `visible`.
 
 A session is a sequence of units (160 ms each). Unit k, in cache order (d = commit_delay, n = text_slots):
 

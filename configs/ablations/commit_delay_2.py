@@ -1,5 +1,6 @@
-"""A unit sees the agent's own latents of two units ago, so that thinker and performer may overlap; REFEED shows the
-last unit to the performer alone. Hypothesis: answers and timing stay, motion and voice get a little rougher."""
+"""A unit sees the agent's own latents of two units ago. Thinking and performing may then overlap; REFEED shows the last
+unit to the performer alone. Hypothesis: answers and timing stay the same, motion and voice get a little rougher.
+"""
 
 from configs import tiny
 from wanstreamer_jax.config import Config

@@ -1,4 +1,4 @@
-"""WORLD holds no portrait. Hypothesis: the face is a stranger from the start and walks away over a session."""
+"""WORLD holds no portrait. Hypothesis: the face is a stranger's from the start and changes over a session."""
 
 from configs import tiny
 from wanstreamer_jax.config import Config

@@ -1,4 +1,4 @@
-"""The agent is blind. Hypothesis: questions about what is held up fall to guessing, all else stays."""
+"""The agent does not see the user. Hypothesis: it guesses what is held up; all else stays the same."""
 
 from configs import tiny
 from wanstreamer_jax.config import Config

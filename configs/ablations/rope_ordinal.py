@@ -1,5 +1,6 @@
-"""All rotary axes count tokens instead of telling time and place. Hypothesis: slower to learn timing and mouth motion;
-the grid is what ties sound, picture and words of one moment together."""
+"""All rotary axes count tokens instead of giving time and place. Hypothesis: it learns timing and mouth motion more
+slowly, since the grid ties the audio, video and words of one moment together.
+"""
 
 from configs import tiny
 from wanstreamer_jax.config import Config

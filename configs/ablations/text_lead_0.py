@@ -1,5 +1,6 @@
-"""A word is written in the unit in which it starts to sound. Hypothesis: the voice starts words late or wrong: the
-performer hears of them too late to shape the transition."""
+"""A word is written in the unit in which it starts to sound. Hypothesis: the voice starts words late or wrong, because
+the performer gets them too late to shape the transition.
+"""
 
 from configs import tiny
 from wanstreamer_jax.config import Config

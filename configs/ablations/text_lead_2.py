@@ -1,4 +1,4 @@
-"""A word is written two units before it sounds. Hypothesis: as good a voice as with one, slower to stop."""
+"""A word is written two units before it sounds. Hypothesis: the voice is as good as with one unit, but slower to stop."""
 
 from configs import tiny
 from wanstreamer_jax.config import Config

@@ -1,4 +1,6 @@
-"""Every perceived token is its own causal block, as text is. Hypothesis: no change; in 160 ms order hardly matters."""
+"""Every perceived token is its own causal block, as text is. Hypothesis: nothing changes, since order within 160 ms
+hardly matters.
+"""
 
 from configs import tiny
 from wanstreamer_jax.config import Config

@@ -16,7 +16,7 @@ from tests.test_layers import LAYERS
 
 PACKAGE = ROOT / "wanstreamer_jax"
 BLOCK = re.compile(r"^```text\nwanstreamer_jax/\n.*?^```$", re.MULTILINE | re.DOTALL)
-WIDTH = 118
+LONGEST = 85  # characters of a first sentence, so that every line of the lists fits into 120 columns
 
 
 def tracked() -> list[str]:
@@ -43,15 +43,10 @@ def first_sentence(path: pathlib.Path) -> str:
   return re.split(r"(?<=[a-z0-9)\]`\"'])\. ", paragraph)[0].rstrip(".")
 
 
-def shortened(line: str) -> str:
-  """The line within WIDTH, cut after a word."""
-  return line if len(line) <= WIDTH else line[: WIDTH - 4].rsplit(" ", 1)[0].rstrip(",:;") + " ..."
-
-
 def table(names: list[str], texts: list[str], indent: int) -> list[str]:
   """Two columns."""
   column = max(map(len, names)) + 3
-  return [shortened(" " * indent + f"{name:<{column}}{text}".rstrip()) for name, text in zip(names, texts)]
+  return [" " * indent + f"{name:<{column}}{text}".rstrip() for name, text in zip(names, texts)]
 
 
 def folder_docstring(folder: pathlib.Path) -> str:

@@ -1,11 +1,11 @@
-"""Programs compiled ahead for TPUs that are not here: memory, FLOPs, traffic and the shortest step time, from a CPU.
+"""Compiles programs for TPUs on a machine without any; reports memory and time.
 
 Modules:
-    collectives.py   Which collectives a compiled program runs, over which axes of its mesh, how often, and over ...
-    compile.py       Compiles the real programs for TPUs on a machine without any, and reports what they need
-    growth.py        How the cost of a training step grows with the session's length, the batch and the devices ...
-    hlo.py           Parses a compiled program's text (HLO): its instructions, how often each runs, and what that ...
-    pods.py          The larger sizes on pods that suit them, compiled ahead: writes `docs/scale.md`, which helps ...
-    report.py        What `wanstreamer aot` prints: a table of what a chip holds, computes and exchanges, and the ...
-    roofline.py      The shortest time that a compiled program can take on TPUs, from published figures of the ...
+    collectives.py   Lists the collectives of a compiled program: mesh axes, count and bytes
+    compile.py       Compiles the real programs for TPUs on a machine without any; reports what they need
+    growth.py        Draws how the cost of a training step grows with session length, batch and devices
+    hlo.py           Parses the text of a compiled program (HLO): instructions, how often each runs, cost
+    pods.py          Compiles the larger sizes for the pods that suit them and writes `docs/scale.md`
+    report.py        Formats what `wanstreamer aot` prints: memory, computation, traffic and time
+    roofline.py      Computes the shortest time of a compiled program from a TPU's published rates
 """

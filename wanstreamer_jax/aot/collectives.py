@@ -1,4 +1,4 @@
-"""Which collectives a compiled program runs, over which axes of its mesh, how often, and over how many bytes."""
+"""Lists the collectives of a compiled program: mesh axes, count and bytes."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Compiles the real programs for TPUs on a machine without any, and reports what they need.
+"""Compiles the real programs for TPUs on a machine without any; reports what they need.
 
 libtpu (the extra `aot`) contains the TPU compiler; jax gives it a topology such as v5e:2x2 instead of devices. The
 result shows that a program compiles and fits, and how fast it could be at best. It does not show that the program is

@@ -1,4 +1,4 @@
-"""How the cost of a training step grows with the session's length, the batch and the devices: `docs/scale.png`.
+"""Draws how the cost of a training step grows with session length, batch and devices. The figure is `docs/scale.png`.
 
 It shows two things side by side: rooflines of compiled TPU programs, and steps timed on this machine's CPU, whose
 devices are virtual ones on the same cores. Each line is relative to its first point and is drawn beside the growth of

@@ -1,4 +1,4 @@
-"""Parses a compiled program's text (HLO): its instructions, how often each runs, and what that costs.
+"""Parses the text of a compiled program (HLO): instructions, how often each runs, cost.
 
 The compiler's own figures count the body of a loop once, although layers are scanned; here a loop counts for all its
 iterations. Written for the text that the TPU compiler dumps after its optimisations, which jax cannot parse.

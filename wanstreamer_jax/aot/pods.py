@@ -1,4 +1,4 @@
-"""The larger sizes on pods that suit them, compiled ahead: writes `docs/scale.md`, which helps to plan a booking.
+"""Compiles the larger sizes for the pods that suit them and writes `docs/scale.md`. The page helps to plan a booking.
 
 One cell is one program on one pod. Results are kept in a JSON file beside the document as they are finished, so that a
 stopped command continues where it was. A cell whose config has changed is compiled again.

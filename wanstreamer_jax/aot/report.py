@@ -1,4 +1,4 @@
-"""What `wanstreamer aot` prints: a table of what a chip holds, computes and exchanges, and the time that follows."""
+"""Formats what `wanstreamer aot` prints: memory, computation, traffic and time."""
 
 import json
 import os

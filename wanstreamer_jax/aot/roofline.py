@@ -1,4 +1,4 @@
-"""The shortest time that a compiled program can take on TPUs, from published figures of the chip and its network.
+"""Computes the shortest time of a compiled program from a TPU's published rates.
 
 Every resource works at its full published rate, and all of them at the same time: matrix units, HBM, the links of each
 torus dimension (ICI), the network between slices (DCN). The busiest one bounds the step. Nothing here is measured.

@@ -1,4 +1,5 @@
-"""`wanstreamer bench gpu`: what one large GPU does at the published sizes, in one process and one result file.
+"""`wanstreamer bench gpu`: measures one large GPU at the published sizes. It runs as one process and writes one result
+file.
 
 The parts run in the order of their worth, and each leaves its figures in the file at once, so that a machine that is
 lent for minutes leaves all that it had time for:

@@ -1,4 +1,4 @@
-"""`wanstreamer bench session`: one long session, faster than real time, with simulated users who come and go.
+"""`wanstreamer bench session`: runs one long session faster than real time. Simulated users come and go.
 
 What must hold for an hour as for a minute: the time of a unit, the memory, no compilation, the clock, and the face.
 """

@@ -1,4 +1,4 @@
-"""What ran when: a trace for Perfetto, and the paper's Figure 2 (thinker and performer) from measured times."""
+"""Writes a trace for Perfetto and draws the paper's Figure 2 from measured times. Figure 2 shows thinker and performer."""
 
 import json
 from collections.abc import Sequence

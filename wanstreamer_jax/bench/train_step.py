@@ -1,4 +1,4 @@
-"""`wanstreamer bench train`: the real training step on batches of the right shapes, beside the machine's peak rate.
+"""`wanstreamer bench train`: times the real training step beside the machine's peak. Batches have the real shapes.
 
 The contenders of one run take turns (A B A B ...), so that changes of the machine's load affect all of them:
   two copies     the step of the config's stage; for "duplex" one pass over [clean | noisy] per crop

@@ -1,4 +1,4 @@
-"""A training step of Hugging Face transformers in torch: what `bench train --against transformers` compares with.
+"""A training step in Hugging Face transformers, the peer of `bench train --against`. It runs in torch.
 
 The same geometry, float32 weights with bfloat16 products (autocast) where the config says bfloat16, SDPA attention
 (flash on GPUs), fused AdamW, clipping, gradient checkpointing where the config recomputes, compiled by torch.compile

@@ -1,4 +1,4 @@
-"""How long a unit takes on this machine, phase by phase, beside the least that the machine could need.
+"""Times each phase of a unit on this machine, beside the least time it could take.
 
 The floor of a phase is the larger of FLOPs / (measured matrix-product rate) and bytes / (measured reading rate): every
 weight and every cached key must be read at each use, and the products must be done (see parallel/cost.py). Both

@@ -1,16 +1,16 @@
-"""The command line: one module per command, with its parser, its examples and its handler. Imports stay lazy.
+"""The command line: one module per command, with parser, examples and handler. Imports stay lazy.
 
 Modules:
-    aot.py              `wanstreamer aot`: what a program needs on TPUs, found without one
-    bench.py            `wanstreamer bench step | train | serve | session | loader | gpu`: measurements of this ...
-    data.py             `wanstreamer data make | preview | stats | encode | tfds`: sessions as records
-    evaluate.py         `wanstreamer eval` and `ablate`: what weights are worth, and what each choice is worth
+    aot.py              `wanstreamer aot`: finds out what a program needs on TPUs, without a TPU
+    bench.py            `wanstreamer bench`: the commands that measure this machine, from `step` to `gpu`
+    data.py             `wanstreamer data make | preview | stats | encode | tfds`: makes and reads records
+    evaluate.py         `wanstreamer eval` scores one agent; `wanstreamer ablate` compares configs
     inspect.py          `wanstreamer inspect layout | checkpoint | model`
-    inspect_report.py   `wanstreamer inspect`: a layout as a table and its mask as a picture, a checkpoint's ...
-    main.py             The `wanstreamer` command: finds the sub-command, calls it, and turns errors into one ...
-    parsing.py          What the parsers of all sub-commands share
-    results.py          `--record PAGE`: what a measuring command prints also goes into a Markdown page, such as ...
-    serve.py            `wanstreamer serve` and `wanstreamer client`: the live service, and a media file streamed ...
+    inspect_report.py   `wanstreamer inspect`: prints a layout, a checkpoint or a model; draws the mask
+    main.py             The `wanstreamer` command: calls the sub-command and turns errors into exit statuses
+    parsing.py          Helpers that the parsers of all sub-commands share
+    results.py          `--record PAGE`: copies what a measuring command prints into a Markdown page
+    serve.py            `wanstreamer serve` runs the live service; `wanstreamer client` streams a file to it
     stream.py           `wanstreamer stream`: the agent answers a media file
     train.py            `wanstreamer train` and `export`: from a config file to weights
 """

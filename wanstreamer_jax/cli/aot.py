@@ -1,4 +1,4 @@
-"""`wanstreamer aot`: what a program needs on TPUs, found without one."""
+"""`wanstreamer aot`: finds out what a program needs on TPUs, without a TPU."""
 
 import argparse
 import pathlib

@@ -1,4 +1,4 @@
-"""`wanstreamer bench step | train | serve | session | loader | gpu`: measurements of this machine."""
+"""`wanstreamer bench`: the commands that measure this machine, from `step` to `gpu`."""
 
 import argparse
 import os

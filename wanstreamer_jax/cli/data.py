@@ -1,4 +1,4 @@
-"""`wanstreamer data make | preview | stats | encode | tfds`: sessions as records."""
+"""`wanstreamer data make | preview | stats | encode | tfds`: makes and reads records."""
 
 import argparse
 import shlex

@@ -1,4 +1,4 @@
-"""`wanstreamer eval` and `ablate`: what weights are worth, and what each choice is worth."""
+"""`wanstreamer eval` scores one agent; `wanstreamer ablate` compares configs."""
 
 import argparse
 from typing import Any

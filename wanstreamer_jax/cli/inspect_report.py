@@ -1,4 +1,4 @@
-"""`wanstreamer inspect`: a layout as a table and its mask as a picture, a checkpoint's tree, a model's sizes.
+"""`wanstreamer inspect`: prints a layout, a checkpoint or a model; draws the mask.
 
 Each function returns lines of text for the terminal; only `draw_mask` writes a file.
 """

@@ -1,4 +1,4 @@
-"""The `wanstreamer` command: finds the sub-command, calls it, and turns errors into one line and an exit status.
+"""The `wanstreamer` command: calls the sub-command and turns errors into exit statuses. An error is one line.
 
 A sub-command is a function of a module beside this one that adds its parser. Nothing in this folder imports more than
 the standard library before a handler runs, so that `--help` answers at once. Whatever a user can cause ends in one line

@@ -1,4 +1,4 @@
-"""What the parsers of all sub-commands share. Standard library only, so that `--help` answers at once."""
+"""Helpers that the parsers of all sub-commands share. Standard library only, so that `--help` answers at once."""
 
 import argparse
 import textwrap

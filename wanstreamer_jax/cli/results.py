@@ -1,4 +1,4 @@
-"""`--record PAGE`: what a measuring command prints also goes into a Markdown page, such as `docs/results.md`.
+"""`--record PAGE`: copies what a measuring command prints into a Markdown page. The usual page is `docs/results.md`.
 
 A block of the page is a heading with the command, a line with date and commit, and what was printed. The same command
 replaces its block, and whatever else stands on the page stays. Figures get onto the page in no other way.

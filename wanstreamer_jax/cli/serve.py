@@ -1,4 +1,4 @@
-"""`wanstreamer serve` and `wanstreamer client`: the live service, and a media file streamed to it."""
+"""`wanstreamer serve` runs the live service; `wanstreamer client` streams a file to it."""
 
 import argparse
 import dataclasses

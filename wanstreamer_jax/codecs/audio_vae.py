@@ -1,4 +1,4 @@
-"""Causal audio VAE: samples to continuous latents at 12.5 or 25 Hz and back, with no lookahead.
+"""Causal audio VAE: samples to continuous latents at 12.5 or 25 Hz, and back. It has no lookahead.
 
 Encoder: causal log-spectra of 10 ms frames, strided causal convolutions, a Gaussian posterior. Decoder: polyphase
 upsampling back to frames, then the source-filter synthesis of `source_filter.py`. Why not convolutions up to the

@@ -1,4 +1,4 @@
-"""Distances between media and their reconstructions: pure functions, unbatched, smooth enough to train on.
+"""Distances between media and their reconstructions, smooth enough to train on. They are pure functions, unbatched.
 
 Video [T, H, W, 3] and audio [S] are in [-1, 1].
 """

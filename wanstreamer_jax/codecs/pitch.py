@@ -1,4 +1,6 @@
-"""Pitch from autocorrelation (Boersma 1993): an input of the encoder, and the target of the decoder's pitch."""
+"""Estimates pitch by autocorrelation (Boersma 1993), for the audio encoder and its loss. The encoder reads it as an
+input; the decoder's pitch is trained towards it.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,6 @@
-"""What the latents of both codecs share: a Gaussian posterior, and the standardisation measured after training."""
+"""The parts that both codecs share: a Gaussian posterior and standardised latents. The standardisation is measured
+after training.
+"""
 
 from typing import Any, NamedTuple, TypeVar
 

@@ -1,4 +1,4 @@
-"""Streaming source-filter synthesis: pulses and noise through time-varying minimum-phase filters.
+"""Streaming source-filter synthesis: pulses and noise through time-varying filters. The filters have minimum phase.
 
 It is the last stage of the audio decoder. A frame of `hop` samples is described by a pitch and two cepstra. The source
 of frame t is a band-limited pulse train (neural source-filter models, arXiv 1904.12088, and DDSP, arXiv 2001.04643,

@@ -1,4 +1,4 @@
-"""Causal video VAE: 8x8 in space and 4x in time; the first frame alone, then groups of 4.
+"""Causal video VAE: 8x8 in space and 4x in time. The first frame is encoded alone, the others in groups of 4.
 
 Squares of 2x2 pixels are folded into channels at the start and unfolded at the end, since convolutions at full
 resolution would have few channels and yet cost more than all others. Frames of a group are convolved one by one in

@@ -1,21 +1,21 @@
-"""Sessions, where they come from, and records of them for training.
+"""Sessions, where they come from, and the records that training reads.
 
 Modules:
-    encode.py          Media through the codecs: folders of media records into latent records, and one session's ...
-    loader.py          Batches of crops: the rows of global batches that one host reads, in the order of `mixture.py`
-    loudness.py        How loud sound is, and the one level above which somebody is taken to speak
+    encode.py          Encodes media records into latent records, and the world of a session into arrays
+    loader.py          Loads batches of crops: the rows of each global batch that this host reads
+    loudness.py        Measures loudness, and defines the one level above which somebody counts as speaking
     make.py            Writes the sessions of any `SessionSource` as a folder of media records
-    media.py           Reads media files: any file that PyAV can read becomes user units on the system's clock
-    media_probe.py     What a media file holds: checks, streams and exact lengths, found by reading it through once
-    media_writer.py    Writes media files: H.264 and AAC in mp4, with exactly the frames and samples that were given
-    mixture.py         What training reads and in which order: folders of records, mixed by weights, and the crop ...
-    record_folder.py   A folder of unit and session records, read: `manifest.json` and sharded ArrayRecord files
-    record_writer.py   Writes folders of records: shard by shard, by many processes on many hosts, restartable
-    recordings.py      Recordings of two people as sessions: a folder of media files and a JSON-lines manifest ...
-    records.py         Layouts of a stored unit and a stored session as NumPy dtypes, and conversion of a ...
-    session.py         The session: two sides of one conversation on one clock, as media, timed text, world ...
-    stats.py           Statistics of a folder of records: size, how much each side speaks, text, spill, events
-    tfds_builder.py    Records as a TensorFlow Datasets dataset, for tools that read TFDS. TensorFlow itself is ...
-    tokenizer.py       Text to token ids and back, by a `tokenizer.json` that the `tokenizers` library reads
-    world_file.py      World files: JSON that tells the agent who it is, how it looks and how it sounds
+    media.py           Reads any media file that PyAV can read, as user units on the system's clock
+    media_probe.py     Checks a media file and measures its streams exactly, by reading it through once
+    media_writer.py    Writes media files (H.264 and AAC in mp4) with exactly the given frames and samples
+    mixture.py         Defines which crops training reads, and in which order
+    record_folder.py   Reads a folder of unit and session records: `manifest.json` and ArrayRecord shards
+    record_writer.py   Writes folders of records in shards, by many processes on many hosts; restartable
+    recordings.py      Reads recordings of two people as sessions
+    records.py         The stored form of a unit and of a session, as NumPy dtypes
+    session.py         The session: both sides of one conversation on one clock
+    stats.py           Statistics of a folder of records: size, shares of speech, text, spill, events
+    tfds_builder.py    Exports records as a TensorFlow Datasets dataset
+    tokenizer.py       Converts text to token ids and back with a `tokenizer.json`
+    world_file.py      Reads world files: JSON that gives the agent its name, other fields, looks and voice
 """

@@ -1,4 +1,4 @@
-"""Media through the codecs: folders of media records into latent records, and one session's world into arrays.
+"""Encodes media records into latent records, and the world of a session into arrays.
 
 `encode` computes latents once for training. The latent folder keeps the user's media, all text and tracks; the agent's
 pictures and sound become `agent_video_latent` float16 [rows, columns, channels] and `agent_audio_latent` float16

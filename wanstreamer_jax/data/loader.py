@@ -1,4 +1,4 @@
-"""Batches of crops: the rows of global batches that one host reads, in the order of `mixture.py`.
+"""Loads batches of crops: the rows of each global batch that this host reads. `mixture.py` defines their order.
 
 `CropLoader` reads what the Transformer trains on, typed: a `Crop`. `Loader` reads any fields of any records, as a dict.
 The whole state of either is the step. Grain reads ahead and places batches on the devices (`train/prefetch.py`).

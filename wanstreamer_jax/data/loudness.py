@@ -1,4 +1,4 @@
-"""How loud sound is, and the one level above which somebody is taken to speak."""
+"""Measures loudness, and defines the one level above which somebody counts as speaking."""
 
 import numpy as np
 

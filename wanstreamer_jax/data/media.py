@@ -1,4 +1,4 @@
-"""Reads media files: any file that PyAV can read becomes user units on the system's clock.
+"""Reads any media file that PyAV can read, as user units on the system's clock.
 
 The clock. Time 0 is the first sound or picture of the file, whichever comes first. Tick j of the output is the
 interval [j, j + 1) / fps and shows the last frame whose presentation time is at or before the tick's centre; a gap

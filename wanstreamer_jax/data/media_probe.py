@@ -1,4 +1,4 @@
-"""What a media file holds: checks, streams and exact lengths, found by reading it through once.
+"""Checks a media file and measures its streams exactly, by reading it through once.
 
 `probe` opens a file, refuses an unusable one with one clear line, and measures both streams on the file's own clock.
 `media.py` builds on two iterators: `decoded` gives the frames of one stream, `placed` gives sound at the times that its

@@ -1,4 +1,4 @@
-"""Writes media files: H.264 and AAC in mp4, with exactly the frames and samples that were given.
+"""Writes media files (H.264 and AAC in mp4) with exactly the given frames and samples.
 
 A file appears under its name only when it is complete: it is written under a temporary name beside it, which `close`
 changes into its own; `abort` (or an exception in the `with` block) removes it.

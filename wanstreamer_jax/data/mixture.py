@@ -1,4 +1,5 @@
-"""What training reads and in which order: folders of records, mixed by weights, and the crop in every row of a batch.
+"""Defines which crops training reads, and in which order. Folders of records are mixed by weights, and every row of a
+batch has its crop.
 
 `data.path` names one folder, or several with their weights: "runs/world-latents:3,runs/calls-latents:1" takes three
 crops of the first for every one of the second. A weight is any number, as in a:0.7 or a:2/3, and 1 where none is given.

@@ -1,4 +1,4 @@
-"""A folder of unit and session records, read: `manifest.json` and sharded ArrayRecord files.
+"""Reads a folder of unit and session records: `manifest.json` and ArrayRecord shards.
 
     manifest.json                    format, layouts, media and text settings, source, statistics, shards with hashes
     report.json                      what was skipped when it was made, and why

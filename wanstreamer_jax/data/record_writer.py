@@ -1,4 +1,4 @@
-"""Writes folders of records: shard by shard, by many processes on many hosts, restartable.
+"""Writes folders of records in shards, by many processes on many hosts; restartable.
 
 All processes write into `<folder>.partial` on a shared file system. A shard's files get temporary names and are renamed
 when they are complete; a note with their sizes and hashes marks the shard as done. The process that finds every shard

@@ -1,4 +1,4 @@
-"""Recordings of two people as sessions: a folder of media files and a JSON-lines manifest that lists them.
+"""Reads recordings of two people as sessions. A JSON-lines manifest lists the media files.
 
 One line per recording; paths are relative to the manifest, times are seconds from the recording's start:
 

@@ -1,4 +1,4 @@
-"""Layouts of a stored unit and a stored session as NumPy dtypes, and conversion of a `Session` into them.
+"""The stored form of a unit and of a session, as NumPy dtypes. A `Session` is converted into them.
 
 A unit record is a fixed-size structured array, so that reading is nothing but `np.frombuffer`. Media are stored as
 video uint8 and audio int16. A session record is a fixed part (world text, portrait, voice) followed by JSON with the

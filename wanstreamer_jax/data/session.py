@@ -1,4 +1,4 @@
-"""The session: two sides of one conversation on one clock, as media, timed text, world fields and events.
+"""The session: both sides of one conversation on one clock. It holds media, timed text, world fields and events.
 
 All code that makes or reads data uses this type: duplex_world makes sessions, recordings are read into sessions, and
 records are written from sessions. Times are seconds from the session's start. Media are plain NumPy:

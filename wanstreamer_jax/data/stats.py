@@ -1,4 +1,4 @@
-"""Statistics of a folder of records: size, how much each side speaks, text, spill, events."""
+"""Statistics of a folder of records: size, shares of speech, text, spill, events."""
 
 import collections
 import pathlib

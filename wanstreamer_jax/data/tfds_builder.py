@@ -1,4 +1,4 @@
-"""Records as a TensorFlow Datasets dataset, for tools that read TFDS. TensorFlow itself is not needed.
+"""Exports records as a TensorFlow Datasets dataset. TensorFlow itself is not needed.
 
     builder = export("data_cache/world", "tfds")              # one example per unit
     units = builder.as_data_source(split="train")

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by a `tokenizer.json` that the `tokenizers` library reads.
+"""Converts text to token ids and back with a `tokenizer.json`. The `tokenizers` library reads the file.
 
 A small one is shipped (`tokenizer.json` beside this file, made by `data/duplex_world/build_tokenizer.py`): every word
 of duplex_world is one token with its leading space, and bytes cover all other text. A language model's own file works

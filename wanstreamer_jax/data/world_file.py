@@ -1,4 +1,4 @@
-"""World files: JSON that tells the agent who it is, how it looks and how it sounds.
+"""Reads world files: JSON that gives the agent its name, other fields, looks and voice.
 
     {"fields": {"name": "Ada", "likes": "tea"}, "portrait": "ada.png", "voice": "ada.wav"}
 

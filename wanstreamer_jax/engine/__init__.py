@@ -1,9 +1,9 @@
-"""One engine for all who run the agent unit by unit: `stream`, `serve`, `eval` and `bench`.
+"""The one engine that runs the agent unit by unit: `stream`, `serve`, `eval`, `bench`.
 
 Modules:
-    engine.py      The engine: sessions of one agent in lockstep, a unit at a time, behind plain NumPy units
-    interface.py   What others know of an engine: the phases of a unit, what comes out of it, what it can be asked
-    phases.py      The five phases of a unit, compiled: the one place where the model's functions become programs
-    placement.py   Where the performer runs: with the thinker, on a device of its own, or spread over several ...
-    request.py     What a session asks of the agent: its world, the seed of its noise, and how text and latents ...
+    engine.py      The engine steps all sessions of one agent together, one unit at a time
+    interface.py   What callers may rely on: phases of a unit, its result, the calls of an engine
+    phases.py      Compiles the five phases of a unit; nowhere else do model functions become programs
+    placement.py   Places the performer: beside the thinker, on its own device, or on several
+    request.py     What a session asks of the agent: its world, its seed and its sampling options
 """

@@ -1,4 +1,4 @@
-"""The engine: sessions of one agent in lockstep, a unit at a time, behind plain NumPy units.
+"""The engine steps all sessions of one agent together, one unit at a time. Units are plain NumPy.
 
     engine = Engine(agent)
     for unit in users_units:

@@ -1,4 +1,4 @@
-"""What others know of an engine: the phases of a unit, what comes out of it, what it can be asked. No jax in here."""
+"""What callers may rely on: phases of a unit, its result, the calls of an engine. This module does not import jax."""
 
 # ruff: noqa: B027 (methods that do nothing unless an engine has something to do there)
 import abc

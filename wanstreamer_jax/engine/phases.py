@@ -1,4 +1,4 @@
-"""The five phases of a unit, compiled: the one place where the model's functions become programs.
+"""Compiles the five phases of a unit; nowhere else do model functions become programs.
 
     commit    COMMIT of the unit to come         may run before the user's unit is there
     perceive  the user's unit -> tokens

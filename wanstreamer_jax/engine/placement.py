@@ -1,4 +1,4 @@
-"""Where the performer runs: with the thinker, on a device of its own, or spread over several (design section 7).
+"""Places the performer: beside the thinker, on its own device, or on several. See design section 7.
 
 The thinker holds encoders, COMMIT, HEAR, STATE, TEXT and decoders; the performer holds the solver and a copy of the
 KV-cache. Every unit the thinker sends it the keys and values that the unit added, and gets latents back.

@@ -1,4 +1,4 @@
-"""What a session asks of the agent: its world, the seed of its noise, and how text and latents are sampled."""
+"""What a session asks of the agent: its world, its seed and its sampling options."""
 
 import dataclasses
 import math

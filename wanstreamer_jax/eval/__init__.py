@@ -1,16 +1,16 @@
-"""What the agent is worth: closed loop, scores, codecs, ablations, each beside its baselines.
+"""Measures how good an agent is, always beside baselines from the same run.
 
 Modules:
-    ablation.py          `wanstreamer ablate`: trains and evaluates config files, several seeds each, and writes ...
-    ablation_report.py   The table and the picture of `wanstreamer ablate`
-    baselines.py         Sessions of one agent side by side, and the variants that are baselines: the engine, wrapped
-    closed_loop.py       Rollouts against users that react: batches of sessions in lockstep, judged by `scores.score`
-    duplex_world.py      The ground truth of duplex_world as a `Script`: which reaction each of the user's acts ...
-    evaluate.py          The whole evaluation of an agent: closed loop, teacher-forced errors and codecs, each ...
-    heldout.py           Held-out sessions as rows of latents, and the codecs' reconstructions of the same media
-    latent_errors.py     Teacher-forced errors on held-out records, beside trivial baselines from the same run ...
-    metrics.py           Picture, sound, sync and identity metrics, in NumPy
-    report.py            Reports of an evaluation: eval.json with every figure, eval.png with a page of pictures ...
-    scores.py            One conversation as it was held, and its scores
-    turns.py             Turn-taking metrics on intervals of speech, in NumPy: who speaks when, and whether that ...
+    ablation.py          `wanstreamer ablate`: trains and evaluates config files, and writes one table
+    ablation_report.py   Writes the table and the figure of `wanstreamer ablate`
+    baselines.py         The engine wrapped for evaluation: sessions side by side, and the baseline variants
+    closed_loop.py       Runs the agent against users that react; `scores.score` judges every conversation
+    duplex_world.py      Turns the ground truth of duplex_world into a `Script`: what each user act calls for
+    evaluate.py          Evaluates an agent: closed loop, teacher-forced errors, codecs, and their baselines
+    heldout.py           Loads held-out sessions as rows of latents, and decodes the same media by the codecs
+    latent_errors.py     Teacher-forced errors on held-out records, beside trivial baselines (law 10)
+    metrics.py           Metrics of video, audio, lip sync and identity, in NumPy
+    report.py            Writes an evaluation as eval.json and eval.png, and prints a table
+    scores.py            Scores one conversation
+    turns.py             Turn-taking metrics in NumPy: who speaks when, and whether that was right
 """

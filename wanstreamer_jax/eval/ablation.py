@@ -1,4 +1,5 @@
-"""`wanstreamer ablate`: trains and evaluates config files, several seeds each, and writes one table and one picture.
+"""`wanstreamer ablate`: trains and evaluates config files, and writes one table. Each config runs with several seeds; a
+figure goes with the table.
 
 A cell is (config, seed). Its training is the run `RUNS/KEY-SEED`, where KEY is a hash of everything that affects
 training, so that configs that differ only in how they sample share a run. With --init all runs start from the same

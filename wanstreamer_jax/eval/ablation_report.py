@@ -1,4 +1,4 @@
-"""The table and the picture of `wanstreamer ablate`."""
+"""Writes the table and the figure of `wanstreamer ablate`."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Sessions of one agent side by side, and the variants that are baselines: the engine, wrapped.
+"""The engine wrapped for evaluation: sessions side by side, and the baseline variants.
 
 Session i's noise comes from its own seed, so what it does does not depend on its neighbours. Variants: `model`;
 `shuffled_user` (session i is shown the user of session i + 1); `text_only` (the user's sound and picture are missing);

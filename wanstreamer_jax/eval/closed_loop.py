@@ -1,4 +1,5 @@
-"""Rollouts against users that react: batches of sessions in lockstep, judged by `scores.score`.
+"""Runs the agent against users that react; `scores.score` judges every conversation. Batches of sessions run in
+lockstep.
 
 A user hears what the agent did up to the unit before, and acts; the agent perceives that and answers; and so
 on. Every variant of `baselines.VARIANTS` meets users with the same seeds. In `shuffled_user` each agent is shown the

@@ -1,4 +1,4 @@
-"""The ground truth of duplex_world as a `Script`: which reaction each of the user's acts calls for.
+"""Turns the ground truth of duplex_world into a `Script`: what each user act calls for.
 
 question           a question with its answer, and an opportunity for `hand_off` until the user goes on (at most 4 s)
 pause              a pause, and an opportunity to `stay_silent` until the sentence is over

@@ -1,4 +1,4 @@
-"""The whole evaluation of an agent: closed loop, teacher-forced errors and codecs, each beside its baselines.
+"""Evaluates an agent: closed loop, teacher-forced errors, codecs, and their baselines.
 
 It runs on held-out sessions of duplex_world, whose users have voices and looks that training never has; some of their
 questions are phrasings and sums that it never has (`answer/unseen`). The closed loop runs on `sessions` of them; its

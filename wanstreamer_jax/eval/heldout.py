@@ -1,4 +1,4 @@
-"""Held-out sessions as rows of latents, and the codecs' reconstructions of the same media."""
+"""Loads held-out sessions as rows of latents, and decodes the same media by the codecs."""
 
 import functools
 from collections.abc import Iterator, Sequence

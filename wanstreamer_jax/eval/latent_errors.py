@@ -1,4 +1,4 @@
-"""Teacher-forced errors on held-out records, beside trivial baselines from the same run (law 10).
+"""Teacher-forced errors on held-out records, beside trivial baselines (law 10). Both come from the same run.
 
 Latent error: mean squared error of the one-step posterior mean at flow time 1. There z = eps and the velocity is
 eps - z0, so z - v is the model's E[z0 | everything before]; errors are in units of the latents' own variance (they are

@@ -1,4 +1,4 @@
-"""Picture, sound, sync and identity metrics, in NumPy. Each docstring gives the exact definition and its source.
+"""Metrics of video, audio, lip sync and identity, in NumPy. Each docstring gives the exact definition and its source.
 
 Video is uint8 [T, H, W, 3]; audio float [S] in [-1, 1]. A metric that has nothing to measure (a silent reference, a
 flat signal) returns NaN, and `mean` leaves NaN out. "Proxy" marks a network-free stand-in that is not comparable with

@@ -1,4 +1,4 @@
-"""Reports of an evaluation: eval.json with every figure, eval.png with a page of pictures, a table for the terminal."""
+"""Writes an evaluation as eval.json and eval.png, and prints a table. The JSON file has every figure."""
 
 import math
 import os

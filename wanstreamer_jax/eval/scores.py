@@ -1,4 +1,4 @@
-"""One conversation as it was held, and its scores. The same formulas judge the model, the baselines and the truth."""
+"""Scores one conversation. The same formulas judge the model, the baselines and the truth."""
 
 import dataclasses
 import re

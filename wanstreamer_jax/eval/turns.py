@@ -1,4 +1,4 @@
-"""Turn-taking metrics on intervals of speech, in NumPy: who speaks when, and whether that was right.
+"""Turn-taking metrics in NumPy: who speaks when, and whether that was right. They are computed on intervals of speech.
 
 Times are seconds. Intervals are float [N, 2] (start, end), sorted and disjoint. The agent's speech is what an energy
 detector finds in its own output and its words are those of its own text stream, so figures are not comparable with

@@ -1,13 +1,13 @@
-"""Tokens, Transformer, heads, and the streamer that composes them; who attends to whom, on which kernel.
+"""Tokens, Transformer, heads and attention kernels, and the streamer that joins them.
 
 Modules:
-    attention.py       Who attends to whom: a step that reads the cache, and the pass over [clean | noisy]
-    attention_gpu.py   The training pass's attention on GPUs: the same numbers as ...
-    attention_tpu.py   The training pass's attention as one TPU kernel call: the same numbers as ...
-    decoder_layer.py   One decoder layer: pre-norm attention and SwiGLU, with adaptive norms by which flow time ...
-    heads.py           What the hidden states say: text logits (tied to the embedding) and the velocities of ...
-    streamer.py        WanStreamer: perception, tokens, Transformer and heads, composed
-    tokens.py          Content becomes tokens: text ids, latents and perceived units are embedded and given ...
-    transformer.py     The one Transformer: stacked layers, scanned, over tokens with coordinates; and the ...
-    ulysses.py         One session on several devices: around attention, tokens are exchanged for heads ...
+    attention.py       Attention of a step that reads the cache, and of the pass over [clean | noisy]
+    attention_gpu.py   The training pass's attention on GPUs, in chunks
+    attention_tpu.py   The training pass's attention as one TPU kernel
+    decoder_layer.py   One decoder layer: pre-norm attention and SwiGLU; adaptive norms carry the flow time
+    heads.py           Output heads: text logits (tied to the embedding) and velocities of the latents
+    streamer.py        WanStreamer joins perception, tokens, Transformer and heads
+    tokens.py          Embeds text ids, latents and perceived units as tokens and gives them coordinates
+    transformer.py     The one Transformer (stacked, scanned layers) and the KV-cache that it writes
+    ulysses.py         One session on several devices: attention exchanges tokens for heads, and back
 """

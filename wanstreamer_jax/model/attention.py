@@ -1,4 +1,4 @@
-"""Who attends to whom: a step that reads the cache, and the pass over [clean | noisy]. One rule: `units.visible`."""
+"""Attention of a step that reads the cache, and of the pass over [clean | noisy]. Both follow `units.visible`."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The training pass's attention on GPUs: the same numbers as `attention.teacher_forced_attention`, in chunks.
+"""The training pass's attention on GPUs, in chunks. It gives the same numbers as `attention.teacher_forced_attention`.
 
 A chunk is a few consecutive units: their clean tokens and the noisy tokens of their copies, C tokens in all. Its
 queries meet three pieces of the keys, which `nn.attention_merge` joins in one softmax:

@@ -1,4 +1,6 @@
-"""One decoder layer: pre-norm attention and SwiGLU, with adaptive norms by which flow time enters latent tokens."""
+"""One decoder layer: pre-norm attention and SwiGLU; adaptive norms carry the flow time. Only latent tokens have a flow
+time.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What the hidden states say: text logits (tied to the embedding) and the velocities of audio and video latents.
+"""Output heads: text logits (tied to the embedding) and velocities of the latents.
 
 The velocity heads say what the past implies for the clean latents; `velocity_from_mean` weighs that against the noisy
 ones. So nothing of the noise, which is as large as the latents, has to pass through the Transformer.

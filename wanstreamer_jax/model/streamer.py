@@ -1,4 +1,4 @@
-"""WanStreamer: perception, tokens, Transformer and heads, composed. `rollout.py` and `teacher_forcing.py` run it."""
+"""WanStreamer joins perception, tokens, Transformer and heads. `rollout.py` and `teacher_forcing.py` run it."""
 
 import dataclasses
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Content becomes tokens: text ids, latents and perceived units are embedded and given coordinates."""
+"""Embeds text ids, latents and perceived units as tokens and gives them coordinates."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The one Transformer: stacked layers, scanned, over tokens with coordinates; and the KV-cache it writes.
+"""The one Transformer (stacked, scanned layers) and the KV-cache that it writes.
 
 There is one forward. What differs between the training pass and a step that reads the cache is the attention that it is
 given (`attention.py`): which keys a query is shown. The mask is that of `units.visible` in both.

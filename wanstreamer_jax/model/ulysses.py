@@ -1,4 +1,5 @@
-"""One session on several devices: around attention, tokens are exchanged for heads (DeepSpeed-Ulysses, 2309.14509).
+"""One session on several devices: attention exchanges tokens for heads, and back. The method is DeepSpeed-Ulysses
+(arXiv 2309.14509).
 
     q, k, v [T/C, N, H] -tokens_to_heads-> [T, N/C, H] -> attention -> [T, N/C, H] -heads_to_tokens-> [T/C, N, H]
 

@@ -1,4 +1,5 @@
-"""A few queries over a long part of keys as one TPU kernel (Pallas): no score ever leaves the chip's own memory (VMEM).
+"""A TPU kernel (Pallas) for a few queries over many keys; scores never leave the chip. They stay in its own memory
+(VMEM).
 
 The keys are walked in blocks under a running softmax (FlashAttention). A grid step meets one tile of the queries with
 one block of the keys of all heads, where it lies in the cache of all layers: cutting a layer out for a kernel would

@@ -1,4 +1,4 @@
-"""Attention whose keys lie in several parts, each seen by the kernel that suits it, merged into one softmax.
+"""Merges attention over several parts of keys, each computed by its best kernel. The result is one softmax.
 
 A kernel answers for its own part i with out_i and lse_i = log sum exp(scores), float32: as a `Partial` these are joined
 like all others (`attention_parts.join`), into out and lse of all parts.

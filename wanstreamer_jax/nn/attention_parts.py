@@ -1,4 +1,4 @@
-"""What attention over several parts of keys is made of, and how the parts become one softmax.
+"""The parts of attention over several arrays of keys, and how they become one softmax.
 
 Over a part i of the keys, attention is three sums (FlashAttention's):
 

@@ -1,4 +1,4 @@
-"""One splash-attention call (TPU, Pallas) over [prefix | groups of clean tokens | groups of noisy tokens].
+"""One splash-attention call (Pallas) over [prefix | clean groups | noisy groups]. It runs on TPUs.
 
 A clean query sees the clean keys before some bound. A noisy query sees the clean keys up to the end of its group and,
 among the noisy keys, a first part of its own group's. Two groups (c clean, n noisy tokens each; x = sees):

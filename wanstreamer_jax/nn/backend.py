@@ -1,4 +1,4 @@
-"""What the program being traced will run on: some kernels exist for one kind of processor only."""
+"""Tells which platform the traced program will run on: some kernels exist for one only."""
 
 import jax
 from jax.sharding import AxisType

@@ -1,4 +1,4 @@
-"""What decoder layers are made of: RMSNorm, Linear, SwiGLU, the projection that joins heads."""
+"""Building blocks of decoder layers: RMSNorm, Linear, SwiGLU, output projection. The output projection joins the heads."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Space and time folded into channels, and back. Letters: T time, H W rows and columns, C channels, s side, k ratio."""
+"""Folds space and time into channels, and back. Letters: T time, H W rows and columns, C channels, s side, k ratio."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -1,4 +1,4 @@
-"""Causal attention over the last `window` steps of a stream: `(x, state) -> (y, state)`, any chunk length.
+"""Causal attention over the last `window` steps: `(x, state) -> (y, state)`. Chunks may have any length.
 
 State is the rotated keys and the values of the last window - 1 steps and how many steps have gone by. A chunk attends
 to that past and to itself, so nothing is lost when a chunk is longer than one step (a ring of `window` slots that is

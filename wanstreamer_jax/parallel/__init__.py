@@ -1,12 +1,12 @@
-"""Several devices and several hosts as one job: meshes, where every parameter lives, launching, what a chip can do.
+"""One job on several devices and hosts: meshes, sharding rules, launching, exit reasons.
 
 Modules:
-    cost.py          The least that a program does: FLOPs of its matrix products and convolutions, and bytes of ...
-    exit_reason.py   Why a job of several processes ended: the reason of the process that failed becomes every ...
-    hosts.py         Several processes that are one job: joining it, agreeing within it, and leaving it when one ...
-    launcher.py      Starts the processes of a job on this machine, and the whole job again when one of them dies
-    machine.py       What this machine and published chips can do: peak rates, memory and the speed of products ...
+    cost.py          Counts the least that a program must do: FLOPs of its products, bytes that it reads
+    exit_reason.py   Makes all processes of a job end with the reason and status of the one that failed
+    hosts.py         Several processes as one job: they join, agree, and end when one of them is lost
+    launcher.py      Starts the processes of a job on this machine; restarts the job when one of them dies
+    machine.py       This machine and published chips: peak rates, memory, measured speed, names
     mesh.py          The device mesh and the few helpers that use it
     rules.py         Where every parameter lies on the mesh: one table outside the model
-    xla_flags.py     The XLA flag that two versions of jaxlib need on CPUs
+    xla_flags.py     Sets the XLA flag that two versions of jaxlib need on CPUs
 """

@@ -1,4 +1,5 @@
-"""The least that a program does: FLOPs of its matrix products and convolutions, and bytes of weights and caches.
+"""Counts the least that a program must do: FLOPs of its products, bytes that it reads. Products include convolutions;
+the bytes are those of weights and caches.
 
 Counted from the traced program, because the compiler's own figures count the body of a loop once (layers are scanned)
 and nothing inside kernels. Shapes suffice as arguments.

@@ -1,4 +1,4 @@
-"""Why a job of several processes ended: the reason of the process that failed becomes every process's exit status.
+"""Makes all processes of a job end with the reason and status of the one that failed.
 
 On a pod each host has its own launcher (parallel/launcher.py), which sees only the exit status of its own process. So a
 process that fails writes its reason, before it ends, to the key-value store that jax runs in process 0. The others fail

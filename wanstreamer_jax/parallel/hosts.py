@@ -1,4 +1,4 @@
-"""Several processes that are one job: joining it, agreeing within it, and leaving it when one of them is lost.
+"""Several processes as one job: they join, agree, and end when one of them is lost.
 
 There is one process per host, and all run the same command. Where jax recognises the environment (Cloud TPU, GKE,
 Slurm, Open MPI, Kubernetes with the `kubernetes` package) no flags are needed; elsewhere pass `--coordinator HOST:PORT

@@ -1,4 +1,4 @@
-"""Starts the processes of a job on this machine, and the whole job again when one of them dies.
+"""Starts the processes of a job on this machine; restarts the job when one of them dies.
 
   python -m wanstreamer_jax.parallel.launcher 4 --restarts 3 -- wanstreamer train --config=configs/tiny.py
 

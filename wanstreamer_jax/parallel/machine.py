@@ -1,4 +1,4 @@
-"""What this machine and published chips can do: peak rates, memory and the speed of products; its name for reports."""
+"""This machine and published chips: peak rates, memory, measured speed, names."""
 
 import functools
 import os

@@ -1,6 +1,6 @@
-"""How the agent hears and sees its user.
+"""The encoders through which the agent hears and sees its user.
 
 Modules:
-    audio_encoder.py   How the agent hears: causal log-mel frames, grouped into tokens, a causal convolution and ...
-    video_encoder.py   How the agent sees: the frames of a unit become a few tokens
+    audio_encoder.py   The audio encoder: causal log-mel frames, a convolution and causal attention
+    video_encoder.py   The video encoder turns the frames of a unit into a few tokens
 """

@@ -1,4 +1,4 @@
-"""How the agent hears: causal log-mel frames, grouped into tokens, a causal convolution and causal attention."""
+"""The audio encoder: causal log-mel frames, a convolution and causal attention. Groups of frames become tokens."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""How the agent sees: the frames of a unit become a few tokens. No state: memory is the Transformer's."""
+"""The video encoder turns the frames of a unit into a few tokens. It has no state: memory is the Transformer's."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The agent at work: a media file is streamed through it, and people talk with it live.
+"""Runs the agent: on a media file, or live with people who talk to it in a browser.
 
 A file: `stream_file` runs the engine over it; `session_log` (units.jsonl, captions), `timeline` and `film` are what it
 writes; `preview` does the same with a scripted agent of duplex_world.
@@ -12,27 +12,27 @@ that steps all sessions; their users come from a `unit_source`: an inbox or a `w
 Clients in Python: `client` speaks the protocol; `stream_live` streams a file with it.
 
 Modules:
-    client.py         A client of the live service's wire protocol: `wanstreamer client` and `wanstreamer bench ...
-    connection.py     One client's WebSocket, which speaks `protocol.py`, from its hello to its end
-    echo.py           How much of the agent's speech comes back through the user's microphone
-    film.py           The film of a conversation: both sides beside each other, with captions and a ring around ...
-    frame_codec.py    Video of a live conversation on the wire: every frame by itself as JPEG, or VP8 where the ...
-    hello.py          What a client asks for in its hello: who the agent is and how the session is generated
-    inbox.py          A client's audio, video and text, cut into units: a jitter buffer between the network and ...
-    outbox.py         What waits to be sent to one client
+    client.py         A client of the wire protocol, used by `wanstreamer client` and `bench serve`
+    connection.py     One client's WebSocket, from its hello to its end
+    echo.py           Measures how much of the agent's voice returns through the user's microphone
+    film.py           Draws the video of a conversation: both sides, captions, a ring around the speaker
+    frame_codec.py    Encodes and decodes live video: JPEG frame by frame, or VP8 where supported
+    hello.py          Reads a client's hello: who the agent is, and how the session is generated
+    inbox.py          Cuts a client's audio, video and text into units
+    outbox.py         The queue of messages to one client
     preview.py        `wanstreamer data preview`: a session of duplex_world, for people to watch
     prometheus.py     What Prometheus reads at /metrics: latency by phase, units, sessions, slots, memory
     protocol.py       The wire protocol of the live service, version 2, as `docs/protocol.md` describes it
     rate_limit.py     How much a client may send: a token bucket, which refills steadily and allows bursts
-    recording.py      A live session on disk, for the user who asked for it: both sides' video, captions and ...
-    restart.py        What a planned restart keeps: all running sessions, in one folder
-    scheduler.py      The scheduler: one clock, one engine step for all slots; sessions join and leave between units
-    server.py         The live service: an HTTP server with the page, a WebSocket for conversations, recordings ...
-    session_log.py    The written record of a session: units.jsonl and captions, from which the timeline and the ...
-    stream_file.py    The main job: stream a media file through an engine and write what the agent answered
-    stream_live.py    `wanstreamer client`: streams a media file to a live server in real time and saves the answer
-    timeline.py       The timeline: both waveforms, captions, who speaks, and the phases of every unit of a ...
-    unit_source.py    Where the user's units come from: the network (`inbox.py`) or a simulated user ...
-    watched_user.py   Simulated users for viewers to watch: people of duplex_world talk with the agent, one after ...
-    webrtc.py         Audio and video over WebRTC (the extra `webrtc`); text stays on the WebSocket, which also ...
+    recording.py      Records a live session, if its user asked for it, as one ZIP file
+    restart.py        Saves all running sessions in one folder before a planned restart, and restores them
+    scheduler.py      The scheduler: one clock and one engine step for all slots
+    server.py         The live service: one HTTP server for page, WebSocket, recordings, health and metrics
+    session_log.py    Writes units.jsonl and captions, from which the timeline and the film are drawn
+    stream_file.py    Streams a media file through an engine and writes the agent's answer: the main job
+    stream_live.py    `wanstreamer client`: streams a media file to a live server and saves the answer
+    timeline.py       Draws the timeline of a session: waveforms, captions, speakers, phases of every unit
+    unit_source.py    Sources of user units: the network (`inbox.py`) or a simulated user
+    watched_user.py   Simulated users for viewers to watch; they talk with the agent one after another
+    webrtc.py         Audio and video over WebRTC (the extra `webrtc`)
 """

@@ -1,4 +1,4 @@
-"""A client of the live service's wire protocol: `wanstreamer client` and `wanstreamer bench serve` are built on it."""
+"""A client of the wire protocol, used by `wanstreamer client` and `bench serve`."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""One client's WebSocket, which speaks `protocol.py`, from its hello to its end.
+"""One client's WebSocket, from its hello to its end. It speaks `protocol.py`.
 
 Everything runs in the event loop: `run` receives, a task of the outbox sends, and the scheduler calls `deliver` and
 `end`. Only frames are decoded and encoded in worker threads.

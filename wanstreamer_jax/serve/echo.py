@@ -1,4 +1,4 @@
-"""How much of the agent's speech comes back through the user's microphone. The server knows what it sent."""
+"""Measures how much of the agent's voice returns through the user's microphone. The server knows what it sent."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""The film of a conversation: both sides beside each other, with captions and a ring around who speaks.
+"""Draws the video of a conversation: both sides, captions, a ring around the speaker.
 
 It is made after the session, from the input (read again at the panel's size) and the agent's video, so that drawing
 never delays an answer.

@@ -1,4 +1,4 @@
-"""Video of a live conversation on the wire: every frame by itself as JPEG, or VP8 where the other side supports it."""
+"""Encodes and decodes live video: JPEG frame by frame, or VP8 where supported."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a client asks for in its hello: who the agent is and how the session is generated."""
+"""Reads a client's hello: who the agent is, and how the session is generated."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""A client's audio, video and text, cut into units: a jitter buffer between the network and the scheduler.
+"""Cuts a client's audio, video and text into units. It is a jitter buffer between network and scheduler.
 
 The host's clock decides when a unit is taken; the client's clock (capture times) decides what belongs together. Missing
 audio is replaced by silence. The delay never grows and soon shrinks: audio beyond SLACK is dropped at once, oldest

@@ -1,4 +1,4 @@
-"""What waits to be sent to one client. When a connection is slow, video is left out first; then the session ends."""
+"""The queue of messages to one client. When a connection is slow, video is left out first; then the session ends."""
 
 import asyncio
 import contextlib

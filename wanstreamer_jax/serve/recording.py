@@ -1,4 +1,5 @@
-"""A live session on disk, for the user who asked for it: both sides' video, captions and units, as one ZIP file.
+"""Records a live session, if its user asked for it, as one ZIP file. The file has both sides' video, captions and
+units.
 
 Nothing is recorded of anybody who did not ask. A recording is deleted `KEEP_SECONDS` after its session.
 """

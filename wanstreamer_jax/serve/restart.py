@@ -1,4 +1,4 @@
-"""What a planned restart keeps: all running sessions, in one folder.
+"""Saves all running sessions in one folder before a planned restart, and restores them.
 
     STATE/sessions.json        who holds which slot, and how many units they have had
     STATE/engine.json          what the engine needs to recognise the arrays as its own

@@ -1,4 +1,4 @@
-"""The scheduler: one clock, one engine step for all slots; sessions join and leave between units.
+"""The scheduler: one clock and one engine step for all slots. Sessions join and leave between units.
 
 Once per unit of the host's clock it takes one unit of user input from every session, steps the engine, and hands the
 results to the sessions' listeners.

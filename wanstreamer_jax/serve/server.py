@@ -1,4 +1,4 @@
-"""The live service: an HTTP server with the page, a WebSocket for conversations, recordings, health and metrics.
+"""The live service: one HTTP server for page, WebSocket, recordings, health and metrics.
 
 One event loop serves everything; the engine has threads of its own (`scheduler.py`). A conversation is one WebSocket
 that speaks `protocol.py` (`connection.py`).

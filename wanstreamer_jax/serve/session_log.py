@@ -1,4 +1,4 @@
-"""The written record of a session: units.jsonl and captions, from which the timeline and the film are drawn.
+"""Writes units.jsonl and captions, from which the timeline and the film are drawn.
 
 All times are seconds from the beginning of the input.
 """

@@ -1,4 +1,4 @@
-"""The main job: stream a media file through an engine and write what the agent answered.
+"""Streams a media file through an engine and writes the agent's answer: the main job.
 
 The file is fed unit by unit, like a live user; the engine never sees what comes later. Outputs are written to a hidden
 folder inside `out_dir` and moved out when all of them are complete. After Ctrl-C what was answered so far is kept under

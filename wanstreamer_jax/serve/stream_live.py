@@ -1,4 +1,4 @@
-"""`wanstreamer client`: streams a media file to a live server in real time and saves the answer."""
+"""`wanstreamer client`: streams a media file to a live server and saves the answer. It streams in real time."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The timeline: both waveforms, captions, who speaks, and the phases of every unit of a session, as a PNG image."""
+"""Draws the timeline of a session: waveforms, captions, speakers, phases of every unit. It is a PNG image."""
 
 import math
 import textwrap

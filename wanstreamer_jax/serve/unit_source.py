@@ -1,4 +1,4 @@
-"""Where the user's units come from: the network (`inbox.py`) or a simulated user (`watched_user.py`)."""
+"""Sources of user units: the network (`inbox.py`) or a simulated user. `watched_user.py` makes the latter."""
 
 from typing import NamedTuple, Protocol
 

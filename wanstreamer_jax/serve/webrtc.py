@@ -1,4 +1,4 @@
-"""Audio and video over WebRTC (the extra `webrtc`); text stays on the WebSocket, which also carries the offer.
+"""Audio and video over WebRTC (the extra `webrtc`). Text stays on the WebSocket, which also carries the offer.
 
 For networks that lose packets: WebRTC goes on where TCP waits. On a good network the WebSocket has less delay.
 Everything runs in the event loop; only the resizing of frames runs in worker threads.

@@ -1,21 +1,21 @@
-"""One loop for all stages, what the stages are, and what a run keeps.
+"""One training loop for all stages, the stages, and what a run writes.
 
 Modules:
-    checkpoint.py          Training checkpoints: Orbax, asynchronous, atomic, restored onto any mesh and any ...
-    codec_losses.py        Losses of stage 0: the audio and the video codec, each on one unbatched clip; callers vmap
-    codecs.py              Stage 0 as training stages: the audio and the video codec, each trained on clips of ...
-    duplex.py              Stage 2: duplex interaction, teacher-forced: one pass over [clean | noisy] per crop ...
-    duplex_validation.py   The duplex stage's validation: a rollout on held-out users, since teacher-forced ...
-    flops.py               Model FLOPs of a training step: what its mathematics needs: the numerator of MFU ...
-    lock.py                Keeps a second job out of a run's folder: two jobs that train into one folder would ...
+    checkpoint.py          Training checkpoints (Orbax): atomic, written in the background, for any mesh
+    codec_losses.py        Losses of stage 0, for the audio and the video codec, on one unbatched clip
+    codecs.py              Stage 0: trains the audio and the video codec on clips of media records
+    duplex.py              Stage 2: duplex interaction with teacher forcing; text and flow losses
+    duplex_validation.py   Validates the duplex stage by rollouts on held-out users; its losses mislead
+    flops.py               Counts the FLOPs that the mathematics of a training step needs
+    lock.py                Locks a run's folder: two jobs that train into one would destroy each other's files
     loop.py                One training loop for all stages: `train(stage, config)`
-    metric_log.py          What a run reports: `RUN/metrics.jsonl` (every step), TensorBoard (every log), and ...
-    nonfinite.py           Finds where the first number that is not finite comes from, after the fact, so that ...
-    optim.py               AdamW or Muon with clipping, schedules, and a rate of its own for every group of ...
-    prefetch.py            Batches that are read and placed on the devices before the step that needs them
-    provenance.py          What a run was made with: config, code and library versions
-    run_folder.py          Where a run is kept: a folder of this machine, or one of an object store ...
-    stage.py               What the training loop needs to know about a stage
+    metric_log.py          Logs a run: `RUN/metrics.jsonl`, TensorBoard, and lines on the terminal
+    nonfinite.py           Finds the first number that is not finite, after the fact
+    optim.py               AdamW or Muon with clipping, schedules and a rate per parameter group
+    prefetch.py            Reads batches and places them on the devices before the step that needs them
+    provenance.py          Records what a run was made with: config, code and library versions
+    run_folder.py          The folder of a run, on this machine or in an object store (`gs://bucket/run`)
+    stage.py               The interface between the training loop and a stage
     stages.py              The training stages by name
     state.py               The training state and the one step that advances it
 """

@@ -1,4 +1,5 @@
-"""Training checkpoints: Orbax, asynchronous, atomic, restored onto any mesh and any number of processes.
+"""Training checkpoints (Orbax): atomic, written in the background, for any mesh. Any number of processes can restore
+them.
 
 `RUN/checkpoints/STEP/` holds `state` (arrays, flat by name: step, params, optimizer, ema, spikes) and `meta` (format,
 config, code, shapes, and a checksum of every array). A checkpoint is written under a temporary name and renamed when it

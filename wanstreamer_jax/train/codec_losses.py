@@ -1,4 +1,4 @@
-"""Losses of stage 0: the audio and the video codec, each on one unbatched clip; callers vmap.
+"""Losses of stage 0, for the audio and the video codec, on one unbatched clip. Callers vmap.
 
 The decoder is trained on a sample of the posterior plus some noise, since it will decode latents that a flow model
 generates, which are never exactly those of an encoder.

@@ -1,4 +1,5 @@
-"""Stage 0 as training stages: the audio and the video codec, each trained on clips of media records of both sides.
+"""Stage 0: trains the audio and the video codec on clips of media records. Clips come from both sides of a
+conversation.
 
 At the end of a run the latents of its averaged weights are standardised (`posterior.calibrate`), and the weights are
 written to RUN/weights, which `data encode` and `export` read.

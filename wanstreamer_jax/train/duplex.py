@@ -1,4 +1,5 @@
-"""Stage 2: duplex interaction, teacher-forced: one pass over [clean | noisy] per crop, text and flow losses.
+"""Stage 2: duplex interaction with teacher forcing; text and flow losses. Each crop takes one pass over [clean |
+noisy].
 
 A batch is what `data.loader.CropLoader` reads from a folder of cached latents: a `Crop` of arrays [B, ...].
 """

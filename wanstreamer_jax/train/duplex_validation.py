@@ -1,4 +1,4 @@
-"""The duplex stage's validation: a rollout on held-out users, since teacher-forced losses mislead.
+"""Validates the duplex stage by rollouts on held-out users; its losses mislead. They are teacher-forced.
 
 The agent answers recorded users in closed loop with itself (it hears its own past, not the truth). Printed: how much
 it writes and sounds beside how much the scripted agent did, and the words that it got right. Drawn: film strips and

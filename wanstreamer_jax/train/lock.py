@@ -1,4 +1,4 @@
-"""Keeps a second job out of a run's folder: two jobs that train into one folder would destroy each other's files.
+"""Locks a run's folder: two jobs that train into one would destroy each other's files.
 
 On this machine it is a lock of the operating system, which vanishes with its process however that ends. Object stores
 have no locks. There it is a lease: a file `RUN/lock` that its holder rewrites every BEAT seconds and removes when it

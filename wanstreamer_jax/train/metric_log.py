@@ -1,4 +1,5 @@
-"""What a run reports: `RUN/metrics.jsonl` (every step), TensorBoard (every log), and lines on the terminal.
+"""Logs a run: `RUN/metrics.jsonl`, TensorBoard, and lines on the terminal. The JSON lines come every step, the others
+every `train.log_every` steps.
 
 A line of metrics.jsonl is {"step": updates done, "loss": ..., ...} with the fields of FIELDS. Those of MEASURED are
 only in the last line of every `train.log_every` steps. Numbers are float32 and written exactly, so that two equal runs

@@ -1,4 +1,4 @@
-"""Finds where the first number that is not finite comes from, after the fact, so that training itself pays nothing."""
+"""Finds the first number that is not finite, after the fact. So training itself pays nothing for it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""AdamW or Muon with clipping, schedules, and a rate of its own for every group of parameters; 0 means frozen.
+"""AdamW or Muon with clipping, schedules and a rate per parameter group. A rate of 0 means frozen.
 
 Formulas: Loshchilov & Hutter, arXiv 1711.05101; Muon (Jordan et al., kellerjordan.github.io/posts/muon) at the size of
 Adam's updates, Liu et al., arXiv 2502.16982.

@@ -1,4 +1,4 @@
-"""Batches that are read and placed on the devices before the step that needs them."""
+"""Reads batches and places them on the devices before the step that needs them."""
 
 import os
 import time

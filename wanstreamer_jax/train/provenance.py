@@ -1,4 +1,4 @@
-"""What a run was made with: config, code and library versions.
+"""Records what a run was made with: config, code and library versions.
 
 They are written to RUN/config.json and RUN/code.json, and the processes of one job compare them (`parallel/hosts.py`).
 """

@@ -1,4 +1,4 @@
-"""Where a run is kept: a folder of this machine, or one of an object store (`gs://bucket/run`).
+"""The folder of a run, on this machine or in an object store (`gs://bucket/run`).
 
 Object stores cannot append, and most code that draws or logs needs a real file. So the small files of a remote run are
 written to a temporary folder and copied out whole in the background, at most every half minute and when the run ends.

@@ -1,4 +1,4 @@
-"""What the training loop needs to know about a stage. Nothing else distinguishes codecs from the duplex model.
+"""The interface between the training loop and a stage. Nothing else distinguishes codecs from the duplex model.
 
 Invariants. A loader's batch and a loss's random draws are pure functions of (seed, step): a run that is killed and
 restarted sees the same numbers. `loss` is the mean over the given rows, and every row has its own random key, so that

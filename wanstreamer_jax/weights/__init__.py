@@ -1,7 +1,7 @@
-"""Where weights come from: runs, exports, the shipped demo, and the models of others.
+"""Reads and writes weights: runs, exports, the shipped demo, and Qwen models.
 
 Modules:
-    agent.py   An `Agent` on disk: assembled from the runs that trained its parts, exported as one folder, loaded ...
-    qwen.py    Language-model weights: a Qwen2/Qwen2.5 or Qwen3 folder of safetensors becomes the text path of a ...
-    store.py   Weights on disk: exported folders (safetensors), written and read, and training checkpoints ...
+    agent.py   An `Agent` on disk: joined from trained parts, exported as one folder, loaded
+    qwen.py    Loads a Qwen2, Qwen2.5 or Qwen3 language model as the text path of a WanStreamer
+    store.py   Reads and writes exported weights (safetensors); reads training checkpoints (Orbax)
 """

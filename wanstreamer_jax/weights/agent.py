@@ -1,4 +1,4 @@
-"""An `Agent` on disk: assembled from the runs that trained its parts, exported as one folder, loaded from anywhere."""
+"""An `Agent` on disk: joined from trained parts, exported as one folder, loaded. It can be loaded from anywhere."""
 
 import pathlib
 from collections.abc import Sequence

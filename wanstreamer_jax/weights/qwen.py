@@ -1,4 +1,4 @@
-"""Language-model weights: a Qwen2/Qwen2.5 or Qwen3 folder of safetensors becomes the text path of a WanStreamer.
+"""Loads a Qwen2, Qwen2.5 or Qwen3 language model as the text path of a WanStreamer.
 
 A folder is what `save_pretrained` writes and the hub serves: config.json and model.safetensors, or several files with
 model.safetensors.index.json. Torch's Linear stores [out, in], ours [in, out]; heads are an axis of their own here.

@@ -1,4 +1,4 @@
-"""Weights on disk: exported folders (safetensors), written and read, and training checkpoints (Orbax), only read.
+"""Reads and writes exported weights (safetensors); reads training checkpoints (Orbax).
 
 An export is a folder with `weights.safetensors` and `config.json`; a training checkpoint is a folder
 `RUN/checkpoints/STEP` that train/checkpoint.py wrote. Both carry their config and a format number. In memory weights

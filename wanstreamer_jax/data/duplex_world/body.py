@@ -1,4 +1,5 @@
-"""A body: a look and a voice on a clock. It is told what to do (say, hold, nod, look) and renders any span of time.
+"""A body has a look and a voice, and moves on a clock. It is told what to do (say, hold, nod, look) and renders any
+span of time.
 
 Everything is a function of time, so that rendering a session at once or unit by unit gives the same frames and samples.
 """

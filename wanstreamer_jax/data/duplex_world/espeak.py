@@ -1,4 +1,4 @@
-"""espeak-ng voices, an optional extra: words to speech with phone and word times.
+"""Speaks words with espeak-ng (an optional extra); returns phone and word times.
 
 The library (GPL) comes from the user's own `pip install 'wanstreamer-jax[espeak]'` and is loaded only inside
 `espeak_child.py`, a new process per utterance, so that speech is a pure function of its arguments and of the installed

@@ -1,4 +1,5 @@
-"""Speaks one utterance with espeak-ng in its own process: a request on stdin, phones and samples on stdout.
+"""Speaks one utterance with espeak-ng in a process of its own. It reads a request on stdin and writes phones and
+samples to stdout.
 
 `espeak.py` only runs this file as a script. It imports nothing but the standard library, so that an utterance costs
 about 35 ms of processor time. A new process with a given seed makes speech repeatable: the library carries state from

@@ -1,4 +1,4 @@
-"""Drawn faces: anti-aliased signed-distance shapes, all frames of a chunk at once, at any picture size.
+"""Draws faces as anti-aliased signed-distance shapes, at any frame size. All frames of a chunk are drawn at once.
 
 Coordinates: y from -1 (top) to 1 (bottom), x scaled alike, the origin in the middle of the picture. Everything that
 moves is a track with one value per frame, so that a face is a pure function of (look, tracks, size).

@@ -1,4 +1,4 @@
-"""The language of duplex_world: phrasings, personas, objects, and which of them are kept for evaluation.
+"""The language of duplex_world: phrasings, personas and objects. Some of them are kept for evaluation.
 
 `small` is a world that a model of a million parameters learns on a CPU; `full` adds colours and personas. A "," in a
 phrasing is a place for a pause.

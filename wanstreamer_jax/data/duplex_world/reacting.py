@@ -1,4 +1,4 @@
-"""The user of duplex_world, live: it hears the agent and reacts, unit by unit."""
+"""The live user of duplex_world: it hears the agent and reacts, unit by unit."""
 
 from collections.abc import Sequence
 

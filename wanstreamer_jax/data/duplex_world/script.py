@@ -1,4 +1,4 @@
-"""The script: a user who acts and reacts, and an agent who answers perfectly. Both act unit by unit.
+"""The script: a user who acts and reacts, and an agent that answers perfectly. Both act unit by unit.
 
 The user is a generator: it acts, yields at the end of a unit, and is sent whether the agent was speaking in it.
 `make_session` runs it against `PerfectAgent`; the closed-loop evaluation runs the same generator against a model.

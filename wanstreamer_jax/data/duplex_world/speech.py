@@ -1,4 +1,4 @@
-"""A formant voice: words to speech with phone and word times, deterministic, in NumPy.
+"""A formant voice in NumPy: words to speech with phone and word times; deterministic.
 
 Source and filter, as in Klatt (1980), but filtered in short-time spectra so that nothing loops over samples: glottal
 pulses (with jitter and an intonation contour) and breath go through a cascade of moving formants with a nasal

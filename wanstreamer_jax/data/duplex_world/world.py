@@ -1,4 +1,6 @@
-"""duplex_world: a procedural, seeded, endless world of two drawn people who talk. seed -> session, bit for bit."""
+"""duplex_world: an endless, seeded world of two drawn people who talk. The same seed gives the same session, bit for
+bit.
+"""
 
 import dataclasses
 
