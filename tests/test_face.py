@@ -20,7 +20,7 @@ def test_a_name_of_the_face_is_what_its_home_defines(name):
 def test_an_unknown_name_says_what_there_is():
   with pytest.raises(ImportError, match="cannot import name 'Enigne'"):
     from wanstreamer_jax import Enigne  # noqa: F401
-  with pytest.raises(AttributeError, match="no attribute 'Enigne'; its face is Config, Engine, .*load_agent"):
+  with pytest.raises(AttributeError, match="no attribute 'Enigne'; it exports Config, Engine, .*load_agent"):
     _ = wanstreamer_jax.Enigne
 
 

@@ -5,7 +5,7 @@
     engine = Engine(load_agent("demo"))
     stream_file(engine, "launch/clip.mp4", "out")  # a unit at a time by hand: engine.step(MediaUnit(video, audio))
 
-The names below are the library's face. They are imported when they are first used, so that the command line and data
+The names below are the library's public interface. They are imported when they are first used, so that the command line and data
 workers pay for nothing that they do not need.
 """
 
@@ -38,9 +38,9 @@ avoid_ynn_crash()
 
 
 def __getattr__(name: str) -> Any:
-  """Imports a name of the face from where it lives (PEP 562)."""
+  """Imports a public name from its module (PEP 562)."""
   if name not in _HOMES:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its face is {', '.join(__all__)}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it exports {', '.join(__all__)}")
   return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

@@ -531,7 +531,7 @@ class Config(Section):
     if self.train.stage == "video_vae" and 1 + self.data.units < memory:
       raise ConfigError(
         f"data.units is {self.data.units}, but the video codec's decoder remembers {memory} latents: clips of "
-        f"1 + {self.data.units} never train it as it is used; set data.units to at least {memory - 1}"
+        f"1 + {self.data.units} never fill that memory; set data.units to at least {memory - 1}"
       )
 
 

@@ -46,7 +46,7 @@ def run_config_file(path: str) -> Config:
     raise ConfigError(f"no config file {str(file)!r}; files there: {', '.join(known) or 'none'}")
   spec = importlib.util.spec_from_file_location(f"wanstreamer_config_{file.stem}", file)
   if spec is None or spec.loader is None:
-    raise ConfigError(f"{file} is no Python file: a config file is one (*.py) that defines get_config()")
+    raise ConfigError(f"{file} is not a Python file: a config file is a *.py file that defines get_config()")
   module = importlib.util.module_from_spec(spec)
   # A config file may say `from configs import base`: the nearest folder above it with `configs`, else this repository.
   above = [folder for folder in file.absolute().parents if (folder / "configs").is_dir()]

@@ -152,7 +152,7 @@ def test_sigterm_to_one_saves_in_all_at_the_same_step(tmp_path, undisturbed):
   assert [status for status, _, _ in ends] == [130, 130], ends
   stopped = checkpoint_steps(tmp_path / "checkpoints")[-1]
   for _, _, err in ends:
-    assert f"wanstreamer: stopped at step {stopped} of 60, saved; the same command goes on from there" in err
+    assert f"wanstreamer: stopped at step {stopped} of 60, saved; the same command continues from there" in err
     assert "Traceback" not in err
   assert 9 < stopped < 60
   assert_well(run_job(tmp_path, 60, 2).end())

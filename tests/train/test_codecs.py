@@ -94,5 +94,5 @@ def test_nobody_sounds(media):
 def test_clips_longer_than_sessions_and_too_short_for_the_kernel(media):
   with pytest.raises(DataError, match=r"sessions of 6 units, but data\.units is 7"):
     ClipLoader(Mixture(str(media / "both")), config_of("audio_vae", **{"data.units": 7}), "audio")
-  with pytest.raises(ConfigError, match="never train it as it is used; set data.units to at least 9"):
+  with pytest.raises(ConfigError, match="never fill that memory; set data.units to at least 9"):
     config_of("video_vae", **{"video_vae.time_kernel": 4})

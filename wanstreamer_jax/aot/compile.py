@@ -248,7 +248,7 @@ def compile_whole(program: ProgramPlan) -> tuple[dict[str, int], str]:
     texts = [file.read_text() for file in pathlib.Path(folder).glob(OPTIMISED)]
   return {
     "other arguments": memory.argument_size_in_bytes - sum(program.parts.values()),
-    "results not in the arguments' place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    "results not stored in place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
     "activations and temporary": memory.temp_size_in_bytes,
     "program": memory.generated_code_size_in_bytes,
     "peak": memory.peak_memory_in_bytes,

@@ -36,6 +36,6 @@ def bench_loader(
   if step_seconds is not None:
     needed = batch * units / step_seconds / hosts
     margin = rates["units_per_second"] / needed
-    verdict = f"{margin:.1f} times that is read" if margin >= 1 else f"only {margin:.2f} of that is read, chips wait"
+    verdict = f"{margin:.1f} times that is read" if margin >= 1 else f"only {margin:.2f} of that is read, so chips wait"
     each = f" on each of {hosts} hosts" if hosts > 1 else ""
     print(f"steps of {step_seconds:.3g} s need {needed:.0f} units/s{each}: {verdict}")

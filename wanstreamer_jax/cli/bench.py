@@ -67,12 +67,12 @@ def add_train(group: Any) -> None:
   parser.add_argument("--batch", type=number(int, 1), metavar="B", help="rows of a step (default: data.batch)")
   parser.add_argument("--units", type=number(int, 1), metavar="N", help="units of a crop (default: data.units)")
   parser.add_argument("--steps", type=number(int, 4), default=40, metavar="N", help="steps to time (default: 40)")
-  parser.add_argument("--text-only", action="store_true", help="dense causal text of this geometry too, in turns")
+  parser.add_argument("--text-only", action="store_true", help="also time dense causal text of this geometry, in turns")
   parser.add_argument(
-    "--text-tokens", type=number(int, 2), metavar="T", help="tokens of a row of text (default: a crop's, at most 4096)"
+    "--text-tokens", type=number(int, 2), metavar="T", help="tokens in a row of text (default: as in a crop, at most 4096)"
   )
   parser.add_argument(
-    "--against", choices=("transformers",), help="text alone, in turns with Hugging Face's (extra `oracles`)"
+    "--against", choices=("transformers",), help="time text alone, in turns with Hugging Face's (extra `oracles`)"
   )
   parser.add_argument("--records", metavar="DIR", help="read batches from this folder (default: one random batch)")
   parser.add_argument("--trace", type=folder, metavar="DIR", help="write a profile of three steps")
@@ -107,9 +107,9 @@ def add_serve(group: Any) -> None:
   add_agent(parser)
   add_config(parser, required=False)
   add_service(parser)
-  parser.add_argument("--clients", type=number(int, 1), default=1, help="how many connect (default: 1)")
+  parser.add_argument("--clients", type=number(int, 1), default=1, help="how many clients connect (default: 1)")
   parser.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
-  parser.add_argument("--trace", metavar="DIR", help="write what ran when: trace.json for Perfetto, trace.png")
+  parser.add_argument("--trace", metavar="DIR", help="write a timeline of what ran: trace.json for Perfetto and trace.png")
   add_json(parser)
   add_record(parser)
 
@@ -130,7 +130,7 @@ def bench_serve(args: argparse.Namespace) -> None:
 
 
 def add_session(group: Any) -> None:
-  summary = "hold one long session faster than real time: do units stay as fast, memory as small"
+  summary = "run one long session faster than real time, to see whether units stay fast and memory small"
   examples = """
     wanstreamer bench session --minutes 60 --out out/session
     wanstreamer bench session --config configs/demo.py --minutes 60
@@ -139,7 +139,7 @@ def add_session(group: Any) -> None:
   add_agent(parser)
   add_config(parser, required=False)
   parser.add_argument("--minutes", type=number(float, 0.1), default=60.0, help="how long (default: 60)")
-  add_out(parser, "for session.json and session.png", default="out/session")
+  add_out(parser, "folder for session.json and session.png", default="out/session")
   add_record(parser)
 
 
@@ -164,9 +164,9 @@ def add_loader(group: Any) -> None:
   add_config(parser)
   parser.add_argument("--seconds", type=number(float, 0.1), default=5.0, help="how long (default: 5)")
   parser.add_argument("--step-seconds", type=number(float, 1e-6), metavar="S", help="compare with steps of this length")
-  parser.add_argument("--hosts", type=number(int, 1), default=1, help="that share a step's reading (default: 1)")
+  parser.add_argument("--hosts", type=number(int, 1), default=1, help="hosts that share the reading (default: 1)")
   parser.add_argument("--topology", metavar="T", help="compare with steps on these TPUs, such as v5e:2x2 (extra `aot`)")
-  parser.add_argument("--mfu", type=number(float, 0.01, 1), default=0.5, help="of steps on --topology (default: 0.5)")
+  parser.add_argument("--mfu", type=number(float, 0.01, 1), default=0.5, help="MFU of the steps on --topology (default: 0.5)")
   add_record(parser)
 
 
@@ -191,7 +191,7 @@ def add_gpu(group: Any) -> None:
     wanstreamer bench gpu --out out/gpu_bench.json --budget 540
     wanstreamer bench gpu --small --out out/gpu_small.json       does everything run? at nano size, on any machine
 
-    Parts run in the order of their worth, and the file is written after each of them.
+    Parts run in the order of their importance, and the file is written after each of them.
   """
   parser = add_command(group, "gpu", summary, examples, bench_gpu)
   parser.add_argument("--out", metavar="FILE", default="out/gpu_bench.json", help="(default: out/gpu_bench.json)")

@@ -28,14 +28,14 @@ def add_make(group: Any) -> None:
     wanstreamer data make --config configs/tiny.py --out shared/train --sessions 100000 --workers 32 --shard 3/8
 
     The same command continues what was interrupted; the files are the same for any number of workers and hosts.
-    On many hosts with one file system, each makes its --shard I/N, I from 0 (such as $SLURM_PROCID/$SLURM_NTASKS);
+    Hosts that share a file system each make one --shard I/N, from 0 to N - 1 (such as $SLURM_PROCID/$SLURM_NTASKS);
     the last one finishes the folder. report.json tells what was skipped, and why.
   """
   parser = add_command(group, "make", summary, examples, data_make)
   add_config(parser)
   add_out(parser)
   parser.add_argument("--source", choices=("duplex_world", "recordings"), default="duplex_world")
-  parser.add_argument("--manifest", metavar="M.jsonl", default="", help="of --source recordings: a line per recording")
+  parser.add_argument("--manifest", metavar="M.jsonl", default="", help="for --source recordings: a file with a line per recording")
   parser.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
   add_split(parser)
   parser.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
@@ -74,7 +74,7 @@ def make_source(args: argparse.Namespace, config: Any) -> Any:
   from wanstreamer_jax.data.duplex_world.source import DuplexSource
 
   if args.skip_bad:
-    raise DataError("--skip-bad goes with --source recordings: nothing of duplex_world is bad")
+    raise DataError("--skip-bad goes with --source recordings: duplex_world has no bad sessions")
   if args.manifest:
     raise DataError("--manifest goes with --source recordings")
   return DuplexSource.of(config, args.split, args.first_seed, args.sessions)
@@ -82,7 +82,7 @@ def make_source(args: argparse.Namespace, config: Any) -> Any:
 
 def unfinished(args: argparse.Namespace) -> str:
   index, count = args.share
-  return f"{args.out}: share {index}/{count} is done; the folder is finished by the last call of the others"
+  return f"{args.out}: share {index}/{count} is done; the last of the other shares finishes the folder"
 
 
 def skipped(out: str) -> str:
@@ -91,11 +91,11 @@ def skipped(out: str) -> str:
 
   report = read_report(out)
   first = "".join(f": {entry['where']}: {entry['reason']}" for entry in report["skipped"][:1])
-  return f"skipped {len(report['skipped'])}{first} ({REPORT}); {report['unused_units']} units at ends fill no session"
+  return f"skipped {len(report['skipped'])}{first} ({REPORT}); {report['unused_units']} units at the ends of recordings fill no session"
 
 
 def add_preview(group: Any) -> None:
-  summary = "film one session of duplex_world with its scripted agent, and draw its timeline"
+  summary = "render one session of duplex_world with its scripted agent, and draw its timeline"
   examples = """
     wanstreamer data preview --config configs/tiny.py --seed 7 --out out/preview
     wanstreamer stream out/preview/user.mp4 --world out/preview/world.json --out out     a model answers the same user
@@ -136,7 +136,7 @@ def data_stats(args: argparse.Namespace) -> None:
   print(*lines(stats(args.path, TextTokenizer(args.tokenizer), args.sample)), sep="\n")
   if args.verify:
     RecordFolder(args.path).verify()
-    print("files: as the manifest says")
+    print("files: they match the manifest")
 
 
 def add_encode(group: Any) -> None:
@@ -187,8 +187,8 @@ def add_tfds(group: Any) -> None:
   parser = add_command(group, "tfds", summary, examples, data_tfds)
   parser.add_argument("path", metavar="DIR", help="a folder of records")
   parser.add_argument("--out", metavar="DIR", required=True, help="folder to write: DIR/duplex/1.0.0")
-  parser.add_argument("--runner", default="", help="of Apache Beam, such as DirectRunner (default: this process)")
-  parser.add_argument("--options", default="", help="pipeline options of the runner, in one text")
+  parser.add_argument("--runner", default="", help="runner of Apache Beam, such as DirectRunner (default: this process)")
+  parser.add_argument("--options", default="", help="pipeline options of the runner, in one string")
 
 
 def data_tfds(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ def add_eval(commands: Any) -> None:
   parser.add_argument("--baseline-sessions", type=number(int, 2), help="sessions for baselines, truth and codecs")
   parser.add_argument("--seconds", type=number(float, 4, 3600), help="length of a session")
   parser.add_argument("--batch", type=number(int, 2), help="sessions side by side")
-  parser.add_argument("--seed", type=number(int, 0), help="of the first held-out session")
+  parser.add_argument("--seed", type=number(int, 0), help="seed of the first held-out session")
   add_out(parser, default="out/eval")
   add_record(parser)
 
@@ -43,16 +43,16 @@ def add_ablate(commands: Any) -> None:
   """
   parser = add_command(commands, "ablate", "train and evaluate ablations, and write the table", examples, ablate)
   parser.add_argument("--configs", metavar="FILE", nargs="+", help="config files (default: configs/ablations/*.py)")
-  parser.add_argument("--reference", metavar="FILE", default="configs/tiny.py", help="what they are compared with")
-  parser.add_argument("--codecs", metavar="C", default="demo", help="an exported agent whose codecs to use")
-  parser.add_argument("--init", metavar="C", help="an exported agent whose weights all start from (default: nothing)")
-  parser.add_argument("--seeds", type=number(int, 1), default=2, help="trainings of each config (default: 2)")
-  parser.add_argument("--steps", type=number(int, 1), help="updates of each (default: what the config says)")
-  parser.add_argument("--train-sessions", type=number(int, 2), default=400, help="of 20 s, made once (default: 400)")
+  parser.add_argument("--reference", metavar="FILE", default="configs/tiny.py", help="the config that they are compared with")
+  parser.add_argument("--codecs", metavar="C", default="demo", help="an exported agent that provides the codecs")
+  parser.add_argument("--init", metavar="C", help="an exported agent: all configs start from its weights (default: random ones)")
+  parser.add_argument("--seeds", type=number(int, 1), default=2, help="training runs of each config (default: 2)")
+  parser.add_argument("--steps", type=number(int, 1), help="updates of each run (default: as in its config)")
+  parser.add_argument("--train-sessions", type=number(int, 2), default=400, help="training sessions of 20 s, made once (default: 400)")
   parser.add_argument("--eval-sessions", type=number(int, 2), default=20, help="held-out sessions (default: 20)")
   parser.add_argument("--runs", metavar="DIR", default="runs/ablations", help="where runs and results are kept")
   parser.add_argument("--data", metavar="DIR", default="data_cache/ablations", help="where records are kept")
-  parser.add_argument("--out", metavar="FILE", default="docs/ablations.md", help="the table; a PNG goes beside it")
+  parser.add_argument("--out", metavar="FILE", default="docs/ablations.md", help="file for the table; a PNG is written beside it")
 
 
 def ablate(args: argparse.Namespace) -> None:

@@ -18,14 +18,14 @@ def add_inspect(commands: Any) -> None:
 
 
 def add_layout(group: Any) -> None:
-  summary = "print a unit's layout as a table, and who sees whom as a picture"
+  summary = "print a unit's layout as a table, and its mask"
   examples = """
     wanstreamer inspect layout --config configs/demo.py
     wanstreamer inspect layout --config configs/demo.py --config.layout.commit_delay=2 --units 3 --png mask.png
   """
   parser = add_command(group, "layout", summary, examples, inspect_layout)
   add_config(parser)
-  parser.add_argument("--units", type=number(int, 1), default=2, metavar="K", help="units of the picture (default: 2)")
+  parser.add_argument("--units", type=number(int, 1), default=2, metavar="K", help="units of the mask (default: 2)")
   parser.add_argument("--png", metavar="FILE", help="also write the mask, token by token, as a PNG")
 
 

@@ -51,7 +51,7 @@ def guarded(job: Callable[[], None]) -> int:
     named = f"{error.filename}: " if error.filename else ""
     return fail(f"error: {named}{error.strerror or error}", 2)
   except Exception as error:
-    hint = "this is a defect of the program; WANSTREAMER_DEBUG=1 shows where"
+    hint = "this is a bug; WANSTREAMER_DEBUG=1 shows where"
     return fail(f"error: {type(error).__name__}: {error} ({hint})", 1)
 
 

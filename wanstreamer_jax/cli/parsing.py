@@ -90,8 +90,8 @@ def add_json(parser: Parser) -> None:
 def add_agent(parser: Parser) -> None:
   """Whose weights, and what whoever runs them chooses."""
   parser.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
-  parser.add_argument("--kv", choices=("plain", "int8"), help="how the KV-cache is kept (default: as in training)")
-  parser.add_argument("--steps", type=number(int, 1), metavar="N", help="of the solver; a session may ask for fewer")
+  parser.add_argument("--kv", choices=("plain", "int8"), help="number format of the KV-cache (default: as in training)")
+  parser.add_argument("--steps", type=number(int, 1), metavar="N", help="steps of the solver; a session may ask for fewer")
   parser.add_argument("--guidance", type=number(float, 0), metavar="SCALE",
                       help="guide by a second, unconditional branch; a session may ask for another scale")  # fmt: skip
 
@@ -110,5 +110,5 @@ def add_service(parser: Parser) -> None:
   """How many sessions an engine serves, and on which devices it runs."""
   parser.add_argument("--slots", type=number(int, 1), default=1, help="how many may talk at once (default: 1)")
   parser.add_argument("--placement", choices=("fused", "split", "group"), default="fused",
-                      help="the solver runs with the rest, on a second device, or spread over all others")  # fmt: skip
+                      help="run the solver with the rest, on a second device, or on all others")  # fmt: skip
   parser.add_argument("--performers", type=number(int, 1), metavar="N", help="devices of a group (default: all others)")

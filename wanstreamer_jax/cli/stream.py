@@ -15,15 +15,15 @@ def add_stream(commands: Any) -> None:
     wanstreamer stream clip.webm --out out --checkpoint runs/demo/export --seed 7 --realtime
   """
   parser = add_command(commands, "stream", "let the agent hear, see and answer a media file", examples, stream)
-  parser.add_argument("input", metavar="INPUT", help="any video, audio or still picture with sound that PyAV reads")
-  add_out(parser, "folder for films, captions, log and timeline")
+  parser.add_argument("input", metavar="INPUT", help="any video, audio, or still image with audio, that PyAV reads")
+  add_out(parser, "folder for videos, captions, log and timeline")
   add_agent(parser)
   add_world(parser)
   parser.add_argument(
     "--text", metavar="S:TEXT", action="append", default=[], help="type TEXT to the agent at S seconds"
   )
-  parser.add_argument("--seed", type=number(int, 0), default=0, help="of the agent's noise (default: 0)")
-  parser.add_argument("--temperature", type=number(float, 0), default=0.0, help="of words; 0 is greedy (default)")
+  parser.add_argument("--seed", type=number(int, 0), default=0, help="seed of the agent's noise (default: 0)")
+  parser.add_argument("--temperature", type=number(float, 0), default=0.0, help="temperature of words; 0 is greedy (default)")
   parser.add_argument("--pad-bias", type=float, default=0.0, help="below 0 the agent says more, above 0 less")
   parser.add_argument("--realtime", action="store_true", help="feed units on the wall clock, count missed deadlines")
 

@@ -57,7 +57,7 @@ def read_audio(path: str | Path, media: MediaConfig, max_seconds: float) -> np.n
   """The sound of a file, float32 [samples] at `media.sample_rate`. Raises MediaError if it has none or is too long."""
   info = probe(path)
   if info.audio is None:
-    raise MediaError(f"{path} has no sound; give an audio file")
+    raise MediaError(f"{path} has no audio; give an audio file")
   if info.audio.end - info.audio.start > max_seconds:
     raise MediaError(f"{path} lasts {info.audio.end - info.audio.start:.1f} s: at most {max_seconds:g} s; cut it")
   pieces = list(resampled(info.path, info.audio, info.audio.start, media.sample_rate))

@@ -54,7 +54,7 @@ class MediaWriter:
   def open_file(self) -> None:
     """Opens the temporary file with both streams. Raises MediaError."""
     if self.media.sample_rate not in AAC_RATES:
-      raise MediaError(f"mp4 sound cannot have {self.media.sample_rate} Hz: expected one of {AAC_RATES}")
+      raise MediaError(f"mp4 audio cannot have {self.media.sample_rate} Hz: expected one of {AAC_RATES}")
     try:
       self.container = av.open(str(self.partial), "w", format="mp4", options={"movflags": "+faststart"})
       self.container.metadata["comment"] = COMMENT
@@ -99,13 +99,13 @@ class MediaWriter:
     shape = (*self.size, 3)
     if video.dtype != np.uint8 or video.shape[1:] != shape:
       raise MediaError(
-        f"pictures are {video.dtype} {video.shape}: expected uint8 [T, H, W, 3] with [H, W, 3] = {shape}"
+        f"video is {video.dtype} {video.shape}: expected uint8 [T, H, W, 3] with [H, W, 3] = {shape}"
       )
     expected = len(video) * self.media.sample_rate / self.media.fps
     if audio.shape[1:] not in ((), (self.channels,)) or len(audio) != expected:
-      raise MediaError(f"sound is {audio.shape} for {len(video)} frames: expected {expected:g} samples")
+      raise MediaError(f"audio is {audio.shape} for {len(video)} frames: expected {expected:g} samples")
     if not np.isfinite(audio).all():
-      raise MediaError(f"sound for {self.path} is not finite at {self.samples / self.media.sample_rate:.2f} s")
+      raise MediaError(f"audio for {self.path} is not finite at {self.samples / self.media.sample_rate:.2f} s")
 
   def video_frame(self, picture: np.ndarray) -> "av.VideoFrame":
     """uint8 [H, W, 3], enlarged and padded to even sides, at the next video time."""

@@ -173,7 +173,7 @@ class Mixture:
     for folder in self.folders:
       if folder.units < data.units:
         raise DataError(
-          f"{folder.path}: sessions of {folder.units} units, but data.units is {data.units}; make longer ones"
+          f"{folder.path}: sessions of {folder.units} units, but data.units is {data.units}; make longer sessions"
         )
     sessions, lengths = ([getattr(folder, name) for folder in self.folders] for name in ("sessions", "units"))
     return Order(sessions, lengths, self.weights, data.units, data.seed, data.shuffle)

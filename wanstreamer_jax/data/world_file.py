@@ -148,7 +148,7 @@ def referred(path: Path, value: dict[str, Any], key: str) -> Path | None:
 def load_portrait(path: str | Path, media: MediaConfig, max_pixels: int = MAX_PIXELS) -> np.ndarray:
   """A picture as uint8 [media.height, media.width, 3]; transparent parts are mid-grey. Raises MediaError."""
   if Path(path).exists() and not Path(path).is_file():
-    raise MediaError(f"portrait {path} is not a file; give the path of a picture")
+    raise MediaError(f"portrait {path} is not a file; give the path of an image")
   try:
     with Image.open(path) as file:
       if file.width * file.height > max_pixels:
@@ -156,7 +156,7 @@ def load_portrait(path: str | Path, media: MediaConfig, max_pixels: int = MAX_PI
       file.draft("RGB", (4 * media.width, 4 * media.height))  # JPEG only: decodes a large one small
       image = ImageOps.exif_transpose(file).convert("RGBA")
   except FileNotFoundError:
-    raise MediaError(f"portrait {path} does not exist; give the path of a picture") from None
+    raise MediaError(f"portrait {path} does not exist; give the path of an image") from None
   except UnidentifiedImageError:
     raise MediaError(f"portrait {path} is not an image; give a png, jpg, webp, ...") from None
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -153,7 +153,7 @@ class Engine(SlotEngine):
     nobody: tuple[list[None], list[list[str]]] = [None] * self.slots, [[]] * self.slots
     for slot in range(self.slots):
       self.join(slot, Request(world))
-    report(f"{self.slots} of {self.slots} sessions begun")
+    report(f"{self.slots} of {self.slots} sessions started")
     self.commit()
     report("commit")
     thought = self.think(*nobody)
@@ -188,8 +188,8 @@ class Engine(SlotEngine):
     except UserError:
       raise
     except Exception as error:  # a defect, but one session's
-      log.exception("a session could not begin")
-      raise DataError("this session could not begin; please start again") from error
+      log.exception("a session could not start")
+      raise DataError("this session could not start; please try again") from error
     self.begin(slot, request.seed, world, drawing)
 
   def begin(self, slot: int, seed: int, world: WorldArrays, drawing: Sampling) -> None:

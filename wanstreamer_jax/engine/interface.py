@@ -81,5 +81,5 @@ class SlotEngine(abc.ABC):
     """
     (output,) = self.perform(self.think([user], [list(typed)]))
     if output is None:
-      raise CheckpointError("the agent's state is not finite any more: its weights are damaged, or training diverged")
+      raise CheckpointError("the agent's state is no longer finite: its weights are damaged, or training diverged")
     return output

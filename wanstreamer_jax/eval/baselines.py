@@ -69,5 +69,5 @@ class Lockstep:
 def _stack(thought: ThinkerOutput, outputs: Sequence[UnitOutput | None]) -> Answers:
   units = [output for output in outputs if output is not None]
   if len(units) < len(outputs):
-    raise CheckpointError("a session is not finite any more: the weights are damaged, or training diverged")
+    raise CheckpointError("a session is no longer finite: the weights are damaged, or training diverged")
   return Answers(np.stack([unit.audio for unit in units]), np.stack([unit.video for unit in units]), thought.text)

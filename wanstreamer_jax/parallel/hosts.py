@@ -105,7 +105,7 @@ def join(
         "--processes and --process (in Kubernetes, or install the package `kubernetes`)"
       ) from error
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    whom = f"process {process} of {processes} at {coordinator}" if method else "what the environment names"
+    whom = f"process {process} of {processes} at {coordinator}" if method else "the job that the environment describes"
     raise LostHostError(f"could not join the job ({whom}): {reason}; check that every process was started") from error
 
 

@@ -247,7 +247,7 @@ def staged(out_dir: Path) -> Iterator[Path]:
     kept = out_dir / "interrupted"
     shutil.rmtree(kept, ignore_errors=True)
     folder.replace(kept)
-    raise KeyboardInterrupt(f"interrupted; what was answered until then is in {kept}") from stopped
+    raise KeyboardInterrupt(f"interrupted; the answer up to then is in {kept}") from stopped
   except OSError as error:
     raise MediaError(f"cannot write into {out_dir}: {error.strerror or error}") from error
   finally:

@@ -143,7 +143,7 @@ class _Updates:
         self.checkpoints.save(state, done)
       if stop:
         self.checkpoints.wait()
-        raise Stopped(f"stopped at step {done} of {train.steps}, saved; the same command goes on from there")
+        raise Stopped(f"stopped at step {done} of {train.steps}, saved; the same command continues from there")
       if _due(done, train.eval_every, train.steps):
         self._evaluate(state, done)
     self.checkpoints.wait()

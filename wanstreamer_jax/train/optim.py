@@ -90,7 +90,7 @@ def check_groups(train: TrainConfig, params: Any) -> None:
   for entry, _ in group_rates(train.groups):
     if not any(_names(entry, name) for name in names):
       raise ConfigError(
-        f"train.groups names {entry!r}, which is no parameter of this model: expected one of "
+        f"train.groups names {entry!r}, which is not a parameter of this model: expected one of "
         f"{', '.join(sorted(set(map(group_of, names))))}, or a pattern such as transformer.layers.mlp.*"
       )
 

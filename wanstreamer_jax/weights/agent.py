@@ -88,7 +88,7 @@ def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
         if wanted[name] != has[name]:
           raise CheckpointError(
             f"{path} has {section}.{name} = {has[name]!r}, but {streamer} was trained with {wanted[name]!r}: "
-            "give the codec whose latents it was trained on"
+            "give the codec that made the latents it was trained on"
           )
     found = _checked(part, path, found, getattr(abstract, part))
     values |= {f"{part}.{name}": value for name, value in found.items()}

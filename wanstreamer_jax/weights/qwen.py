@@ -56,7 +56,7 @@ def _model_config(values: dict[str, Any], file: pathlib.Path) -> ModelConfig:
   }
   for name, value in refused.items():
     if value:
-      raise CheckpointError(f"{file} has {name} {value!r}, which this Transformer does not have")
+      raise CheckpointError(f"{file} has {name} {value!r}, which this Transformer does not support")
   heads = values["num_attention_heads"]
   return ModelConfig(
     width=values["hidden_size"],

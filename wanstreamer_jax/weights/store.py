@@ -91,7 +91,7 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   stated = json.loads((folder / CONFIG_FILE).read_text()).get("sha256")
   if stated is not None and stated != found:
     raise CheckpointError(
-      f"{folder / WEIGHTS_FILE} is not the file that {CONFIG_FILE} beside it describes: damaged, or of another export; "
+      f"{folder / WEIGHTS_FILE} is not the file that {CONFIG_FILE} beside it describes: damaged, or from another export; "
       "copy the folder again"
     )
   values = {}
@@ -117,7 +117,7 @@ def read_header(folder: epath.Path, file_name: str) -> Config:
   except OSError as error:
     raise CheckpointError(f"no checkpoint at {folder}: {file_name} is missing ({error.strerror})") from error
   except (ValueError, KeyError, TypeError) as error:
-    raise CheckpointError(f"{file} is damaged or not a checkpoint's: {error}") from error
+    raise CheckpointError(f"{file} is damaged or does not belong to a checkpoint: {error}") from error
   if version != FORMAT:
     newer = isinstance(version, int) and version > FORMAT
     advice = "update it" if newer else "train or export it again"

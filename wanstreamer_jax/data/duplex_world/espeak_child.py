@@ -86,7 +86,7 @@ def _speak(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
   size, start, to_the_end = ctypes.c_size_t(len(text)), ctypes.c_uint(0), ctypes.c_uint(0)
   status = library.espeak_Synth(text, size, start, _POSITION_IN_CHARACTERS, to_the_end, flags, None, None)
   if status or not pieces:
-    sys.exit(f"espeak_Synth: {status}, {len(pieces)} pieces of sound")
+    sys.exit(f"espeak_Synth: {status}, {len(pieces)} pieces of audio")
   return {"rate": rate, "phones": phones, "end": max(ends)}, b"".join(pieces)
 
 
