@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up and lets the shipped agent hear, see and answer a clip: films, captions, log and timeline in out/.
+# Sets up and lets the shipped agent answer a clip; videos, captions, log and timeline are written to out/.
 #
 #   bash launch/demo.sh                    the clip of this repository
 #   bash launch/demo.sh my-clip.mp4        yours: any video or audio file

@@ -6,7 +6,7 @@
 #   sbatch --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 --signal=TERM@180 launch/gpu.sh --config=...
 #
 # One process per machine drives all of its GPUs. Under Slurm, submit from the repository's folder, which all nodes must
-# see; the signal saves a checkpoint three minutes before the time is over, and the same sbatch goes on from there.
+# see; at the signal, three minutes before the time is over, a checkpoint is saved; the same sbatch continues.
 #SBATCH --job-name=wanstreamer --exclusive --open-mode=append
 set -euo pipefail
 
@@ -26,12 +26,12 @@ if $dry_run; then printf 'export XLA_FLAGS=%q\n' "$XLA_FLAGS"; fi
 
 run cd "$root"
 if ! $dry_run && [ -z "${SLURM_JOB_ID:-}" ] && ! command -v nvidia-smi >/dev/null; then
-  echo "[gpu] error: this machine has no nvidia-smi, hence no usable NVIDIA driver" >&2
+  echo "[gpu] error: nvidia-smi was not found, so there is no usable NVIDIA driver" >&2
   exit 2
 fi
 run bash "$root/launch/setup.sh" cuda
 if [ -n "${SLURM_JOB_ID:-}" ]; then
-  # The variables that srun sets tell each process which it is; one that dies takes the others with it.
+  # The variables that srun sets tell each process its number; if one dies, srun ends the others.
   run exec srun --kill-on-bad-exit=1 "$python" -m wanstreamer_jax train "$@"
 else
   run exec "$python" -m wanstreamer_jax.parallel.launcher 1 -- "$python" -m wanstreamer_jax train "$@"

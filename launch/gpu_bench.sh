@@ -6,8 +6,8 @@
 #   bash launch/gpu_bench.sh --budget 300          starts no part that is expected to end later than 300 s from now
 #
 # One process and one result file, written after every part. Needs jax with a GPU, flax, optax, orbax-checkpoint,
-# jaxtyping, tokenizers, safetensors and tqdm; nothing is installed where these are there (PYTHON picks the interpreter).
-# OUT picks the folder. Other options are those of `wanstreamer bench gpu`.
+# jaxtyping, tokenizers, safetensors and tqdm. If they are there, nothing is installed. PYTHON picks the interpreter,
+# OUT the folder. Other options are those of `wanstreamer bench gpu`.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

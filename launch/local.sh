@@ -4,7 +4,7 @@
 #   bash launch/local.sh 2 --config=configs/nano.py --config.train.run=runs/two      any arguments of `wanstreamer train`
 #   bash launch/local.sh --dry-run 2 --config=...                                    prints the commands and runs nothing
 #
-# For trying on a CPU what a pod does. RESTARTS=3 says how often the job may be started again.
+# Use it to try on a CPU what a pod does. RESTARTS=3 is the number of times that the job may be started again.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

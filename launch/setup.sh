@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv and installs the package into it; does nothing when that is current.
+# Makes .venv and installs the package into it; does nothing if .venv is up to date.
 #
-#   bash launch/setup.sh             what running needs
-#   bash launch/setup.sh test        and what the tests need (any extra of setup.cfg: cuda, aot, espeak, ...)
+#   bash launch/setup.sh             the package and its dependencies
+#   bash launch/setup.sh test        and what the tests need (or another extra of setup.cfg: cuda, aot, espeak, ...)
 #
 # demo.sh and test.sh call this. PYTHON=/path/to/python picks the interpreter, WANSTREAMER_VENV another place for .venv.
 set -euo pipefail
@@ -21,7 +21,7 @@ find_python() {
   local candidate
   for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.11 python3.13 python3 python; do
     if good_python "$candidate"; then command -v "$candidate"; return; fi
-    if [ -n "${PYTHON:-}" ]; then break; fi  # asked for one interpreter: never take another silently
+    if [ -n "${PYTHON:-}" ]; then break; fi  # PYTHON names one interpreter: never take another silently
   done
   die "no Python 3.11 or newer was found${PYTHON:+ at PYTHON=$PYTHON}" \
     "Debian, Ubuntu: sudo apt-get install python3 python3-venv      macOS: brew install python@3.12" \
@@ -37,12 +37,12 @@ make_venv() {
   fi
   if ! message="$("$python" -m venv --clear "$venv" 2>&1)"; then
     printf '%s\n' "$message" | tail -n 3 >&2
-    die "Python could not make a virtual environment" \
+    die "Python could not create a virtual environment" \
       "Debian, Ubuntu: sudo apt-get install python3-venv; otherwise see the lines above (a full disk, a read-only folder?)"
   fi
 }
 
-# What is installed depends on these and nothing else.
+# What is installed depends only on these.
 fingerprint() {
   "$venv/bin/python" - "$root" <<'PY'
 import hashlib, pathlib, sys
@@ -61,7 +61,7 @@ require_disk() {
   if [ "$free" -lt 2500 ]; then die "only $free MB are free for $venv, about 2500 MB are needed" "free some space, or set WANSTREAMER_VENV"; fi
 }
 
-# What pip is doing, from its log.
+# Tells what pip is doing, from its log.
 progress() {
   local packages
   packages="$(grep -E '^Installing collected packages' "$log" | tail -n 1 | tr ',' '\n' | wc -l || true)"
@@ -92,7 +92,7 @@ explain_failure() {
   if grep -qE 'NewConnectionError|Temporary failure|Connection refused|from versions: none|Read timed out|ConnectTimeout|Failed to resolve|ProxyError|SSLError' "$log"; then
     die "a download failed" "check the network (or pip's proxy and index settings) and run this again; finished downloads are kept"
   fi
-  die "installation failed; the whole story is in $log"
+  die "the installation failed; see $log for details"
 }
 
 has_pip() { "$venv/bin/python" -m pip --version >/dev/null 2>&1; }

@@ -7,8 +7,8 @@
 #   bash launch/test.sh -m slow                  the tests that take minutes
 #   bash launch/test.sh --browser                a headless Chromium talks with the demo weights (installs Chromium)
 #
-# Without --oracles the comparisons with torch run where torch is installed, or where the package index serves its
-# CPU build as a matter of course; otherwise pytest reports them as skipped.
+# Without --oracles the comparisons with torch run if torch is installed or the package index serves its CPU build by
+# default; otherwise pytest reports them as skipped.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

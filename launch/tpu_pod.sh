@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU pod, one slice or several: asks for it (a queued resource), sets it up, runs, follows, deletes.
+# Trains on a Cloud TPU pod, one slice or several: requests it (a queued resource), sets it up, runs, follows, deletes.
 #
 #   export ZONE=us-east5-b ACCELERATOR=v6e-256
 #   bash launch/tpu_pod.sh up     wan1 --config=configs/pods.py:qwen2p5_1p5b,v6e:16x16 \
 #     --config.train.run=gs://BUCKET/wan1 --config.data.path=../wanstreamer-data     create, wait, setup, run: all of it
 #   bash launch/tpu_pod.sh status wan1              the state of the pod, and of the training on every host
 #   bash launch/tpu_pod.sh follow wan1              the log of process 0
-#   bash launch/tpu_pod.sh stop   wan1              saves and stops; `run` goes on from there
-#   bash launch/tpu_pod.sh resume wan1 --config=... after a preemption: asks for the pod again if it is gone, then as `up`
+#   bash launch/tpu_pod.sh stop   wan1              saves and stops; `run` continues
+#   bash launch/tpu_pod.sh resume wan1 --config=... after a preemption: requests the pod again if it is gone, then does as `up`
 #   bash launch/tpu_pod.sh delete wan1              gives the pod back (what is in the bucket stays)
 #   bash launch/tpu_pod.sh --dry-run up wan1 ...    prints the commands and runs nothing
 #
 # The steps of `up` can be called one by one: create, wait, setup, run. Every command may be repeated.
-# Behind NAME stand arguments of `wanstreamer train`; docs/training.md says which config is for which pod. Settings, from
+# Arguments of `wanstreamer train` follow NAME; docs/training.md says which config is for which pod. Settings come from
 # the environment:
-#   ZONE, ACCELERATOR    where, and what: v5litepod-256, v5p-512, v6e-256 (tpu7x is only in GKE: launch/gke)
+#   ZONE, ACCELERATOR    place and kind of the pod: v5litepod-256, v5p-512, v6e-256 (tpu7x is only in GKE: launch/gke)
 #   RUNTIME              the software of the TPU hosts (default: by ACCELERATOR)
 #   SLICES=1 SPOT=0      how many slices; 1 for spot capacity, which is cheaper and can be taken away
 #   DATA                 gs://BUCKET/latents: copied to wanstreamer-data in the home of every host by `setup`
-#   RESTARTS=20          how often a host starts its process again when the job broke
-# gcloud must be logged in and know the project. The committed state of this repository is what is sent.
+#   RESTARTS=20          how often a host restarts its process after a failure
+# gcloud must be logged in and know the project. The committed files of this repository are sent to the hosts.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -38,7 +38,7 @@ case "$command" in help | -h | --help) usage; exit 0 ;; esac
 [ -n "$name" ] || die "which pod? bash launch/tpu_pod.sh $command NAME"
 shift 2
 [ -n "${ZONE:-}" ] || die "ZONE is not set, as in: export ZONE=us-east5-b"
-case "$ZONE$name$slices$restarts" in *[!a-z0-9-]*) die "ZONE, NAME, SLICES and RESTARTS hold a-z, 0-9 and - only" ;; esac
+case "$ZONE$name$slices$restarts" in *[!a-z0-9-]*) die "ZONE, NAME, SLICES and RESTARTS may contain only a-z, 0-9 and -" ;; esac
 
 # Runs a command, or prints it as it could be typed.
 run() {
@@ -64,7 +64,7 @@ runtime() {
   esac
 }
 
-# The state of the queued resource, nothing when there is none; a dry run knows none.
+# Prints the state of the queued resource, or nothing if there is none or in a dry run.
 state() {
   if $dry_run; then return; fi
   local found
@@ -95,14 +95,14 @@ await() {
     if [ "$now" != "$before" ]; then say "$name: ${now:-does not exist}"; fi
     case "$now" in
       ACTIVE) return ;;
-      "" | FAILED | SUSPENDED | DELETING) die "$name will not come: ${now:-not there}; see: bash launch/tpu_pod.sh status $name" ;;
+      "" | FAILED | SUSPENDED | DELETING) die "$name will not be created (state: ${now:-none}); see: bash launch/tpu_pod.sh status $name" ;;
     esac
     before="$now"
     sleep "$poll"
   done
 }
 
-# The committed files, and what running them on TPUs needs; does nothing that is done already.
+# Copies the committed files and installs what TPUs need; skips what is done already.
 setup() {
   local node revision archive
   revision="$(git -C "$root" rev-parse HEAD)"
@@ -119,7 +119,7 @@ echo $revision >wanstreamer/REVISION; bash wanstreamer/launch/setup.sh tpu"
   done
 }
 
-# Starts the same command on every host; a host where it runs already is left alone.
+# Starts the same command on every host, except where it already runs.
 start() {
   local node arguments="" flags
   [ $# -gt 0 ] || die "what to train? bash launch/tpu_pod.sh $command $name --config=FILE ..."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains an agent from nothing: renders the world, trains both codecs, caches latents, trains the duplex model, exports.
+# Trains an agent from random weights: renders the world, trains both codecs, caches latents, trains the duplex model, exports.
 #
 #   bash launch/train.sh                   the size `tiny`, for a CPU: about two hours on two cores
 #   bash launch/train.sh demo 4000         the size `demo` on 4000 sessions of 20 s: for a GPU (bash launch/setup.sh cuda)
@@ -50,7 +50,7 @@ wanstreamer train --config="$config" --config.data.path="$data/train-latents" \
   --config.data.heldout="$data/heldout-latents" --config.train.run="$duplex" \
   --config.train.codecs="$runs/audio_vae,$runs/video_vae" "$@"
 
-# Who the agent is, and how it looks, for those who do not say it: one of the world's, with a clip to try it on.
+# The default persona and portrait of the agent, taken from the world, with a clip to try it on.
 [ -e "$runs/persona/conversation.mp4" ] || wanstreamer data preview --config "$config" --seed 1 --out "$runs/persona"
 wanstreamer export --streamer "$duplex" --audio-vae "$runs/audio_vae" --video-vae "$runs/video_vae" \
   --world "$runs/persona/world.json" --out "$runs/agent"

@@ -5,8 +5,8 @@
     engine = Engine(load_agent("demo"))
     stream_file(engine, "launch/clip.mp4", "out")  # a unit at a time by hand: engine.step(MediaUnit(video, audio))
 
-The names below are the library's public interface. They are imported when they are first used, so that the command line and data
-workers pay for nothing that they do not need.
+The names below are the library's public interface. They are imported when they are first used, so that the command
+line and data workers pay for nothing that they do not need.
 """
 
 import importlib

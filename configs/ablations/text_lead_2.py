@@ -1,4 +1,6 @@
-"""A word is written two units before it sounds. Hypothesis: the voice is as good as with one unit, but slower to stop."""
+"""A word is written two units before it sounds. Hypothesis: the voice is as good as with one unit, but stops more
+slowly.
+"""
 
 from configs import tiny
 from wanstreamer_jax.config import Config

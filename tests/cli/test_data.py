@@ -81,7 +81,7 @@ def test_stats_and_bench_are_printed(folder, capsys):
     bench_loader(small_config(), str(folder), hosts=3)
   printed = capsys.readouterr().out
   assert "sessions" in printed
-  assert "files: they match the manifest" in printed
+  assert "all files match the manifest's hashes" in printed
   assert "units/s" in printed
   assert "steps of 1e+03 s need 0 units/s on each of 2 hosts" in printed  # 4 x 4 units
   assert "steps of 1e-06 s need 8000000 units/s on each of 2 hosts: only 0.0" in printed

@@ -411,7 +411,9 @@ def test_law_7_ctrl_c_saves_says_so_and_goes_on(undisturbed, tmp_path):
   status, _, err = process.end(signal.SIGINT)
   stopped = checkpoint_steps(tmp_path / "checkpoints")[-1]
   assert status == 130
-  assert err.strip() == f"wanstreamer: stopped at step {stopped} of {STEPS}, saved; the same command continues from there"
+  assert (
+    err.strip() == f"wanstreamer: stopped at step {stopped} of {STEPS}, saved; the same command continues from there"
+  )
   assert max(losses(tmp_path)) == stopped
   status, out, err = Process(tmp_path, STEPS, *OPTIONS, slow=0.0).end()
   assert status == 0, err

@@ -86,7 +86,10 @@ def test_the_last_entry_that_names_a_parameter_decides():
     ("language", r"'language' is not NAME=RATE with a rate of at least 0"),
     ("language=-1", r"'language=-1' is not NAME=RATE"),
     ("(=1", r"'\(=1' is not NAME=RATE"),
-    ("langage=0.1", r"names 'langage', which is not a parameter of this model: expected one of down_proj, norm, up_proj"),
+    (
+      "langage=0.1",
+      r"names 'langage', which is not a parameter of this model: expected one of down_proj, norm, up_proj",
+    ),
   ],
 )
 def test_groups_that_name_nothing_are_refused(groups, message):

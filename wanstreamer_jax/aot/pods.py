@@ -139,7 +139,7 @@ def document(results: dict[str, dict[str, Any]]) -> str:
   notes = [f"Not compiled yet: {'; '.join(missing)}."] if missing else []
   if planned:
     which = "all of them" if len(planned) == len(cells) else "; ".join(planned)
-    notes.append(f"Partitioned, optimised and assigned to memory, but no code was generated (`--plan`): {which}.")
+    notes.append(f"The compiler planned these programs, memory included, but generated no code (`--plan`): {which}.")
   return "\n\n".join([
     HEAD, *notes, "## Training", TRAIN_TEXT, "\n".join([TRAIN_HEAD, _rule(TRAIN_HEAD), *train]),
     "## One session, live", STEP_TEXT, "\n".join([STEP_HEAD, _rule(STEP_HEAD), *step]),
@@ -157,16 +157,16 @@ lower bounds computed from published rates (`wanstreamer_jax/aot/roofline.py`), 
 
 TRAIN_TEXT = f"""`at best`: the busiest of matrix units, HBM, torus links and the network between slices works at its
 published rate all the time, and all other work overlaps with it. `serial`: the same rates, but nothing overlaps. A real
-step takes longer than the first; with a good schedule it takes less than the second plus launch gaps. MFU is what the
-model needs (three times the forward pass, no recomputation, no masked attention) over `at best`. The last two columns
-are for one pass over {HOURS:,} hours of conversation, at best and serial: book the second."""
+step takes longer than `at best`; with a good schedule it takes less than `serial` plus launch gaps. MFU divides what
+the model needs (three times the forward pass, no recomputation, no masked attention) by `at best`. The last two columns
+are for one pass over {HOURS:,} hours of conversation, at best and serial: book time for the second."""
 TRAIN_HEAD = (
   "| size, pictures | session | pod | mesh | batch, tokens | HBM of chip | step: at best, serial | bound by | MFU | "
   f"tokens/s | {HOURS:,} h: hours | chip-hours |"
 )
 STEP_TEXT = """One unit is 160 ms of the conversation, and its step must take less. Codecs, all solver steps and the
 whole history are included; the host's work and the network to the browser are not. Attention over the history is a
-kernel (`nn/attention_cache.py`) that counts with all that it computes and reads, padding included. The work of the
+kernel (`nn/attention_cache.py`); everything that it computes and reads is counted, padding included. The work of the
 vector units is not in the bound, since their rates are not published: 60 billion exponentials a unit at 192x336, 250
 billion at 640x368."""
 STEP_HEAD = "| size, pictures | history | chip | HBM of chip | unit: at best, serial | bound by |"
@@ -174,7 +174,7 @@ STEP_HEAD = "| size, pictures | history | chip | HBM of chip | unit: at best, se
 
 TABLES_TEXT = """All figures are for one chip. Links: the dimensions of the torus along which the members of a
 collective's groups lie, and their number; `o` marks a closed ring. HBM counts every operand of every operation once;
-kernels that state what they read count with that."""
+kernels count with the bytes that they state."""
 
 
 def _rule(head: str) -> str:

@@ -1,4 +1,6 @@
-"""Writes a trace for Perfetto and draws the paper's Figure 2 from measured times. Figure 2 shows thinker and performer."""
+"""Writes a trace for Perfetto and draws the paper's Figure 2 from measured times. The figure shows thinker and
+performer.
+"""
 
 import json
 from collections.abc import Sequence

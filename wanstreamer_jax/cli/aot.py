@@ -24,19 +24,27 @@ def add_aot(commands: Any) -> None:
   parser.add_argument("--config", metavar="FILE", help="a config file; change fields by --config.SECTION.FIELD=VALUE")
   parser.add_argument("--topology", metavar="NAME", help="such as v5e:2x2, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1")
   parser.add_argument(
-    "--slices", type=number(int, 1, 64), default=1, metavar="N", help="how many slices, joined by the mesh axis `data` (default: 1)"
+    "--slices",
+    type=number(int, 1, 64),
+    default=1,
+    metavar="N",
+    help="how many slices, joined by the mesh axis `data` (default: 1)",
   )
   parser.add_argument("--what", choices=("train", "step"), help="the training step, or one unit (default: both)")
   parser.add_argument(
     "--plan", action="store_true", help="stop after memory planning: all figures in a tenth of the time, but no code"
   )
   add_json(parser)
-  parser.add_argument("--all", action="store_true", help="compile the larger sizes for their pods and write a document; resumable")
+  parser.add_argument(
+    "--all", action="store_true", help="compile the larger sizes for their pods and write a document; resumable"
+  )
   parser.add_argument("--only", metavar="TEXT", default="", help="with --all: only cells with this text in their name")
   parser.add_argument(
     "--growth", action="store_true", help="draw how the step's time grows, as compiled and as timed on this CPU"
   )
-  parser.add_argument("--out", metavar="FILE", help="file for --all and --growth (default: docs/scale.md, docs/scale.png)")
+  parser.add_argument(
+    "--out", metavar="FILE", help="file for --all and --growth (default: docs/scale.md, docs/scale.png)"
+  )
 
 
 def aot(args: argparse.Namespace) -> None:

@@ -69,7 +69,10 @@ def add_train(group: Any) -> None:
   parser.add_argument("--steps", type=number(int, 4), default=40, metavar="N", help="steps to time (default: 40)")
   parser.add_argument("--text-only", action="store_true", help="also time dense causal text of this geometry, in turns")
   parser.add_argument(
-    "--text-tokens", type=number(int, 2), metavar="T", help="tokens in a row of text (default: as in a crop, at most 4096)"
+    "--text-tokens",
+    type=number(int, 2),
+    metavar="T",
+    help="tokens in a row of text (default: as in a crop, at most 4096)",
   )
   parser.add_argument(
     "--against", choices=("transformers",), help="time text alone, in turns with Hugging Face's (extra `oracles`)"
@@ -109,7 +112,9 @@ def add_serve(group: Any) -> None:
   add_service(parser)
   parser.add_argument("--clients", type=number(int, 1), default=1, help="how many clients connect (default: 1)")
   parser.add_argument("--seconds", type=number(float, 4), default=30.0, help="how long they stay (default: 30)")
-  parser.add_argument("--trace", metavar="DIR", help="write a timeline of what ran: trace.json for Perfetto and trace.png")
+  parser.add_argument(
+    "--trace", metavar="DIR", help="write a timeline of what ran: trace.json for Perfetto and trace.png"
+  )
   add_json(parser)
   add_record(parser)
 
@@ -166,7 +171,9 @@ def add_loader(group: Any) -> None:
   parser.add_argument("--step-seconds", type=number(float, 1e-6), metavar="S", help="compare with steps of this length")
   parser.add_argument("--hosts", type=number(int, 1), default=1, help="hosts that share the reading (default: 1)")
   parser.add_argument("--topology", metavar="T", help="compare with steps on these TPUs, such as v5e:2x2 (extra `aot`)")
-  parser.add_argument("--mfu", type=number(float, 0.01, 1), default=0.5, help="MFU of the steps on --topology (default: 0.5)")
+  parser.add_argument(
+    "--mfu", type=number(float, 0.01, 1), default=0.5, help="MFU of the steps on --topology (default: 0.5)"
+  )
   add_record(parser)
 
 

@@ -35,7 +35,9 @@ def add_make(group: Any) -> None:
   add_config(parser)
   add_out(parser)
   parser.add_argument("--source", choices=("duplex_world", "recordings"), default="duplex_world")
-  parser.add_argument("--manifest", metavar="M.jsonl", default="", help="for --source recordings: a file with a line per recording")
+  parser.add_argument(
+    "--manifest", metavar="M.jsonl", default="", help="for --source recordings: a file with a line per recording"
+  )
   parser.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
   add_split(parser)
   parser.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
@@ -55,7 +57,7 @@ def data_make(args: argparse.Namespace) -> None:
   count, text = made["sessions"] * made["units"], made["stats"]["text"]["agent"]
   print(f"{args.out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
   print(
-    f"agent words {text['words']}: {text['spilled']} in a later unit than written, {text['dropped']} without a slot"
+    f"agent words {text['words']}: {text['spilled']} delayed to a later unit, {text['dropped']} dropped (no free slot)"
   )
   print(skipped(args.out))
   print(f"next: wanstreamer data stats {shlex.quote(args.out)}, or wanstreamer data encode {shlex.quote(args.out)}")
@@ -91,7 +93,7 @@ def skipped(out: str) -> str:
 
   report = read_report(out)
   first = "".join(f": {entry['where']}: {entry['reason']}" for entry in report["skipped"][:1])
-  return f"skipped {len(report['skipped'])}{first} ({REPORT}); {report['unused_units']} units at the ends of recordings fill no session"
+  return f"skipped {len(report['skipped'])}{first} ({REPORT}); {report['unused_units']} units at ends left over"
 
 
 def add_preview(group: Any) -> None:
@@ -136,7 +138,7 @@ def data_stats(args: argparse.Namespace) -> None:
   print(*lines(stats(args.path, TextTokenizer(args.tokenizer), args.sample)), sep="\n")
   if args.verify:
     RecordFolder(args.path).verify()
-    print("files: they match the manifest")
+    print("all files match the manifest's hashes")
 
 
 def add_encode(group: Any) -> None:
@@ -187,7 +189,9 @@ def add_tfds(group: Any) -> None:
   parser = add_command(group, "tfds", summary, examples, data_tfds)
   parser.add_argument("path", metavar="DIR", help="a folder of records")
   parser.add_argument("--out", metavar="DIR", required=True, help="folder to write: DIR/duplex/1.0.0")
-  parser.add_argument("--runner", default="", help="runner of Apache Beam, such as DirectRunner (default: this process)")
+  parser.add_argument(
+    "--runner", default="", help="runner of Apache Beam, such as DirectRunner (default: this process)"
+  )
   parser.add_argument("--options", default="", help="pipeline options of the runner, in one string")
 
 

@@ -12,8 +12,8 @@ def add_eval(commands: Any) -> None:
     wanstreamer eval --checkpoint demo --out out/eval
     wanstreamer eval --checkpoint runs/tiny/agent --sessions 10 --baseline-sessions 10 --out out/quick
 
-    Held-out sessions with a user that reacts; baselines and the scripted truth beside every figure. Without
-    --sessions and the like, the checkpoint's own config says (section `eval`).
+    Runs held-out sessions with a user that reacts, and prints baselines and the scripted truth beside every figure.
+    Sizes that are not given come from the checkpoint's own config (section `eval`).
   """
   parser = add_command(commands, "eval", "judge an agent in closed loop, beside trivial baselines", examples, evaluate)
   parser.add_argument("--checkpoint", metavar="C", default="demo", help="an exported agent (default: demo)")
@@ -38,21 +38,29 @@ def add_ablate(commands: Any) -> None:
     wanstreamer ablate --configs configs/ablations/no_history.py configs/ablations/window_12.py --seeds 1
     wanstreamer ablate --init demo --steps 128
 
-    Trains configs/tiny.py and every config for each seed and evaluates it; the same command continues. From nothing
-    that is a night on two cores; from trained weights (--init) an hour or two.
+    Trains configs/tiny.py and every config for each seed, and evaluates it; the same command continues. From random
+    weights this takes a night on two cores; from trained weights (--init) it takes an hour or two.
   """
   parser = add_command(commands, "ablate", "train and evaluate ablations, and write the table", examples, ablate)
   parser.add_argument("--configs", metavar="FILE", nargs="+", help="config files (default: configs/ablations/*.py)")
-  parser.add_argument("--reference", metavar="FILE", default="configs/tiny.py", help="the config that they are compared with")
+  parser.add_argument(
+    "--reference", metavar="FILE", default="configs/tiny.py", help="the config that they are compared with"
+  )
   parser.add_argument("--codecs", metavar="C", default="demo", help="an exported agent that provides the codecs")
-  parser.add_argument("--init", metavar="C", help="an exported agent: all configs start from its weights (default: random ones)")
+  parser.add_argument(
+    "--init", metavar="C", help="an exported agent: all configs start from its weights (default: random ones)"
+  )
   parser.add_argument("--seeds", type=number(int, 1), default=2, help="training runs of each config (default: 2)")
   parser.add_argument("--steps", type=number(int, 1), help="updates of each run (default: as in its config)")
-  parser.add_argument("--train-sessions", type=number(int, 2), default=400, help="training sessions of 20 s, made once (default: 400)")
+  parser.add_argument(
+    "--train-sessions", type=number(int, 2), default=400, help="training sessions of 20 s, made once (default: 400)"
+  )
   parser.add_argument("--eval-sessions", type=number(int, 2), default=20, help="held-out sessions (default: 20)")
   parser.add_argument("--runs", metavar="DIR", default="runs/ablations", help="where runs and results are kept")
   parser.add_argument("--data", metavar="DIR", default="data_cache/ablations", help="where records are kept")
-  parser.add_argument("--out", metavar="FILE", default="docs/ablations.md", help="file for the table; a PNG is written beside it")
+  parser.add_argument(
+    "--out", metavar="FILE", default="docs/ablations.md", help="file for the table; a PNG is written beside it"
+  )
 
 
 def ablate(args: argparse.Namespace) -> None:

@@ -88,16 +88,18 @@ def add_json(parser: Parser) -> None:
 
 
 def add_agent(parser: Parser) -> None:
-  """Whose weights, and what whoever runs them chooses."""
+  """Adds the options that choose the weights and how they are run."""
   parser.add_argument("--checkpoint", metavar="C", default="demo", help="exported weights (default: the shipped ones)")
   parser.add_argument("--kv", choices=("plain", "int8"), help="number format of the KV-cache (default: as in training)")
-  parser.add_argument("--steps", type=number(int, 1), metavar="N", help="steps of the solver; a session may ask for fewer")
+  parser.add_argument(
+    "--steps", type=number(int, 1), metavar="N", help="steps of the solver; a session may ask for fewer"
+  )
   parser.add_argument("--guidance", type=number(float, 0), metavar="SCALE",
-                      help="guide by a second, unconditional branch; a session may ask for another scale")  # fmt: skip
+                      help="run a second, unconditional branch at this scale; sessions may choose another")  # fmt: skip
 
 
 def agent_overrides(args: argparse.Namespace) -> list[str]:
-  """What `add_agent` asked, as fields of the config."""
+  """Returns the choices of `add_agent` as fields of the config."""
   chosen = {"model.kv_cache": args.kv, "flow.steps": args.steps, "flow.guidance": args.guidance}
   return [f"{name}={value}" for name, value in chosen.items() if value is not None]
 

@@ -20,7 +20,9 @@ OPTION = "--record"
 
 def add_record(parser: Parser) -> None:
   """The option of a command whose output is a result."""
-  parser.add_argument(OPTION, metavar="PAGE", help="also write what is printed into this Markdown page (docs/results.md)")
+  parser.add_argument(
+    OPTION, metavar="PAGE", help="also write what is printed into this Markdown page (docs/results.md)"
+  )
 
 
 class Tee(io.TextIOBase):

@@ -21,13 +21,17 @@ def add_serve(commands: Any) -> None:
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
   parser.add_argument("--port", type=number(int, 0, 65535), default=8765, help="default: 8765; 0 takes any free one")
   parser.add_argument("--token", default=os.environ.get("WANSTREAMER_TOKEN", ""),
-                      help="what clients must have in their address; needed with --host (default: $WANSTREAMER_TOKEN, "
-                      "which other users of this machine do not see)")  # fmt: skip
-  parser.add_argument("--origin", action="append", default=[], metavar="URL", help="origin of another page that may connect")
+                      help="token that clients add to the address; needed with --host (default: $WANSTREAMER_TOKEN, "
+                      "which other users of this machine cannot see)")  # fmt: skip
+  parser.add_argument(
+    "--origin", action="append", default=[], metavar="URL", help="origin of another page that may connect"
+  )
   add_world(parser)
   parser.add_argument("--longest", type=number(float, 1), default=3600.0, help="limit of a session (default: 3600 s)")
   parser.add_argument("--state", metavar="DIR", help="save sessions at SIGTERM, continue them at a start within 30 s")
-  parser.add_argument("--drain", type=number(float, 0), default=0.0, help="seconds that sessions may go on after SIGTERM")
+  parser.add_argument(
+    "--drain", type=number(float, 0), default=0.0, help="seconds that sessions may go on after SIGTERM"
+  )
   parser.add_argument(
     "--certificate", metavar="PEM", default="", help="TLS certificate; browsers need it off localhost"
   )
@@ -72,7 +76,9 @@ def add_client(commands: Any) -> None:
   """
   parser = add_command(commands, "client", "stream a media file to a live server, save its answer", examples, client)
   parser.add_argument("input", metavar="FILE", help="any media file")
-  parser.add_argument("--server", metavar="URL", required=True, help="the server's address, with ?token=... if it needs one")
+  parser.add_argument(
+    "--server", metavar="URL", required=True, help="the server's address, with ?token=... if it needs one"
+  )
   add_out(parser, "folder for agent.mp4, agent.vtt and units.jsonl")
 
 

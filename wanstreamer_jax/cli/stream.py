@@ -23,7 +23,9 @@ def add_stream(commands: Any) -> None:
     "--text", metavar="S:TEXT", action="append", default=[], help="type TEXT to the agent at S seconds"
   )
   parser.add_argument("--seed", type=number(int, 0), default=0, help="seed of the agent's noise (default: 0)")
-  parser.add_argument("--temperature", type=number(float, 0), default=0.0, help="temperature of words; 0 is greedy (default)")
+  parser.add_argument(
+    "--temperature", type=number(float, 0), default=0.0, help="temperature of words; 0 is greedy (default)"
+  )
   parser.add_argument("--pad-bias", type=float, default=0.0, help="below 0 the agent says more, above 0 less")
   parser.add_argument("--realtime", action="store_true", help="feed units on the wall clock, count missed deadlines")
 

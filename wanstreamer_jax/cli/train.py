@@ -51,13 +51,19 @@ def add_export(commands: Any) -> None:
   """
   parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
   parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
-  parser.add_argument("--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`, or an exported agent")
-  parser.add_argument("--video-vae", metavar="C", required=True, help="the run of stage `video_vae`, or an exported agent")
+  parser.add_argument(
+    "--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`, or an exported agent"
+  )
+  parser.add_argument(
+    "--video-vae", metavar="C", required=True, help="the run of stage `video_vae`, or an exported agent"
+  )
   parser.add_argument(
     "--world", metavar="W.json", help="persona and portrait to store beside the weights, for everyone who runs them"
   )
   add_out(parser)
-  parser.add_argument("--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="number format on disk (default: bf16)")
+  parser.add_argument(
+    "--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="number format on disk (default: bf16)"
+  )
 
 
 def export(args: argparse.Namespace) -> None:

@@ -98,9 +98,7 @@ class MediaWriter:
     """Raises MediaError for pictures or sound that do not fit this file or each other."""
     shape = (*self.size, 3)
     if video.dtype != np.uint8 or video.shape[1:] != shape:
-      raise MediaError(
-        f"video is {video.dtype} {video.shape}: expected uint8 [T, H, W, 3] with [H, W, 3] = {shape}"
-      )
+      raise MediaError(f"video is {video.dtype} {video.shape}: expected uint8 [T, H, W, 3] with [H, W, 3] = {shape}")
     expected = len(video) * self.media.sample_rate / self.media.fps
     if audio.shape[1:] not in ((), (self.channels,)) or len(audio) != expected:
       raise MediaError(f"audio is {audio.shape} for {len(video)} frames: expected {expected:g} samples")

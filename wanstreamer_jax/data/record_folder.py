@@ -160,7 +160,9 @@ class RecordFolder:
     if text["vocab"] > config.model.vocab:
       raise DataError(f"{self.path} has {text['vocab']} token ids, but model.vocab is {config.model.vocab}: raise it")
     if text["pad"] != PAD:
-      raise DataError(f"{self.path} is padded with token {text['pad']}, the model with {PAD}: use another tokenizer")
+      raise DataError(
+        f"{self.path} pads with token {text['pad']}, but the model pads with {PAD}: use another tokenizer"
+      )
     self.check_media(config)
     dtypes = (self.unit_dtype, self.session_dtype)
     shapes = {name: list(dtype[name].shape) for dtype in dtypes for name in dtype.names or ()}

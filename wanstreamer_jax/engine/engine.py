@@ -57,18 +57,18 @@ log = logging.getLogger("wanstreamer")
 
 
 class ThinkerOutput(NamedTuple):
-  """A unit of all slots that was thought, as `Engine.perform` wants it."""
+  """The thinker's result for one unit of all slots, which `Engine.perform` takes."""
 
   text: np.ndarray  # int32 [slots, n], PAD-filled
-  written: list[str]  # the same for people
-  present: list[bool]  # where somebody is
+  written: list[str]  # the same as strings
+  present: list[bool]  # whether the slot has a session
   units: jax.Array  # int32 [slots], which unit of its session every slot made
-  snapshot: Any  # what the performer has to know
+  snapshot: Any  # what the performer needs
   clock: Clock
 
 
 class SlotText:
-  """What is typed and written in a slot, between ids and strings."""
+  """The typed and written text of a slot; converts between ids and strings."""
 
   def __init__(self, config: Config, tokenizer: TextTokenizer):
     self.keyboard = Keyboard(tokenizer, config.layout.user_text_slots)
@@ -78,8 +78,8 @@ class SlotText:
 class Engine(SlotEngine):
   """`slots` sessions of one agent. For one session call `step`; for several `join`, then `think` and `perform`.
 
-  With a performer on other devices and `commit_delay` 2 (`overlaps`), the next unit may be thought in one thread while
-  this one is performed in another.
+  With a performer on other devices and `commit_delay` 2 (`overlaps`), one thread may think the next unit while another
+  performs this one.
   """
 
   def __init__(
@@ -113,17 +113,17 @@ class Engine(SlotEngine):
     )
 
   def _allocate(self) -> None:
-    """Zeros for states, and no sessions.
+    """Allocates zero states, without sessions.
 
-    They are put on the thinker's device expressly, as what a performer sends back will be: else programs would be
-    compiled twice.
+    The states are put on the thinker's device explicitly, where a performer's results arrive too; otherwise programs
+    would be compiled twice.
     """
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._empty)
     self.states, self.decoders = split_state(jax.device_put(zeros, jax.devices()[0]))
     self._forget()
 
   def _forget(self) -> None:
-    """What is remembered of sessions beside the states."""
+    """Clears what is remembered about sessions besides the states."""
     self._text = [SlotText(self.agent.config, self.tokenizer) for _ in range(self.slots)]
     self._began = False  # whether any session did
     # Units and latents that `states` does not have yet; the performer's thread appends, the thinker's takes.
@@ -132,15 +132,15 @@ class Engine(SlotEngine):
     self.latents: Latents | None = None  # [slots, ...], of the newest unit
 
   def reset(self) -> None:
-    """After an error in a step, which may have taken the states with it: all sessions are gone."""
+    """Ends all sessions after an error in a step, which may have destroyed the states."""
     del self.states, self.decoders  # there may be no room for two of them
     self._allocate()
     self.performer.restore(self.states)
 
   def prepare(self, tell: Callable[[str], None] | None = None) -> None:
-    """Compiles everything by running two units without users; all sessions are gone.
+    """Compiles everything by running two units without users; ends all sessions.
 
-    tell: is given a line for people after every step of it.
+    tell: is called with a line of text after every step.
     """
     media, begin = self.media, time.perf_counter()
     portrait = np.zeros((media.height, media.width, 3), np.uint8)
@@ -165,7 +165,7 @@ class Engine(SlotEngine):
     self._began = False
 
   def measure(self, units: int = 30) -> list[dict[str, float]]:
-    """Milliseconds of every phase of some units with all slots taken, after `prepare`; all sessions are gone."""
+    """Times every phase of some units with all slots taken, in milliseconds, after `prepare`; ends all sessions."""
     everybody: tuple[list[MediaUnit], list[list[str]]] = [SILENCE] * self.slots, [[]] * self.slots
     found = []
     for _ in range(units):
@@ -176,24 +176,24 @@ class Engine(SlotEngine):
     return found
 
   def check(self, request: Request) -> None:
-    """Raises DataError when the request is more than the model takes."""
+    """Raises DataError when the model cannot take the request."""
     world_text(self.agent.config, self.tokenizer, request.world)
     sampling(self.agent.config, request)
 
   def join(self, slot: int, request: Request) -> None:
-    """Begins a session in a slot, whatever was in it. Raises DataError before anything was touched."""
+    """Begins a session in a slot and overwrites what was there. Raises DataError before anything is changed."""
     try:
       world = world_arrays(self.agent, self.tokenizer, request.world)
       drawing = sampling(self.agent.config, request)
     except UserError:
       raise
-    except Exception as error:  # a defect, but one session's
+    except Exception as error:  # a bug that concerns one session
       log.exception("a session could not start")
       raise DataError("this session could not start; please try again") from error
     self.begin(slot, request.seed, world, drawing)
 
   def begin(self, slot: int, seed: int, world: WorldArrays, drawing: Sampling) -> None:
-    """As `join`, with a world that is arrays already.
+    """Does what `join` does, with a world that is already arrays.
 
     If COMMIT of the unit to come has run, this session misses nothing: its first COMMIT has no latents to show.
     """
@@ -204,26 +204,26 @@ class Engine(SlotEngine):
     self._text[slot], self._began = SlotText(self.agent.config, self.tokenizer), True
 
   def unread(self, slot: int) -> int:
-    """Tokens that were typed in a slot and wait for room."""
+    """Number of typed tokens of a slot that still wait for room."""
     return len(self._text[slot].keyboard.waiting)
 
   def commit(self) -> None:
-    """What can be done before the users' next units are there. `think` does it if nobody did."""
+    """Runs COMMIT before the users' next units arrive. `think` calls it if nobody has."""
     if not self._committed.milliseconds:
       self.settle()
       self.states = self._committed("commit", self.phases.commit, self._weights, self.states)
 
   def settle(self) -> None:
-    """Enters the latents that were performed meanwhile into the states. In the thinker's thread."""
+    """Enters the latents that were performed meanwhile into the states. Runs in the thinker's thread."""
     while self._performed:
       units, latents = self._performed.popleft()
       self.states = with_clock(self.states, self.phases.remember(clock_state(self.states), latents, units))
 
   def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> ThinkerOutput:
-    """Perceives one unit of every slot's user and writes the agent's words. In the thinker's thread.
+    """Perceives one unit of every slot's user and writes the agent's words. Runs in the thinker's thread.
 
-    users: by slot, None where nobody is; typed: texts by slot, which enter as many of this and the next units' slots
-    as they need.
+    users: by slot, None for an empty slot; typed: texts by slot, which fill as many text slots of this and the next
+    units as they need.
     """
     self.commit()
     clock, self._committed = self._committed, Clock(self.spans)
@@ -241,7 +241,7 @@ class Engine(SlotEngine):
     return rollout.UserUnit(*map(np.stack, zip(*rows)))
 
   def perform(self, thought: ThinkerOutput) -> list[UnitOutput | None]:
-    """Solves and renders what was thought. None where nobody is, and where a session is no longer finite."""
+    """Solves and renders the unit. None for an empty slot and for a session that is no longer finite."""
     clock = thought.clock
     latents = clock("perform", self.performer.perform, thought.snapshot)
     unit = clock("render", self.render, latents)
@@ -255,14 +255,14 @@ class Engine(SlotEngine):
     ]
 
   def render(self, latents: Latents) -> Rendered:
-    """Latents of all slots -> what is sent, on the host. The decoders' states go on."""
+    """Latents of all slots -> what is sent, on the host. Advances the decoders' states."""
     unit, self.decoders = to_host(self.phases.render(self._weights, self.decoders, latents))
     return unit
 
   def step(self, user: MediaUnit, typed: Sequence[str] = ()) -> UnitOutput:
     """Answers one unit of a session, for engines with one slot. Without `join` it is that of the default `Request`.
 
-    typed: texts that enter as many of this and the next units' slots as they need. Raises CheckpointError when the
+    typed: texts that fill as many text slots of this and the next units as they need. Raises CheckpointError when the
     session is no longer finite.
     """
     if not self._began:
@@ -275,13 +275,13 @@ class Engine(SlotEngine):
 
     self.settle()
     arrays = {name: np.asarray(jax.device_get(leaf)) for name, leaf in named_leaves(self._both()).items()}
-    (folder / ARRAYS).write_bytes(save(arrays))  # `save_file` says that a disk is full with an error of its own
+    (folder / ARRAYS).write_bytes(save(arrays))  # `save_file` has its own error for a full disk
     text = [{"typed": slot.keyboard.waiting, "written": slot.stream.open} for slot in self._text]
     about = {"agent": self._identity(), "committed": bool(self._committed.milliseconds), "text": text}
     write_json(folder / STATES, about)
 
   def restore(self, folder: Path) -> None:
-    """Takes up what `save` wrote. Raises CheckpointError when that was another agent's."""
+    """Restores what `save` wrote. Raises CheckpointError if it belongs to another agent."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -306,7 +306,7 @@ class Engine(SlotEngine):
     return self.states, self.decoders
 
   def _identity(self) -> str:
-    """Which agent this is, as far as its states tell."""
+    """Identifies the agent, as far as its states tell."""
     digest = hashlib.sha256(json.dumps(config_to_dict(self.agent.config), sort_keys=True).encode())
     for leaf in self._weights:
       digest.update(np.asarray(leaf.reshape(-1)[:64]).tobytes())
@@ -318,7 +318,7 @@ def _shapes(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampling(config: Config, request: Request) -> Sampling:
-  """What a session draws with. Raises DataError for what was not compiled."""
+  """Sampling options of a session. Raises DataError for options that were not compiled."""
   steps, guidance = request.steps, request.guidance
   if steps is not None and steps > config.flow.steps:
     raise DataError(f"steps is {steps}, but the solver was compiled for at most {config.flow.steps} (flow.steps)")

@@ -20,7 +20,7 @@ Span = tuple[str, float, float]  # a phase, from when to when, in seconds of tim
 
 @dataclasses.dataclass(frozen=True)
 class UnitOutput:
-  """What the agent shows, sounds and wrote during one unit."""
+  """The agent's video, audio and text of one unit."""
 
   video: np.ndarray  # uint8 [frames, height, width, 3]
   audio: np.ndarray  # float32 [samples] in [-1, 1]
@@ -30,10 +30,10 @@ class UnitOutput:
 
 
 class SlotEngine(abc.ABC):
-  """What serves `slots` sessions in lockstep, as `stream_file` and the scheduler know it; `Engine` is the real one.
+  """The interface of an engine that serves `slots` sessions in lockstep; `Engine` implements it.
 
-  A unit of all slots is `perform(think(users, typed))`. Calls come from one thread, but for `perform`, which may have
-  its own. An engine that only plays back needs no more than those two.
+  A unit of all slots is `perform(think(users, typed))`. Calls come from one thread, except that `perform` may have a
+  thread of its own. An engine that only plays back needs only these two methods.
   """
 
   media: MediaConfig
@@ -41,42 +41,42 @@ class SlotEngine(abc.ABC):
   overlaps: bool = False  # whether a unit may be thought while the one before is being performed
 
   def prepare(self, tell: Callable[[str], None] | None = None) -> None:
-    """Compiles everything that sessions will need. tell: is given a line for people after every step of it."""
+    """Compiles everything that sessions will need. tell: is called with a line of text after every step."""
 
   def check(self, request: Request) -> None:
-    """Raises DataError for a request that `join` would not take. From any thread."""
+    """Raises DataError for a request that `join` would refuse. May be called from any thread."""
 
   def join(self, slot: int, request: Request) -> None:
-    """Begins a session in a slot. Raises UserError when it cannot begin and all others are as they were."""
+    """Begins a session in a slot. Raises UserError if it cannot; the other sessions are unchanged."""
 
   def reset(self) -> None:
-    """After any other error, with nothing under way any more: all sessions are gone, the engine goes on."""
+    """Ends all sessions after any other error, when no call is running any more. The engine can be used again."""
 
   def commit(self) -> None:
-    """Does what can be done before the users' next units are there. `think` does it if nobody did."""
+    """Does what can be done before the users' next units arrive. `think` calls it if nobody has."""
 
   @abc.abstractmethod
   def think(self, users: Sequence[MediaUnit | None], typed: Sequence[list[str]]) -> Any:
-    """One unit of every slot's user, None where nobody is, and what they typed -> what `perform` wants."""
+    """One unit of every slot's user (None for an empty slot) and typed texts -> the argument of `perform`."""
 
   @abc.abstractmethod
   def perform(self, thought: Any) -> list[UnitOutput | None]:
-    """The answers by slot: None where nobody is, and where a session is no longer finite."""
+    """The answers by slot; None for an empty slot and for a session that is no longer finite."""
 
   def unread(self, slot: int) -> int:
-    """Tokens that were typed in a slot and wait for room."""
+    """Number of typed tokens of a slot that still wait for room."""
     return 0
 
   def save(self, folder: Path) -> None:
     """Writes the state of all slots into a folder."""
 
   def restore(self, folder: Path) -> None:
-    """Takes up what `save` wrote. Raises CheckpointError when that was another agent's."""
+    """Restores what `save` wrote. Raises CheckpointError if it belongs to another agent."""
 
   def step(self, user: MediaUnit, typed: Sequence[str] = ()) -> UnitOutput:
     """Answers one unit of the session of an engine that has one slot.
 
-    typed: texts that enter as many of this and the next units' slots as they need. Raises CheckpointError when the
+    typed: texts that fill as many text slots of this and the next units as they need. Raises CheckpointError when the
     session is no longer finite.
     """
     (output,) = self.perform(self.think([user], [list(typed)]))

@@ -27,18 +27,19 @@ from wanstreamer_jax.rollout import Agent, SessionState
 
 
 class Rendered(NamedTuple):
-  """A unit of all slots as it is sent."""
+  """A unit of all slots, as it is sent."""
 
   audio: Any  # float32 [slots, samples] in [-1, 1]
   video: Any  # uint8 [slots, frames, H, W, 3]
-  finite: Any  # bool [slots]: whether all that a session sounds and remembers of it is finite
+  finite: Any  # bool [slots]: whether the session's audio and state are finite
 
 
 class Phases(NamedTuple):
   """The jitted phases over all slots. States, users and latents have a leading axis [slots].
 
-  weights: `jax.tree.leaves(agent)`. jit flattens its arguments at every call; of an NNX module that is work in Python,
-  0.85 ms in each of a unit's five calls, and of a list a fiftieth of it. States are donated: their buffers are reused.
+  weights: `jax.tree.leaves(agent)`. jit flattens its arguments at every call. For an NNX module this is Python
+  work of 0.85 ms in each of a unit's five calls; for a list it takes a fiftieth of that. States are donated: their
+  buffers are reused.
   """
 
   join: Callable[..., tuple[SessionState, SessionState]]  # (weights, both states, slot, seed, WorldArrays, Sampling)
@@ -52,7 +53,7 @@ class Phases(NamedTuple):
 
 
 def compile_phases(treedef: Any, slots: int, capacity: int | None = None) -> Phases:
-  """Nothing is compiled before the first call.
+  """Makes the jitted phases; nothing is compiled before the first call.
 
   treedef: of the agent, whose leaves the phases take; capacity: units of history for layouts without a window.
   """
@@ -62,7 +63,7 @@ def compile_phases(treedef: Any, slots: int, capacity: int | None = None) -> Pha
       agent = jax.tree.unflatten(treedef, weights)
       return over_slots(functools.partial(function, agent), slots)(*arguments)
 
-    run.__name__ = function.__name__  # which profiles and compilation logs show
+    run.__name__ = function.__name__  # the name that profiles and compilation logs show
     return jax.jit(run, donate_argnums=1 if donates else ())
 
   def join(weights, states, slot, seed, world, sampling):
@@ -83,9 +84,9 @@ def compile_phases(treedef: Any, slots: int, capacity: int | None = None) -> Pha
 
 
 def over_slots(function: Callable[..., Any], slots: int) -> Callable[..., Any]:
-  """A function of one session as a function of all: every array of its arguments and results has an axis [slots] first.
+  """Turns a function of one session into one of all: every array of arguments and results gets a first axis [slots].
 
-  Rows never mix. One slot is not worth a batch axis: programs are those of a single session.
+  Rows never mix. With one slot there is no batch axis in the program: it is that of a single session.
   """
   if slots > 1:
     return jax.vmap(function)
@@ -98,7 +99,7 @@ def over_slots(function: Callable[..., Any], slots: int) -> Callable[..., Any]:
 
 
 def abstract_states(agent: Agent, slots: int, capacity: int | None = None) -> SessionState:
-  """The shapes of what all sessions remember. Raises ConfigError for full history without a capacity."""
+  """The shapes of all sessions' states. Raises ConfigError for full history without a capacity."""
   start = functools.partial(rollout.start_session, capacity=capacity)
   one = jax.eval_shape(start, agent, jax.random.key(0), WorldArrays.empty(agent.config))
   return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((slots, *leaf.shape), leaf.dtype), one)
@@ -121,7 +122,7 @@ def perform(agent: Agent, state: SessionState) -> Latents:
 
 
 def render_checked(agent: Agent, decoders: SessionState, latents: Latents) -> tuple[Rendered, SessionState]:
-  """`rollout.render` to what is sent. Only the decoders' part of the state is read and written."""
+  """`rollout.render`, converted to what is sent. Reads and writes only the decoders' part of the state."""
   audio, video, decoders = rollout.render(agent, decoders, latents)
   audio, video = to_wire(audio, video)
   finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((latents, audio, decoders))]
@@ -129,32 +130,32 @@ def render_checked(agent: Agent, decoders: SessionState, latents: Latents) -> tu
 
 
 def step(agent: Agent, state: SessionState, user: rollout.UserUnit) -> tuple[Rendered, SessionState]:
-  """The whole unit as one program, for figures of `bench` and `aot`: what the phases cost together at least."""
+  """The whole unit as one program, for `bench` and `aot`: the least that the phases cost together."""
   state, unit = rollout.step_unit(agent, state, user._replace(video=video_to_float(user.video)))
   audio, video = to_wire(unit.audio, unit.video)
   return Rendered(audio, video, jnp.all(jnp.isfinite(audio))), state
 
 
 def to_wire(audio: jax.Array, video: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Sound in [-1, 1] and pictures as uint8."""
+  """Audio in [-1, 1] and video as uint8."""
   return jnp.clip(audio, -1.0, 1.0), video_to_uint8(video)
 
 
 def to_host(rendered: tuple[Rendered, SessionState]) -> tuple[Rendered, SessionState]:
-  """What is sent, as NumPy arrays; what the decoders remember stays on the device."""
+  """Copies what is sent to NumPy arrays; the decoders' states stay on the device."""
   unit, decoders = rendered
   return jax.device_get(unit), decoders
 
 
 def split_state(state: SessionState) -> tuple[SessionState, SessionState]:
-  """What the thinker and what the decoders remember; the rest is None in each."""
+  """Splits a state into the thinker's and the decoders' part; the rest is None in each."""
   decoders = _only(state, "audio_decoder", "video_decoder")
   nothing: Any = None
   return state._replace(audio_decoder=nothing, video_decoder=nothing), decoders
 
 
 def join_state(states: SessionState, decoders: SessionState) -> SessionState:
-  """What `split_state` has parted."""
+  """Joins the parts of `split_state`."""
   return states._replace(audio_decoder=decoders.audio_decoder, video_decoder=decoders.video_decoder)
 
 
@@ -173,7 +174,7 @@ def _only(state: SessionState, *fields: str) -> SessionState:
 
 
 class Clock:
-  """Runs phases to their end and notes how long each took, and in `spans`, if given, from when to when."""
+  """Runs phases to their end and notes their durations, and in `spans`, if given, their start and end times."""
 
   def __init__(self, spans: list[Span] | None = None) -> None:
     self.milliseconds: dict[str, float] = {}

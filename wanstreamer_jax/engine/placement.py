@@ -36,11 +36,11 @@ class Performer(Protocol):
   """Makes the latents of all slots' units. States and latents are stacked over slots, on the thinker's device."""
 
   def join(self, slot: int, states: SessionState) -> None:
-    """A session began in a slot."""
+    """Tells the performer that a session began in a slot."""
     ...
 
   def snapshot(self, states: SessionState) -> Any:
-    """What has to be known of a unit that was thought. In the thinker's thread, unlike `perform`."""
+    """What `perform` needs to know about the unit. Runs in the thinker's thread, unlike `perform`."""
     ...
 
   def perform(self, snapshot: Any) -> Latents:
@@ -48,12 +48,12 @@ class Performer(Protocol):
     ...
 
   def restore(self, states: SessionState) -> None:
-    """All slots changed at once."""
+    """Replaces the states of all slots at once."""
     ...
 
 
 def performer_devices(placement: str, config: Config, performers: int | None = None) -> list[jax.Device]:
-  """The devices besides the thinker's, none where the performer is fused with it.
+  """The devices besides the thinker's; none if the performer is fused with it.
 
   performers: how many devices of a group solve (default: all but the first). Raises ConfigError for an unknown
   placement, or when there are too few devices or they do not divide the work.
@@ -92,7 +92,7 @@ class FusedPerformer:
 
 
 class CacheUpdate(NamedTuple):
-  """What a unit added to a session, as the performer needs it."""
+  """What the performer needs of the entries that a unit added to a session."""
 
   added: list[Cache]  # what was written to each of `caches`
   unit: jax.Array
@@ -106,7 +106,7 @@ def performer_view(state: SessionState) -> SessionState:
 
 
 def caches(state: SessionState) -> list[Cache]:
-  """The session's own, and with guidance that of the unconditional branch."""
+  """The session's cache and, with guidance, that of the unconditional branch."""
   return [state.cache] if state.unconditional is None else [state.cache, state.unconditional.cache]
 
 
@@ -129,7 +129,7 @@ def cache_update(config: Config, state: SessionState) -> CacheUpdate:
 
 
 def apply_update(config: Config, state: SessionState, update: CacheUpdate) -> SessionState:
-  """The performer's state with what it was sent."""
+  """The performer's state after an update that it was sent."""
   state = state._replace(unit=update.unit, made=update.made)
   first = _first_token(config, state)
 
@@ -144,14 +144,14 @@ def apply_update(config: Config, state: SessionState, update: CacheUpdate) -> Se
 
 
 def _first_token(config: Config, state: SessionState) -> jax.Array:
-  """Where the unit's tokens begin in the cache."""
+  """The cache index of the unit's first token."""
   layout = build_layout(config)
   ring = (state.cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
   return layout.slot(state.unit, ring)
 
 
 class Shardings(NamedTuple):
-  """Where on the performers' mesh things lie: keys by head, everything else on every device."""
+  """Shardings on the performers' mesh: keys by head, everything else on every device."""
 
   states: SessionState  # with leading axis [slots]
   row: SessionState  # of one slot
@@ -178,7 +178,9 @@ def remote_solver(config: Config, treedef: Any, slots: int, shardings: Shardings
     def one(state: SessionState, update: CacheUpdate) -> tuple[Latents, SessionState]:
       state = apply_update(config, state, update)
       latents = rollout.perform(agent, state, one_pass)[0]
-      return latents, rollout.finish_unit(state, latents)  # it remembers what it made: REFEED needs it
+      return latents, rollout.finish_unit(
+        state, latents
+      )  # the performer remembers its latents, since REFEED needs them
 
     return over_slots(one, slots)(states, updates)
 
@@ -202,7 +204,7 @@ def _with_row(states: SessionState, slot: jax.Array, row: SessionState) -> Sessi
 
 
 class RemotePerformer:
-  """The performer on other devices than the thinker, which has a copy of the cache there."""
+  """The performer on devices other than the thinker's, with its own copy of the cache."""
 
   def __init__(self, agent: Agent, states: SessionState, devices: Sequence[jax.Device]):
     """states: of all slots, on the thinker's device."""
@@ -230,5 +232,5 @@ class RemotePerformer:
     return jax.device_put(latents, self._thinker)
 
   def compiled_text(self, snapshot: CacheUpdate) -> str:
-    """The solver's program as XLA has optimised it, which shows what devices exchange."""
+    """The text of the solver's optimised program, which shows what devices exchange."""
     return self._solve.lower(self._weights, self._states, snapshot).compile().as_text() or ""

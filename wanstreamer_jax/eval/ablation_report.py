@@ -90,10 +90,10 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
   options = first["figures"]["options"]
   titles = [title + ARROWS[better] for title, (_, _, better) in COLUMNS.items()]
   start = (
-    "all configs start from the same weights, which were trained with the reference's choices, and then have this "
-    "training to adapt to their own: what a choice costs is overstated rather than understated"
+    "all configs start from the same weights, which were trained with the reference's choices, and then adapt to "
+    "their own in this training; so the cost of a choice is overstated rather than understated"
     if first.get("init")
-    else "from nothing"
+    else "from random weights"
   )
   intro = (
     f"Written by `wanstreamer ablate`. A {reference} model ({first['parameters'] / 1e6:.1f}M parameters, "

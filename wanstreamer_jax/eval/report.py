@@ -165,7 +165,9 @@ def draw_timeline(axes: Any, c: Conversation, media: MediaConfig, tokenizer: Tex
     axes.axvline(start, color="black", linewidth=0.9)
   axes.set(xlim=(0, seconds), ylim=(-1.0, 1.65), yticks=[0, 1], yticklabels=["agent", "user"], xlabel="seconds")
   axes.set_title(
-    "who speaks when, with the words as written; dotted: a question ends (with its right answer)", loc="left", fontsize=11
+    "who speaks when, with the words as written; dotted: a question ends (with its right answer)",
+    loc="left",
+    fontsize=11,
   )
 
 
@@ -193,7 +195,9 @@ def draw_identity(axes: Any, evaluation: Evaluation, media: MediaConfig) -> None
     films.append(np.stack([portrait, *(c.agent_video[int(time * media.fps)] for time in seconds)]))
   axes.imshow(film_strip(films, len(films[0])), interpolation="nearest")
   axes.set_title(
-    "is it the same face? portrait, then over time: two sessions of the model, one of shuffled user", loc="left", fontsize=11
+    "is it the same face? portrait, then over time: two sessions of the model, one of shuffled user",
+    loc="left",
+    fontsize=11,
   )
   axes.axis("off")
 

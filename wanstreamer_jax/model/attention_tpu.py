@@ -1,4 +1,4 @@
-"""The training pass's attention as one TPU kernel. It gives the same numbers as `attention.teacher_forced_attention`."""
+"""The training pass's attention as one TPU kernel. Its numbers are those of `attention.teacher_forced_attention`."""
 
 import jax
 import jax.numpy as jnp

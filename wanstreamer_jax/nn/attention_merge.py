@@ -159,7 +159,7 @@ def _cudnn() -> Any:
     found = ()
   if found != BACKWARD:
     raise ConfigError(
-      f"model.attention is 'cudnn', which calls inside of jax, and jax {jax.__version__} is another there: install "
-      "jax==0.10.2, or set model.attention=xla"
+      f"model.attention is 'cudnn', which needs internal functions of jax that jax {jax.__version__} has changed: "
+      "install jax==0.10.2, or set model.attention=xla"
     )
   return cudnn

@@ -1,4 +1,4 @@
-"""Building blocks of decoder layers: RMSNorm, Linear, SwiGLU, output projection. The output projection joins the heads."""
+"""Building blocks of decoder layers: RMSNorm, Linear, SwiGLU, output projection. The projection joins the heads."""
 
 import jax
 import jax.numpy as jnp

@@ -83,7 +83,7 @@ class StreamSummary:
     if self.damaged:
       found.append(f"{self.damaged} damaged audio packets of the input were replaced by silence")
     if self.unread:
-      found.append(f"{self.unread} tokens of what was typed came too late: the clip was over before they could be read")
+      found.append(f"{self.unread} typed tokens came too late: the clip ended before the agent read them")
     return found + [f"{name}: {path}" for name, path in self.files.items()]
 
 

@@ -67,7 +67,7 @@ def check(config: Config) -> None:
       if folder.manifest["source"].get("codecs") != made_by:
         raise DataError(
           f"the latents in {folder.path} were made by other codecs than {config.train.codecs}: encode them again, or "
-          "set train.codecs to those that made them"
+          "set train.codecs to the codecs that made them"
         )
 
 

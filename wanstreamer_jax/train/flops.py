@@ -1,5 +1,5 @@
-"""Counts the FLOPs that the mathematics of a training step needs. MFU divides them by the peak rate, as defined for PaLM
-(arXiv 2204.02311).
+"""Counts the FLOPs that the mathematics of a training step needs. MFU divides them by the peak rate, as in PaLM (arXiv
+2204.02311).
 
 The products and convolutions of the loss and its gradient, counted from the traced program, and the Transformer's
 attention by the pairs that `units.visible` shows. Neither what is computed twice (remat) nor what is masked counts, nor

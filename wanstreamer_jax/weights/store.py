@@ -91,8 +91,8 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   stated = json.loads((folder / CONFIG_FILE).read_text()).get("sha256")
   if stated is not None and stated != found:
     raise CheckpointError(
-      f"{folder / WEIGHTS_FILE} is not the file that {CONFIG_FILE} beside it describes: damaged, or from another export; "
-      "copy the folder again"
+      f"{folder / WEIGHTS_FILE} is not the file that {CONFIG_FILE} beside it describes: it is damaged or from "
+      "another export; copy the folder again"
     )
   values = {}
   for name, value in tensors.items():

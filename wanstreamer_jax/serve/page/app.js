@@ -25,7 +25,7 @@ function warn(text) {
   $("trouble").hidden = !text;
 }
 
-// The hello message: what the form says.
+// Makes the hello message from the form.
 
 async function helloOf(form, watch) {
   const data = new FormData(form), fields = {}, world = {};
@@ -37,7 +37,7 @@ async function helloOf(form, watch) {
   return {world, watch, record: data.has("record"), video: videoCodecs()};
 }
 
-// An image file as a JPEG of at most MAX_PORTRAIT_SIDE pixels a side.
+// Turns an image file into a JPEG of at most MAX_PORTRAIT_SIDE pixels a side.
 async function shrink(file) {
   const photo = await createImageBitmap(file), scale = Math.min(1, MAX_PORTRAIT_SIDE / Math.max(photo.width, photo.height));
   const canvas = new OffscreenCanvas(Math.max(1, photo.width * scale), Math.max(1, photo.height * scale));
@@ -96,7 +96,7 @@ function attach(socket) {
   socket.onclose = reconnect;
 }
 
-// The connection broke, or the server restarts: tries to continue the session.
+// Tries to continue the session after the connection broke or the server restarted.
 async function reconnect() {
   const lost = live, deadline = now() + RECONNECT_SECONDS;
   while (lost && live === lost && now() < deadline) {
@@ -140,7 +140,7 @@ function finish(message) {
   $("talk").focus();
 }
 
-// What the server says of the agent before a conversation.
+// Shows what the server says about the agent before a conversation.
 async function showAbout() {
   const {fields, portrait, voice, watch} = await (await fetch("/about" + location.search)).json();
   for (const [name, value] of Object.entries(fields)) {

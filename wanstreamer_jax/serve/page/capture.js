@@ -17,7 +17,7 @@ detectCodecs().catch(() => {});
 
 export function videoCodecs() { return vp8 ? ["vp8", "jpeg"] : ["jpeg"]; }
 
-// Asks for microphone and camera; a microphone alone will do.
+// Asks for microphone and camera; a microphone alone is enough.
 export async function userMedia() {
   const audio = {echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1};
   try {
@@ -29,7 +29,7 @@ export async function userMedia() {
 }
 
 export class Capture {
-  // socket: a function that returns the WebSocket of the moment; preview: the <video> that shows the camera.
+  // socket: a function that returns the current WebSocket; preview: the <video> that shows the camera.
   constructor(context, welcome, socket, preview) {
     Object.assign(this, {context, welcome, socket, preview, muted: false});
   }

@@ -36,7 +36,7 @@ export class Conversation {
     this.showing = setInterval(() => this.showFigures(), 500);
   }
 
-  // Some browsers start audio only during a click, which is over by now.
+  // Some browsers start audio only during a click, and that click is over by now.
   async startContext() {
     await Promise.race([this.context.resume(), new Promise((resolve) => setTimeout(resolve, 1000))]);
     if (this.context.state === "running") return;
@@ -45,7 +45,7 @@ export class Conversation {
     addEventListener("pointerdown", resume, {once: true});
   }
 
-  // Audio and video over WebRTC; text stays on the socket. For networks that lose packets.
+  // Moves audio and video to WebRTC, for networks that lose packets; text stays on the socket.
   async connectWebRTC(stream) {
     this.peer?.close();  // of the connection that broke
     const peer = this.peer = new RTCPeerConnection(), video = $("remote");
@@ -70,7 +70,7 @@ export class Conversation {
     if (peer === this.peer) this.say({type: "offer", sdp: peer.localDescription.sdp});
   }
 
-  // The session goes on over another socket. Rejects when WebRTC cannot be set up again.
+  // Continues the session over another socket. Rejects when WebRTC cannot be set up again.
   async reconnect(socket, welcome, stream) {
     Object.assign(this, {socket, welcome});
     this.capture.restart();
@@ -81,7 +81,7 @@ export class Conversation {
 
   say(value) { if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(value)); }
 
-  // A message of the server.
+  // Handles a message of the server.
   receive(data) {
     if (typeof data !== "string") { this.playback.receive(unpack(data)); return; }
     const value = JSON.parse(data);
@@ -119,10 +119,10 @@ export class Conversation {
 
   onDraining(seconds) {
     const rest = seconds < 120 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} minutes`;
-    this.warn(`The server goes down in ${rest}.`);
+    this.warn(`The server stops in ${rest}.`);
   }
 
-  // Session time that is heard now: the unit there has reached the user.
+  // Session time of the audio that is heard now; its unit has reached the user.
   onHeard(time) {
     const unit = this.units.get(Math.floor(time / (this.welcome.unit_ms / 1000)));
     if (!unit) return;

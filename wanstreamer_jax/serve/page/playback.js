@@ -19,7 +19,7 @@ export class Playback {
     this.node.port.onmessage = ({data}) => this.onReport(data);
   }
 
-  // cancelEcho: somebody speaks into a microphone here.
+  // cancelEcho: true when somebody speaks into a microphone here.
   async start(cancelEcho) {
     const looped = cancelEcho && await this.playThroughLoop();
     if (!looped) this.node.connect(this.context.destination);
@@ -63,7 +63,7 @@ export class Playback {
     this.loopDelay = delay;
   }
 
-  // A media message of the server.
+  // Handles a media message of the server.
   receive(message) {
     if (message.kind === AUDIO) this.receiveAudio(message);
     else if (message.kind === JPEG) this.decodeJPEG(message);
@@ -97,12 +97,12 @@ export class Playback {
     return decoder;
   }
 
-  // The agent was interrupted: silences what waits, unless a watched person speaks in it too.
+  // The agent was interrupted: drops waiting audio, unless a watched person speaks in it too.
   flush() {
     if (!this.userAudio) this.node.port.postMessage("flush");
   }
 
-  // What the audio thread reports (worklets.js).
+  // Handles reports of the audio thread (worklets.js).
   onReport({time, waiting, underrun, flushed}) {
     if (flushed) { this.onflushed(); return; }
     if (underrun) { this.underruns++; return; }
@@ -133,12 +133,12 @@ export class Playback {
   }
 }
 
-// Shows an image, VideoFrame or ImageBitmap on a canvas, which takes its size.
+// Shows an image, VideoFrame or ImageBitmap on a canvas and gives the canvas its size.
 export function drawImage(canvas, image) {
   const [width, height] = [image.displayWidth ?? image.width, image.displayHeight ?? image.height];
   if (canvas.width !== width || canvas.height !== height) {
     [canvas.width, canvas.height] = [width, height];
-    // The page is as wide as the agent's video is in its share of the window's height (style.css).
+    // Sets the page's width to that of the agent's video, which fills a share of the window's height (style.css).
     if (canvas.id === "agent") document.documentElement.style.setProperty("--aspect", width / height);
   }
   canvas.getContext("2d").drawImage(image, 0, 0);
