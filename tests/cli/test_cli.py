@@ -110,7 +110,7 @@ def test_help_imports_nothing_heavy():
     (["train", "--config", NANO, "--config.train.stage=dance"], "train.stage is 'dance'"),
     (["train", "--config", NANO, "--config.train.keep=0"], "train.keep is 0: expected at least 1"),
     (["train", "--config", NANO, "--config.train.log_every=-1"], "train.log_every is -1: expected at least 0"),
-    (["train", "--config", "README.md"], "README.md is no Python file"),
+    (["train", "--config", "README.md"], "README.md is not a Python file"),
     (["inspect", "model", "--config", NANO, "--config.model.width=0"], "model.width is 0: expected at least 1"),
     (["inspect", "model", "--config", NANO, "--config.video_vae.channels=(8,0,8)"], "video_vae.channels is (8, 0, 8)"),
     (["inspect", "model", "--config", NANO, "--config.audio_vae.strides=()"], "audio_vae.strides is empty"),
@@ -141,7 +141,7 @@ def test_bad_input_ends_in_one_line(arguments, words, capsys):
     (OSError(28, "No space left on device", "out/x"), 2, "error: out/x: No space left on device"),
     (KeyboardInterrupt(), 130, "interrupted"),
     (KeyboardInterrupt("stopped at step 7, saved"), 130, "stopped at step 7, saved"),
-    (ZeroDivisionError("oh"), 1, "ZeroDivisionError: oh (this is a defect"),
+    (ZeroDivisionError("oh"), 1, "ZeroDivisionError: oh (this is a bug"),
   ],
 )
 def test_exceptions_become_statuses(raised, status, words, monkeypatch, capsys):

@@ -117,7 +117,7 @@ def test_a_share_says_that_others_go_on(tmp_path, capsys):
   out = str(tmp_path / "world")
   command = [*MAKE, *overrides(13), "--out", out, "--sessions", "2", "--shard"]
   run([*command, "1/2"])
-  assert "share 1/2 is done; the folder is finished by the last call" in capsys.readouterr().out
+  assert "share 1/2 is done; the last of the other shares finishes the folder" in capsys.readouterr().out
   run([*command, "0/2"])
   assert "2 sessions, 26 units" in capsys.readouterr().out
   assert RecordFolder(out).manifest["skipped"] == 0

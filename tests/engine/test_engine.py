@@ -253,7 +253,7 @@ def test_a_defect_before_a_session_begins_is_that_sessions_own(agent, engine, mo
     if k == 2:
       with monkeypatch.context() as broken:
         broken.setattr(engine_module, "world_arrays", lambda *_: 1 / 0)
-        with pytest.raises(DataError, match="could not begin"):
+        with pytest.raises(DataError, match="could not start"):
           engine.join(0, Request(BEN))
     return nobody(k, engine)
 

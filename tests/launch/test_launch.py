@@ -96,7 +96,7 @@ def test_slices_are_nodes(gcloud):
   [
     (["create"], POD, "which pod?"),
     (["create", "wan1"], {}, "ZONE is not set"),
-    (["create", "wan;1"], POD, "hold a-z, 0-9 and - only"),
+    (["create", "wan;1"], POD, "may contain only a-z, 0-9 and -"),
     (["--dry-run", "create", "wan1"], POD | {"ACCELERATOR": "v3-8"}, "expected v5litepod-N, v5p-N or v6e-N"),
     (["--dry-run", "run", "wan1"], POD, "what to train?"),
     (["fly", "wan1"], POD, "unknown command 'fly'"),

@@ -97,7 +97,7 @@ def test_cudnn_is_refused_where_jax_is_another_inside(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   assert merging._cudnn() is cudnn
   monkeypatch.setattr(cudnn, "_dot_product_attention_bwd_rule", lambda scale, seed, residuals, grad: None)
-  with pytest.raises(ConfigError, match=r"jax [\d.]+ is another there: install jax==0.10.2, or set"):
+  with pytest.raises(ConfigError, match=r"jax [\d.]+ has changed: install jax==0.10.2, or set"):
     CuDNN().forward(Piece(*tensors(2, 2, 2), jnp.int32(1)))
 
 

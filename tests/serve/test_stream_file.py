@@ -153,7 +153,7 @@ def test_a_folder_in_the_way_leaves_nothing_half(clip, tmp_path):
 
 def test_what_was_typed_too_late_is_told(clip, tmp_path):
   summary = stream_file(Parrot(waiting=3), clip, tmp_path / "out", QUIET)
-  assert "3 tokens of what was typed came too late" in "".join(summary.lines())
+  assert "3 typed tokens came too late" in "".join(summary.lines())
 
 
 def test_typed_text_arrives_in_its_unit(clip, tmp_path):
@@ -262,7 +262,7 @@ def test_a_world_that_is_written_is_read_again(world, tmp_path):
     ({"voice": "words.png"}, "could be decoded"),
     ({"voice": "nan.wav"}, "not finite"),
     ({"voice": "long.wav"}, "at most 30 s"),
-    ({"voice": "face.png"}, "has no sound"),
+    ({"voice": "face.png"}, "has no audio"),
   ],
   ids=str,
 )
