@@ -24,9 +24,9 @@ def velocity(z0: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 def velocity_from_mean(mean: jax.Array, z: jax.Array, tau: jax.Array, std: float) -> jax.Array:
-  """E[eps - z0 | z_tau = z] for z0 ~ N(mean, std^2), eps ~ N(0, 1): how a network that knows `mean` from the past
-  states a velocity. tau: a scalar. Towards std = 0 it is x0-prediction; mean = 0, std = 1 is the skip of EDM (arXiv
-  2206.00364)."""
+  """E[eps - z0 | z_tau = z] for z0 ~ N(mean, std^2), eps ~ N(0, 1). It turns a network's prediction `mean`, made from
+  the past, into a velocity. tau: a scalar. As std goes to 0 it becomes x0-prediction; with mean = 0 and std = 1 it is
+  the skip of EDM (arXiv 2206.00364)."""
   data, noise = (1 - tau) * std**2, tau
   slope = (noise - data) / ((1 - tau) * data + tau * noise)
   return slope * (z - (1 - tau) * mean) - mean
@@ -45,7 +45,7 @@ def sample_time(key: jax.Array, shape: tuple[int, ...], *, mean: float, std: flo
 def schedule(steps: int, shift: float, most: int | None = None) -> np.ndarray:
   """Sampling flow times from 1 (noise) to 0 (data): float32 [steps + 1], shifted.
 
-  most: the length to fill up with zeros, [most + 1]: from 0 to 0 a solver moves nothing.
+  most: pads the result with zeros to [most + 1]; a solver step from 0 to 0 changes nothing.
   """
   times = shift_time(np.linspace(1.0, 0.0, steps + 1), shift)
   return np.pad(times, (0, (most or steps) - steps)).astype(np.float32)
@@ -56,8 +56,8 @@ Field = Callable[[Tree, jax.Array], Tree]  # (z, tau) -> velocity
 
 
 def guided(field: Field[Tree], unconditional: Field[Tree], scale: jax.Array) -> Field[Tree]:
-  """Classifier-free guidance (arXiv 2207.12598): at scale 1 it is `field` to the bit, at 0 `unconditional`, and above 1
-  what the conditions change is exaggerated."""
+  """Classifier-free guidance (arXiv 2207.12598): at scale 1 it equals `field` bit for bit, at 0 `unconditional`; above
+  1 it exaggerates the effect of the conditions."""
 
   def both(z: Tree, tau: jax.Array) -> Tree:
     return jax.tree.map(lambda v, u: v + (scale - 1) * (v - u), field(z, tau), unconditional(z, tau))

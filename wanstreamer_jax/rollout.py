@@ -2,8 +2,9 @@
 
     step_unit(agent, state, user_unit) -> state, agent_unit
 
-Immutable state in, state out; nothing else remembers. A rollout is `lax.scan` over it, serving jits its five phases.
-There is no second decoding path. `teacher_forcing.py` is the same model over a whole crop at once.
+The state goes in and a new one comes out; nothing else is remembered. A rollout is `lax.scan` over this function, and
+serving jits its five phases. There is no second decoding path. `teacher_forcing.py` is the same model over a whole crop
+at once.
 
   perceive   raw user unit -> tokens                              (perception states advance)
   commit     COMMIT; may run before the user's unit is there      (appends its KV)
@@ -46,7 +47,7 @@ class Agent(nnx.Module):
 
 
 def cast_layers_to_compute_dtype(agent: Agent) -> Agent:
-  """The agent with its layers in the dtype that they are cast to at every use: the same numbers from fewer bytes."""
+  """Casts layers once to the dtype that they are cast to at every use: the same numbers from fewer bytes."""
   dtype, leaves = agent.config.model.dtype, named_leaves(agent)
   layers = {
     name: leaf.astype(dtype) for name, leaf in leaves.items() if name.startswith("streamer.transformer.layers.")
@@ -68,9 +69,9 @@ class UserUnit(NamedTuple):
 
 
 class Sampling(NamedTuple):
-  """How text and latents are drawn (a request's choice).
+  """How text and latents are sampled, as a request chose.
 
-  times: float32 [flow.steps + 1], where the solver goes; zeros at the end are steps that it does not take.
+  times: float32 [flow.steps + 1], the solver's flow times; zeros at the end are steps that it does not take.
   """
 
   temperature: HostOrDevice  # of text; 0 is greedy
@@ -83,7 +84,7 @@ class Sampling(NamedTuple):
     cls, config: Config, temperature: float = 0.0, pad_bias: float = 0.0, steps: int | None = None,
     guidance: float | None = None,
   ) -> "Sampling":  # fmt: skip
-    """On the host. steps, guidance: None is what the config says."""
+    """Made on the host. steps, guidance: None takes the config's value."""
     flow = config.flow
     scale = next(value for value in (guidance, flow.guidance, 1.0) if value is not None)
     times = schedule(steps or flow.steps, flow.shift, flow.steps)
@@ -91,7 +92,7 @@ class Sampling(NamedTuple):
 
 
 class Unconditional(NamedTuple):
-  """What guidance's second branch remembers by itself: the session as if it had no user and no world."""
+  """State of guidance's second branch, which sees the session without user and world."""
 
   text_tokens: jax.Array  # int32
   cache: Cache
@@ -101,9 +102,9 @@ class SessionState(NamedTuple):
   """Everything that one session remembers between units."""
 
   seed: jax.Array  # uint32 [2], the data of the session's random key: a saved session holds plain arrays
-  unit: jax.Array  # int32, the unit that the next step makes; beyond 46 hours (`rotary.LAST_ID`) outputs are NaN
+  unit: jax.Array  # int32, the number of the next unit; beyond 46 hours (`rotary.LAST_ID`) outputs are NaN
   made: jax.Array  # int32, how many units this session has made (unit - made is where its clock started)
-  text_tokens: jax.Array  # int32, how many tokens both sides' text had so far, PAD not counted
+  text_tokens: jax.Array  # int32, how many text tokens both sides had so far, without PAD
   cache: Cache
   unconditional: Unconditional | None  # with `flow.guidance`
   past: Latents  # the last commit_delay units' latents, newest last: [d, h, w, Z], [d, A, Z]
@@ -114,7 +115,7 @@ class SessionState(NamedTuple):
 
 
 class AgentUnit(NamedTuple):
-  """What the agent did in one unit. `trace` holds intermediates that jit prunes when nobody asks for them."""
+  """What the agent did in one unit. `trace` holds intermediate values, which jit prunes when they are unused."""
 
   audio: Float32[Array, "samples"]
   video: Float32[Array, "frames H W 3"]
@@ -152,7 +153,7 @@ def start_session(
     x, coords = agent.streamer.world(world)
     _, kv = agent.streamer.transformer(x, coords, cached_attention(coords, [], [], layout.config.window, 0))
     cache = cache.write(kv, coords, jnp.zeros((), jnp.int32))
-  # Nothing was made yet: zeros, which COMMIT and REFEED show as invalid (`_history`).
+  # The agent has made nothing yet: zeros, which COMMIT and REFEED mark as invalid (`_history`).
   video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_vae.latent_dim))
   return SessionState(
     seed=jax.random.key_data(key),
@@ -188,7 +189,7 @@ def perceive(agent: Agent, state: SessionState, user: UserUnit) -> tuple[UserTok
 
 
 def commit(agent: Agent, state: SessionState) -> SessionState:
-  """COMMIT of the unit to come: the agent's latents enter its history. Nothing of the user is needed for it."""
+  """Runs COMMIT of the next unit: the agent's latents enter its history. It needs no input of the user."""
   layout = build_layout(agent.config)
   segments = layout.phase(COMMIT)
   if not segments:
@@ -230,7 +231,7 @@ def think(
 
 
 def _think_unconditional(agent: Agent, state: SessionState, user: UserTokens, text: jax.Array) -> Unconditional:
-  """HEAR, STATE and TEXT of the unconditional branch, in one pass: it hears nothing, and the text is known."""
+  """HEAR, STATE and TEXT of the unconditional branch in one pass, which has no user; the text is known."""
   assert state.unconditional is not None
   layout, (text_tokens, cache) = build_layout(agent.config), state.unconditional
   no = jnp.zeros((), bool)
@@ -259,7 +260,7 @@ def _append(
 
 
 def _history(state: SessionState, layout: Layout) -> History:
-  """The agent's own past as unit k is shown it: clean, invalid before the session began."""
+  """The agent's own past that unit k sees: clean latents, invalid before the session began."""
 
   def past(index: int, age: int) -> Past:
     latents = jax.tree.map(lambda x: x[index], state.past)
@@ -291,7 +292,7 @@ def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:
 
 
 def perform(agent: Agent, state: SessionState, one_pass: Pass = single_device) -> tuple[Latents, dict[str, Any]]:
-  """REFEED once, then the solver over PERFORM; reads the KV-cache only. -> (the unit's latents, trace).
+  """Runs REFEED once, then the solver over PERFORM; only reads the KV-cache. -> (the unit's latents, trace).
 
   one_pass: how the Transformer is run, on one device or spread over several (`model/ulysses.py`).
   """
@@ -306,7 +307,7 @@ def perform(agent: Agent, state: SessionState, one_pass: Pass = single_device) -
 
 
 def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> Field[Latents]:
-  """The velocity field of a unit, given what a cache remembers."""
+  """The velocity field of a unit, given a cache."""
   layout, streamer = build_layout(agent.config), agent.streamer
   segments = layout.phase(PERFORM)
   groups, key_coords = [cache.kv], [cache.coords]
@@ -342,20 +343,20 @@ def render(
 
 
 def next_unit(state: SessionState) -> SessionState:
-  """Moves the clock; there is room for the latents of the unit that was, which may come a little later."""
+  """Advances the clock and makes room for the latents of the finished unit, which may arrive later."""
   past = jax.tree.map(lambda old: jnp.concatenate([old[1:], jnp.zeros_like(old[:1])]), state.past)
   return state._replace(past=past, unit=state.unit + 1, made=state.made + 1)
 
 
 def remember(state: SessionState, latents: Latents, unit: jax.Array) -> SessionState:
-  """The latents of a unit that is over, for the commits to come."""
+  """Stores the latents of a finished unit for later commits."""
   delay = state.past.audio.shape[0]
   put = lambda old, new: jax.lax.dynamic_update_index_in_dim(old, new, delay - (state.unit - unit), 0)
   return state._replace(past=jax.tree.map(put, state.past, latents))
 
 
 def finish_unit(state: SessionState, latents: Latents) -> SessionState:
-  """Remembers the unit's latents, and moves the clock."""
+  """Stores the unit's latents and advances the clock."""
   return remember(next_unit(state), latents, state.unit)
 
 

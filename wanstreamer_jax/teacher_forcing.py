@@ -3,8 +3,8 @@
     predictions = teacher_forced(streamer, crop_conditions(streamer, crop), inputs)
     errors = squared_errors(predictions.velocity, targets)
 
-`rollout.py` is the same model unit by unit, and both give the same numbers (law 3). A stage has no forward of its own:
-it is a choice of four inputs, of which the pass takes three and the loss the fourth.
+`rollout.py` is the same model unit by unit, and both give the same numbers (law 3). A stage has no forward pass of its
+own: it chooses four inputs; the pass takes three of them and the loss takes the fourth.
 
     stage                    history             noisy, tau                           targets
     duplex                   data, noised a bit  data + noise, tau drawn              noise - data
@@ -12,8 +12,8 @@ it is a choice of four inputs, of which the pass takes three and the loss the fo
     self-forcing, gradient   recorded rollout    recorded solver inputs, exit step    from teacher and critic
     self-forcing, anchor     recorded rollout    data + noise, tau drawn              noise - data
 
-A crop has K units and, of the agent, the P units before them (`data.loader.PREVIOUS`). I noisy copies are of some
-units, of all, or of each several times. Everything is unbatched: `jax.vmap` makes the batch.
+A crop has K units, and the agent's latents of the P units before them (`data.loader.PREVIOUS`). The I noisy copies are
+of some units, of all, or of each several times. Everything is unbatched: `jax.vmap` makes the batch.
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, PERFORM, STATE, TE
 
 
 class Conditions(NamedTuple):
-  """What the agent of a crop is told: its world, its user, its own words, and where its clocks start."""
+  """The agent's inputs in a crop: its world, its user, its own words, and where its clocks start."""
 
   world: WorldArrays
   user: UserTokens  # [K, ...]
@@ -47,7 +47,7 @@ class Conditions(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """What a stage chooses. The fourth input, the targets, is the loss's."""
+  """The three inputs that a stage chooses for the pass. The fourth, the targets, belongs to the loss."""
 
   history: Past  # [P + K, ...]: what COMMIT and REFEED show of every unit
   noisy: Latents  # [I, ...]: what PERFORM starts from
@@ -56,7 +56,7 @@ class Inputs(NamedTuple):
 
 
 class Predictions(NamedTuple):
-  """What the pass says."""
+  """The results of the pass."""
 
   text: Float[Array, "K n D"]  # hidden states, whose `logits` predict the n text slots
   velocity: Latents  # [I, ...] of the noisy copies
@@ -65,8 +65,8 @@ class Predictions(NamedTuple):
 def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs, evicts: bool = True) -> Predictions:
   """One pass of the Transformer over [WORLD | K clean units | I noisy copies].
 
-  evicts: False if the caller knows that no unit is so late that a part of its session's past would have been evicted,
-  which makes the TPU kernel cheaper. Raises ConfigError for units or heads that do not divide over the mesh, and for
+  evicts: False if the caller knows that no unit comes late enough for a part of its past to be evicted; this makes
+  the TPU kernel cheaper. Raises ConfigError for units or heads that do not divide over the mesh, and for
   crops that `config.model.attention` cannot express.
   """
   config, layout = streamer.config, build_layout(streamer.config)
@@ -146,7 +146,7 @@ def _in_a_row(tree: Any) -> Any:
 
 
 def unit_history(past: Past, units: int, delay: int) -> History:
-  """What each of K units is shown of the past [P + K, ...]: unit k - delay for COMMIT, unit k - 1 for REFEED."""
+  """The past that each of K units sees, out of [P + K, ...]: unit k - delay for COMMIT, unit k - 1 for REFEED."""
 
   def earlier(age: int) -> Past:
     first = past.flow_time.shape[0] - units - age
@@ -156,10 +156,10 @@ def unit_history(past: Past, units: int, delay: int) -> History:
 
 
 def pick_units(tree: Any, picked: jax.Array | None, copies: int) -> Any:
-  """What arrays [K, ...] hold of the units of I noisy copies: [I, ...], ascending, so that on a mesh no unit moves.
+  """Picks the units of I noisy copies from arrays [K, ...]: [I, ...], ascending, so that on a mesh no unit moves.
 
-  I < K: `picked` says which, one of each K / I consecutive ones. I = K: every unit. I = D * K: every unit D times in a
-  row, which are D draws on one clean copy (of self-forcing, replay and anchor).
+  I < K: `picked` names one of each K / I consecutive units. I = K: every unit. I = D * K: every unit D times in a row,
+  as D draws on one clean copy (in self-forcing: replay and anchor).
   """
 
   def rows(x: jax.Array) -> jax.Array:
@@ -175,7 +175,7 @@ def pick_units(tree: Any, picked: jax.Array | None, copies: int) -> Any:
 def training_attention(
   config: Config, clean: Coords, noisy: Coords, sharding: ContextSharding, evicts: bool
 ) -> AttentionFn:
-  """How the pass attends: `config.model.attention`. All ways give the same numbers; evicts: as in `teacher_forced`.
+  """The attention that `config.model.attention` names. All give the same numbers; evicts: as in `teacher_forced`.
 
   Raises ConfigError where a kernel cannot express the crop.
   """
@@ -198,7 +198,7 @@ def training_attention(
 
 
 def crop_conditions(streamer: WanStreamer, crop: Crop) -> Conditions:
-  """A crop as its agent is told it: the user's side perceived, the clock that of its session."""
+  """The conditions of a crop: the user's side perceived, and the clock of its session."""
   samples = audio_to_float(crop.user_audio).reshape(-1)  # [K, samples] -> [K * samples]
   audio, video, _ = streamer.perceive(samples, video_to_float(crop.user_video), streamer.hear.initial_state())
   user = UserTokens(audio, video, crop.user_text, crop.user_audio_valid, crop.user_video_valid)
@@ -229,7 +229,7 @@ def last_units(tree: Any, units: int) -> Any:
 
 
 class Shown(NamedTuple):
-  """Which inputs of a session the model is shown, bools. Training leaves some out: none may be taken for granted."""
+  """Which inputs of a session the model sees, as bools. Training hides some, so that it relies on none of them."""
 
   world: jax.Array  # text and voice
   portrait: jax.Array
@@ -239,7 +239,7 @@ class Shown(NamedTuple):
 
 
 def mask_inputs(crop: Crop, shown: Shown) -> Crop:
-  """The crop without the inputs that are not shown: text is PAD, media are invalid."""
+  """Hides the inputs that are not shown: text becomes PAD, media become invalid."""
   return crop._replace(
     world_text=jnp.where(shown.world, crop.world_text, PAD),
     voice_valid=crop.voice_valid & shown.world,
@@ -269,17 +269,18 @@ def posterior_mean(inputs: Inputs, velocity: Latents) -> Latents:
 
 
 class TextScores(NamedTuple):
-  """How a crop's text slots were predicted: also slots that do not exist, whose scores nobody uses."""
+  """Scores of a crop's text slots. Slots that do not exist have scores too, which are not used."""
 
   nll: Float32[Array, "K n"]  # negative log-likelihood in nats
-  correct: Bool[Array, "K n"]  # whether the token is the likeliest one
+  correct: Bool[Array, "K n"]  # whether the token is the most likely one
   log_z: Float32[Array, "K n"]  # log of the logits' normaliser
 
 
 def text_scores(streamer: WanStreamer, hidden: Float[Array, "K n D"], text: Int[Array, "K n"]) -> TextScores:
   """hidden: as in `Predictions.text`.
 
-  Slot after slot, computed again for the gradient: a minute's logits of all slots, over 152k tokens, are 0.7 GB a copy.
+  Slots are computed one after the other, and again for the gradient: the logits of a minute's slots over 152k tokens
+  take 0.7 GB per copy.
   """
 
   def slot(inputs: tuple[jax.Array, jax.Array]) -> TextScores:
@@ -293,6 +294,6 @@ def text_scores(streamer: WanStreamer, hidden: Float[Array, "K n D"], text: Int[
 
 
 def onsets(text: Int[Array, "K n"]) -> Bool[Array, "K"]:
-  """Units with text that follow a unit without."""
+  """Units with text that follow a unit without text."""
   written = text[:, 0] != PAD
   return written & ~jnp.concatenate([jnp.zeros(1, bool), written[:-1]])

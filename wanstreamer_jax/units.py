@@ -32,14 +32,14 @@ W world, C commit, H hear, S state, T text, P perform; C of unit 0 is invalid as
     P0   x  .  x  x  x  .  .  .  .  x  .
     P1   x  .  x  x  x  x  x  x  x  .  x
 
-Which consecutive blocks share a forward pass is scheduling and never changes a number.
+Scheduling decides which consecutive blocks share a forward pass; this never changes a number.
 
-Every einsum and shape comment of the model uses these letters; a letter that a file needs beside them is said there:
+Every einsum and shape comment of the model uses these letters; files that need another letter define it:
 
     T query tokens      S key tokens        K units of a crop     E noisy tokens of a unit (REFEED, PERFORM)
     D model width       F MLP width         V vocabulary          L layers
     N query heads       M key/value heads   G = N / M             H head dimension
-    A audio latents of a unit               Z latent channels     h, w rows and columns of a picture's latent
+    A audio latents of a unit               Z latent channels     h, w rows and columns of a frame's latent
     R, Q rows and columns of patches        C channels of convolutions and conditions
 
 There is no batch letter: every function handles one session, and `jax.vmap` makes the batch.
@@ -68,10 +68,10 @@ NO_FLOW_TIME = -1.0  # the flow time of tokens that are not latents
 ])  # fmt: skip
 @dataclasses.dataclass(frozen=True)
 class Coords:
-  """Who each token is. Every field has shape [T] (`position` [T, 3]: t, h, w on the rotary grid)."""
+  """The coordinates of tokens. Every field has shape [T] (`position` [T, 3]: t, h, w on the rotary grid)."""
 
   session: jax.Array  # int32
-  unit: jax.Array  # int32, whose pass writes it; WORLD is -1
+  unit: jax.Array  # int32, the unit whose pass writes the token; WORLD is -1
   block: jax.Array  # int32, increasing in cache order
   scope: jax.Array  # int32, 0 is committed, k + 1 lives for unit k only
   valid: jax.Array  # bool
@@ -105,7 +105,7 @@ def visible(query: Coords, key: Coords, window: int | None) -> Bool[Array, "T S"
 
 
 def evicted(unit: Int[Array, "*T"], layout: LayoutConfig) -> Int[Array, "*T"]:
-  """gap(k): how many units lie between the pinned prefix and the oldest unit that unit k still sees."""
+  """gap(k): the number of units between the pinned prefix and the oldest unit that unit k still sees."""
   if layout.window is None:
     return jnp.zeros_like(unit)
   return jnp.maximum(0, unit - layout.window + 1 - layout.sinks)
@@ -120,8 +120,8 @@ class Segment:
   positions: tuple[tuple[int, int, int], ...]  # offsets to the time of the content; text has (t, 0, 0)
   delay: int = 0  # the content is of unit k - delay
   text: bool = False  # h and w are the ordinal of the token among the session's text tokens
-  axes: tuple[int, int, int] = (1, 0, 0)  # which of t, h, w advance with time
-  rate: int = POSITIONS_PER_UNIT  # by how much, per unit
+  axes: tuple[int, int, int] = (1, 0, 0)  # which of t, h and w advance with time
+  rate: int = POSITIONS_PER_UNIT  # how far they advance per unit
   blocks: tuple[int, ...] = ()  # numbered from the start of the unit; given by `_Blocks`
 
   @property
@@ -129,13 +129,13 @@ class Segment:
     return len(self.positions)
 
   def slot(self, index: int) -> "Segment":
-    """The segment of one of this segment's tokens alone."""
+    """A segment that holds only one token of this segment."""
     cut = slice(index, index + 1)
     return dataclasses.replace(self, blocks=self.blocks[cut], positions=self.positions[cut])
 
   @property
   def noisy(self) -> bool:
-    """Whether its tokens are seen within their unit only."""
+    """Whether its tokens are visible only within their unit."""
     return self.phase in NOISY_PHASES
 
 
@@ -147,7 +147,7 @@ class Layout:
   world: tuple[Segment, ...]
   blocks_per_unit: int
   config: LayoutConfig
-  ids_per_unit: tuple[int, int, int] = (POSITIONS_PER_UNIT, 0, 0)  # by how much the ids (t, h, w) advance per unit
+  ids_per_unit: tuple[int, int, int] = (POSITIONS_PER_UNIT, 0, 0)  # how far the ids (t, h, w) advance per unit
 
   def phase(self, *phases: str) -> tuple[Segment, ...]:
     return tuple(segment for segment in self.unit if segment.phase in phases)
@@ -174,7 +174,7 @@ class Layout:
     return self.pinned_tokens + units * self.clean_tokens
 
   def slot(self, unit: jax.Array, ring: int) -> jax.Array:
-    """First cache index of a unit: sinks stay where they are, later units go round the ring of `ring` slots."""
+    """First cache index of a unit. Sink units keep their place; later units use a ring of `ring` slots."""
     sinks = self.config.sinks
     index = jnp.where(unit < sinks, unit, sinks + (unit - sinks) % ring)
     return self.world_tokens + index * self.clean_tokens
@@ -232,7 +232,7 @@ def build_layout(config: Config) -> Layout:
   layout, blocks = config.layout, _Blocks()
   video, audio = _grid(*config.noisy_grid, 1), _line(config.audio_latents)
   commit_video = _grid(*config.commit_grid, layout.commit_patch)
-  user_side = config.user_video_side / config.noisy_side  # the user's picture covers the same square as the agent's
+  user_side = config.user_video_side / config.noisy_side  # the user's frame covers the same square as the agent's
   user_video = _grid(*config.user_video_grid, user_side) if layout.user_video else ()
   media = blocks.apart if layout.split_modalities else blocks.together
 
@@ -249,7 +249,7 @@ def build_layout(config: Config) -> Layout:
   if layout.needs_refeed:
     media(Segment("refeed_video", REFEED, video, delay=1), Segment("refeed_audio", REFEED, audio, delay=1))
   perform = [Segment("noisy_video", PERFORM, video), Segment("noisy_audio", PERFORM, audio)]
-  media(*(reversed(perform) if layout.split_modalities else perform))  # apart, the picture can follow the voice
+  media(*(reversed(perform) if layout.split_modalities else perform))  # as separate blocks, video can depend on audio
 
   segments, advance = blocks.segments, (POSITIONS_PER_UNIT, 0, 0)
   if layout.rope == "ordinal":
@@ -259,7 +259,7 @@ def build_layout(config: Config) -> Layout:
 
 
 def _ordinal(segments: list[Segment]) -> list[Segment]:
-  """The `rope = ordinal` ablation: all axes count tokens, in cache order, instead of telling time and place."""
+  """The `rope = ordinal` ablation: all axes count tokens, in cache order, instead of giving time and place."""
   total, index, out = sum(segment.tokens for segment in segments), 0, []
   for segment in segments:
     positions = tuple((i, i, i) for i in range(index, index + segment.tokens))
@@ -285,7 +285,7 @@ def _world(config: Config) -> tuple[Segment, ...]:
 
 
 def segment_slices(segments: tuple[Segment, ...]) -> dict[str, slice]:
-  """Where each segment lies in the concatenation of `segments`."""
+  """The slice of each segment in the concatenation of `segments`."""
   out, start = {}, 0
   for segment in segments:
     out[segment.name] = slice(start, start + segment.tokens)
@@ -295,7 +295,7 @@ def segment_slices(segments: tuple[Segment, ...]) -> dict[str, slice]:
 
 @dataclasses.dataclass(frozen=True)
 class Dynamic:
-  """What is known of a segment only at run time. Shapes [tokens]; None means all valid / no flow time / no text."""
+  """Facts about a segment that are known only at run time. Shapes [tokens]; None: all valid, no flow time, no text."""
 
   valid: jax.Array | None = None
   flow_time: jax.Array | None = None
@@ -342,7 +342,7 @@ def world_coords(layout: Layout, dynamic: dict[str, Dynamic], session: int = 0) 
 def _gather(
   segments: tuple[Segment, ...], dynamic: dict[str, Dynamic], field: str, default: Any, dtype: Any
 ) -> jax.Array:
-  """One run-time field of all segments, concatenated, with a default where it is not given."""
+  """Concatenates one run-time field of all segments; the default stands in where it is not given."""
   parts = [jnp.zeros(0, dtype)]
   for segment in segments:
     value = getattr(dynamic.get(segment.name, Dynamic()), field)

@@ -17,7 +17,7 @@ AttentionFn = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own key
 def cached_attention(
   coords: Coords, key_coords: list[Coords], groups: list[KeyValue], window: int | None, pinned: int
 ) -> AttentionFn:  # fmt: skip
-  """A step: T tokens see the given key groups, of all layers, and each other.
+  """Attention of a step: T tokens see each other and the given key groups, which hold all layers.
 
   coords: of the tokens; key_coords: of each group; pinned: length of the first group's prefix that may be pinned.
   """

@@ -26,7 +26,7 @@ from wanstreamer_jax.nn.attention_merge import Dense, Kernel, Piece, merge
 from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
 from wanstreamer_jax.units import NOISY_PHASES, Coords, Layout, visible
 
-CHUNK = 2048  # tokens; larger ones waste more on masked scores, smaller ones leave a GPU without work
+CHUNK = 2048  # tokens; larger chunks waste work on masked scores, smaller ones leave a GPU idle
 
 
 class Chunking(NamedTuple):
@@ -52,22 +52,22 @@ class Chunking(NamedTuple):
     return self.cut(x[self.world : self.noisy_start], x[self.noisy_start :])
 
   def join(self, world: jax.Array, chunks: jax.Array) -> jax.Array:
-    """The way back, with WORLD's [W, ...]: [T, ...]."""
+    """The inverse, with WORLD's [W, ...]: [T, ...]."""
     clean, noisy = chunks[:, : self.clean], chunks[:, self.clean :]
     return jnp.concatenate([world, *(x.reshape(-1, *x.shape[2:]) for x in (clean, noisy))])
 
 
 class Masks(NamedTuple):
-  """Whom the queries of each chunk see."""
+  """What the queries of each chunk see."""
 
   world: jax.Array  # bool [chunks, C, W]
   own: jax.Array  # bool [chunks, C, C]
-  history: jax.Array  # int32 [chunks]: how many first keys of `order`
-  order: jax.Array  # int32 [clean tokens]: keys that exist come first, in their order
+  history: jax.Array  # int32 [chunks]: how many of the first keys in `order`
+  order: jax.Array  # int32 [clean tokens]: existing keys first, in their order
 
 
 class Chunk(NamedTuple):
-  """What a chunk's attention is computed from, or [chunks, ...] of all chunks."""
+  """The inputs of one chunk's attention, or of all chunks with a leading axis [chunks]."""
 
   queries: Queries  # [C, N, H]
   own: KeyValue  # [C, M, H]
@@ -79,7 +79,7 @@ class Chunk(NamedTuple):
 def teacher_forced_attention_gpu(
   clean: Coords, noisy: Coords, layout: Layout, history: Kernel, size: int = CHUNK
 ) -> AttentionFn:
-  """As `teacher_forced_attention`. history: the kernel for keys of earlier chunks, which is told how many there are.
+  """As `teacher_forced_attention`. history: the kernel for keys of earlier chunks; it gets their number.
 
   Raises ConfigError for crops longer than the window and for sinks, whose keys would be neither WORLD nor history.
   """
@@ -100,7 +100,7 @@ def teacher_forced_attention_gpu(
       piece = Piece(chunk.queries.at_time, past.k, past.v, chunk.history)
       return _attend_chunk(chunk, of_world, [piece], [history])
 
-    first = _attend_chunk(jax.tree.map(lambda x: x[0], chunks), of_world, [], [])  # [C, N, H]: it has no history
+    first = _attend_chunk(jax.tree.map(lambda x: x[0], chunks), of_world, [], [])  # [C, N, H]: without history
     mixed = first[None]
     if chunking.chunks > 1:
       mixed = jnp.concatenate([mixed, jax.lax.map(later, jax.tree.map(lambda x: x[1:], chunks))])
@@ -113,7 +113,7 @@ def teacher_forced_attention_gpu(
 
 
 def _attend_chunk(chunk: Chunk, world: KeyValue, pieces: list[Piece], kernels: list[Kernel]) -> jax.Array:
-  """[C, N, H]: a chunk's own keys and WORLD's (W may be 0), and further pieces, each seen by its kernel."""
+  """[C, N, H]: attends to a chunk's own keys, WORLD's (W may be 0) and further pieces, each with its kernel."""
   dense = [Piece(chunk.queries.at_time, *chunk.own, chunk.own_mask)]
   if world.k.shape[0]:
     dense.append(Piece(chunk.queries.at_pinned, *world, chunk.world_mask))
@@ -143,7 +143,7 @@ def _check(layout: Layout, units: int) -> None:
 
 
 def _chunking(layout: Layout, units: int, copies: int, size: int) -> Chunking:
-  """The smallest number of equal chunks of at most `size` tokens, or the largest that there can be."""
+  """The smallest number of equal chunks of at most `size` tokens each, or as many chunks as possible."""
   clean, noisy = units * layout.clean_tokens, copies * layout.tokens(*NOISY_PHASES)
   possible = [n for n in range(1, copies + 1) if copies % n == 0 and units % n == 0]
   count = next((n for n in possible if (clean + noisy) // n <= size), possible[-1])

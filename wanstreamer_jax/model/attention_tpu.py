@@ -14,9 +14,9 @@ from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, Coords, Layout, Se
 def two_copy_pattern(layout: Layout, units: int, noisy_units: int | None = None) -> Pattern:
   """`units.visible` over [WORLD | clean units | noisy units] of a crop, as static bounds.
 
-  noisy_units: of how many units there are noisy tokens, one of every `units / noisy_units`; default all.
-  Raises ConfigError where the rule says more than bounds can: a crop longer than the window, or a layout whose blocks
-  do not follow each other in cache order.
+  noisy_units: the number of units with noisy tokens, one of every `units / noisy_units`; default: all.
+  Raises ConfigError where bounds cannot express the rule: for a crop longer than the window, or a layout with blocks
+  out of cache order.
   """
   window = layout.config.window
   if window is not None and units > window:
@@ -34,7 +34,7 @@ def two_copy_pattern(layout: Layout, units: int, noisy_units: int | None = None)
 
 
 def _bounds(segments: tuple[Segment, ...]) -> tuple[int, ...]:
-  """For every token of some segments, how many of them have its block or an earlier one, which must come first."""
+  """For every token of some segments, counts the tokens in its block or an earlier one; those must come first."""
   blocks = np.array([block for segment in segments for block in segment.blocks], np.int64)
   if (np.diff(blocks) < 0).any():
     names = ", ".join(segment.name for segment in segments)
@@ -47,13 +47,13 @@ def teacher_forced_attention_tpu(clean: Coords, noisy: Coords, layout: Layout, e
 
   evicts: whether any unit of the crop may have lost a part of its session's past.
 
-  Pinned keys are met by queries that are rotated by another angle (`units.evicted`). Where a session's past can be
+  Queries meet pinned keys under another rotation (`units.evicted`). Where a session's past can be
   evicted, queries and keys therefore get twice the width, and one product serves both:
 
       other keys     [q at_time | q at_pinned] . [k | 0] = q at_time . k
       pinned keys    [q at_time | q at_pinned] . [0 | k] = q at_pinned . k
 
-  That is exact for every unit on the clock, and costs nothing where a head fills half of the matrix unit's depth.
+  This is exact at every time, and costs nothing if a head fills half of the matrix unit's depth.
   """
   units = (clean.unit.shape[0] - layout.world_tokens) // layout.clean_tokens
   noisy_unit = noisy.unit[:: layout.tokens(*NOISY_PHASES)]  # [I]: the unit of every noisy copy
@@ -65,7 +65,7 @@ def teacher_forced_attention_tpu(clean: Coords, noisy: Coords, layout: Layout, e
   pinned = jnp.concatenate([clean.pinned, noisy.pinned])[:, None, None]  # [T, 1, 1]
 
   def attention(queries: Queries, own: KeyValue, _: None) -> jax.Array:
-    scale = queries.at_time.shape[-1] ** -0.5  # of H, also where the width is 2 H
+    scale = queries.at_time.shape[-1] ** -0.5  # by H, even if the width is 2 H
     q, k = queries.at_time, own.k
     if widened(layout, evicts):
       zero = jnp.zeros((), k.dtype)

@@ -16,7 +16,7 @@ from wanstreamer_jax.nn.blocks import MLP, Linear, OutputProjection, RMSNorm
 from wanstreamer_jax.nn.rotary import Angles, rotate
 
 MODULATIONS = 6  # shift, scale and gate, for attention and for the MLP
-MIXING = "mixing"  # the scope of scores and weighted values, by which their cost is told from the projections'
+MIXING = "mixing"  # named scope of scores and weighted values; it separates their cost from that of projections
 FLOW_CHANNELS = 64  # size of the flow-time embedding
 
 
@@ -64,13 +64,14 @@ class DecoderLayer(nnx.Module):
       h = self.mlp_norm(x) * (1 + mlp_scale) + mlp_shift
       y = self.mlp(h)
       if self.latent_mlp is not None:
-        y = jnp.where(condition.latent[:, None], self.latent_mlp(h), y)  # both are computed: who is latent is data
+        # Both are computed, since which tokens are latents is known only at run time.
+        y = jnp.where(condition.latent[:, None], self.latent_mlp(h), y)
       x = x + y * (1 + mlp_gate)
     return x, own
 
 
 class Condition(NamedTuple):
-  """What flow time says to each token."""
+  """The flow-time condition of each token."""
 
   shared: Float[Array, "6 T D"] | None  # the modulation, where all layers share it
   embedding: Float[Array, "T C"]  # of the flow time
@@ -80,7 +81,7 @@ class Condition(NamedTuple):
 class Modulation(nnx.Module):
   """Shift, scale and gate of one layer, zero at initialisation and for tokens without a flow time.
 
-  "shared": one projection for all layers (`Condition.shared`) plus this layer's bias. "layer": an own projection.
+  "shared": one projection for all layers (`Condition.shared`) plus this layer's bias. "layer": its own projection.
   """
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):

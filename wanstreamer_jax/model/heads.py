@@ -1,7 +1,7 @@
 """Output heads: text logits (tied to the embedding) and velocities of the latents.
 
-The velocity heads say what the past implies for the clean latents; `velocity_from_mean` weighs that against the noisy
-ones. So nothing of the noise, which is as large as the latents, has to pass through the Transformer.
+The velocity heads predict the clean latents from the past, and `velocity_from_mean` combines this with the noisy
+latents. So the noise, which is as large as the latents, need not pass through the Transformer.
 """
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from wanstreamer_jax.units import PERFORM, build_layout, segment_slices
 
 
 class Heads(nnx.Module):
-  """One head for audio and one for video, zero at initialisation; a text head only where it is not tied."""
+  """One head for audio and one for video, zero at initialisation; a text head only if it is not tied."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     model = config.model

@@ -32,7 +32,7 @@ class WorldArrays(NamedTuple):
 
   @classmethod
   def empty(cls, config: Config) -> "WorldArrays":
-    """No persona, no portrait, no voice: everything invalid."""
+    """A world without persona, portrait and voice: everything is invalid."""
     no = jnp.zeros((), bool)
     portrait = jnp.zeros((config.latent_height, config.latent_width, config.video_vae.latent_dim))
     voice = jnp.zeros((config.layout.voice_units * config.audio_latents, config.audio_vae.latent_dim))
@@ -40,7 +40,7 @@ class WorldArrays(NamedTuple):
 
 
 class UserTokens(NamedTuple):
-  """What the user did in one unit, perceived: tokens audio [Ta, D], video [Tv, D]; text ids [m]; which exist."""
+  """The perceived unit of a user: tokens audio [Ta, D], video [Tv, D]; text ids [m]; and which of them exist."""
 
   audio: jax.Array
   video: jax.Array
@@ -50,7 +50,7 @@ class UserTokens(NamedTuple):
 
 
 class History(NamedTuple):
-  """The agent's own past, as one unit is shown it."""
+  """The agent's own past that one unit sees."""
 
   commit: Past  # unit k - commit_delay
   previous: Past  # unit k - 1, for REFEED
@@ -70,14 +70,14 @@ class WanStreamer(nnx.Module):
   def perceive(
     self, audio: Float[Array, "S"], video: Float[Array, "K frames H W 3"], state: AudioState
   ) -> tuple[Float[Array, "K Ta D"], Float[Array, "K Tv D"], AudioState]:
-    """Sound [K * samples] and pictures of K units -> their tokens, and the state after them."""
+    """Audio [K * samples] and video of K units -> their tokens, and the state after them."""
 
     def local(encoders, audio, video, state):
       hear, see = encoders
       audio, state = hear(audio, state)
       return audio, jax.vmap(see)(video), state
 
-    # On a mesh every device hears all of the sound, which is a stream, and sees its share of the units.
+    # On a mesh every device encodes all of the audio, which is one stream, and the video of its share of the units.
     whole, units = PartitionSpec(), PartitionSpec(CONTEXT if video.shape[0] % axis_size(CONTEXT) == 0 else None)
     with jax.named_scope("perceive"):
       return locally(local, whole, units, whole)((self.hear, self.see), audio, video, state)
@@ -106,7 +106,7 @@ class WanStreamer(nnx.Module):
     return self.tokens.history("refeed", history.previous)
 
   def user_content(self, user: UserTokens, text_tokens: Int[Array, ""]) -> tuple[dict[str, Content], Int[Array, ""]]:
-    """Content of HEAR and STATE. text_tokens: how many the session's text had before. -> (content, how many after)."""
+    """Content of HEAR and STATE. text_tokens: text tokens of the session so far. -> (content, text tokens after it)."""
     typed = user.text != PAD
     ordinal = text_tokens + jnp.cumsum(typed) - 1
     text_tokens = text_tokens + jnp.sum(typed)
@@ -133,7 +133,7 @@ def text_only_logits(
   """The streamer as the language model that it was initialised from.
 
   Text alone, one block per token, t = h = w = the token's index: ordinary causal attention and ordinary RoPE.
-  attention: any causal one, where that of a unit's step is too slow.
+  attention: any causal attention, for cases where that of a unit's step is too slow.
   """
   tokens = ids.shape[0]
   index, exists = jnp.arange(tokens), jnp.ones(tokens, bool)

@@ -12,7 +12,7 @@ from wanstreamer_jax.nn.blocks import Linear
 from wanstreamer_jax.nn.folding import space_to_depth
 from wanstreamer_jax.units import Coords, Dynamic, Layout, Segment, unit_coords, world_coords
 
-LANGUAGE = ("user_text", "state", "text", "world_text")  # kinds that start as what a language model is fed
+LANGUAGE = ("user_text", "state", "text", "world_text")  # kinds whose initial tokens are a language model's inputs
 KINDS = (
   "commit_video", "commit_audio", "user_video", "user_audio", "refeed_video", "refeed_audio", "noisy_video",
   "noisy_audio", "portrait", "voice", *LANGUAGE,
@@ -20,7 +20,7 @@ KINDS = (
 
 
 class Content(NamedTuple):
-  """What a segment holds: tokens [T, D], and what of its coordinates is known only now."""
+  """The content of a segment: tokens [T, D], and coordinates that are known only at run time."""
 
   tokens: jax.Array
   dynamic: Dynamic
@@ -34,7 +34,7 @@ class Latents(NamedTuple):
 
 
 class Past(NamedTuple):
-  """Latents of a unit that is over, as a later unit is shown them. flow_time: scalar, 0 is clean; valid: bool [2]
+  """Latents of a finished unit, as a later unit sees them. flow_time: scalar, 0 is clean; valid: bool [2]
   (video, audio)."""
 
   latents: Latents
@@ -43,7 +43,7 @@ class Past(NamedTuple):
 
   @classmethod
   def clean(cls, latents: Latents, valid: jax.Array) -> "Past":
-    """As they are; any leading axes."""
+    """Past with clean latents; any leading axes."""
     return cls(latents, jnp.zeros(valid.shape[:-1]), valid)
 
 
@@ -62,9 +62,10 @@ class Tokens(nnx.Module):
     normal = lambda *shape: jax.random.normal(rngs.params(), shape) * width**-0.5
     self.embedding = nnx.Param(normal(config.model.vocab, width))
     self.state = nnx.Param(normal(1, width))
-    signs = jax.random.normal(rngs.params(), (len(KINDS) - len(LANGUAGE), width))  # as large as what they are added to
+    # As large as the embeddings that they are added to.
+    signs = jax.random.normal(rngs.params(), (len(KINDS) - len(LANGUAGE), width))
     self.kinds = nnx.Param(jnp.concatenate([signs, jnp.zeros((len(LANGUAGE), width))]))
-    # What is committed has projections of its own: it is clean, and its patches may be coarser. REFEED shows the same
+    # COMMIT has its own projections, since its latents are clean and its patches may be coarser. REFEED shows the same
     # clean latents at the noisy patch size, and shares the noisy video's.
     self.video_in = Linear(patch, width, rngs=rngs)
     self.commit_in = Linear(patch * layout.commit_patch**2, width, rngs=rngs)
@@ -73,7 +74,7 @@ class Tokens(nnx.Module):
     self.config = config
 
   def kind(self, name: str, tokens: Float[Array, "T D"], dynamic: Dynamic) -> Content:
-    """Adds the kind's own embedding, so that equal content in another role is another token."""
+    """Adds the kind's embedding, so that the same content in another role is a different token."""
     return Content(tokens + self.kinds[KINDS.index(name)].astype(tokens.dtype), dynamic)
 
   def text(self, name: str, ids: Int[Array, "T"], valid: Bool[Array, "T"], ordinal: Int[Array, "T"]) -> Content:
@@ -85,7 +86,7 @@ class Tokens(nnx.Module):
     return self.kind("state", self.state[...], Dynamic(None, None, ordinal[None]))
 
   def history(self, prefix: str, past: Past) -> dict[str, Content]:
-    """A past unit as COMMIT ("commit") or REFEED ("refeed") tokens."""
+    """Makes COMMIT ("commit") or REFEED ("refeed") tokens of a past unit."""
     side = self.config.layout.patch
     if prefix == "commit":
       video = self.commit_in(patchify(past.latents.video, side * self.config.layout.commit_patch))
@@ -111,7 +112,7 @@ class Tokens(nnx.Module):
     return self.kind("portrait", self.commit_in(patchify(latent, side)), Dynamic(valid, jnp.zeros(())))
 
   def voice(self, latents: Float[Array, "A Z"], valid: Bool[Array, ""]) -> Content:
-    """The voice sample's latents, those of all its units."""
+    """Tokens of the voice sample's latents, of all its units."""
     return self.kind("voice", self.history_audio_in(latents), Dynamic(valid, jnp.zeros(())))
 
 
@@ -131,6 +132,6 @@ def pack_world(layout: Layout, content: dict[str, Content], width: int) -> tuple
 
 
 def text_valid(ids: Int[Array, "*K n"]) -> Bool[Array, "*K n"]:
-  """Which slots of a unit's agent text exist: all up to and including the first PAD."""
+  """Which text slots of a unit exist: all up to and including the first PAD."""
   pads = jnp.cumsum(ids == PAD, axis=-1)  # up to and including the slot
   return pads - (ids == PAD) == 0  # none before it

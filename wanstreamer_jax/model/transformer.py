@@ -1,7 +1,7 @@
 """The one Transformer (stacked, scanned layers) and the KV-cache that it writes.
 
-There is one forward. What differs between the training pass and a step that reads the cache is the attention that it is
-given (`attention.py`): which keys a query is shown. The mask is that of `units.visible` in both.
+There is one forward pass. Training and streaming differ only in the attention function that they pass in
+(`attention.py`), which chooses the keys of a query. Both use the mask of `units.visible`.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Cache(NamedTuple):
       kv = KeyValue(*map(Quantised.of, kv))  # type: ignore[arg-type]
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
-      """[S, ...] with [T, ...] from `at` on."""
+      """Writes [T, ...] into [S, ...] from `at` on."""
       return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=0)
 
     return Cache(jax.tree.map(jax.vmap(put), self.kv, kv), jax.tree.map(put, self.coords, coords))
@@ -72,7 +72,7 @@ class Transformer(nnx.Module):
   ) -> tuple[Float[Array, "T D"], KeyValue]:
     """Tokens -> (hidden states before the final norm, new keys and values [L, T, M, H])."""
     model = self.config.model
-    x = constrain(x.astype(model.dtype), "context", None)  # on a mesh tokens are split, and weights come to them
+    x = constrain(x.astype(model.dtype), "context", None)  # on a mesh tokens stay split, and weights are gathered
     rotary, latent = self._angles(coords), coords.flow_time >= 0.0
     embedding = self.flow_time(jnp.maximum(coords.flow_time, 0.0)).astype(model.dtype)
 

@@ -3,16 +3,16 @@
 
     q, k, v [T/C, N, H] -tokens_to_heads-> [T, N/C, H] -> attention -> [T, N/C, H] -heads_to_tokens-> [T/C, N, H]
 
-Everything but attention is local to a token. During attention every device has all tokens of its heads, hence equal
-work under any mask. Two passes use it:
+Everything but attention is local to a token. During attention every device has all tokens of its heads, which makes
+work equal under any mask. Two passes use it:
 
-training     The tokens of a crop lie on the mesh axis `context`. Of C devices each has a share of WORLD, of the clean
-             units and of the noisy copies, so that perception, packing, products and heads are local too:
+training     The tokens of a crop are split over the mesh axis `context`. Each of C devices has a share of WORLD, of the
+             clean units and of the noisy copies, so that perception, packing, products and heads are local too:
 
              [world | clean units 0 .. K/C-1 | noisy 0 .. I/C-1]  [world | clean units K/C .. | noisy I/C ..]  ...
 
-performer    Of one unit, every device holds its share of the video tokens, and all audio tokens, which are few. The
-             keys of the cache lie by head, and never move.
+performer    Every device holds its share of a unit's video tokens and all of its audio tokens, which are few. The
+             keys of the cache are split by head and never move.
 """
 
 import dataclasses
@@ -51,14 +51,14 @@ def heads_to_tokens(x: jax.Array, axis: str) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class ContextSharding:
-  """How the parts of a sequence lie on C devices."""
+  """How the parts of a sequence are spread over C devices."""
 
   count: int  # C
   parts: tuple[int, ...]  # tokens of WORLD, of all clean units, of all noisy copies
 
   def scatter(self, *parts: Any) -> Any:
     """Arrays [tokens, ...] (or trees of them), one per part -> one of [T, ...], in the order of devices. Parts that do
-    not divide are filled up with zeros."""
+    not divide evenly are padded with zeros."""
     return jax.tree.map(self._scatter, *parts)
 
   def _scatter(self, *parts: jax.Array) -> jax.Array:
@@ -71,7 +71,7 @@ class ContextSharding:
     return jnp.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1)) if missing else part
 
   def gather(self, x: jax.Array) -> list[jax.Array]:
-    """The parts of what `scatter` made."""
+    """The inverse of `scatter`: the parts."""
     by_device, out, start = x.reshape(self.count, -1, *x.shape[1:]), [], 0  # [C, T / C, ...]
     for tokens in self.parts:
       stop = start + -(-tokens // self.count)
@@ -118,10 +118,10 @@ def ulysses(
   def sharded(queries: Queries, own: KeyValue, _: None) -> jax.Array:
     heads = queries.at_time.shape[1]
     ways = tensor * sharding.count if heads % (tensor * sharding.count) == 0 else 1
-    repeats = math.lcm(own.k.shape[1], ways) // own.k.shape[1]  # so that each device gets the keys of its queries
+    repeats = math.lcm(own.k.shape[1], ways) // own.k.shape[1]  # each device gets the keys that its queries need
     own = jax.tree.map(lambda x: jnp.repeat(x, repeats, axis=1), own) if repeats > 1 else own
     split = PartitionSpec(CONTEXT, TENSOR if ways > 1 else None)
-    # Kernels are opaque to XLA's partitioner, and what it does not have to guess it cannot gather.
+    # XLA's partitioner cannot look into kernels. With explicit sharding it does not have to guess and gathers nothing.
     specs = (split, split, PartitionSpec(), PartitionSpec())
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(queries, own, clean, noisy)
 
@@ -142,7 +142,7 @@ def locally(function: Callable[..., Any], *specs: PartitionSpec) -> Callable[...
 
 
 def check_performer_devices(config: Config, devices: int) -> None:
-  """Raises ConfigError when the performer does not divide over so many devices."""
+  """Raises ConfigError when the performer does not divide over this number of devices."""
   layout, model = build_layout(config), config.model
   for name, count in (("model.heads", model.heads), ("model.kv_heads", model.kv_heads)):
     if count % devices:
@@ -163,7 +163,7 @@ def ulysses_pass(axis: str) -> Pass:
 
 @dataclasses.dataclass(frozen=True)
 class PerformerSharding:
-  """Where the tokens of REFEED or PERFORM lie on the G devices of `axis`: a share of the video, all of the audio.
+  """The places of REFEED or PERFORM tokens on the G devices of `axis`: a share of the video, all of the audio.
 
   video, audio: their places among the segments' tokens. Tokens in the order of this class are [video | audio].
   """

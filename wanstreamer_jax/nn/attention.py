@@ -4,9 +4,9 @@ A part is a piece of the key sequence that lies in its own array (the cache, the
 that nothing is copied to be concatenated. Keys are stored rotated. Pinned keys lie in a prefix of the first part and
 are seen by a second copy of the queries, rotated to the time without what was evicted in between (`units.evicted`).
 
-A few queries on a long cache meet it in chunks: some at a time, side by side on a batch axis. So the scores of a few
-chunks are all that is ever in memory, and there is work for all of a processor where a query's one long sum over keys
-would be work for a few of its cores (FlashDecoding's split keys).
+A few queries attend to a long cache in chunks, several at a time, side by side on a batch axis. So only the scores of a
+few chunks are in memory at once, and all cores of a processor have work; one long sum per query would occupy only a few
+of them (FlashDecoding's split keys).
 
 Letters: T queries, S keys, N heads of queries, M heads of keys, H head size, R = (N / M) T rows of queries that share a
 head of keys (`fold_heads`).
@@ -35,7 +35,7 @@ from wanstreamer_jax.nn.backend import is_partitioned, platform
 
 CHUNK = 2048  # keys
 AT_ONCE = 4  # chunks side by side
-FEW = 1024  # queries; more are enough to do for any processor, and come with keys that are no longer than they
+FEW = 1024  # queries; more of them keep any processor busy, and their keys are no longer than they are
 
 
 def attend(queries: Queries, parts: list[Part]) -> Float[Array, "T N H"]:
@@ -46,10 +46,10 @@ def attend(queries: Queries, parts: list[Part]) -> Float[Array, "T N H"]:
 
 
 def prepare_mask(mask: Bool[Array, "T S"], pinned: int) -> Bool[Array, "T S"] | Packed:
-  """The mask of a part with so many pinned keys, as the processor wants it, to be made once for all layers.
+  """The mask of a part with this number of pinned keys, in the processor's format; made once for all layers.
 
-  On TPUs a few queries meet many keys in a kernel, which has no gradient: of chunks, the scores would be most of what a
-  step reads and writes.
+  On TPUs a kernel without a gradient computes a few queries over many keys: with chunks, scores would be most of what
+  a step reads and writes.
   """
   few, long = mask.shape[0] <= FEW, mask.shape[1] - pinned >= 2 * CHUNK
   if platform() != "tpu" or is_partitioned() or not (few and long):
@@ -60,8 +60,8 @@ def prepare_mask(mask: Bool[Array, "T S"], pinned: int) -> Bool[Array, "T S"] | 
 
 
 def _partials(queries: Queries, part: Part) -> list[Partial]:
-  """A part's keys in pieces: its pinned prefix; then all in the kernel, or whole chunks where that is worth it, and the
-  rest.
+  """A part's keys in pieces: its pinned prefix, then all others in the kernel, or in whole chunks where that is worth
+  it, and the rest.
 
       [pinned | chunk | chunk | ... | rest]
   """
@@ -83,7 +83,7 @@ def _partials(queries: Queries, part: Part) -> list[Partial]:
 
 
 def _some(part: Part, place: slice) -> Part:
-  """Some of a part's keys, cut out of all layers'."""
+  """A range of a part's keys, cut out of those of all layers."""
 
   def cut(x: jax.Array) -> jax.Array:
     return (x if part.layer is None else jax.lax.dynamic_index_in_dim(x, part.layer, keepdims=False))[place]
@@ -101,7 +101,8 @@ def _in_chunks(queries: Queries, part: Part, chunks: int) -> Partial:
 
 
 def partial_attention(queries: Queries, part: Part) -> Partial:
-  """Over all keys of a part at once, its scores in memory: rows [M, R]. The mask is an array, the layer cut out."""
+  """Attention over all keys of a part at once, its scores in memory: rows [M, R]. The mask is an array; the layer is
+  already cut out."""
   scores = scaled_scores(queries.at_time, part.k)
   if part.pinned is not None:
     scores = jnp.where(part.pinned, scaled_scores(queries.at_pinned, part.k), scores)

@@ -10,9 +10,9 @@ copy it. The grid is (HALVES, tiles, blocks), the last axis innermost:
     tile 0 of T       step 0    step 1    step 2       step 0    step 1    step 2
     tile 1            step 0    step 1    step 2       step 0    step 1    step 2
 
-A row of a half is one running softmax: its three sums stay in VMEM from step to step, and both halves' are joined
-outside (`attention_parts.join`). A tile's queries of the G heads that share a head of keys are the rows of one matrix
-product, [g0 t0, g0 t1, ..., g1 t0, g1 t1, ...]. Of the mask a step reads one bit a pair, 32 queries in a word.
+A row of a half is one running softmax: its three sums stay in VMEM from step to step, and the sums of both halves are
+joined outside (`attention_parts.join`). A tile's queries of the G heads that share a head of keys are the rows of one
+matrix product, [g0 t0, g0 t1, ..., g1 t0, g1 t1, ...]. A step reads one bit of the mask per pair, 32 queries in a word.
 """
 
 import functools
@@ -27,16 +27,16 @@ from wanstreamer_jax.nn.attention_parts import MASKED, Packed, Part, Partial, Qu
 from wanstreamer_jax.nn.backend import platform
 
 BLOCK = 512  # keys
-ROWS = 6144  # of a tile, of all heads: a key is read once for all of them
+ROWS = 6144  # of a tile, over all heads: each key is read once for all of them
 AT_ONCE = 512  # rows of one product
 HALVES = 2
-VMEM = 60 << 20  # bytes; the compiler's own limit is below what every chip since v5e has
+VMEM = 60 << 20  # bytes; every chip since v5e has more than the compiler's own limit
 WORD = 32  # bits
 
 
 class Sizes(NamedTuple):
-  """queries, keys: how many there are; tile: queries of a tile; tiles: how many; first: block of keys to begin with;
-  blocks: of one half, in which the last ones may be empty."""
+  """queries, keys, tiles: their numbers; tile: queries of a tile; first: the first block of keys; blocks: blocks of one
+  half, of which the last ones may be empty."""
 
   heads: int  # of keys
   group: int  # heads of queries for each of them
@@ -52,7 +52,7 @@ class Sizes(NamedTuple):
   def of(cls, q: jax.Array, keys: int, heads: int, start: int) -> "Sizes":
     queries, all_heads, depth = q.shape
     tiles = -(-queries * all_heads // ROWS)
-    unit = WORD if tiles > 1 else 8 * 4 // q.dtype.itemsize  # the least that a tile may be: rows of a register
+    unit = WORD if tiles > 1 else 8 * 4 // q.dtype.itemsize  # the smallest tile: the rows of a register
     tile = -(-queries // (tiles * unit)) * unit
     first = start // BLOCK
     blocks = -(-(keys - first * BLOCK) // (HALVES * BLOCK))
@@ -64,7 +64,7 @@ class Sizes(NamedTuple):
 
   @property
   def together(self) -> int:
-    """Of the heads that share keys, how many a product takes: enough rows for it, and no more code than they need."""
+    """How many of the heads that share keys one product takes: enough rows for it, without needless code."""
     return max(n for n in range(1, self.group + 1) if self.group % n == 0 and (n == 1 or n * self.tile <= AT_ONCE))
 
   @property
@@ -73,7 +73,7 @@ class Sizes(NamedTuple):
 
   @property
   def walked(self) -> int:
-    """Keys of all blocks."""
+    """The number of keys in all blocks."""
     return HALVES * self.blocks * BLOCK
 
 
@@ -81,8 +81,8 @@ def over_long(q: jax.Array, part: Part, start: int) -> Partial:
   """Attention of queries [T, N, H] over a part's keys from `start` on, none of them pinned, under a `Packed` mask:
   partials [2, M, R, ...] of two halves of the keys, for `attention_parts.join`.
 
-  As `attention.partial_attention` sees them, except in rows that see no key, whose finite values nobody uses. On a
-  mesh, call it inside `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
+  The results are those of `attention.partial_attention`, except in rows that see no key; their values are not used. On
+  a mesh, call it inside `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs.
   """
   assert isinstance(part.mask, Packed)
   layer = jnp.int32(0) if part.layer is None else part.layer
@@ -119,13 +119,13 @@ def _by_query(sizes: Sizes, x: jax.Array) -> jax.Array:
 
 
 def _lanes(x: jax.Array, sizes: Sizes) -> jax.Array:
-  """[..., S] from the first block on, and zeros to the end of the last one."""
+  """[..., S] from the first block on, padded with zeros to the end of the last block."""
   cut = x[..., sizes.first * BLOCK :]
   return jnp.pad(cut, ((0, 0),) * (x.ndim - 1) + ((0, sizes.walked - cut.shape[-1]),))
 
 
 def pack(mask: jax.Array, start: int) -> jax.Array:
-  """bool [T, S], keys before `start` aside -> int32 [T / 32, 1, S]; bit b of word w is query 32 w + b."""
+  """bool [T, S], without keys before `start` -> int32 [T / 32, 1, S]; bit b of word w is query 32 w + b."""
   queries, keys = mask.shape
   mask = jnp.pad(mask & (jnp.arange(keys) >= start), ((0, -queries % WORD), (0, 0)))
   bits = mask.reshape(-1, WORD, keys).astype(jnp.uint32) << jnp.arange(WORD, dtype=jnp.uint32)[:, None]
@@ -133,7 +133,8 @@ def pack(mask: jax.Array, start: int) -> jax.Array:
 
 
 class _Specs(NamedTuple):
-  """Which block of every array a grid step (half, tile, step) has in VMEM; `layer` is there before the grid starts."""
+  """The block of every array that a grid step (half, tile, step) has in VMEM; `layer` is there before the grid
+  starts."""
 
   queries: pl.BlockSpec  # [M, rows, H] of [M, rows of all tiles, H]
   bits: pl.BlockSpec  # [words, 1, BLOCK] of [words of all tiles, 1, S]
@@ -145,7 +146,7 @@ class _Specs(NamedTuple):
     last = -(-sizes.keys // BLOCK) - 1
 
     def block(half: Any, step: Any) -> Any:
-      """The block of keys of a step; those behind the last key, of which nothing is seen, fetch the last one again."""
+      """The block of keys of a step. Steps behind the last key, which see nothing, fetch the last block again."""
       return jnp.minimum(sizes.first + half * sizes.blocks + step, last)
 
     def by_token(half: Any, tile: Any, step: Any, layer: Any) -> tuple[Any, ...]:
@@ -166,7 +167,8 @@ class _Specs(NamedTuple):
 
 
 def _sum_spec(sizes: Sizes, width: int) -> pl.BlockSpec:
-  """Of one of the three sums: [M, rows, width] of [2, M, rows of all tiles, width], the same for all steps of a row."""
+  """Spec of one of the three sums: [M, rows, width] of [2, M, rows of all tiles, width], the same for all steps of a
+  row."""
   return pl.BlockSpec((None, sizes.heads, sizes.rows, width), lambda half, tile, step, layer: (half, 0, tile, 0))
 
 
@@ -195,7 +197,7 @@ def _call(sizes: Sizes, by_head: bool, q: jax.Array, rows: list[Any], scales: li
 
 
 def _cost(sizes: Sizes, of_query: int, of_key: int, scaled: bool) -> pl.CostEstimate:
-  """What a call does, padding included: every tile reads all keys. The compiler sees nothing of it."""
+  """The work of a call, padding included: every tile reads all keys. The compiler cannot see it."""
   rows = sizes.heads * sizes.rows * sizes.tiles
   a_key = 2 * sizes.heads * (sizes.depth * of_key + 4 * scaled) + 4 * sizes.words
   a_row = HALVES * (sizes.depth * of_query + 4 * (sizes.depth + 2 * 128))
@@ -231,11 +233,11 @@ def _kernel(sizes: Sizes, by_head: bool, layer: Any, q: Any, bits: Any, k: Any, 
   for head in range(sizes.heads):
     keys, values = (x[head] if by_head else x[:, head] for x in (k, v))  # [BLOCK, H]
     keys = keys.astype(q.dtype)
-    values = jnp.where(exists, values.astype(q.dtype), 0)  # what lies behind the last key may be NaN
+    values = jnp.where(exists, values.astype(q.dtype), 0)  # values behind the last key may be NaN
     key_scale, value_scale = (x[head][None] for x in scales) if scales else (None, None)  # [1, BLOCK]
 
     def update(index: Any, _: None, head=head, keys=keys, values=values, key_scale=key_scale, value_scale=value_scale):
-      """Of the rows of `together` heads of queries."""
+      """Updates the sums of the rows of `together` heads of queries."""
       at = (head, pl.ds(index * rows_together, rows_together))
       scores = _product(q[at], keys, 1) * sizes.depth**-0.5
       scores = scores if key_scale is None else scores * key_scale
@@ -243,7 +245,7 @@ def _kernel(sizes: Sizes, by_head: bool, layer: Any, q: Any, bits: Any, k: Any, 
       scores = jnp.where(seen[None], scores, MASKED).reshape(-1, BLOCK)
       before = row_max[at]
       after = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
-      weights, kept = jnp.exp(scores - after), jnp.exp(before - after)  # kept: of what was summed up so far
+      weights, kept = jnp.exp(scores - after), jnp.exp(before - after)  # kept: the weight of the sums so far
       row_max[at] = after
       sum_exp[at] = sum_exp[at] * kept + jnp.sum(weights, axis=1, keepdims=True)
       weights = weights if value_scale is None else weights * value_scale
@@ -253,7 +255,7 @@ def _kernel(sizes: Sizes, by_head: bool, layer: Any, q: Any, bits: Any, k: Any, 
 
 
 def _seen(sizes: Sizes, bits: jax.Array, first: Any) -> jax.Array:
-  """Who sees whom in a block that begins with key `first`: bits [words, 1, BLOCK] -> bool [tile, BLOCK]."""
+  """Unpacks the mask of a block that begins with key `first`: bits [words, 1, BLOCK] -> bool [tile, BLOCK]."""
   exists = first + jax.lax.broadcasted_iota(jnp.int32, (1, BLOCK), 1) < sizes.keys
   words = jnp.where(exists[None], bits, 0)
   shifts = jax.lax.broadcasted_iota(jnp.int32, (sizes.words, WORD, BLOCK), 1)  # query 32 w + b is bit b of word w

@@ -1,7 +1,7 @@
 """Merges attention over several parts of keys, each computed by its best kernel. The result is one softmax.
 
-A kernel answers for its own part i with out_i and lse_i = log sum exp(scores), float32: as a `Partial` these are joined
-like all others (`attention_parts.join`), into out and lse of all parts.
+A kernel returns out_i and lse_i = log sum exp(scores), float32, for its own part i. As a `Partial` they are joined like
+all others (`attention_parts.join`) into out and lse of all parts.
 
 Backward is one rule for all parts: a kernel's own backward, given the *merged* out and lse, returns its part's share,
 
@@ -24,7 +24,7 @@ from wanstreamer_jax.nn.attention_parts import MASKED, Part, Partial, Queries, f
 from wanstreamer_jax.nn.backend import platform
 
 # The parameters of the backward rule of cuDNN attention inside of jax, which `CuDNN` calls with the lse of all pieces.
-# No public function takes one: jax.nn.dot_product_attention gives its lse, and drops the gradient that flows into it.
+# No public function takes an lse: jax.nn.dot_product_attention returns one, and drops the gradient that flows into it.
 BACKWARD = (
   "scale", "seed", "dropout_rate", "variadic_args", "mask_type", "layout", "sliding_window_length", "is_training",
   "return_residual", "res", "grad_output",
@@ -32,7 +32,7 @@ BACKWARD = (
 
 
 class Piece(NamedTuple):
-  """One part. q: [T, N, H]; k, v: [S, M, H]; see: what the kernel wants to know of the mask, no number of the model."""
+  """One part. q: [T, N, H]; k, v: [S, M, H]; see: what the kernel needs to know about the mask; it has no gradient."""
 
   q: jax.Array
   k: jax.Array
@@ -108,7 +108,7 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class FirstKeys(Dense):
-  """`Dense` for a piece whose `see` is a number: int32, at least 1; every query sees so many first keys."""
+  """`Dense` for a piece whose `see` is a number: int32, at least 1; every query sees this number of first keys."""
 
   def mask(self, piece: Piece) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(piece.k.shape[0]) < piece.see, (piece.q.shape[0], piece.k.shape[0]))
@@ -141,12 +141,12 @@ class CuDNN:
 
   def _batch_of_one(self, piece: Piece) -> tuple[jax.Array, ...]:
     seen = piece.see.astype(jnp.int32)[None]
-    queries = seen * 0 + piece.q.shape[0]  # batched like `seen`: cuDNN's rule for vmap wants both or none
+    queries = seen * 0 + piece.q.shape[0]  # batched like `seen`: cuDNN's vmap rule wants both or neither batched
     return piece.q[None], piece.k[None], piece.v[None], queries, seen
 
 
 def _cudnn() -> Any:
-  """jax's cuDNN attention. Raises ConfigError where the program is not for a GPU."""
+  """jax's cuDNN attention. Raises ConfigError if the program is not for a GPU."""
   if platform() != "gpu":
     raise ConfigError(
       f"model.attention is 'cudnn', for NVIDIA GPUs, but this is a {platform()}: set model.attention=xla"

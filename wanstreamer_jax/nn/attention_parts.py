@@ -4,7 +4,7 @@ Over a part i of the keys, attention is three sums (FlashAttention's):
 
     row_max_i = max scores    sum_exp_i = sum exp(scores - row_max_i)    weighted_sum_i = sum exp(scores - row_max_i) v
 
-`join` is the one place where such sums are added up, whoever made them: a few keys here, a kernel there.
+Only `join` adds up such sums, whether a few keys or a kernel made them.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Int8
 
-MASKED = -1e30  # finite: a row with no visible key stays finite, and nobody sees such a row
+MASKED = -1e30  # finite: a row with no visible key stays finite; such rows are never used
 
 
 class Queries(NamedTuple):
@@ -55,9 +55,10 @@ class Packed(NamedTuple):
 
 
 class Part(NamedTuple):
-  """Some keys. k, v: [S, M, H] (k rotated); mask: bool [T, S] or Packed; pinned: bool [P] for the first P keys, P <= S.
+  """A part of the keys. k, v: [S, M, H] (k rotated); mask: bool [T, S] or Packed; pinned: bool [P] for the first P
+  keys, P <= S.
 
-  layer: int32, if k and v are of all layers, [L, S, M, H]: which of them it is.
+  layer: int32, the layer to read if k and v hold all layers, [L, S, M, H].
   """
 
   k: Rows
@@ -76,7 +77,7 @@ class Partial(NamedTuple):
 
   @classmethod
   def of(cls, out: Float[Array, "*R H"], lse: Float32[Array, "*R"]) -> "Partial":
-    """From attention's output and the log of the sum of exp(scores), which is what kernels return."""
+    """Made from attention's output and the log of the sum of exp(scores), which kernels return."""
     return cls(out.astype(jnp.float32), jnp.ones_like(lse), lse)
 
   def normalise(self) -> tuple[Float32[Array, "*R H"], Float32[Array, "*R"]]:
@@ -85,7 +86,7 @@ class Partial(NamedTuple):
 
 
 def join(partials: Partial) -> Partial:
-  """Partials over different keys, stacked along a first axis, as one."""
+  """Joins partials over different keys, stacked along a first axis, into one."""
   row_max = jnp.max(partials.row_max, axis=0)
   scale = jnp.exp(partials.row_max - row_max)  # brings every part's sums to the common maximum
   weighted_sum = jnp.sum(partials.weighted_sum * scale[..., None], axis=0)

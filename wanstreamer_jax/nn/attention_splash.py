@@ -10,13 +10,14 @@ among the noisy keys, a first part of its own group's. Two groups (c clean, n no
   n0        x    x  .  x  .
   n1        x    x  x  .  x
 
-Only one group of every `stride` consecutive ones may have noisy tokens; which one is then data, not part of the
-program. With stride = 2 the row of the only noisy group is that of n0 or that of n1, without the key of the other.
+With `stride` > 1 only one group of every `stride` consecutive ones has noisy tokens; which one is known only at run
+time. With stride = 2 the only noisy group has the row of n0 or that of n1, without the other's key.
 
-The kernel skips blocks nobody can see and computes the others' masks from one number a query: a clean query carries
-its last visible key, b >= 0; a noisy one carries three fields, b = -1 - (noisy group, place in its stride, keys seen of
-its own group). No division: the TPU lowering of integer division asks for a live device, so shifts unpack them. What
-else is data (keys that do not exist in this session) is a segment id: queries and existing keys have 0, missing ones 1.
+The kernel skips blocks without a visible pair, and computes the masks of the others from one number per query. A clean
+query carries its last visible key, b >= 0. A noisy one carries three fields, b = -1 - (noisy group, place in its
+stride, visible keys of its own group). Shifts unpack them, because the TPU lowering of integer division needs a live
+device. Keys that do not exist in this session are masked by segment ids: queries and existing keys have 0, missing keys
+have 1.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ class Pattern:
   clean_bounds: for each clean token of a group, how many of its own group's clean keys it sees (and all before them).
   noisy_bounds: for each noisy token of a group, how many of its own group's noisy keys it sees (and all clean keys up
     to the end of its group).
-  stride: one of so many consecutive groups has noisy tokens; it divides `groups`.
+  stride: one of every `stride` consecutive groups has noisy tokens; it divides `groups`.
   """
 
   groups: int
@@ -72,8 +73,8 @@ class Pattern:
     return (self.stride - 1).bit_length()
 
   def bounds(self, padded: int) -> np.ndarray:
-    """What each query carries: int32 [padded], noisy groups being the first of their strides. Queries of the padding
-    see the first key only, and nobody sees them."""
+    """The number that each query carries: int32 [padded]; noisy groups are the first of their strides. Queries of the
+    padding see only the first key, and no query sees the padding."""
     noisy_groups = self.groups // self.stride
     if noisy_groups << self._stride_bits >= 1 << (31 - _FIELD) or len(self.noisy_bounds) >= 1 << _FIELD:
       raise ConfigError(f"splash attention: {self.groups} groups of {len(self.noisy_bounds)} tokens are too many")
@@ -89,13 +90,14 @@ class Pattern:
     return jnp.asarray(self.bounds(padded)).at[self.clean : self.tokens].add(-moved)
 
   def __call__(self, bound: Any, key: Any) -> Any:
-    """The mask of what queries carry and of key indices (int32 of one shape, in NumPy or inside the kernel)."""
+    """The mask, from the numbers that queries carry and key indices (int32 of one shape, in NumPy or inside the
+    kernel)."""
     end, start, stop = self.noisy_ranges(bound)
     own = (key >= start) & (key < stop)
     return (key <= bound) | ((bound < 0) & ((key < end) | own))
 
   def noisy_ranges(self, bound: Any) -> tuple[Any, Any, Any]:
-    """Of what a noisy query carries: the end of the clean keys that it sees, and start and stop of the noisy ones."""
+    """Unpacks a noisy query's number: the end of its visible clean keys, and start and stop of the noisy ones."""
     packed = -1 - bound
     where, seen = packed >> _FIELD, packed & ((1 << _FIELD) - 1)
     group, place = where >> self._stride_bits, where & ((1 << self._stride_bits) - 1)
@@ -105,7 +107,7 @@ class Pattern:
 
 
 def visited_blocks(pattern: Pattern, block: int) -> np.ndarray:
-  """Which blocks of the mask anybody can see: bool [query blocks, key blocks]. O(tokens + blocks^2) work.
+  """The blocks of the mask with a visible pair: bool [query blocks, key blocks]. O(tokens + blocks^2) work.
 
   A block of queries visits the key blocks from 0 to the farthest end of its queries' clean keys, and those between the
   first start and the last stop of their noisy keys:
@@ -117,7 +119,7 @@ def visited_blocks(pattern: Pattern, block: int) -> np.ndarray:
   bounds = pattern.bounds(padded).astype(np.int64)
   end, start, stop = pattern.noisy_ranges(bounds)
   noisy = bounds < 0
-  # Which group of its stride a noisy query belongs to is data: it may be the last one.
+  # The group of a noisy query within its stride is known only at run time: it may be the last one.
   end = np.where(noisy, end + (pattern.stride - 1) * len(pattern.clean_bounds), bounds + 1)
   by_block = lambda x: x.reshape(-1, block)  # [query blocks, block]
   last_end = by_block(end).max(axis=1)[:, None]
@@ -133,8 +135,8 @@ def block_size(tokens: int) -> int:
 
 
 def _mask_info(visited: np.ndarray) -> MaskInfo:
-  """The grid of the kernel: each row goes through the blocks that it visits, after idle steps on the first of them, so
-  that all rows are as long as the longest. An idle step computes nothing and fetches nothing new:
+  """The grid of the kernel. Each row visits its blocks after idle steps on the first of them, so that all rows are as
+  long as the longest. An idle step computes nothing and fetches nothing new:
 
       row   visited          step 0   step 1   step 2
       0     x . . .          (0)      (0)      0
@@ -142,7 +144,7 @@ def _mask_info(visited: np.ndarray) -> MaskInfo:
       2     x . . x          (0)      0        3
       3     x x . x          0        1        3
 
-  The library's own preparation asks for every block of the mask by itself, in Python, four times."""
+  The library's own preparation would evaluate every block of the mask in Python, four times."""
   order = np.argsort(visited, axis=1, kind="stable")[:, -visited.sum(axis=1).max() :]  # visited blocks come last
   runs = np.take_along_axis(visited, order, axis=1)
   blocks = np.where(runs, order, visited.argmax(axis=1)[:, None])
@@ -151,8 +153,8 @@ def _mask_info(visited: np.ndarray) -> MaskInfo:
 
 @functools.lru_cache(maxsize=16)
 def mask_infos(pattern: Pattern, block: int) -> tuple[MaskInfo, MaskInfo]:
-  """What the kernels visit: of forward and dq, row by row, and of dkv, column by column. NumPy arrays [1, query blocks,
-  key blocks], whose last and second axis, respectively, is as long as need be; there may be no device to put them on
+  """The blocks that the kernels visit: forward and dq go row by row, dkv column by column. NumPy arrays [1, query
+  blocks, key blocks]; the last (dkv: the second) axis is as long as needed. There may be no device to put them on
   (wanstreamer aot)."""
   visited = visited_blocks(pattern, block)
   return _mask_info(visited), jax.tree.map(lambda x: x.swapaxes(1, 2), _mask_info(visited.T))
@@ -191,7 +193,7 @@ def splash(
 ) -> jax.Array:
   """Softmax attention of all tokens in one kernel call, under the mask of `pattern` and `exists`, on one device.
 
-  q: [T, N, C] already scaled; k: [T, M, C]; v: [T, M, H]; exists: bool [T], keys that anybody may see; place: int32
+  q: [T, N, C] already scaled; k: [T, M, C]; v: [T, M, H]; exists: bool [T], the keys that exist; place: int32
   [groups / stride], which group of every stride has noisy tokens -> [T, N, H]. On a mesh, call it inside
   `jax.shard_map`. Runs on TPUs, and interpreted (slowly) on CPUs; raises ConfigError elsewhere.
   """

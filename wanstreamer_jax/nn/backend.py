@@ -14,7 +14,7 @@ def platform() -> str:
 
 
 def is_partitioned() -> bool:
-  """Whether XLA divides what is being traced over the mesh's devices, which it cannot do to a kernel: only outside of
-  `jax.shard_map`."""
+  """Whether XLA divides the traced program over the mesh's devices, which is so outside of `jax.shard_map`. It cannot
+  divide a kernel."""
   mesh = jax.sharding.get_abstract_mesh()
   return not mesh.empty and mesh.size > 1 and AxisType.Manual not in mesh.axis_types

@@ -1,7 +1,8 @@
 """Causal convolutions, one body for offline and streaming: `(x, state) -> (y, state)`.
 
-Everything is unbatched. A state is what a layer must remember of its past inputs; `initial_state` is the zero past, and
-offline is one big chunk from there. Outputs at time t depend on inputs up to t only, on any split into chunks.
+Everything is unbatched. A state is what a layer remembers of its past inputs; `initial_state` is a past of zeros, and
+offline processing is one big chunk from there. Outputs at time t depend on inputs up to t only, on any split into
+chunks.
 
 Formulations are those that are fast on every backend: a 1-D convolution is one product over taps stacked on channels,
 a 3-D one is a 2-D convolution over time-shifted copies stacked on channels (XLA's own 3-D one is 2-3.5x slower on
@@ -116,7 +117,7 @@ class CausalConv3d(nnx.Module):
 
 
 class ChannelNorm(nnx.Module):
-  """RMS norm over channels, at every position by itself: nothing looks across time or space."""
+  """RMS norm over channels, separately at every position: no information crosses time or space."""
 
   def __init__(self, channels: int):
     self.scale = nnx.Param(jnp.ones(channels))

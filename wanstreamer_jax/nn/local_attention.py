@@ -1,8 +1,8 @@
 """Causal attention over the last `window` steps: `(x, state) -> (y, state)`. Chunks may have any length.
 
-State is the rotated keys and the values of the last window - 1 steps and how many steps have gone by. A chunk attends
-to that past and to itself, so nothing is lost when a chunk is longer than one step (a ring of `window` slots that is
-written before it is read would drop the oldest key of the earlier queries).
+The state holds the rotated keys and the values of the last window - 1 steps, and the number of steps so far. A chunk
+attends to that past and to itself, so nothing is lost when a chunk is longer than one step (a ring of `window` slots
+that is written before it is read would drop the oldest key of the earlier queries).
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ IDS_PER_STEP = 4  # of the stream, to one step of rotary positions; trained enco
 
 
 class LocalState(NamedTuple):
-  """Of the last P = window - 1 steps."""
+  """The state: keys and values of the last P = window - 1 steps."""
 
   k: Float[Array, "P N H"]  # rotated
   v: Float[Array, "P N H"]

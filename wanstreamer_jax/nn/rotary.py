@@ -3,7 +3,8 @@
 A position is three int32 ids (t, h, w), of which `ids_per_step` are one step of a language model's positions. Frequency
 j of a head rotates with one of the three axes, interleaved as in Qwen3-VL. Angles are never computed as float(t) *
 theta in float32 (wrong by 1.5e-3 after an hour): cos and sin come from two tables built in float64, joined by one
-complex product. Ids beyond the tables (FIRST_ID .. LAST_ID, 46 hours of 40 ms) give NaN: nothing goes wrong silently.
+complex product. Ids beyond the tables (FIRST_ID .. LAST_ID, 46 hours of 40 ms) give NaN, so that errors do not stay
+hidden.
 """
 
 import functools
@@ -20,14 +21,15 @@ FIRST_ID, LAST_ID = (-8 * _LOW, 4088 * _LOW - 1)  # -8 192, for the text of WORL
 
 
 class Angles(NamedTuple):
-  """cos and sin of every token's angles, half as many as a head has numbers."""
+  """cos and sin of every token's angles: half the head dimension."""
 
   cos: Float32[Array, "T half"]
   sin: Float32[Array, "T half"]
 
 
 def axis_of_frequency(half: int) -> np.ndarray:
-  """Which of (t, h, w) turns frequency j: h if j % 3 == 1, w if j % 3 == 2, up to 5/16 of the head each; else t."""
+  """The axis of (t, h, w) that rotates frequency j: h if j % 3 == 1, w if j % 3 == 2, up to 5/16 of the head each; else
+  t."""
   section = 5 * half // 16
   index = np.arange(half)
   axis = np.zeros(half, np.int32)
@@ -53,7 +55,7 @@ def angles(position: Int[Array, "T 3"], head_dim: int, theta: float, ids_per_ste
   axis = axis_of_frequency(half)[:, None]
 
   def pick(rows: jax.Array) -> jax.Array:
-    """Of the rows of t, h and w [T, 3, H / 2, 2], for every frequency that of its axis: [T, H / 2, 2]."""
+    """Picks from the rows of t, h and w [T, 3, H / 2, 2] the axis of every frequency: [T, H / 2, 2]."""
     return jnp.where(axis == 0, rows[:, 0], jnp.where(axis == 1, rows[:, 1], rows[:, 2]))
 
   row = position // _LOW - _COARSE_RANGE[0]
