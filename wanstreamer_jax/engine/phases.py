@@ -172,7 +172,7 @@ def _only(state: SessionState, *fields: str) -> SessionState:
   return SessionState(**{name: getattr(state, name) if name in fields else nothing for name in SessionState._fields})
 
 
-class Clock:
+class PhaseTimer:
   """Runs phases to their end and notes how long each took, and in `spans`, if given, from when to when."""
 
   def __init__(self, spans: list[Span] | None = None) -> None:

@@ -27,7 +27,7 @@ from wanstreamer_jax.nn.backend import platform
 
 BLOCK = 512  # keys
 ROWS = 6144  # of a tile, of all heads: a key is read once for all of them
-AT_ONCE = 512  # rows of one product
+PRODUCT_ROWS = 512  # rows of one product
 HALVES = 2
 VMEM = 60 << 20  # bytes; the compiler's own limit is below what every chip since v5e has
 WORD = 32  # bits
@@ -64,7 +64,7 @@ class Sizes(NamedTuple):
   @property
   def together(self) -> int:
     """Of the heads that share keys, how many a product takes: enough rows for it, and no more code than they need."""
-    return max(n for n in range(1, self.group + 1) if self.group % n == 0 and (n == 1 or n * self.tile <= AT_ONCE))
+    return max(n for n in range(1, self.group + 1) if self.group % n == 0 and (n == 1 or n * self.tile <= PRODUCT_ROWS))
 
   @property
   def words(self) -> int:
