@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import assert_close
+from tests.helpers.models import duplex_batch
 from tests.helpers.nano_agent import nano_agent
-from tests.parallel.test_mesh import duplex_batch
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.loader import PREVIOUS
 from wanstreamer_jax.errors import ConfigError

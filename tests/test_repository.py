@@ -1,14 +1,18 @@
 """The repository as a visitor finds it: no machine's paths, no large files, and what it says of itself is true."""
 
+import configparser
+import importlib
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 
 import pytest
 
 from tests import ROOT
 from tests.helpers import tree
+from wanstreamer_jax.cli.main import build_parser
 
 TEXT_SUFFIXES = {".py", ".md", ".sh", ".txt", ".cfg", ".toml", ".yaml", ".yml", ".json", ".html", ".css", ".js", ""}
 LARGE = 1_000_000  # bytes; anything above needs a line in ALLOWED
@@ -80,3 +84,29 @@ def test_launch_files_are_valid_shell():
     done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
   assert os.access(ROOT / ".ci" / "run", os.X_OK), ".ci/run must be executable"
+
+
+def test_the_installed_command_is_a_function():
+  settings = configparser.ConfigParser()
+  settings.read(ROOT / "setup.cfg")
+  scripts = [line for line in settings["options.entry_points"]["console_scripts"].splitlines() if line]
+  for line in scripts:
+    module, _, name = line.partition("=")[2].strip().partition(":")
+    assert callable(getattr(importlib.import_module(module), name)), line
+
+
+COMMAND = re.compile(r"^(?:\$ )?wanstreamer (?!COMMAND)(.*?)(?:\s+#.*|\s{3,}\S.*)?$", re.MULTILINE)
+
+
+def documented_commands() -> list[str]:
+  """Commands in the code blocks of the documents, with their lines joined."""
+  documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+  blocks = [block for file in documents for block in re.findall(r"```bash\n(.*?)```", file.read_text(), re.DOTALL)]
+  found = [match for block in blocks for match in COMMAND.findall(re.sub(r"\\\n\s*", " ", block))]
+  return sorted({command for command in found if "..." not in command and "|" not in command})
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_are_understood(command):
+  words = [word for word in shlex.split(command) if not word.startswith("--config.")]
+  build_parser().parse_args(words)

@@ -139,7 +139,7 @@ def test_blocks_increase_along_the_cache_order():
 def test_ring_slots_are_exactly_the_window_and_sinks_stay():
   config = small_config()  # window 4, one sink
   layout = build_layout(config)
-  slots = [int(layout.slot(jnp.int32(k), 4)) for k in range(10)]
+  slots = [int(layout.first_index(jnp.int32(k), 4)) for k in range(10)]
   index = [(slot - layout.world_tokens) // layout.clean_tokens for slot in slots]
   assert index == [0, 1, 2, 3, 4, 1, 2, 3, 4, 1]
   assert [int(evicted(jnp.int32(k), config.layout)) for k in range(8)] == [0, 0, 0, 0, 0, 1, 2, 3]

@@ -341,7 +341,7 @@ class FlowConfig(Section):
   train_shift: float = field(3.0, gt=0)  # towards noise: what the past implies is learned where little else is known
   train_mean: float = 0.0  # of the logit-normal law of tau
   train_std: float = field(1.0, gt=0)
-  video_std: float = field(0.2, gt=0)  # deviation of latents given the past, for the velocity heads (flow/path.py)
+  video_std: float = field(0.2, gt=0)  # deviation of latents given the past, for the velocity heads (flow.py)
   audio_std: float = field(0.6, gt=0)
 
 

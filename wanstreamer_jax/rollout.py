@@ -27,7 +27,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow import Field, euler, guided, schedule
 from wanstreamer_jax.model.attention import cached_attention
-from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
+from wanstreamer_jax.model.streamer import UnitHistory, UserTokens, WanStreamer, WorldArrays
 from wanstreamer_jax.model.tokens import PAD, Latents, Past, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, single_device
 from wanstreamer_jax.nn.attention_parts import KeyValue
@@ -245,7 +245,7 @@ def _think_unconditional(agent: Agent, state: SessionState, user: UserTokens, te
 def _text_slot(layout: Layout, unit: jax.Array, slot: int, content: Any) -> tuple[jax.Array, Coords]:
   """The token and coordinates of one TEXT slot."""
   (segment,) = layout.phase(TEXT)
-  single = segment.slot(slot)
+  single = segment.token(slot)
   return pack(layout, (single,), unit, {single.name: content})
 
 
@@ -256,17 +256,17 @@ def _append(
   layout = build_layout(agent.config)
   hidden, kv = single_device(agent.streamer.transformer, (), x, coords, [cache.coords], [cache.kv])
   ring = (cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens  # units
-  return hidden, cache.write(kv, coords, layout.slot(state.unit, ring) + offset)
+  return hidden, cache.write(kv, coords, layout.first_index(state.unit, ring) + offset)
 
 
-def _history(state: SessionState, layout: Layout) -> History:
+def _history(state: SessionState, layout: Layout) -> UnitHistory:
   """The agent's own past that unit k sees: clean latents, invalid before the session began."""
 
   def past(index: int, age: int) -> Past:
     latents = jax.tree.map(lambda x: x[index], state.past)
     return Past.clean(latents, jnp.broadcast_to(state.made >= age, (2,)))
 
-  return History(commit=past(0, layout.config.commit_delay), previous=past(-1, 1))
+  return UnitHistory(commit=past(0, layout.config.commit_delay), previous=past(-1, 1))
 
 
 def _choose(state: SessionState, logits: Float[Array, "V"], slot: int) -> Int[Array, ""]:

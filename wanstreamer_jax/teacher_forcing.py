@@ -28,7 +28,7 @@ from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import AttentionFn, teacher_forced_attention
 from wanstreamer_jax.model.attention_gpu import teacher_forced_attention_gpu
-from wanstreamer_jax.model.streamer import History, UserTokens, WanStreamer, WorldArrays
+from wanstreamer_jax.model.streamer import UnitHistory, UserTokens, WanStreamer, WorldArrays
 from wanstreamer_jax.model.tokens import PAD, Latents, Past, pack, text_valid
 from wanstreamer_jax.model.ulysses import CONTEXT, ContextSharding, check_devices, ulysses
 from wanstreamer_jax.nn.attention_merge import CuDNN
@@ -47,7 +47,8 @@ class Conditions(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """The three inputs that a stage chooses for the pass. The fourth, the targets, belongs to the loss."""
+  """The inputs that a stage chooses for the pass: three of the four, and the units of the noisy copies. The fourth
+  input, the targets, belongs to the loss."""
 
   history: Past  # [P + K, ...]: what COMMIT and REFEED show of every unit
   noisy: Latents  # [I, ...]: what PERFORM starts from
@@ -97,7 +98,7 @@ def _world_tokens(streamer: WanStreamer, world: WorldArrays) -> tuple[Float[Arra
 
 
 def _clean_tokens(
-  streamer: WanStreamer, conditions: Conditions, history: History
+  streamer: WanStreamer, conditions: Conditions, history: UnitHistory
 ) -> tuple[Float[Array, "T D"], Coords]:
   """COMMIT, HEAR, STATE and TEXT of all units, one unit after the other: [K * Tc, D]."""
   layout = build_layout(streamer.config)
@@ -116,7 +117,7 @@ def _clean_tokens(
 
 
 def _noisy_tokens(
-  streamer: WanStreamer, conditions: Conditions, history: History, inputs: Inputs
+  streamer: WanStreamer, conditions: Conditions, history: UnitHistory, inputs: Inputs
 ) -> tuple[Float[Array, "T D"], Coords]:
   """REFEED and PERFORM of all noisy copies, one copy after the other: [I * E, D]."""
   layout = build_layout(streamer.config)
@@ -145,27 +146,31 @@ def _in_a_row(tree: Any) -> Any:
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def unit_history(past: Past, units: int, delay: int) -> History:
+def unit_history(past: Past, units: int, delay: int) -> UnitHistory:
   """The past that each of K units sees, out of [P + K, ...]: unit k - delay for COMMIT, unit k - 1 for REFEED."""
 
   def earlier(age: int) -> Past:
     first = past.flow_time.shape[0] - units - age
     return jax.tree.map(lambda x: x[first : first + units], past)
 
-  return History(earlier(delay), earlier(1))
+  return UnitHistory(earlier(delay), earlier(1))
 
 
 def pick_units(tree: Any, picked: jax.Array | None, copies: int) -> Any:
   """Picks the units of I noisy copies from arrays [K, ...]: [I, ...], ascending, so that on a mesh no unit moves.
 
   I < K: `picked` names one of each K / I consecutive units. I = K: every unit. I = D * K: every unit D times in a row,
-  as D draws on one clean copy (in self-forcing: replay and anchor).
+  as D draws on one clean copy (in self-forcing: replay and anchor). Raises ConfigError for any other I.
   """
 
   def rows(x: jax.Array) -> jax.Array:
-    if copies >= x.shape[0]:
-      return x if copies == x.shape[0] else jnp.repeat(x, copies // x.shape[0], axis=0)
-    assert picked is not None
+    units = x.shape[0]
+    if copies % units == 0:
+      return x if copies == units else jnp.repeat(x, copies // units, axis=0)
+    if units % copies or picked is None:
+      raise ConfigError(
+        f"{copies} noisy copies of {units} units: expected a multiple of the units, or with `picked` a divisor of them"
+      )
     strides = x.reshape(copies, -1, *x.shape[1:])  # [I, K / I, ...]
     return jax.vmap(lambda stride, i: stride[i % stride.shape[0]])(strides, picked)
 
@@ -257,15 +262,6 @@ def squared_errors(found: Latents, expected: Latents) -> Latents:
     return jnp.mean(jnp.square(a - b).reshape(a.shape[0], -1), axis=1)
 
   return jax.tree.map(error, found, expected)
-
-
-def posterior_mean(inputs: Inputs, velocity: Latents) -> Latents:
-  """The clean latents that a velocity implies, x0 = z - tau v: what distillation compares. [I, ...]."""
-
-  def mean(z: jax.Array, v: jax.Array) -> jax.Array:
-    return z - inputs.tau.reshape(-1, *[1] * (z.ndim - 1)) * v
-
-  return jax.tree.map(mean, inputs.noisy, velocity)
 
 
 class TextScores(NamedTuple):

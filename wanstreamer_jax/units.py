@@ -128,7 +128,7 @@ class Segment:
   def tokens(self) -> int:
     return len(self.positions)
 
-  def slot(self, index: int) -> "Segment":
+  def token(self, index: int) -> "Segment":
     """A segment that holds only one token of this segment."""
     cut = slice(index, index + 1)
     return dataclasses.replace(self, blocks=self.blocks[cut], positions=self.positions[cut])
@@ -173,7 +173,7 @@ class Layout:
     """Capacity of a cache that holds WORLD, the sinks and a ring of `units` units."""
     return self.pinned_tokens + units * self.clean_tokens
 
-  def slot(self, unit: jax.Array, ring: int) -> jax.Array:
+  def first_index(self, unit: jax.Array, ring: int) -> jax.Array:
     """First cache index of a unit. Sink units keep their place; later units use a ring of `ring` slots."""
     sinks = self.config.sinks
     index = jnp.where(unit < sinks, unit, sinks + (unit - sinks) % ring)

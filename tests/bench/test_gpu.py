@@ -63,7 +63,7 @@ def test_the_large_configs_are_valid():
 
 def test_the_variants_of_attention_give_the_same_numbers():
   arrays = gpu.attention_inputs(gpu.Shape.of(SMALL.config(gpu.LARGE, gpu.FULL_HISTORY)))
-  expected, *others = [jax.jit(f)(*arrays) for name, f in gpu.VARIANTS.items() if "cudnn" not in name]
+  expected, *others = [jax.jit(f)(*arrays) for name, f in gpu.ATTENTION_VARIANTS.items() if "cudnn" not in name]
   assert len(others) == 2
   for found in others:
     assert_close(found, expected)

@@ -12,7 +12,7 @@ from wanstreamer_jax.engine.interface import PHASES
 
 
 def test_clients_are_served_or_refused_and_their_latencies_measured(monkeypatch):
-  monkeypatch.setattr(service, "WARM_UP", 0.3)
+  monkeypatch.setattr(service, "WARM_UP_SECONDS", 0.3)
   results = asyncio.run(service._load(Echo(slots=2), 3, 2.5))
   served, refused = [r for r in results if r.units], [r for r in results if r.refused]
   assert (len(served), len(refused)) == (2, 1)
@@ -38,7 +38,7 @@ class Failing(Echo):
 
 
 def test_a_session_that_ends_early_is_reported(monkeypatch):
-  monkeypatch.setattr(service, "WARM_UP", 0.0)
+  monkeypatch.setattr(service, "WARM_UP_SECONDS", 0.0)
   (result,) = asyncio.run(service._load(Failing(slots=1), 1, 4))
   assert result.units
   assert "the server failed during this session" in result.ended

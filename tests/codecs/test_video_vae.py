@@ -155,9 +155,9 @@ def test_training_lowers_the_loss_and_reaches_every_weight():
   assert still == [".standard.latent_mean.value", ".standard.latent_std.value"]
   kernels = [g for g in jax.tree.leaves(grads) if g.ndim == 5]
   assert all(np.any(tap) for kernel in kernels for tap in kernel)  # a clip of two groups reaches every tap in time
-  for i in range(40):
+  for i in range(80):  # after 40 the loss swings around half of the first one, differently on every processor
     last, _, _, vae, state = step(vae, state, jax.random.key(i))
-  assert last < 0.5 * first
+  assert last < 0.4 * first
 
 
 def test_calibration_makes_unit_latents_and_keeps_the_pictures():

@@ -277,7 +277,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_compiled(agent, monkey
     Engine(small_agent(config.freeze()))
   monkeypatch.setattr(machine, "memory_left", lambda: 1 << 20)
   with pytest.raises(
-    ConfigError, match=r"what 50 sessions may come to remember needs .* GiB, and 0.0 are left: use fewer"
+    ConfigError, match=r"the states of 50 sessions may grow to .* GiB, but only 0\.0 GiB are free: use fewer"
   ):
     Engine(agent, 50)
 

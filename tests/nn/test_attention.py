@@ -31,8 +31,8 @@ def example(int8: bool) -> tuple[Queries, list[Part]]:
 def test_keys_in_chunks_are_the_keys_at_once(monkeypatch, close, chunk, at_once, int8):
   queries, parts = example(int8)
   whole = attend(queries, parts)
-  monkeypatch.setattr(attention, "CHUNK", chunk)
-  monkeypatch.setattr(attention, "AT_ONCE", at_once)
+  monkeypatch.setattr(attention, "CHUNK_KEYS", chunk)
+  monkeypatch.setattr(attention, "CHUNKS_AT_ONCE", at_once)
   assert "scan" in str(jax.make_jaxpr(attend)(queries, parts))
   close(attend(queries, parts), whole)
 
@@ -45,7 +45,7 @@ def test_gradients_of_keys_in_chunks(monkeypatch, close):
 
   gradient = lambda: jax.grad(loss, argnums=(0, 1, 2))(queries.at_time, cache.k, cache.v)
   whole = gradient()
-  monkeypatch.setattr(attention, "CHUNK", 8)
+  monkeypatch.setattr(attention, "CHUNK_KEYS", 8)
   close(gradient(), whole)
 
 

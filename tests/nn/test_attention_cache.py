@@ -21,7 +21,7 @@ BLOCK, LAYERS = 128, 3
 def small(monkeypatch):
   """Blocks and chunks of a hundred keys."""
   monkeypatch.setattr(attention_cache, "BLOCK", BLOCK)
-  monkeypatch.setattr(attention, "CHUNK", 64)
+  monkeypatch.setattr(attention, "CHUNK_KEYS", 64)
 
 
 def on(monkeypatch, name: str) -> None:

@@ -8,47 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from tests import CONFIGS
 from tests.conftest import assert_close
-from tests.helpers.agents import random_sound
+from tests.helpers.models import SIZES, abstract_codecs, abstract_duplex, duplex_batch
 from tests.helpers.toy_stage import ToyLoader, toy_config, toy_stage
-from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import load_config
-from wanstreamer_jax.data.loader import PREVIOUS, Crop
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.parallel import mesh as meshes
 from wanstreamer_jax.parallel.rules import Rule, fill_leaves, matching_rules, named_leaves, param_shardings, partition
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, loss_and_grads, state_shardings
 from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
-
-SIZES = (
-  "tiny.py", "demo.py", "qwen2p5_1p5b.py:192x336", "qwen3_0p6b.py:192x336", "qwen3_1p7b.py:640x368",
-  "qwen3_8b.py:640x368",
-)  # fmt: skip
-
-
-@functools.cache
-def abstract_duplex(size: str):
-  from wanstreamer_jax.model.streamer import WanStreamer
-
-  config = load_config(CONFIGS / size)
-  return jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
-
-
-def abstract_codecs(size: str):
-  from wanstreamer_jax.codecs.audio_vae import AudioVAE
-  from wanstreamer_jax.codecs.video_vae import VideoVAE
-
-  config = load_config(CONFIGS / size, ["audio_vae.attention_layers=1"])
-  return {
-    "audio": jax.eval_shape(lambda: AudioVAE(config.audio_vae, rngs=nnx.Rngs(0))),
-    "video": jax.eval_shape(lambda: VideoVAE(config.video_vae, rngs=nnx.Rngs(0))),
-  }
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -209,31 +181,6 @@ def test_law_4_loss_and_gradients_of_every_mesh_equal_one_devices(spec):
   actual, split = sharded_loss_and_grads(spec)
   assert split == ("fsdp" in spec)
   assert_close(actual, expected, 1e-5)
-
-
-def duplex_batch(config: Config, rows: int) -> Crop:
-  """Noise in the shape of what the loader reads from a folder of latents."""
-  r = np.random.default_rng(0)
-  units, media, layout = config.data.units, config.media, config.layout
-  empty = WorldArrays.empty(config)
-  normal = lambda *shape: r.standard_normal((rows, *shape)).astype(np.float16)
-  words = lambda *shape: (r.integers(2, config.model.vocab, (rows, *shape)) * (r.random((rows, *shape)) < 0.5)).astype(
-    np.int32
-  )
-  video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
-  audio = (config.audio_latents, config.audio_vae.latent_dim)
-  sound = (32767 * random_sound(r, rows * units, media.samples)).astype(np.int16).reshape(rows, units, -1)
-  picture = r.integers(0, 255, (rows, units, media.frames, media.height, media.width, 3)).astype(np.uint8)
-  yes = lambda *shape: np.ones((rows, *shape), bool)
-  return Crop(
-    session=np.arange(rows, dtype=np.int32), start=np.arange(rows, dtype=np.int32),
-    world_text=words(layout.world_text), portrait_latent=normal(*empty.portrait.shape), portrait_valid=yes(),
-    voice_latent=normal(*empty.voice.shape), voice_valid=yes(),
-    user_video=picture, user_video_valid=yes(units), user_audio=sound, user_audio_valid=yes(units),
-    user_text=words(units, layout.user_text_slots), agent_text=words(units, layout.text_slots),
-    agent_video_latent=normal(PREVIOUS + units, *video), agent_video_valid=yes(PREVIOUS + units),
-    agent_audio_latent=normal(PREVIOUS + units, *audio), agent_audio_valid=yes(PREVIOUS + units),
-  )  # fmt: skip
 
 
 @functools.cache

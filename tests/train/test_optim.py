@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from tests.conftest import assert_close
+from tests.helpers.models import SIZES, abstract_codecs, abstract_duplex
 from tests.helpers.toy_stage import ToyLoader, toy_config, toy_loss, toy_stage
-from tests.parallel.test_mesh import SIZES, abstract_codecs, abstract_duplex
 from wanstreamer_jax.aot.collectives import collectives
 from wanstreamer_jax.aot.hlo import Program
 from wanstreamer_jax.config import TrainConfig

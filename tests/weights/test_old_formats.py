@@ -19,11 +19,12 @@ from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.parallel.mesh import make_mesh
-from wanstreamer_jax.train.checkpoint import Checkpoints
+from wanstreamer_jax.parallel.rules import named_leaves
+from wanstreamer_jax.train.checkpoint import Checkpoints, flatten_state
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import state_shardings
 from wanstreamer_jax.weights.agent import DEMO_FOLDER, load_agent
-from wanstreamer_jax.weights.store import CONFIG_FILE, META_FILE, WEIGHTS_FILE, load_weights
+from wanstreamer_jax.weights.store import CONFIG_FILE, META_FILE, WEIGHTS_FILE, current_name, load_weights
 
 OLD = pathlib.Path(__file__).parent / "old_formats"
 STEP = 3
@@ -44,11 +45,11 @@ def numbered(shapes: dict[str, list[int]], first: int) -> dict[str, np.ndarray]:
   return {name: np.full(shape, first + i, np.float32) for i, (name, shape) in enumerate(shapes.items())}
 
 
-def numbers(tree) -> list[float]:
-  """What `numbered` gave the leaves of a tree, whatever they are called now; every leaf must hold one number."""
-  leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-  assert all((leaf == leaf.flat[0]).all() for leaf in leaves)
-  return sorted(float(leaf.flat[0]) for leaf in leaves)
+def numbers(leaves) -> dict[str, float]:
+  """The number that fills each leaf, by the name that it has now."""
+  arrays = {current_name(name): np.asarray(leaf) for name, leaf in leaves.items()}
+  assert all((array == array.flat[0]).all() for array in arrays.values())
+  return {name: float(array.flat[0]) for name, array in arrays.items()}
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +72,15 @@ def abstract_streamer(config):
 
 def test_the_weights_of_a_checkpoint_are_its_average(config, checkpoint):
   folder, parts = checkpoint
-  assert numbers(load_weights(folder.parent, abstract_streamer(config))) == numbers(parts["ema"])
+  loaded = load_weights(folder.parent, abstract_streamer(config))
+  assert numbers(named_leaves(loaded)) == numbers(parts["ema"])
 
 
 def test_an_export_loads(meta, config, tmp_path):
   values = numbered(meta["leaves"]["params"], 1)
   save_file(values, tmp_path / WEIGHTS_FILE)
   (tmp_path / CONFIG_FILE).write_text(json.dumps({"format": meta["format"], "config": meta["config"]}))
-  assert numbers(load_weights(tmp_path, abstract_streamer(config))) == numbers(values)
+  assert numbers(named_leaves(load_weights(tmp_path, abstract_streamer(config)))) == numbers(values)
 
 
 def test_a_run_continues(config, checkpoint):
@@ -88,16 +90,18 @@ def test_a_run_continues(config, checkpoint):
   with Checkpoints(folder, config) as checkpoints:
     state = checkpoints.restore(abstract, shardings)
   assert int(state.step) == STEP
+  found = flatten_state(state)
   for part in ("params", "optimizer", "ema"):
-    assert numbers(getattr(state, part)) == numbers(parts[part]), part
+    assert numbers(found[part]) == numbers(parts[part]), part
 
 
 def test_the_shipped_weights_load_whole():
-  sums = lambda leaves: sorted(float(np.sum(leaf, dtype=np.float64)) for leaf in leaves)
-  stored = load_file(DEMO_FOLDER / WEIGHTS_FILE)
+  stored = {current_name(name): value for name, value in load_file(DEMO_FOLDER / WEIGHTS_FILE).items()}
   assert not any(name.endswith(":scale") for name in stored)  # int8 would have to be scaled here
-  loaded = jax.device_get(jax.tree.leaves(load_agent()))
-  assert sums(loaded) == sums(value.astype(np.float32) for value in stored.values())
+  loaded = named_leaves(load_agent())
+  assert loaded.keys() == stored.keys()
+  for name, leaf in loaded.items():
+    np.testing.assert_array_equal(leaf, stored[name].astype(np.float32), err_msg=name)
 
 
 def test_records_open_and_suit_their_config(config, tmp_path):

@@ -2,8 +2,7 @@
 
 libtpu (the extra `aot`) contains the TPU compiler; jax gives it a topology such as v5e:2x2 instead of devices. The
 result shows that a program compiles and fits, and how fast it could be at best. It does not show that the program is
-fast or
-right: for that, run `bench` and the tests on the machine itself.
+fast or right: for that, run `bench` and the tests on the machine itself.
 """
 
 import functools

@@ -28,7 +28,7 @@ from wanstreamer_jax.config import Config, ModelConfig
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import one_line_with_type
 from wanstreamer_jax.files import write_json
-from wanstreamer_jax.nn import attention
+from wanstreamer_jax.nn.attention import attend
 from wanstreamer_jax.nn.attention_parts import Part, Queries
 from wanstreamer_jax.parallel import machine
 from wanstreamer_jax.units import PERFORM, REFEED, build_layout
@@ -143,7 +143,7 @@ def attention_variants(scale: Scale) -> Result:
   rate = machine.product_rate(shape.model.dtype)
   figures: dict[str, Any] = {"queries": shape.queries, "keys": shape.keys, "floor_ms": 1000 * shape.flops / rate}
   lines = [f"attention of {shape.queries} queries over {shape.keys} keys, floor {figures['floor_ms']:.3f} ms"]
-  for name, function in VARIANTS.items():
+  for name, function in ATTENTION_VARIANTS.items():
     try:
       milliseconds = 1000 * machine.best_seconds(jax.jit(function), *arrays, repeats=20)
     except Exception as error:  # cuDNN knows no float32, and other backends know no cuDNN
@@ -172,11 +172,7 @@ def attention_inputs(shape: Shape) -> tuple[jax.Array, jax.Array, jax.Array, jax
 
 def in_chunks(at_once: int, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
   """What the engine runs, `nn.attention.attend`, with so many chunks of keys side by side."""
-  usual, attention.AT_ONCE = attention.AT_ONCE, at_once  # read while this is traced
-  try:
-    return attention.attend(Queries(q, q), [Part(k, v, mask)])
-  finally:
-    attention.AT_ONCE = usual
+  return attend(Queries(q, q), [Part(k, v, mask)], at_once)
 
 
 def fused(implementation: Any, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
@@ -188,7 +184,7 @@ def fused(implementation: Any, q: jax.Array, k: jax.Array, v: jax.Array, mask: j
   return jax.nn.dot_product_attention(*batch, mask=mask[None, None], implementation=implementation)[0]
 
 
-VARIANTS: dict[str, Callable[..., jax.Array]] = {
+ATTENTION_VARIANTS: dict[str, Callable[..., jax.Array]] = {
   "attend, 4 chunks at once": functools.partial(in_chunks, 4),
   "attend, 1 chunk at once": functools.partial(in_chunks, 1),
   "jax.nn, xla": functools.partial(fused, "xla"),

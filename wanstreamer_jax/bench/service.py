@@ -29,7 +29,7 @@ from wanstreamer_jax.serve.client import Client, ReceivedUnit, Refused, connect
 from wanstreamer_jax.serve.frame_codec import encode_jpeg
 from wanstreamer_jax.serve.server import ServeOptions, Server
 
-WARM_UP = 2.0  # seconds at the start of every session that are not counted
+WARM_UP_SECONDS = 2.0  # seconds at the start of every session that are not counted
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
 
 
@@ -62,7 +62,7 @@ def bench_serve(engine: Engine, clients: int, seconds: float, trace: Path | None
     "slots": engine.slots,
     "clients": clients,
     "seconds": seconds,
-    "warm_up_seconds": WARM_UP,
+    "warm_up_seconds": WARM_UP_SECONDS,
     "dtype": engine.agent.config.model.dtype,
     "placement": engine.placement,
     "sizes": sizes(engine.agent, abstract_state(engine)),
@@ -146,7 +146,7 @@ async def _send(client: Client, seed: int) -> None:
 async def _receive(client: Client, result: ClientResult) -> None:
   begin = time.perf_counter()
   async for unit in client.units():
-    if time.perf_counter() - begin > WARM_UP:
+    if time.perf_counter() - begin > WARM_UP_SECONDS:
       unit.audio.clear()  # only the figures are kept
       unit.frames.clear()
       result.units.append(unit)

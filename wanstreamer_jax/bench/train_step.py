@@ -34,7 +34,7 @@ from wanstreamer_jax.train.stage import Batch, Metrics, Stage
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import compile_step, init_state, state_shardings
 
-WARM_UP = 3  # steps of every contender that are not timed
+WARM_UP_STEPS = 3  # steps of every contender that are not timed
 TURNS = 4
 TRACED = 3  # steps in a profiler trace
 MAX_TEXT = 4096  # tokens of a row of text, unless the command line says otherwise
@@ -76,7 +76,7 @@ def bench_train(config: Config, sizes: StepSizes, trace: pathlib.Path | None = N
     trace.mkdir(parents=True, exist_ok=True)  # fails before minutes of compiling if the folder cannot be made
   contenders = list(make_contenders(config, sizes))
   for contender in contenders:
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP_STEPS):
       contender.step()
     contender.waited()
   turns: dict[str, list[list[float]]] = {contender.name: [] for contender in contenders}
@@ -110,7 +110,7 @@ def bench_train(config: Config, sizes: StepSizes, trace: pathlib.Path | None = N
     "ceiling_tflops": ceiling / 1e12,
     "data_sheet_tflops": peak / 1e12 if source == "data sheet" else None,
     "memory_gb": memory / 1e9 if memory is not None else None,
-    "warm_up": WARM_UP,
+    "warm_up": WARM_UP_STEPS,
     "turns": TURNS,
     "contenders": rows,
     "ratios": _ratios(rows, turns),

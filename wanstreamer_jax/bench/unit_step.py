@@ -26,7 +26,7 @@ from wanstreamer_jax.parallel.machine import best_seconds, product_rate, timed
 from wanstreamer_jax.rollout import Agent, SessionState, UserUnit
 from wanstreamer_jax.units import CLEAN_PHASES, PERFORM, REFEED, build_layout
 
-WARM_UP = 5
+WARM_UP_UNITS = 5
 POOL = 1 << 20  # numbers
 AFTER_THE_USER = PHASES[1:]
 
@@ -145,8 +145,8 @@ def measure_ceilings(dtype: str, resident: int) -> Ceilings:
 def _time_phases(engine: Engine, user: UserUnit, runs: int) -> tuple[dict[str, list[float]], dict[str, float]]:
   """Milliseconds of every phase in `runs` units of a session after the warm-up, and the seconds that the first unit
   took beyond that, which it was compiled in."""
-  first, *units = [engine.step(MediaUnit(user.video, user.audio)).times for _ in range(1 + WARM_UP + runs)]
-  times = {phase: [unit[phase] for unit in units[WARM_UP:]] for phase in PHASES}
+  first, *units = [engine.step(MediaUnit(user.video, user.audio)).times for _ in range(1 + WARM_UP_UNITS + runs)]
+  times = {phase: [unit[phase] for unit in units[WARM_UP_UNITS:]] for phase in PHASES}
   return times, {phase: (first[phase] - float(np.median(times[phase]))) / 1000 for phase in PHASES}
 
 
@@ -159,10 +159,10 @@ def _time_step(engine: Engine, user: UserUnit, runs: int) -> tuple[list[float], 
   state, users = join_state(engine.states, engine.decoders), jax.tree.map(lambda x: np.asarray(x)[None], user)
   weights, times = jax.tree.leaves(engine.agent), []
   seconds, step = timed(lambda: engine.phases.step.lower(weights, state, users).compile())
-  for _ in range(WARM_UP + runs):
+  for _ in range(WARM_UP_UNITS + runs):
     milliseconds, (_, state) = timed(lambda: to_host(step(weights, state, users)))  # noqa: B023
     times.append(milliseconds)
-  return times[WARM_UP:], seconds / 1000
+  return times[WARM_UP_UNITS:], seconds / 1000
 
 
 def _statistics(times: list[float]) -> dict[str, float]:

@@ -59,7 +59,7 @@ def add_train(group: Any) -> None:
   examples = """
     wanstreamer bench train --config configs/tiny.py
     wanstreamer bench train --config configs/tiny.py --records data_cache/latents --trace out/profile
-    wanstreamer bench train --config configs/qwen2p5_1p5b.py --text-only --batch 4
+    wanstreamer bench train --config configs/qwen2p5_1p5b.py --with-text --batch 4
     wanstreamer bench train --config configs/qwen2p5_1p5b.py --against transformers --batch 4
   """
   parser = add_command(group, "train", summary, examples, bench_train)
@@ -67,7 +67,7 @@ def add_train(group: Any) -> None:
   parser.add_argument("--batch", type=number(int, 1), metavar="B", help="rows of a step (default: data.batch)")
   parser.add_argument("--units", type=number(int, 1), metavar="N", help="units of a crop (default: data.units)")
   parser.add_argument("--steps", type=number(int, 4), default=40, metavar="N", help="steps to time (default: 40)")
-  parser.add_argument("--text-only", action="store_true", help="also time dense causal text of this geometry, in turns")
+  parser.add_argument("--with-text", action="store_true", help="also time dense causal text of this geometry, in turns")
   parser.add_argument(
     "--text-tokens",
     type=number(int, 2),
@@ -94,7 +94,7 @@ def bench_train(args: argparse.Namespace) -> None:
 
   enable_compilation_cache()
   sizes = train_step.StepSizes(
-    args.steps, args.text_tokens, args.text_only, args.against or "", args.records is not None
+    args.steps, args.text_tokens, args.with_text, args.against or "", args.records is not None
   )
   trace = pathlib.Path(args.trace) if args.trace else None
   train_step.bench_train_command(config, sizes, trace, args.json)

@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> None:
   args = build_parser().parse_args(arguments)
   if overrides and not hasattr(args, "config"):
     raise UserError(f"{overrides[0]!r}: this command takes no --config")
+  if overrides and args.config is None:
+    raise UserError(f"{overrides[0]!r} changes a field of a config file: give --config FILE too")
   args.overrides = overrides
   ignore_absent_tpu()
   page = getattr(args, "record", None)

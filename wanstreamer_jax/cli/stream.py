@@ -12,7 +12,7 @@ def add_stream(commands: Any) -> None:
   examples = """
     wanstreamer stream clip.mp4 --out out
     wanstreamer stream question.wav --out out --world ada.json --text "1.2:hello" --text "4:what do you see?"
-    wanstreamer stream clip.webm --out out --checkpoint runs/demo/export --seed 7 --realtime
+    wanstreamer stream clip.webm --out out --checkpoint runs/demo/agent --seed 7 --realtime
   """
   parser = add_command(commands, "stream", "let the agent hear, see and answer a media file", examples, stream)
   parser.add_argument("input", metavar="INPUT", help="any video, audio, or still image with audio, that PyAV reads")

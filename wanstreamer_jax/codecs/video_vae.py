@@ -38,7 +38,7 @@ def still(frame: Float[Array, "1 H W 3"], ratio: int = 4) -> Float[Array, "F H W
   return jnp.tile(frame, (ratio, 1, 1, 1))
 
 
-def still_first(video: Float[Array, "1+F H W 3"], ratio: int = 4) -> Float[Array, "G H W 3"]:
+def still_first(video: Float[Array, "F H W 3"], ratio: int = 4) -> Float[Array, "G H W 3"]:
   """A clip of 1 + 4n frames as n + 1 groups: the first frame becomes a still."""
   return jnp.concatenate([still(video[:1], ratio), video[1:]])
 

@@ -32,7 +32,7 @@ from wanstreamer_jax.data.session import MediaUnit, World
 from wanstreamer_jax.data.tokenizer import Keyboard, TextStream, TextTokenizer
 from wanstreamer_jax.engine.interface import SlotEngine, Span, UnitOutput
 from wanstreamer_jax.engine.phases import (
-  Clock,
+  PhaseTimer,
   Rendered,
   abstract_states,
   clock_state,
@@ -64,7 +64,7 @@ class ThinkerOutput(NamedTuple):
   present: list[bool]  # whether the slot has a session
   units: jax.Array  # int32 [slots], which unit of its session every slot made
   snapshot: Any  # what the performer needs
-  clock: Clock
+  timer: PhaseTimer
 
 
 class SlotText:
@@ -128,7 +128,7 @@ class Engine(SlotEngine):
     self._began = False  # whether any session did
     # Units and latents that `states` does not have yet; the performer's thread appends, the thinker's takes.
     self._performed: deque[tuple[jax.Array, Latents]] = deque()
-    self._committed = Clock()  # of the unit to come
+    self._committed = PhaseTimer()  # of the unit to come
     self.latents: Latents | None = None  # [slots, ...], of the newest unit
 
   def reset(self) -> None:
@@ -171,7 +171,7 @@ class Engine(SlotEngine):
     for _ in range(units):
       thought = self.think(*everybody)
       self.perform(thought)
-      found.append(thought.clock.milliseconds)
+      found.append(thought.timer.milliseconds)
     self._began = False
     return found
 
@@ -226,15 +226,15 @@ class Engine(SlotEngine):
     units as they need.
     """
     self.commit()
-    clock, self._committed = self._committed, Clock(self.spans)
+    timer, self._committed = self._committed, PhaseTimer(self.spans)
     ids = [slot.keyboard(texts) for slot, texts in zip(self._text, typed)]
-    heard, states = clock("perceive", self.phases.perceive, self._weights, self.states, self._host_units(users, ids))
-    text, states, next_clock = clock("think", self.phases.think, self._weights, states, heard)
+    heard, states = timer("perceive", self.phases.perceive, self._weights, self.states, self._host_units(users, ids))
+    text, states, next_clock = timer("think", self.phases.think, self._weights, states, heard)
     snapshot = self.performer.snapshot(states)
     self.states = with_clock(states, next_clock)
     written = np.asarray(text)
     strings = [slot.stream(row) for slot, row in zip(self._text, written)]
-    return ThinkerOutput(written, strings, [user is not None for user in users], states.unit, snapshot, clock)
+    return ThinkerOutput(written, strings, [user is not None for user in users], states.unit, snapshot, timer)
 
   def _host_units(self, users: Sequence[MediaUnit | None], ids: Sequence[np.ndarray]) -> rollout.UserUnit:
     rows = [host_unit(self.media, user or SILENCE, text) for user, text in zip(users, ids)]
@@ -242,13 +242,13 @@ class Engine(SlotEngine):
 
   def perform(self, thought: ThinkerOutput) -> list[UnitOutput | None]:
     """Solves and renders the unit. None for an empty slot and for a session that is no longer finite."""
-    clock = thought.clock
-    latents = clock("perform", self.performer.perform, thought.snapshot)
-    unit = clock("render", self.render, latents)
+    timer = thought.timer
+    latents = timer("perform", self.performer.perform, thought.snapshot)
+    unit = timer("render", self.render, latents)
     self.latents = latents
     self._performed.append((thought.units, latents))
     return [
-      UnitOutput(unit.video[slot], audio, thought.written[slot], is_loud(audio), clock.milliseconds)
+      UnitOutput(unit.video[slot], audio, thought.written[slot], is_loud(audio), timer.milliseconds)
       if thought.present[slot] and unit.finite[slot]
       else None
       for slot, audio in enumerate(unit.audio)

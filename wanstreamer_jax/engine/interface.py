@@ -38,6 +38,7 @@ class SlotEngine(abc.ABC):
 
   media: MediaConfig
   slots: int = 1
+  capacity: int | None = None  # units of history that a session may have; None where older ones are forgotten anyway
   overlaps: bool = False  # whether a unit may be thought while the one before is being performed
 
   def prepare(self, tell: Callable[[str], None] | None = None) -> None:
@@ -79,6 +80,8 @@ class SlotEngine(abc.ABC):
     typed: texts that fill as many text slots of this and the next units as they need. Raises CheckpointError when the
     session is no longer finite.
     """
+    if self.slots != 1:
+      raise ValueError(f"this engine has {self.slots} slots: `step` is for one; use `think` and `perform`")
     (output,) = self.perform(self.think([user], [list(typed)]))
     if output is None:
       raise CheckpointError("the agent's state is no longer finite: its weights are damaged, or training diverged")

@@ -173,7 +173,7 @@ def _only(state: SessionState, *fields: str) -> SessionState:
   return SessionState(**{name: getattr(state, name) if name in fields else nothing for name in SessionState._fields})
 
 
-class Clock:
+class PhaseTimer:
   """Runs phases to their end and notes their durations, and in `spans`, if given, their start and end times."""
 
   def __init__(self, spans: list[Span] | None = None) -> None:

@@ -147,7 +147,7 @@ def _first_token(config: Config, state: SessionState) -> jax.Array:
   """The cache index of the unit's first token."""
   layout = build_layout(config)
   ring = (state.cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens
-  return layout.slot(state.unit, ring)
+  return layout.first_index(state.unit, ring)
 
 
 class Shardings(NamedTuple):

@@ -6,7 +6,7 @@ queries meet three pieces of the keys, which `nn.attention_merge` joins in one s
     WORLD     by queries rotated back by what was evicted                        dense, a few hundred keys
     history   clean units of earlier chunks, those that exist moved to the       a flash kernel, most of the work
               front: who is seen is nothing but a length
-    own       the chunk's own tokens, under the mask of `units.visible`          dense, about CHUNK keys
+    own       the chunk's own tokens, under the mask of `units.visible`          dense, about CHUNK_TOKENS keys
 
               WORLD    clean 0  noisy 0 | clean 1  noisy 1 | clean 2  noisy 2
     chunk 0   WORLD    own      own     |                  |
@@ -26,7 +26,7 @@ from wanstreamer_jax.nn.attention_merge import Dense, Kernel, Piece, merge
 from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
 from wanstreamer_jax.units import NOISY_PHASES, Coords, Layout, visible
 
-CHUNK = 2048  # tokens; larger chunks waste work on masked scores, smaller ones leave a GPU idle
+CHUNK_TOKENS = 2048  # tokens; larger chunks waste work on masked scores, smaller ones leave a GPU idle
 
 
 class Chunking(NamedTuple):
@@ -77,7 +77,7 @@ class Chunk(NamedTuple):
 
 
 def teacher_forced_attention_gpu(
-  clean: Coords, noisy: Coords, layout: Layout, history: Kernel, size: int = CHUNK
+  clean: Coords, noisy: Coords, layout: Layout, history: Kernel, size: int = CHUNK_TOKENS
 ) -> AttentionFn:
   """As `teacher_forced_attention`. history: the kernel for keys of earlier chunks; it gets their number.
 

@@ -49,7 +49,7 @@ class UserTokens(NamedTuple):
   video_valid: jax.Array  # bool
 
 
-class History(NamedTuple):
+class UnitHistory(NamedTuple):
   """The agent's own past that one unit sees."""
 
   commit: Past  # unit k - commit_delay
@@ -97,11 +97,11 @@ class WanStreamer(nnx.Module):
     }
     return pack_world(build_layout(self.config), content, self.config.model.width)
 
-  def commit_content(self, history: History) -> dict[str, Content]:
+  def commit_content(self, history: UnitHistory) -> dict[str, Content]:
     """Content of COMMIT."""
     return self.tokens.history("commit", history.commit)
 
-  def refeed_content(self, history: History) -> dict[str, Content]:
+  def refeed_content(self, history: UnitHistory) -> dict[str, Content]:
     """Content of REFEED."""
     return self.tokens.history("refeed", history.previous)
 

@@ -33,14 +33,17 @@ from wanstreamer_jax.nn.attention_parts import (
 )
 from wanstreamer_jax.nn.backend import is_partitioned, platform
 
-CHUNK = 2048  # keys
-AT_ONCE = 4  # chunks side by side
+CHUNK_KEYS = 2048
+CHUNKS_AT_ONCE = 4  # side by side
 FEW = 1024  # queries; more of them keep any processor busy, and their keys are no longer than they are
 
 
-def attend(queries: Queries, parts: list[Part]) -> Float[Array, "T N H"]:
-  """Softmax attention over all parts at once, in the dtype of queries. Scores and softmax are float32."""
-  found = [partial for part in parts for partial in _partials(queries, part)]
+def attend(queries: Queries, parts: list[Part], chunks_at_once: int | None = None) -> Float[Array, "T N H"]:
+  """Softmax attention over all parts at once, in the dtype of queries. Scores and softmax are float32.
+
+  chunks_at_once: how many chunks of a long part's keys are computed side by side (default: CHUNKS_AT_ONCE).
+  """
+  found = [partial for part in parts for partial in _partials(queries, part, chunks_at_once or CHUNKS_AT_ONCE)]
   out, _ = join(stack(found)).normalise()  # [M, R, H]
   return unfold_heads(out, queries.at_time.shape[0]).astype(queries.at_time.dtype)
 
@@ -51,7 +54,7 @@ def prepare_mask(mask: Bool[Array, "T S"], pinned: int) -> Bool[Array, "T S"] | 
   On TPUs a kernel without a gradient computes a few queries over many keys: with chunks, scores would be most of what
   a step reads and writes.
   """
-  few, long = mask.shape[0] <= FEW, mask.shape[1] - pinned >= 2 * CHUNK
+  few, long = mask.shape[0] <= FEW, mask.shape[1] - pinned >= 2 * CHUNK_KEYS
   if platform() != "tpu" or is_partitioned() or not (few and long):
     return mask
   from wanstreamer_jax.nn.attention_cache import pack  # Pallas takes a second to import
@@ -59,7 +62,7 @@ def prepare_mask(mask: Bool[Array, "T S"], pinned: int) -> Bool[Array, "T S"] | 
   return Packed(mask[:, :pinned], pack(mask, pinned))
 
 
-def _partials(queries: Queries, part: Part) -> list[Partial]:
+def _partials(queries: Queries, part: Part, at_once: int) -> list[Partial]:
   """A part's keys in pieces: its pinned prefix, then all others in the kernel, or in whole chunks where that is worth
   it, and the rest.
 
@@ -75,10 +78,10 @@ def _partials(queries: Queries, part: Part) -> list[Partial]:
 
     return [*found, join(over_long(queries.at_time, part, pinned))]
   keys = mask.shape[1]
-  chunks = (keys - pinned) // CHUNK if mask.shape[0] <= FEW else 0
-  end = pinned + chunks * CHUNK if chunks > 1 else pinned
+  chunks = (keys - pinned) // CHUNK_KEYS if mask.shape[0] <= FEW else 0
+  end = pinned + chunks * CHUNK_KEYS if chunks > 1 else pinned
   if end > pinned:
-    found.append(_in_chunks(queries, _some(part, slice(pinned, end)), chunks))
+    found.append(_in_chunks(queries, _some(part, slice(pinned, end)), chunks, at_once))
   return [*found, partial_attention(queries, _some(part, slice(end, None)))] if keys > end else found
 
 
@@ -92,12 +95,12 @@ def _some(part: Part, place: slice) -> Part:
   return Part(k, v, part.mask[:, place])
 
 
-def _in_chunks(queries: Queries, part: Part, chunks: int) -> Partial:
-  """As `partial_attention`, a few chunks at a time."""
-  k, v = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), (part.k, part.v))  # [chunks, CHUNK, M, H]
-  mask = jnp.moveaxis(part.mask.reshape(-1, chunks, part.mask.shape[1] // chunks), 1, 0)  # [chunks, T, CHUNK]
+def _in_chunks(queries: Queries, part: Part, chunks: int, at_once: int) -> Partial:
+  """As `partial_attention`, `at_once` chunks at a time."""
+  k, v = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), (part.k, part.v))  # [chunks, CHUNK_KEYS, M, H]
+  mask = jnp.moveaxis(part.mask.reshape(-1, chunks, part.mask.shape[1] // chunks), 1, 0)  # [chunks, T, CHUNK_KEYS]
   over_chunk = functools.partial(partial_attention, queries)
-  return join(jax.lax.map(over_chunk, Part(k, v, mask), batch_size=AT_ONCE))
+  return join(jax.lax.map(over_chunk, Part(k, v, mask), batch_size=at_once))
 
 
 def partial_attention(queries: Queries, part: Part) -> Partial:

@@ -28,7 +28,7 @@ from wanstreamer_jax.nn.backend import platform
 
 BLOCK = 512  # keys
 ROWS = 6144  # of a tile, over all heads: each key is read once for all of them
-AT_ONCE = 512  # rows of one product
+PRODUCT_ROWS = 512  # rows of one product
 HALVES = 2
 VMEM = 60 << 20  # bytes; every chip since v5e has more than the compiler's own limit
 WORD = 32  # bits
@@ -65,7 +65,7 @@ class Sizes(NamedTuple):
   @property
   def together(self) -> int:
     """How many of the heads that share keys one product takes: enough rows for it, without needless code."""
-    return max(n for n in range(1, self.group + 1) if self.group % n == 0 and (n == 1 or n * self.tile <= AT_ONCE))
+    return max(n for n in range(1, self.group + 1) if self.group % n == 0 and (n == 1 or n * self.tile <= PRODUCT_ROWS))
 
   @property
   def words(self) -> int:

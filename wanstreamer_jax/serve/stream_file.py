@@ -128,6 +128,7 @@ def stream_file(
   """
   options, media = options or StreamOptions(), engine.media
   reader = MediaReader(source, media)
+  check_capacity(engine, len(reader))
   typed = by_unit(options.events, media.unit_ms / 1000, len(reader))
   began = time.perf_counter()
   with staged(Path(out_dir)) as folder:
@@ -143,6 +144,15 @@ def stream_file(
   files = {name: Path(out_dir) / name for name in OUTPUTS}
   wall = time.perf_counter() - began
   return summarise(files, log, reader, wall, options.realtime, engine.unread(0))
+
+
+def check_capacity(engine: SlotEngine, units: int) -> None:
+  """Raises DataError for a file whose history is longer than the engine can keep: nothing is forgotten in silence."""
+  if engine.capacity is not None and units > engine.capacity:
+    raise DataError(
+      f"the file has {units} units, but this engine keeps the history of {engine.capacity} (its layout has no window): "
+      f"make it with capacity={units}"
+    )
 
 
 def answer(
