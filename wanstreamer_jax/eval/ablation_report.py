@@ -90,17 +90,16 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
   options = first["figures"]["options"]
   titles = [title + ARROWS[better] for title, (_, _, better) in COLUMNS.items()]
   start = (
-    "all configs start from the same weights, which were trained with the reference's choices, and then adapt to "
-    "their own in this training; so the cost of a choice is overstated rather than understated"
+    "All configs start from the same weights, which were trained with the reference's choices, so the cost of a choice "
+    "is overstated rather than understated."
     if first.get("init")
-    else "from random weights"
+    else "All configs start from random weights."
   )
   intro = (
-    f"Written by `wanstreamer ablate`. A {reference} model ({first['parameters'] / 1e6:.1f}M parameters, "
-    f"{first['trained_units'] / 1000:.0f}k units of training, {start}; the small duplex_world at 64x64) says only what "
-    f"happens to a {reference} model; larger ones may differ. {options['sessions']} held-out sessions of "
-    f"{options['seconds']:g} s in closed loop; mean over seeds, ± half their range. Arrows: the better direction. "
-    "Differences within ± are noise."
+    f"Written by `wanstreamer ablate`. A {reference} model has {first['parameters'] / 1e6:.1f}M parameters and is "
+    f"trained on {first['trained_units'] / 1000:.0f}k units of the small duplex_world at 64x64; larger models may "
+    f"differ. {start} Every figure is from {options['sessions']} held-out sessions of {options['seconds']:g} s in closed loop: "
+    "the mean over seeds, ± half their range. Differences within ± are noise. Arrows show the better direction."
   )
   lines = [f"# Ablations at {reference} size", "", intro, "", f"![figures of every config]({picture})", ""]
   lines += ["| config | seeds | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
