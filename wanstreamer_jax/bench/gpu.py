@@ -1,8 +1,8 @@
 """`wanstreamer bench gpu`: measures one large GPU at the published sizes. It runs as one process and writes one result
 file.
 
-The parts run in the order of their worth, and each leaves its figures in the file at once, so that a machine that is
-lent for minutes leaves all that it had time for:
+The parts run in the order of their importance, and each writes its figures at once, so that a machine that is lent for
+minutes leaves all figures that it had time for:
 
     step          the unit step of `qwen2p5_1p5b` at 192x336 with 60 s of history
     step_patch2   the same with a committed copy of half the resolution
@@ -10,7 +10,7 @@ lent for minutes leaves all that it had time for:
     train         the training step of two copies beside dense text of the same geometry
     train_demo    the training rate of `configs/demo.py`
 
-Nothing here needs media libraries or record readers, which machines for numbers do not have.
+Nothing here needs media libraries or record readers, which compute machines often lack.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """`wanstreamer bench session`: runs one long session faster than real time. Simulated users come and go.
 
-What must hold for an hour as for a minute: the time of a unit, the memory, no compilation, the clock, and the face.
+It checks that an hour goes as well as a minute: time of a unit, memory, no compilation, the clock, and the face.
 """
 
 import json

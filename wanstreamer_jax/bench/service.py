@@ -1,7 +1,7 @@
 """`wanstreamer bench serve`: puts load on the live service over real sockets. Codecs and network code are included.
 
-Clients in the same process send noise and video in real time. Latency is signal to signal on the service's side: from
-the capture of a unit's last sample to the arrival of the last sample of its answer. A network and a browser's play-out
+Clients in the same process send noise and video in real time. Latency is signal to signal: from the capture of
+a unit's last sample to the arrival of the last sample of its answer. A network and a browser's play-out
 buffer are not included.
 """
 

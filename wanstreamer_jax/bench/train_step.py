@@ -5,8 +5,8 @@ The contenders of one run take turns (A B A B ...), so that changes of the machi
   text           the same step on dense causal text: the language model inside the streamer, the rest frozen
   transformers   Hugging Face transformers in torch, of the same geometry, on as much text
 
-MFU is model FLOPs (train/flops.py: nothing masked, nothing recomputed) over what a large matrix product in the same
-process and dtype reaches.
+MFU divides model FLOPs (train/flops.py: nothing masked, nothing recomputed) by the rate of a large matrix product in
+the same process and dtype.
 """
 
 import dataclasses

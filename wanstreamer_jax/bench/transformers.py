@@ -1,8 +1,8 @@
 """A training step in Hugging Face transformers, the peer of `bench train --against`. It runs in torch.
 
-The same geometry, float32 weights with bfloat16 products (autocast) where the config says bfloat16, SDPA attention
-(flash on GPUs), fused AdamW, clipping, gradient checkpointing where the config recomputes, compiled by torch.compile
-where that works. Needs the extra `oracles`.
+It has the same geometry, float32 weights with bfloat16 products (autocast) where the config says bfloat16, SDPA
+attention (flash on GPUs), fused AdamW, clipping, gradient checkpointing where the config recomputes, and torch.compile
+where that works. It needs the extra `oracles`.
 """
 
 import importlib.util

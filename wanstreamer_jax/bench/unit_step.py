@@ -3,7 +3,7 @@
 The floor of a phase is the larger of FLOPs / (measured matrix-product rate) and bytes / (measured reading rate): every
 weight and every cached key must be read at each use, and the products must be done (see parallel/cost.py). Both
 rates are measured in the same run, the second over as many bytes as the model and its cache have, so that a model
-that fits into the processor's caches is held to their speed.
+that fits into the processor's caches is compared with their speed.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Causal audio VAE: samples to continuous latents at 12.5 or 25 Hz, and back. It has no lookahead.
 
 Encoder: causal log-spectra of 10 ms frames, strided causal convolutions, a Gaussian posterior. Decoder: polyphase
-upsampling back to frames, then the source-filter synthesis of `source_filter.py`. Why not convolutions up to the
-waveform: 12.5 latents a second cannot carry a waveform's phase, so such a decoder has to invent it, which takes
-adversarial training and long runs; an oscillator with a state gives a steady pitch at once, with 1/50 of the
+upsampling back to frames, then the source-filter synthesis of `source_filter.py`. Convolutions up to the
+waveform would not do: 12.5 latents a second cannot carry a waveform's phase, so such a decoder has to invent it, which
+takes adversarial training and long runs. An oscillator with a state gives a steady pitch at once, with 1/50 of the
 operations. Its limitation: it models one voice at a time, not music.
 
 Letters: S samples, T latent frames, Z latent channels, C channels. Unbatched; callers vmap.

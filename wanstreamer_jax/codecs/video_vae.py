@@ -1,10 +1,10 @@
 """Causal video VAE: 8x8 in space and 4x in time. The first frame is encoded alone, the others in groups of 4.
 
-Squares of 2x2 pixels are folded into channels at the start and unfolded at the end, since convolutions at full
-resolution would have few channels and yet cost more than all others. Frames of a group are convolved one by one in
-space down to 1/4 of the picture, then the group is folded into channels and convolved in space and time at 1/8; the
-decoder mirrors this. Beside both networks runs a linear map between blocks of 8x8 pixels x 4 frames and latents. It
-starts as a cosine transform of the lowest frequencies, so that an untrained codec already gives blurred pictures and
+Squares of 2x2 pixels are folded into channels at the start and unfolded at the end: convolutions at full resolution
+would have few channels and still cost more than all others. Frames of a group are convolved one by one in
+space down to 1/4 of the frame, then the group is folded into channels and convolved in space and time at 1/8; the
+decoder mirrors this. A linear map between blocks of 8x8 pixels x 4 frames and latents runs beside both networks.
+It starts as a cosine transform of the lowest frequencies, so that an untrained codec already gives blurred frames and
 training begins with the details.
 
 A still (the portrait, the grey frame that primes a session without one) is a group of four equal frames of which the

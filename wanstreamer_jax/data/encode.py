@@ -1,7 +1,7 @@
 """Encodes media records into latent records, and the world of a session into arrays.
 
 `encode` computes latents once for training. The latent folder keeps the user's media, all text and tracks; the agent's
-pictures and sound become `agent_video_latent` float16 [rows, columns, channels] and `agent_audio_latent` float16
+video and audio become `agent_video_latent` float16 [rows, columns, channels] and `agent_audio_latent` float16
 [frames, channels] per unit. A session adds `portrait_latent` and `voice_latent`. Latents are posterior means. The
 portrait is the video codec's first frame, so the session's first unit is encoded from the state after it; without a
 portrait the codec is primed with grey. Sessions are encoded side by side and unit after unit, so that memory does not

@@ -1,14 +1,14 @@
 """Reads any media file that PyAV can read, as user units on the system's clock.
 
-The clock. Time 0 is the first sound or picture of the file, whichever comes first. Tick j of the output is the
+The clock. Time 0 is the first audio or video of the file, whichever comes first. Tick j of the output is the
 interval [j, j + 1) / fps and shows the last frame whose presentation time is at or before the tick's centre; a gap
-holds the last frame, and ticks before the first frame show the first. Sound lies where its timestamps say: an offset
+holds the last frame, and ticks before the first frame show the first. Audio is placed by its timestamps: an offset
 or a gap is silence. Both streams are filled up to ceil(duration / unit) whole units.
 
-The picture. Turned as the file says, cropped at the centre to the aspect that the model sees (a letterbox would waste
-tokens on bars, and faces are central), corrected for pixels that are not square, then scaled.
+The frames are rotated as the file says, cropped at the centre to the aspect that the model sees (a letterbox would
+waste tokens on bars, and faces are central), corrected for pixels that are not square, then scaled.
 
-Frames and sound are decoded on demand, so that memory does not grow with the length of the file.
+Frames and audio are decoded on demand, so that memory does not grow with the length of the file.
 """
 
 import math

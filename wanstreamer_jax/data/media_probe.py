@@ -1,8 +1,8 @@
 """Checks a media file and measures its streams exactly, by reading it through once.
 
 `probe` opens a file, refuses an unusable one with one clear line, and measures both streams on the file's own clock.
-`media.py` builds on two iterators: `decoded` gives the frames of one stream, `placed` gives sound at the times that its
-timestamps say.
+`media.py` builds on two iterators: `decoded` gives the frames of one stream, `placed` gives audio at the times of
+its timestamps.
 """
 
 import dataclasses

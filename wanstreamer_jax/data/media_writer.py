@@ -1,7 +1,7 @@
 """Writes media files (H.264 and AAC in mp4) with exactly the given frames and samples.
 
-A file appears under its name only when it is complete: it is written under a temporary name beside it, which `close`
-changes into its own; `abort` (or an exception in the `with` block) removes it.
+A file appears under its name only when it is complete: it is written under a temporary name beside it, and `close`
+renames it; `abort` (or an exception in the `with` block) removes it.
 """
 
 import contextlib

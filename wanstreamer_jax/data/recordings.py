@@ -8,9 +8,9 @@ One line per recording; paths are relative to the manifest, times are seconds fr
      "world": {"fields": {"name": "Ada"}, "portrait": "ada.png"},
      "events": [{"start": 1.0, "end": 2.0, "actor": "agent", "kind": "nod"}]}
 
-Sound comes from "audio", or else from the video file; a side may lack sound or picture. A line `{"path": "talk.wav",
+Audio comes from "audio", or else from the video file; a side may lack audio or video. A line `{"path": "talk.wav",
 "duration": 61.5}` names one two-channel file, agent left and user right (the moshi-finetune form); the other keys may
-be added to it, and a stated duration must be positive. Any picture size, frame rate and sample rate will do. A
+be added to it, and a stated duration must be positive. Any frame size, frame rate and sample rate will do. A
 recording ends with its shorter side and gives as many sessions of `units` units as fit into it.
 """
 

@@ -2,8 +2,8 @@
 
     {"fields": {"name": "Ada", "likes": "tea"}, "portrait": "ada.png", "voice": "ada.wav"}
 
-Every key is optional. Paths are relative to the JSON file. The portrait is any picture that Pillow reads; it is turned
-as its EXIF data say, cropped at the centre to the agent's aspect, and scaled. The voice is any sound of at most 30 s.
+Every key is optional. Paths are relative to the JSON file. The portrait is any image that Pillow reads; it is rotated
+as its EXIF data say, cropped at the centre to the agent's aspect, and scaled. The voice is any audio of at most 30 s.
 """
 
 import json

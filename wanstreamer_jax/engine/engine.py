@@ -4,8 +4,8 @@
     for unit in users_units:
       output = engine.step(unit)
 
-A slot holds one session, whose state is one row of every array. A session joins by overwriting the row, and leaves when
-nobody reads it any more: neither compiles anything, and no session notices another. A file needs one slot, a server
+A slot holds one session; its state is one row of every array. A session joins by overwriting the row, and leaves when
+its row is no longer read. Neither compiles anything, and no session affects another. A file needs one slot, a server
 several.
 """
 

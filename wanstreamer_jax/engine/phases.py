@@ -1,13 +1,13 @@
 """Compiles the five phases of a unit; nowhere else do model functions become programs.
 
-    commit    COMMIT of the unit to come         may run before the user's unit is there
+    commit    COMMIT of the next unit            may run before the user's unit is there
     perceive  the user's unit -> tokens
     think     HEAR and STATE, then the TEXT slots
     perform   REFEED once, then the solver
-    render    latents -> sound and pictures as they are sent
+    render    latents -> audio and video as they are sent
 
-They are the functions that `rollout.step_unit` composes. Each is a program of its own, so that every phase can be timed
-and COMMIT can run while the user's unit is awaited. States never leave the device.
+They are the functions that `rollout.step_unit` composes. Each is a separate program, so that every phase can be timed
+and COMMIT can run before the user's unit arrives. States never leave the device.
 """
 
 import functools

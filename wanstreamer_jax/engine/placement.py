@@ -1,7 +1,7 @@
 """Places the performer: beside the thinker, on its own device, or on several. See design section 7.
 
 The thinker holds encoders, COMMIT, HEAR, STATE, TEXT and decoders; the performer holds the solver and a copy of the
-KV-cache. Every unit the thinker sends it the keys and values that the unit added, and gets latents back.
+KV-cache. In every unit the thinker sends it the new keys and values and gets latents back.
 
     fused   one device; nothing is sent
     split   two devices

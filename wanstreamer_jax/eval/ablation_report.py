@@ -98,8 +98,9 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
   intro = (
     f"Written by `wanstreamer ablate`. A {reference} model has {first['parameters'] / 1e6:.1f}M parameters and is "
     f"trained on {first['trained_units'] / 1000:.0f}k units of the small duplex_world at 64x64; larger models may "
-    f"differ. {start} Every figure is from {options['sessions']} held-out sessions of {options['seconds']:g} s in closed loop: "
-    "the mean over seeds, ± half their range. Differences within ± are noise. Arrows show the better direction."
+    f"differ. {start} Every figure is from {options['sessions']} held-out sessions of {options['seconds']:g} s in "
+    "closed loop: the mean over seeds, ± half their range. Differences within ± are noise. Arrows show the better "
+    "direction."
   )
   lines = [f"# Ablations at {reference} size", "", intro, "", f"![figures of every config]({picture})", ""]
   lines += ["| config | seeds | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]

@@ -1,7 +1,7 @@
 """The engine wrapped for evaluation: sessions side by side, and the baseline variants.
 
-Session i's noise comes from its own seed, so what it does does not depend on its neighbours. Variants: `model`;
-`shuffled_user` (session i is shown the user of session i + 1); `text_only` (the user's sound and picture are missing);
+The noise of a session comes from its own seed, so the session does not depend on its neighbours. Variants: `model`;
+`shuffled_user` (session i is shown the user of session i + 1); `text_only` (the user's audio and video are missing);
 `copy_previous` (after its first unit, the agent repeats its latents and writes nothing).
 """
 

@@ -1,9 +1,9 @@
 """Runs the agent against users that react; `scores.score` judges every conversation. Batches of sessions run in
 lockstep.
 
-A user hears what the agent did up to the unit before, and acts; the agent perceives that and answers; and so
-on. Every variant of `baselines.VARIANTS` meets users with the same seeds. In `shuffled_user` each agent is shown the
-user of the next session of its batch, but is judged by (and reacted to by) its own.
+In turns, a user hears what the agent did up to the previous unit and acts, and the agent perceives the user's unit and
+answers. Every variant of `baselines.VARIANTS` meets users with the same seeds. In `shuffled_user` each agent perceives
+the user of the next session in its batch, but its own user judges it and reacts to it.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,9 +1,9 @@
 """Evaluates an agent: closed loop, teacher-forced errors, codecs, and their baselines.
 
-It runs on held-out sessions of duplex_world, whose users have voices and looks that training never has; some of their
-questions are phrasings and sums that it never has (`answer/unseen`). The closed loop runs on `sessions` of them; its
-baselines, the scripted agent's own scores ("truth"), the teacher-forced errors and the codec figures on the first
-`baseline_sessions`. Every figure comes with the number of occasions that it is a mean of.
+It runs on held-out sessions of duplex_world. Their users have voices and looks that never occur in training; some of
+their questions have phrasings and sums that never occur there either (`answer/unseen`). The closed loop runs on
+`sessions` of them; its baselines, the scripted agent's own scores ("truth"), the teacher-forced errors and the codec
+figures on the first `baseline_sessions`. Every figure comes with the number of cases in its mean.
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ variance and can lose to copying; the posterior mean cannot. Errors are split by
 listening, or in a transition (its voice starts or stops in the unit or at its beginning). Text: cross-entropy in nats
 on tokens that are words, and on onsets (the first word after a silent unit) apart.
 
-Baselines: `shuffled_user` has another session's user; `text_only` has no user sound and picture; `copy_previous`
+Baselines: `shuffled_user` has another session's user; `text_only` has no user audio and video; `copy_previous`
 answers with the previous unit's latents (it has no opinion on text).
 """
 

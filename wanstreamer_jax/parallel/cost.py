@@ -1,8 +1,8 @@
 """Counts the least that a program must do: FLOPs of its products, bytes that it reads. Products include convolutions;
 the bytes are those of weights and caches.
 
-Counted from the traced program, because the compiler's own figures count the body of a loop once (layers are scanned)
-and nothing inside kernels. Shapes suffice as arguments.
+It counts in the traced program, because the compiler's own figures count the body of a loop once (layers are scanned)
+and nothing inside kernels. Arguments may be shapes.
 """
 
 import math

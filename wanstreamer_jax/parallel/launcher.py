@@ -3,8 +3,7 @@
   python -m wanstreamer_jax.parallel.launcher 4 --restarts 3 -- wanstreamer train --config=configs/tiny.py
 
 Every process gets `--coordinator HOST:PORT --processes N --process I` appended to its command. A job of one process
-gets nothing appended: on the hosts of a pod, where jax finds the other processes itself, run the launcher on every
-host.
+gets nothing appended: on a pod jax finds the other processes itself, so run the launcher on every host.
 
 The job is not started again after success (0), bad input (2) or a requested stop (130). It is started again, from its
 last checkpoint, after anything else, such as a killed process or a lost host. Uses the standard library only.

@@ -1,7 +1,7 @@
 """Records a live session, if its user asked for it, as one ZIP file. The file has both sides' video, captions and
 units.
 
-Nothing is recorded of anybody who did not ask. A recording is deleted `KEEP_SECONDS` after its session.
+Nobody is recorded who did not ask for it. A recording is deleted `KEEP_SECONDS` after its session.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Saves all running sessions in one folder before a planned restart, and restores them.
 
-    STATE/sessions.json        who holds which slot, and how many units they have had
+    STATE/sessions.json        the session in each slot, and how many units it has had
     STATE/engine.json          what the engine needs to recognise the arrays as its own
     STATE/engine.safetensors   the stacked states of all slots
 

@@ -1,7 +1,7 @@
 """Streams a media file through an engine and writes the agent's answer: the main job.
 
 The file is fed unit by unit, like a live user; the engine never sees what comes later. Outputs are written to a hidden
-folder inside `out_dir` and moved out when all of them are complete. After Ctrl-C what was answered so far is kept under
+folder inside `out_dir` and moved out when all of them are complete. After Ctrl-C the answer so far is kept under
 `interrupted/`; after an error nothing is left.
 """
 

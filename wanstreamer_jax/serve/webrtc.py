@@ -1,6 +1,6 @@
 """Audio and video over WebRTC (the extra `webrtc`). Text stays on the WebSocket, which also carries the offer.
 
-For networks that lose packets: WebRTC goes on where TCP waits. On a good network the WebSocket has less delay.
+It is for networks that lose packets: WebRTC continues where TCP waits. On a good network the WebSocket has less delay.
 Everything runs in the event loop; only the resizing of frames runs in worker threads.
 """
 

@@ -1,8 +1,7 @@
 """Validates the duplex stage by rollouts on held-out users; its losses mislead. They are teacher-forced.
 
-The agent answers recorded users in closed loop with itself (it hears its own past, not the truth). Printed: how much
-it writes and sounds beside how much the scripted agent did, and the words that it got right. Drawn: film strips and
-log-spectra above those of the truth.
+The agent answers recorded users and sees its own past, not the truth. It prints how much the agent writes and speaks
+beside the scripted agent, and how many words were right. It draws strips of frames and log-spectra above the true ones.
 """
 
 import functools

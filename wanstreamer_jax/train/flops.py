@@ -1,9 +1,9 @@
 """Counts the FLOPs that the mathematics of a training step needs. MFU divides them by the peak rate, as in PaLM (arXiv
 2204.02311).
 
-The products and convolutions of the loss and its gradient, counted from the traced program, and the Transformer's
-attention by the pairs that `units.visible` shows. Neither what is computed twice (remat) nor what is masked counts, nor
-the optimiser; so no program gains by doing more than it must.
+It counts the products and convolutions of the loss and its gradient in the traced program, and the Transformer's
+attention by the pairs that `units.visible` allows. Recomputation (remat), masked pairs and the optimiser do not count,
+so no program gains by doing more than it must.
 """
 
 from typing import Any
