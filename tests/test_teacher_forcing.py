@@ -11,11 +11,20 @@ from tests.helpers.fake_sessions import fake_session
 from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.data.loader import PREVIOUS, Crop
 from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.eval import heldout, latent_errors
 from wanstreamer_jax.eval.latent_errors import Tally, unit_errors, unit_states, variant_of
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
-from wanstreamer_jax.teacher_forcing import Inputs, crop_conditions, crop_past, last_units, teacher_forced, unit_history
+from wanstreamer_jax.teacher_forcing import (
+  Inputs,
+  crop_conditions,
+  crop_past,
+  last_units,
+  pick_units,
+  teacher_forced,
+  unit_history,
+)
 
 UNITS, SESSIONS = 9, 3
 
@@ -61,6 +70,15 @@ def test_a_crop_is_shown_the_history_that_a_rollout_remembers(batch, start, dela
       if unit >= 0:
         np.testing.assert_array_equal(shown.latents.audio[k], audio[unit])
         np.testing.assert_array_equal(shown.latents.video[k], video[unit])
+
+
+def test_noisy_copies_that_fit_no_unit_are_refused():
+  units, picked = jnp.arange(4), jnp.array([0, 3])
+  assert pick_units(units, picked, 2).tolist() == [0, 3]
+  assert pick_units(units, None, 8).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+  for copies, choice in ((6, None), (3, picked), (2, None)):
+    with pytest.raises(ConfigError, match=f"{copies} noisy copies of 4 units: expected a multiple"):
+      pick_units(units, choice, copies)
 
 
 def test_several_draws_on_one_clean_copy_are_what_they_are_alone(agent, batch, close):

@@ -107,6 +107,7 @@ def test_help_imports_nothing_heavy():
     (["inspect", "checkpoint", "missing"], "no checkpoint at missing"),
     (["stream", "missing.mp4", "--out", "o", "--checkpoint", "missing"], "missing.mp4 does not exist"),
     (["inspect", "checkpoint", "missing", "--config.a=1"], "takes no --config"),
+    (["bench", "session", "--config.flow.steps=1"], "changes a field of a config file: give --config FILE too"),
     (["train", "--config", NANO, "--config.train.stage=dance"], "train.stage is 'dance'"),
     (["train", "--config", NANO, "--config.train.keep=0"], "train.keep is 0: expected at least 1"),
     (["train", "--config", NANO, "--config.train.log_every=-1"], "train.log_every is -1: expected at least 0"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.helpers.media_files import float_wav, halves, tone, write_audio, write_video
 from wanstreamer_jax.config import MediaConfig
-from wanstreamer_jax.data.session import World
+from wanstreamer_jax.data.session import MediaUnit, World
 from wanstreamer_jax.data.world_file import load_world, write_world
 from wanstreamer_jax.engine.interface import PHASES, SlotEngine, UnitOutput
 from wanstreamer_jax.errors import DataError, MediaError, UserError
@@ -163,6 +163,21 @@ def test_typed_text_arrives_in_its_unit(clip, tmp_path):
   assert parrot.typed[0] == ["first"]
   assert parrot.typed[3] == ["hello", "late"]
   assert sum(map(len, parrot.typed)) == 3
+
+
+def test_a_file_longer_than_the_history_is_refused_before_any_work(clip, tmp_path):
+  engine = Parrot()
+  engine.capacity = 3
+  with pytest.raises(DataError, match=r"the file has \d+ units, but this engine keeps the history of 3 .*capacity="):
+    stream_file(engine, clip, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_one_unit_at_a_time_is_for_one_slot():
+  engine = Parrot()
+  engine.slots = 2
+  with pytest.raises(ValueError, match="has 2 slots: `step` is for one"):
+    engine.step(MediaUnit())
 
 
 def test_typed_text_past_the_end_is_refused_before_any_work(clip, tmp_path):

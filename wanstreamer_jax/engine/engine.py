@@ -95,12 +95,13 @@ class Engine(SlotEngine):
     not the agent's.
     """
     self.agent, self.media = rollout.cast_layers_to_compute_dtype(agent), agent.config.media
-    self.slots, self.capacity, self.placement = slots, capacity, placement
+    self.slots, self.placement = slots, placement
+    self.capacity = capacity if agent.config.layout.window is None else None
     self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
     check_tokenizer(agent.config, self.tokenizer)
     self._weights, treedef = jax.tree.flatten(self.agent)
-    self.phases = compile_phases(treedef, slots, capacity)
-    self._empty = abstract_states(self.agent, slots, capacity)
+    self.phases = compile_phases(treedef, slots, self.capacity)
+    self._empty = abstract_states(self.agent, slots, self.capacity)
     check_memory(slots, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self._empty)))
     devices = performer_devices(placement, agent.config, performers)
     self.overlaps = bool(devices) and agent.config.layout.commit_delay == 2
