@@ -5,9 +5,9 @@
     wanstreamer aot --what train --topology v6e:16x16 --config configs/pods.py:qwen3_8b,v6e:16x16,640x368
     bash launch/tpu_pod.sh up X --config=configs/pods.py:qwen2p5_1p5b,v6e:16x16 --config.train.run=gs://BUCKET/X ...
 
-Expected time: minutes to compile on any machine. Expected result: the memory of a chip, which it fits (docs/scale.md).
-A session's 220k tokens are split over `context`, which must divide the heads of attention; weights and optimiser over
-everything. docs/training.md is the whole way.
+Expected time: minutes to compile on any machine. Expected result: it fits the memory of a chip (docs/scale.md).
+A session's 220k tokens are split over `context`, which must divide the heads of attention; weights and optimiser are
+split over all chips. docs/training.md describes the whole way.
 """
 
 import importlib

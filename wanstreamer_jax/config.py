@@ -5,8 +5,8 @@ by `--config.section.field=value`) until `freeze()` checks the whole and locks i
 is passed to jitted functions as a static argument. Everything that follows from other fields is a property here,
 never a second field.
 
-The annotation and the bounds of a field say which values it takes; what must hold between several fields stands in the
-`check_rules` of their section, or of `Config` when they are in different sections.
+The annotation and the bounds of a field say which values it takes. Rules between several fields are in `check_rules` of
+their section, or of `Config` when they are in different sections.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
   wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.layout.window=None
 
-A config file is Python, so that an experiment is a short diff of another file. What a run used is kept as JSON, which
-needs no Python to read; fields that a newer program added take their defaults.
+A config file is Python, so that an experiment is a short diff of another file. The config of a run is kept as JSON,
+which needs no Python to read; fields that a newer program added take their defaults.
 """
 
 import ast

@@ -16,8 +16,8 @@ Blocks are numbered by one increasing integer along this order. The rule (design
     visible(q, k) = k.valid and k.session == q.session and (k.pinned or q.unit - k.unit < window)
                     and (k.scope == 0 or k.scope == q.scope) and k.block <= q.block
 
-Two units with one token per segment, no user text, n = 1, full history (rows are queries, columns keys, x = sees;
-W world, C commit, H hear, S state, T text, P perform; C of unit 0 is invalid as a key):
+Example: two units with one token per segment, no user text, n = 1, full history (rows are queries, columns keys, x =
+sees; W world, C commit, H hear, S state, T text, P perform; C of unit 0 is invalid as a key):
 
          W  C0 H0 S0 T0 C1 H1 S1 T1 P0 P1
     W    x  .  .  .  .  .  .  .  .  .  .

@@ -161,7 +161,7 @@ step takes longer than `at best`; with a good schedule it takes less than `seria
 the model needs (three times the forward pass, no recomputation, no masked attention) by `at best`. The last two columns
 are for one pass over {HOURS:,} hours of conversation, at best and serial: book time for the second."""
 TRAIN_HEAD = (
-  "| size, pictures | session | pod | mesh | batch, tokens | HBM of chip | step: at best, serial | bound by | MFU | "
+  "| size, frames | session | pod | mesh | batch, tokens | HBM of chip | step: at best, serial | bound by | MFU | "
   f"tokens/s | {HOURS:,} h: hours | chip-hours |"
 )
 STEP_TEXT = """One unit is 160 ms of the conversation, and its step must take less. Codecs, all solver steps and the
@@ -169,7 +169,7 @@ whole history are included; the host's work and the network to the browser are n
 kernel (`nn/attention_cache.py`); everything that it computes and reads is counted, padding included. The work of the
 vector units is not in the bound, since their rates are not published: 60 billion exponentials a unit at 192x336, 250
 billion at 640x368."""
-STEP_HEAD = "| size, pictures | history | chip | HBM of chip | unit: at best, serial | bound by |"
+STEP_HEAD = "| size, frames | history | chip | HBM of chip | unit: at best, serial | bound by |"
 
 
 TABLES_TEXT = """All figures are for one chip. Links: the dimensions of the torus along which the members of a

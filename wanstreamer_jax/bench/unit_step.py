@@ -201,7 +201,7 @@ def report_lines(result: dict[str, Any]) -> list[str]:
   load = "" if host["load"] is None else f", load {host['load']:.1f}"
   lines = [
     f"{result['config']}: {size['parameters'] / 1e6:.1f} M parameters, width {size['width']}, {size['layers']} layers, "
-    f"{result['dtype']}, pictures {size['picture'][0]}x{size['picture'][1]}",
+    f"{result['dtype']}, frames {size['picture'][0]}x{size['picture'][1]}",
     f"a unit: {size['committed_tokens']} tokens committed, {size['performed_tokens']} performed in "
     f"{size['solver_steps']} solver steps, {size['text_slots']} text slots; cache {size['cache_tokens']} tokens, "
     f"{size['cache_mb']:.1f} MB",

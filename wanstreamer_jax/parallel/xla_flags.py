@@ -1,9 +1,9 @@
 """Sets the XLA flag that two versions of jaxlib need on CPUs. The package sets it when it is imported: XLA reads
 XLA_FLAGS once, when jax starts its first backend.
 
-jaxlib 0.10.2 and 0.11.0 on Linux x86-64 hand products and sums of rank 7 or more to YNNPACK, whose transpose has room
-for fewer axes: SIGSEGV on some processors (those without AVX-512), a hang on others (jax-ml/jax#39257, #40412). 0.10.1
-does not hand them over; 0.11.1 has the room.
+jaxlib 0.10.2 and 0.11.0 on Linux x86-64 hand products and sums of rank 7 or more to YNNPACK, but its transpose
+supports fewer axes: it crashes (SIGSEGV) on processors without AVX-512 and hangs on others (jax-ml/jax#39257, #40412).
+0.10.1 does not hand them over; 0.11.1 supports the rank.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Writes units.jsonl and captions, from which the timeline and the film are drawn.
 
-All times are seconds from the beginning of the input.
+All times are seconds from the start of the input.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Draws faces as anti-aliased signed-distance shapes, at any frame size. All frames of a chunk are drawn at once.
 
-Coordinates: y from -1 (top) to 1 (bottom), x scaled alike, the origin in the middle of the picture. Everything that
+Coordinates: y from -1 (top) to 1 (bottom), x scaled alike, the origin in the middle of the frame. Everything that
 moves is a track with one value per frame, so that a face is a pure function of (look, tracks, size).
 """
 

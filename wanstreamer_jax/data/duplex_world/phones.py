@@ -1,5 +1,5 @@
 """Phones of English: how they sound, how the mouth looks, and how words are spelled. Formant targets and sources give
-the sound, visemes the mouth.
+the sound, and visemes give the mouth.
 
 Formant targets are adult-male values in Hz after Peterson and Barney (1952) and Klatt (1980); a voice scales them.
 Words outside `LEXICON` are spelled by a few letter-to-sound rules, so that any text can be spoken.
