@@ -139,7 +139,7 @@ def document(results: dict[str, dict[str, Any]]) -> str:
   notes = [f"Not compiled yet: {'; '.join(missing)}."] if missing else []
   if planned:
     which = "all of them" if len(planned) == len(cells) else "; ".join(planned)
-    notes.append(f"The compiler planned these, memory included, but generated no code (`--plan`): {which}.")
+    notes.append(f"Programs and memory were planned, with no code generated (`--plan`): {which}.")
   return "\n\n".join([
     HEAD, *notes, "## Training", TRAIN_TEXT, "\n".join([TRAIN_HEAD, _rule(TRAIN_HEAD), *train]),
     "## One session, live", STEP_TEXT, "\n".join([STEP_HEAD, _rule(STEP_HEAD), *step]),
