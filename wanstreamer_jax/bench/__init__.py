@@ -7,6 +7,6 @@ Modules:
     service.py        `wanstreamer bench serve`: puts load on the live service over real sockets
     trace.py          Writes a trace for Perfetto and draws the paper's Figure 2 from measured times
     train_step.py     `wanstreamer bench train`: times the real training step beside the machine's peak
-    transformers.py   A training step in Hugging Face transformers, the peer of `bench train --against`
+    transformers.py   A training step in Hugging Face transformers (torch), for `bench train --against`
     unit_step.py      Times each phase of a unit on this machine, beside the least time it could take
 """

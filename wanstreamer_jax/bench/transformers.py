@@ -1,4 +1,4 @@
-"""A training step in Hugging Face transformers, the peer of `bench train --against`. It runs in torch.
+"""A training step in Hugging Face transformers (torch), for `bench train --against`.
 
 It has the same geometry, float32 weights with bfloat16 products (autocast) where the config says bfloat16, SDPA
 attention (flash on GPUs), fused AdamW, clipping, gradient checkpointing where the config recomputes, and torch.compile

@@ -1,4 +1,4 @@
-"""Compiles the five phases of a unit; nowhere else do model functions become programs.
+"""Compiles the five phases of a unit: no other module makes programs of model code.
 
     commit    COMMIT of the next unit            may run before the user's unit is there
     perceive  the user's unit -> tokens

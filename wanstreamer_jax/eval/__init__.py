@@ -7,7 +7,7 @@ Modules:
     closed_loop.py       Runs the agent against users that react; `scores.score` judges every conversation
     duplex_world.py      Turns the ground truth of duplex_world into a `Script`: what each user act calls for
     evaluate.py          Evaluates an agent: closed loop, teacher-forced errors, codecs, and their baselines
-    heldout.py           Loads held-out sessions as rows of latents, and decodes the same media by the codecs
+    heldout.py           Loads held-out sessions as rows of latents, and the codecs' reconstructions of them
     latent_errors.py     Teacher-forced errors on held-out records, beside trivial baselines (law 10)
     metrics.py           Metrics of video, audio, lip sync and identity, in NumPy
     report.py            Writes an evaluation as eval.json and eval.png, and prints a table

@@ -1,4 +1,4 @@
-"""Loads held-out sessions as rows of latents, and decodes the same media by the codecs."""
+"""Loads held-out sessions as rows of latents, and the codecs' reconstructions of them."""
 
 import functools
 from collections.abc import Iterator, Sequence

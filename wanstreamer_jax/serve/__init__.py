@@ -33,6 +33,6 @@ Modules:
     stream_live.py    `wanstreamer client`: streams a media file to a live server and saves the answer
     timeline.py       Draws the timeline of a session: waveforms, captions, speakers, phases of every unit
     unit_source.py    Sources of user units: the network (`inbox.py`) or a simulated user
-    watched_user.py   Simulated users for viewers to watch; they talk with the agent one after another
+    watched_user.py   Simulated users for viewers to watch: they talk with the agent one after another
     webrtc.py         Audio and video over WebRTC (the extra `webrtc`)
 """

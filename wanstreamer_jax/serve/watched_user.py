@@ -1,4 +1,4 @@
-"""Simulated users for viewers to watch; they talk with the agent one after another. They are people of duplex_world."""
+"""Simulated users for viewers to watch: they talk with the agent one after another. They are people of duplex_world."""
 
 import numpy as np
 

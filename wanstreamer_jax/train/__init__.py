@@ -5,7 +5,7 @@ Modules:
     codec_losses.py        Losses of stage 0, for the audio and the video codec, on one unbatched clip
     codecs.py              Stage 0: trains the audio and the video codec on clips of media records
     duplex.py              Stage 2: duplex interaction with teacher forcing; text and flow losses
-    duplex_validation.py   Validates the duplex stage by rollouts on held-out users; its losses mislead
+    duplex_validation.py   Validates the duplex stage by rollouts on held-out users
     flops.py               Counts the FLOPs that the mathematics of a training step needs
     lock.py                Locks a run's folder: two jobs that train into one would destroy each other's files
     loop.py                One training loop for all stages: `train(stage, config)`

@@ -1,4 +1,4 @@
-"""Validates the duplex stage by rollouts on held-out users; its losses mislead. They are teacher-forced.
+"""Validates the duplex stage by rollouts on held-out users. Its teacher-forced losses alone would mislead.
 
 The agent answers recorded users and sees its own past, not the truth. It prints how much the agent writes and speaks
 beside the scripted agent, and how many words were right. It draws strips of frames and log-spectra above the true ones.

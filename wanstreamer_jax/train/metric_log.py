@@ -1,5 +1,5 @@
-"""Logs a run: `RUN/metrics.jsonl`, TensorBoard, and lines on the terminal. The JSON lines come every step, the others
-every `train.log_every` steps.
+"""Logs a run: `RUN/metrics.jsonl`, TensorBoard, and lines on the terminal. The JSON file has a line for every step,
+TensorBoard a point for every log.
 
 A line of metrics.jsonl is {"step": updates done, "loss": ..., ...} with the fields of FIELDS. Those of MEASURED are
 only in the last line of every `train.log_every` steps. Numbers are float32 and written exactly, so that two equal runs
