@@ -7,6 +7,11 @@
 # demo.sh and test.sh call this. PYTHON=/path/to/python picks the interpreter, WANSTREAMER_VENV another place for .venv.
 set -euo pipefail
 
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 0
+fi
+
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${WANSTREAMER_VENV:-$root/.venv}"
 extras="${1:-}"

@@ -8,6 +8,11 @@
 # Every step continues where it was stopped; what is finished is skipped. Results: runs/SIZE, the agent in runs/SIZE/agent.
 set -euo pipefail
 
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 0
+fi
+
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(dirname "$here")"
 venv="${WANSTREAMER_VENV:-$root/.venv}"
@@ -15,11 +20,14 @@ venv="${WANSTREAMER_VENV:-$root/.venv}"
 size="${1:-tiny}"
 sessions="${2:-1300}"
 shift $(($# < 2 ? $# : 2))
+case "$sessions" in
+  *[!0-9]* | "") printf '[train] error: %s is no number of sessions: bash launch/train.sh SIZE SESSIONS [--config.FIELD=VALUE ...]\n' "$sessions" >&2; exit 2 ;;
+esac
 data="$root/data_cache/$size"
 runs="$root/runs/$size"
 config="configs/$size.py"
 
-[ -x "$venv/bin/python" ] || bash "$here/setup.sh"
+bash "$here/setup.sh"
 cd "$root"
 wanstreamer() { "$venv/bin/python" -m wanstreamer_jax "$@"; }
 

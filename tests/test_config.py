@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests import CONFIGS
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import Config, TrainConfig
 from wanstreamer_jax.config_files import (
   apply_override,
   config_from_dict,
@@ -243,3 +243,24 @@ def test_json_and_back():
   with pytest.raises(ConfigError, match=r"train\.steps is 'x'"):
     config_from_dict({"train": {"steps": "x"}})
   assert flat_fields(config)["layout.window"] is None
+
+
+def test_a_section_of_another_kind_is_refused():
+  config = Config()
+  config.layout = TrainConfig()
+  with pytest.raises(ConfigError, match=r"layout is TrainConfig\(.*: expected LayoutConfig"):
+    config.freeze()
+
+
+def test_a_run_needs_a_folder_of_its_own():
+  for run in ("", " ", "/"):
+    config = Config()
+    config.train.run = run
+    with pytest.raises(ConfigError, match="train.run is .*: give a folder of its own"):
+      config.freeze()
+
+
+def test_a_config_file_that_leaves_python_is_told(tmp_path):
+  (tmp_path / "mine.py").write_text("def get_config():\n  raise SystemExit(3)\n")
+  with pytest.raises(ConfigError, match=r"mine\.py fails: SystemExit: 3"):
+    load_config(tmp_path / "mine.py")

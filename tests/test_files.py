@@ -1,6 +1,8 @@
 """Files that appear whole or not at all, and figures without pyplot."""
 
+import os
 import pathlib
+import stat
 from collections.abc import Callable
 
 import pytest
@@ -35,6 +37,19 @@ def test_a_file_is_replaced_only_when_its_block_ends_well(tmp_path):
   write_json(path, {"é": [1]})
   assert path.read_text() == '{\n  "\\u00e9": [\n    1\n  ]\n}\n'
   assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link_and_what_is_no_file_stays_what_it_is(tmp_path):
+  (tmp_path / "page.md").write_text("old")
+  (tmp_path / "link.md").symlink_to(tmp_path / "page.md")
+  write_text(tmp_path / "link.md", "new")
+  assert (tmp_path / "link.md").is_symlink()
+  assert (tmp_path / "page.md").read_text() == "new"
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(OSError, match="neither a file nor a folder"):
+    write_text(tmp_path / "pipe", "new")
+  assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["link.md", "page.md", "pipe"]
 
 
 def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path):

@@ -89,7 +89,9 @@ class Section:
     kinds = self.field_types()
     for spec in dataclasses.fields(self):  # type: ignore[arg-type]
       name, value = prefix + spec.name, getattr(self, spec.name)
-      if isinstance(value, Section):
+      if isinstance(kinds[spec.name], type) and issubclass(kinds[spec.name], Section):
+        if type(value) is not kinds[spec.name]:
+          raise ConfigError(f"{name} is {value!r:.60}: expected {kinds[spec.name].__name__}")
         value._check(f"{name}.")
       else:
         object.__setattr__(self, spec.name, checked(name, value, kinds[spec.name], spec.metadata))
@@ -416,6 +418,8 @@ class TrainConfig(Section):
 
   def check_rules(self) -> None:
     group_rates(self.groups)
+    if not self.run.strip("/ "):
+      raise ConfigError(f"train.run is {self.run!r}: give a folder of its own, like runs/tiny, or gs://bucket/run")
 
 
 @section

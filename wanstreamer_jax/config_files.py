@@ -59,7 +59,7 @@ def run_config_file(path: str) -> Config:
     config = module.get_config(argument) if argument else module.get_config()
   except ConfigError:
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise ConfigError(f"config file {file} fails: {type(error).__name__}: {error}") from error
   finally:
     sys.path = before

@@ -1,6 +1,7 @@
 """Writes files whole or not at all, here or in an object store (`gs://bucket/folder`)."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -22,13 +23,27 @@ def temporary_beside(path: AnyPath) -> AnyPath:
   return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY}")
 
 
+def _writable(path: AnyPath) -> AnyPath:
+  """Where a path leads. Raises OSError for a device, a pipe and the like, and for a file without write permission."""
+  if not isinstance(path, pathlib.Path):
+    return path  # of an object store
+  path = path.resolve() if path.is_symlink() else path
+  if path.exists() and not (path.is_file() or path.is_dir()):
+    raise OSError(errno.EINVAL, "neither a file nor a folder", str(path))
+  if path.is_file() and not os.access(path, os.W_OK):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+  return path
+
+
 @contextlib.contextmanager
 def replacing(path: AnyPath) -> Iterator[AnyPath]:
   """A name beside `path` to write a file or a folder to. It replaces `path` when the block ends without an exception.
 
-  After an exception nothing of it is left, and `path` is what it was. A process that is killed leaves a name that ends
-  in TEMPORARY.
+  A link stays one: what it points to is replaced. Raises OSError, before anything is written, for what is neither a
+  file nor a folder, and for a file that may not be written. After an exception nothing of the new content is left, and
+  `path` is what it was. A process that is killed leaves a name that ends in TEMPORARY.
   """
+  path = _writable(path)
   temporary = temporary_beside(path)
   try:
     yield temporary

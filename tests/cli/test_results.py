@@ -4,6 +4,7 @@ import pytest
 
 from wanstreamer_jax.cli import results
 from wanstreamer_jax.cli.main import main
+from wanstreamer_jax.errors import UserError
 
 PAGE = """# Results
 
@@ -40,7 +41,13 @@ def test_a_command_replaces_its_own_block_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "arguments", [["bench", "--record", "p.md", "a b"], ["bench", "--record=p.md", "a b"], ["bench", "a b"]]
+  "arguments",
+  [
+    ["bench", "--record", "p.md", "a b"],
+    ["bench", "--record=p.md", "a b"],
+    ["--record", "q.md", "bench", "--record", "p.md", "a b"],
+    ["bench", "a b"],
+  ],
 )
 def test_the_block_is_called_what_somebody_would_type(arguments):
   assert results.command_line(arguments) == "wanstreamer bench 'a b'"
@@ -51,6 +58,17 @@ def test_a_command_that_fails_leaves_the_page(tmp_path, capsys):
   page.write_text(PAGE)
   assert main(["bench", "step", "--config", str(tmp_path / "none.py"), "--record", str(page)]) == 2
   assert page.read_text() == PAGE
+
+
+@pytest.mark.parametrize(
+  ("page", "words"),
+  [("", "is no file"), (".", "is no file"), ("none/page.md", "there is no folder none"), ("bytes.md", "UTF-8")],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, page, words):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "bytes.md").write_bytes(b"\xff\xfe\x00")
+  with pytest.raises(UserError, match=words), results.recorded(page, []):
+    pytest.fail("the work began")
 
 
 def test_what_is_recorded_is_also_printed(tmp_path, capsys):

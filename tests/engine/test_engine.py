@@ -130,6 +130,29 @@ def test_without_a_request_a_session_is_that_of_the_default_one(agent):
     np.testing.assert_array_equal(engine.step(unit).audio, expected)
 
 
+@pytest.mark.parametrize(
+  ("user", "words"),
+  [
+    (None, "user is None"),
+    (MediaUnit(audio=np.zeros(100, np.float32)), r"audio is float32 \[100\]: expected float32 \[\d+\]"),
+    (MediaUnit(audio=np.full(3840, np.nan, np.float32)), "not finite numbers"),
+    (MediaUnit(audio=np.zeros(3840, np.int16)), "audio is int16"),
+    (MediaUnit(video=np.zeros((4, 8, 8, 3), np.uint8)), r"video is uint8 \[4, 8, 8, 3\]: expected uint8"),
+  ],
+)
+def test_a_unit_that_is_none_is_refused_and_the_session_goes_on(single, user, words):
+  single.join(0, Request())
+  with pytest.raises(DataError, match=words):
+    single.step(user)
+  assert np.isfinite(single.step(MediaUnit()).audio).all()
+
+
+@pytest.mark.parametrize("options", [{"slots": 0}, {"slots": True}, {"slots": 1.5}, {"capacity": 0}])
+def test_numbers_that_make_no_engine(agent, options):
+  with pytest.raises(ConfigError, match="expected a whole number of at least 1"):
+    Engine(agent, **options)
+
+
 def test_a_session_that_is_not_finite_any_more_is_not_answered(single):
   run(single, 3)
   single.settle()

@@ -38,7 +38,9 @@ def test_the_client_saves_what_it_is_answered(tmp_path):
 @pytest.mark.parametrize(
   ("said", "reason"),
   [
-    ('{"type": "welcome"}', "does not speak this protocol"),
+    ('{"type": "welcome"}', "speaks protocol version None, this client 2: install the same version"),
+    ('{"type": "welcome", "version": 2}', "does not speak this protocol"),
+    ('{"type": "welcome", "version": 1}', "speaks protocol version 1, this client 2"),
     ("<html>", "does not speak this protocol"),
     ('{"type": "full", "message": "all slots are taken"}', "all slots are taken"),
     (None, "did not answer for 0.2 s"),

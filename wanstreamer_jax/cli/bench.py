@@ -19,6 +19,7 @@ from wanstreamer_jax.cli.parsing import (
   number,
 )
 from wanstreamer_jax.cli.results import add_record
+from wanstreamer_jax.errors import UserError
 
 
 def add_bench(commands: Any) -> None:
@@ -213,6 +214,8 @@ def bench_gpu(args: argparse.Namespace) -> None:
   from wanstreamer_jax.bench import gpu
 
   out = pathlib.Path(args.out)
+  if out.is_dir() or not out.name:
+    raise UserError(f"--out {args.out!r} is no file name: give one like out/gpu_bench.json")
   out.parent.mkdir(parents=True, exist_ok=True)
   gpu.bench_gpu(out, args.budget, gpu.Scale(args.small, args.attention, args.batch))
 

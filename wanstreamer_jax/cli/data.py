@@ -60,7 +60,7 @@ def data_make(args: argparse.Namespace) -> None:
     f"agent words {text['words']}: {text['spilled']} delayed to a later unit, {text['dropped']} dropped (no free slot)"
   )
   print(skipped(args.out))
-  print(f"next: wanstreamer data stats {shlex.quote(args.out)}, or wanstreamer data encode {shlex.quote(args.out)}")
+  print(f"next: wanstreamer data stats {shlex.quote(args.out)}, or data encode (see wanstreamer data encode --help)")
 
 
 def make_source(args: argparse.Namespace, config: Any) -> Any:

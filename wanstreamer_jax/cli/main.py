@@ -89,7 +89,7 @@ def run(arguments: Sequence[str]) -> None:
   args.overrides = overrides
   ignore_absent_tpu()
   page = getattr(args, "record", None)
-  with recorded(page, typed) if page else contextlib.nullcontext():
+  with contextlib.nullcontext() if page is None else recorded(page, typed):
     args.handler(args)
 
 

@@ -7,6 +7,7 @@ replaces its block, and whatever else stands on the page stays. Figures get onto
 import contextlib
 import datetime
 import io
+import os
 import pathlib
 import re
 import shlex
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from wanstreamer_jax.cli.parsing import Parser
+from wanstreamer_jax.errors import UserError
 
 OPTION = "--record"
 
@@ -42,20 +44,37 @@ class Tee(io.TextIOBase):
 @contextlib.contextmanager
 def recorded(page: str, arguments: Sequence[str]) -> Iterator[None]:
   """Puts what is printed inside into `page`; a command that fails leaves the page as it was."""
+  check_page(page)
   tee = Tee(sys.stdout)  # type: ignore[arg-type]
   with contextlib.redirect_stdout(tee):
     yield
   write_block(pathlib.Path(page), command_line(arguments), provenance(), tee.kept.getvalue())
 
 
+def check_page(page: str) -> None:
+  """Raises UserError, before anything is measured, for a page that could not be written afterwards."""
+  path = pathlib.Path(page)
+  try:
+    if path.exists() and not path.is_file():
+      raise UserError(f"{OPTION} {page} is no file: give a Markdown page like docs/results.md")
+    if not path.parent.is_dir():
+      raise UserError(f"{OPTION} {page}: there is no folder {path.parent}")
+    if path.exists():
+      path.read_text(encoding="utf-8")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+      raise UserError(f"{OPTION} {page} may not be written")
+  except UnicodeDecodeError:
+    raise UserError(f"{OPTION} {page} is not a text in UTF-8: give a Markdown page") from None
+
+
 def command_line(arguments: Sequence[str]) -> str:
   """The command as somebody would type it again, without `--record PAGE`."""
-  kept = list(arguments)
-  for index, argument in enumerate(arguments):
+  kept, rest = [], iter(arguments)
+  for argument in rest:
     if argument == OPTION:
-      del kept[index : index + 2]
-    elif argument.startswith(f"{OPTION}="):
-      kept.remove(argument)
+      next(rest, None)
+    elif not argument.startswith(f"{OPTION}="):
+      kept.append(argument)
   return shlex.join(["wanstreamer", *kept])
 
 
@@ -73,7 +92,8 @@ def write_block(page: pathlib.Path, command: str, origin: str, printed: str) -> 
   from wanstreamer_jax.files import write_text
 
   text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
-  block = f"## `{command}`\n\n{origin}\n\n```text\n{printed.strip()}\n```\n"
+  lines = printed.strip("\n")  # and no spaces: the head of a table begins with some
+  block = f"## `{command}`\n\n{origin}\n\n```text\n{lines}\n```\n"
   older = re.compile(rf"^## `{re.escape(command)}`\n.*?^```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
   if older.search(text):
     text = older.sub(lambda _: block, text)

@@ -43,7 +43,7 @@ from wanstreamer_jax.engine.phases import (
 )
 from wanstreamer_jax.engine.placement import FusedPerformer, Performer, RemotePerformer, performer_devices
 from wanstreamer_jax.engine.request import Request
-from wanstreamer_jax.errors import CheckpointError, DataError, UserError
+from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from wanstreamer_jax.files import write_json
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import PAD, Latents
@@ -94,6 +94,9 @@ class Engine(SlotEngine):
     Raises ConfigError when there is too little memory or the placement does not fit, DataError for a tokenizer that is
     not the agent's.
     """
+    for name, value in (("slots", slots), ("capacity", capacity)):
+      if value is not None and (type(value) is not int or value < 1):
+        raise ConfigError(f"{name} is {value!r}: expected a whole number of at least 1")
     self.agent, self.media = rollout.cast_layers_to_compute_dtype(agent), agent.config.media
     self.slots, self.placement = slots, placement
     self.capacity = capacity if agent.config.layout.window is None else None
@@ -266,6 +269,8 @@ class Engine(SlotEngine):
     typed: texts that fill as many text slots of this and the next units as they need. Raises CheckpointError when the
     session is no longer finite.
     """
+    if user is None:
+      raise DataError("user is None: a unit in which nobody is heard or seen is MediaUnit()")
     if not self._began:
       self.join(0, Request())
     return super().step(user, typed)
@@ -328,8 +333,23 @@ def sampling(config: Config, request: Request) -> Sampling:
   return Sampling.of(config, request.temperature, request.pad_bias, steps, guidance)
 
 
+def check_unit(media: MediaConfig, user: MediaUnit) -> None:
+  """Raises DataError for a unit that is not what `MediaUnit` says, before a session takes it in."""
+  expected = {
+    "video": (user.video, (media.frames, media.height, media.width, 3), np.uint8),
+    "audio": (user.audio, (media.samples,), np.float32),
+  }
+  for name, (stream, shape, dtype) in expected.items():
+    if stream is not None and (np.shape(stream) != shape or np.asarray(stream).dtype != dtype):
+      found = f"{np.asarray(stream).dtype} {list(np.shape(stream))}"
+      raise DataError(f"a unit's {name} is {found}: expected {np.dtype(dtype)} {list(shape)}, or None")
+  if user.audio is not None and not np.isfinite(user.audio).all():
+    raise DataError("a unit's audio has samples that are not finite numbers: expected samples in [-1, 1]")
+
+
 def host_unit(media: MediaConfig, user: MediaUnit, text: np.ndarray) -> rollout.UserUnit:
   """A unit of media and typed ids as arrays on the host; absent streams are zeros that are not valid."""
+  check_unit(media, user)
   frames = (media.frames, media.height, media.width, 3)
   video = np.zeros(frames, np.uint8) if user.video is None else user.video  # floats are made on the device
   audio = np.zeros(media.samples, np.float32) if user.audio is None else user.audio

@@ -65,6 +65,11 @@ async def connect(server: str, **hello: Any) -> "AsyncIterator[Client]":
       welcome = protocol.parse(await socket.receive_str(timeout=ANSWER_SECONDS))
       if welcome["type"] != "welcome":
         raise Refused(f"{errors.name}: {welcome.get('message', welcome['type'])}")
+      if welcome.get("version") != protocol.VERSION:
+        raise Refused(
+          f"{errors.name} speaks protocol version {welcome.get('version')!r}, this client {protocol.VERSION}: "
+          "install the same version on both sides"
+        )
       media = MediaConfig(**{name: welcome[name] for name in MEDIA_FIELDS})
     yield Client(socket, media, errors)
 
