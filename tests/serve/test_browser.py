@@ -110,8 +110,8 @@ def test_a_conversation(address, devices, tmp_path):
   }  # fmt: skip
   (OUT / "conversation.json").write_text(json.dumps(report, indent=2))
   print(json.dumps(report))
-  if page := os.environ.get("WANSTREAMER_RECORD"):
-    results.write_block(pathlib.Path(page), "bash launch/test.sh --browser", results.provenance(), about(report))
+  if document := os.environ.get("WANSTREAMER_RECORD"):
+    results.write_block(pathlib.Path(document), "bash launch/test.sh --browser", results.provenance(), about(report))
   assert units >= 0.95 * SECONDS / 0.16
   assert late < 0.01 * units
   assert max(offsets) <= 0.04
