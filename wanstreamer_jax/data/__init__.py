@@ -4,7 +4,7 @@ Modules:
     encode.py          Encodes media records into latent records, and the world of a session into arrays
     loader.py          Loads batches of crops: the rows of each global batch that this host reads
     loudness.py        Measures loudness, and defines the one level above which somebody counts as speaking
-    make.py            Writes the sessions of any `SessionSource` as a folder of media records
+    make.py            Defines `SessionSource`, and writes the sessions of any as a folder of media records
     media.py           Reads any media file that PyAV can read, as user units on the system's clock
     media_probe.py     Checks a media file and measures its streams exactly, by reading it through once
     media_writer.py    Writes media files (H.264 and AAC in mp4) with exactly the given frames and samples

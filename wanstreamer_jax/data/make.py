@@ -1,4 +1,4 @@
-"""Writes the sessions of any `SessionSource` as a folder of media records.
+"""Defines `SessionSource`, and writes the sessions of any as a folder of media records.
 
 Many processes and hosts may share the work; an interrupted call continues; the bytes are always the same.
 """

@@ -2,7 +2,7 @@
 
 Modules:
     attention.py          One attention: grouped queries over several parts of keys, joined in one softmax
-    attention_cache.py    A TPU kernel (Pallas) for a few queries over many keys; scores never leave the chip
+    attention_cache.py    A TPU kernel (Pallas) by which a few queries read many keys; it writes no cache
     attention_merge.py    Merges attention over several parts of keys, each computed by its best kernel
     attention_parts.py    The parts of attention over several arrays of keys, and how they become one softmax
     attention_splash.py   One splash-attention call (Pallas) over [prefix | clean groups | noisy groups]

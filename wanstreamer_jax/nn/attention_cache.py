@@ -1,5 +1,6 @@
-"""A TPU kernel (Pallas) for a few queries over many keys; scores never leave the chip. They stay in its own memory
-(VMEM).
+"""A TPU kernel (Pallas) by which a few queries read many keys; it writes no cache.
+
+Scores never leave the chip: they stay in its own memory (VMEM).
 
 The keys are walked in blocks under a running softmax (FlashAttention). A grid step meets one tile of the queries with
 one block of the keys of all heads, where it lies in the cache of all layers: cutting a layer out for a kernel would

@@ -22,7 +22,7 @@ Modules:
     outbox.py         The queue of messages to one client
     preview.py        `wanstreamer data preview`: a session of duplex_world, for people to watch
     prometheus.py     What Prometheus reads at /metrics: latency by phase, units, sessions, slots, memory
-    protocol.py       The wire protocol of the live service, version 2, as `docs/protocol.md` describes it
+    protocol.py       Packs and parses the messages of the live service, protocol version 2
     rate_limit.py     How much a client may send: a token bucket, which refills steadily and allows bursts
     recording.py      Records a live session, if its user asked for it, as one ZIP file
     restart.py        Saves all running sessions in one folder before a planned restart, and restores them

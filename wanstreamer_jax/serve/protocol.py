@@ -1,4 +1,6 @@
-"""The wire protocol of the live service, version 2, as `docs/protocol.md` describes it. NumPy only.
+"""Packs and parses the messages of the live service, protocol version 2. NumPy only.
+
+`docs/protocol.md` describes them.
 
 Audio and video travel as binary messages: a header of 16 bytes, then the payload. Everything else is a JSON object with
 a "type". Both share one WebSocket and arrive in the order in which they were sent.
