@@ -252,14 +252,6 @@ def test_a_section_of_another_kind_is_refused():
     config.freeze()
 
 
-def test_a_run_needs_a_folder_of_its_own():
-  for run in ("", " ", "/"):
-    config = Config()
-    config.train.run = run
-    with pytest.raises(ConfigError, match="train.run is .*: give a folder of its own"):
-      config.freeze()
-
-
 def test_a_config_file_that_leaves_python_is_told(tmp_path):
   (tmp_path / "mine.py").write_text("def get_config():\n  raise SystemExit(3)\n")
   with pytest.raises(ConfigError, match=r"mine\.py fails: SystemExit: 3"):

@@ -418,8 +418,6 @@ class TrainConfig(Section):
 
   def check_rules(self) -> None:
     group_rates(self.groups)
-    if not self.run.strip("/ "):
-      raise ConfigError(f"train.run is {self.run!r}: give a folder of its own, like runs/tiny, or gs://bucket/run")
 
 
 @section

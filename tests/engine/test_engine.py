@@ -157,7 +157,7 @@ def test_a_session_that_is_not_finite_any_more_is_not_answered(single):
   run(single, 3)
   single.settle()
   single.states = single.states._replace(past=jax.tree.map(lambda x: x * jnp.nan, single.states.past))
-  with pytest.raises(CheckpointError, match="not finite"):
+  with pytest.raises(CheckpointError, match="no longer finite"):
     single.step(MediaUnit())
 
 

@@ -462,3 +462,10 @@ def test_law_9_a_step_changes_no_leaf_of_its_input():
   assert_close(state, before, 0)
   leaves = jax.tree.leaves(state.params, is_leaf=lambda x: isinstance(x, nnx.Variable))
   assert [type(leaf) for leaf in leaves] == [nnx.Param] * len(leaves)
+
+
+@pytest.mark.parametrize("run", ["", " ", "/"])
+def test_a_run_needs_a_folder_of_its_own(run):
+  config = toy_config(run, 1).freeze()
+  with pytest.raises(ConfigError, match="train.run is .*: give a folder of its own"):
+    loop.train(toy_stage(), config)

@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict
-from wanstreamer_jax.errors import Stopped, TrainingError
+from wanstreamer_jax.errors import ConfigError, Stopped, TrainingError
 from wanstreamer_jax.files import write_json
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.machine import peak_flops
@@ -57,6 +57,10 @@ def train(stage: Stage, config: Config) -> TrainState:
   a folder that cannot be written), LostHostError (another process is gone), and KeyboardInterrupt, whose message is to
   be shown, after Ctrl-C, when the work is saved.
   """
+  if not config.train.run.strip("/ "):
+    raise ConfigError(
+      f"train.run is {config.train.run!r}: give a folder of its own, like runs/tiny, or gs://bucket/run"
+    )
   enable_compilation_cache()
   hosts.check_same(provenance.facts(config))
   mesh = make_mesh(config.train.mesh)
