@@ -50,10 +50,12 @@ def table(names: list[str], texts: list[str], indent: int) -> list[str]:
 
 
 def folder_docstring(folder: pathlib.Path) -> str:
-  """`__init__.py` of a folder: its own paragraphs as they are, and the list of its modules."""
+  """`__init__.py` of a folder: its own paragraphs as they are, and the list of its folders and modules."""
   docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
   own = docstring.split("\n\nModules:\n")[0].rstrip()
-  rows = table([path.name for path in modules(folder)], list(map(first_sentence, modules(folder))), 4)
+  inside = [*sorted(path.parent for path in folder.glob("*/__init__.py")), *modules(folder)]
+  names = [path.name + "/" * path.is_dir() for path in inside]
+  rows = table(names, list(map(first_sentence, inside)), 4)
   return "\n".join([f'"""{own}', "", "Modules:", *rows, '"""', ""])
 
 

@@ -1,6 +1,7 @@
 """Sessions, where they come from, and the records that training reads.
 
 Modules:
+    duplex_world/      The procedural world: a seed gives a session with ground truth
     encode.py          Encodes media records into latent records, and the world of a session into arrays
     loader.py          Loads batches of crops: the rows of each global batch that this host reads
     loudness.py        Measures loudness, and defines the one level above which somebody counts as speaking
