@@ -80,7 +80,7 @@ def _inner(eqn: Any, inputs: list[int], without: str) -> Cost:
     stated = params["cost_estimate"]
     return Cost(kernels=(str(params["name"]),)) if stated is None else Cost(stated.flops, stated.bytes_accessed)
   if name == "scan":
-    constants, carried = params["num_consts"], params["num_carry"]
+    constants, carried = _scan_parts(params)
     stored = inputs[:constants] + [0] * carried + inputs[constants + carried :]
     return _count(params["jaxpr"].jaxpr, stored, without)[0].times(params["length"])
   if name == "while":
@@ -94,6 +94,14 @@ def _inner(eqn: Any, inputs: list[int], without: str) -> Cost:
     if inner is not None:
       total += _count(getattr(inner, "jaxpr", inner), inputs, without)[0]
   return total.times(repeats)
+
+
+def _scan_parts(params: Any) -> tuple[int, int]:
+  """How many of a scan's inputs are constants, and how many are carried from one turn to the next."""
+  if "num_consts" in params:
+    return params["num_consts"], params["num_carry"]
+  constants, carried, _ = params["ft_in"]  # since jax 0.11.1
+  return len(constants), len(carried)
 
 
 def _dot_flops(eqn: Any) -> float:
