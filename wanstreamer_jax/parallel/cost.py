@@ -100,7 +100,7 @@ def _scan_parts(params: Any) -> tuple[int, int]:
   """How many of a scan's inputs are constants, and how many are carried from one turn to the next."""
   if "num_consts" in params:
     return params["num_consts"], params["num_carry"]
-  constants, carried, _ = params["ft_in"].unpack()  # since jax 0.11.1
+  constants, carried, _ = params["ft_in"].unpack()  # as in jax 0.11.2
   return len(constants), len(carried)
 
 
