@@ -28,7 +28,7 @@ from wanstreamer_jax.config import Config, ModelConfig
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import one_line_with_type
 from wanstreamer_jax.files import write_json
-from wanstreamer_jax.nn.attention import attend
+from wanstreamer_jax.nn.attention import Way, attend
 from wanstreamer_jax.nn.attention_parts import Part, Queries
 from wanstreamer_jax.parallel import machine
 from wanstreamer_jax.units import PERFORM, REFEED, build_layout
@@ -173,7 +173,7 @@ def attention_inputs(shape: Shape) -> tuple[jax.Array, jax.Array, jax.Array, jax
 
 def in_chunks(at_once: int, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
   """What the engine runs, `nn.attention.attend`, with so many chunks of keys side by side."""
-  return attend(Queries(q, q), [Part(k, v, mask)], at_once)
+  return attend(Queries(q, q), [Part(k, v, mask)], Way(at_once, low_rank=False))
 
 
 def fused(implementation: Any, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wanstreamer_jax.nn.attention import attend, prepare_mask
+from wanstreamer_jax.nn.attention import CHUNKS_AT_ONCE, Way, attend, prepare_mask
 from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
 from wanstreamer_jax.units import NOISY_PHASES, Coords, Layout, visible
 
@@ -28,7 +28,7 @@ def cached_attention(
 
   def attention(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
     parts = [Part(kv.k, kv.v, mask, prefix, layer) for kv, mask, prefix in zip(groups, masks, prefixes)]
-    return attend(queries, [*parts, Part(own.k, own.v, own_mask)])
+    return attend(queries, [*parts, Part(own.k, own.v, own_mask)], Way(CHUNKS_AT_ONCE, low_rank=False))
 
   return attention
 

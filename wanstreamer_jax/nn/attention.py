@@ -13,6 +13,7 @@ head of keys (`fold_heads`).
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +39,22 @@ CHUNKS_AT_ONCE = 4  # side by side
 FEW = 1024  # queries; more of them keep any processor busy, and their keys are no longer than they are
 
 
-def attend(queries: Queries, parts: list[Part], chunks_at_once: int | None = None) -> Float[Array, "T N H"]:
-  """Softmax attention over all parts at once, in the dtype of queries. Scores and softmax are float32.
+class Way(NamedTuple):
+  """How `attend` computes. The numbers are the same but for rounding.
 
-  chunks_at_once: how many chunks of a long part's keys are computed side by side (default: CHUNKS_AT_ONCE).
+  at_once: how many chunks of a long part's keys are met side by side. low_rank: whether the queries that share a head
+  of keys become one axis before they meet the keys, which keeps products below rank 7 under two `jax.vmap` (see
+  `fold_heads`). A step has no two such axes around it, and is faster without.
   """
-  found = [partial for part in parts for partial in _partials(queries, part, chunks_at_once or CHUNKS_AT_ONCE)]
+
+  at_once: int
+  low_rank: bool = True
+
+
+def attend(queries: Queries, parts: list[Part], way: Way | None = None) -> Float[Array, "T N H"]:
+  """Softmax attention over all parts at once, in the dtype of queries. Scores and softmax are float32."""
+  way = way or Way(CHUNKS_AT_ONCE)
+  found = [partial for part in parts for partial in _partials(queries, part, way)]
   out, _ = join(stack(found)).normalise()  # [M, R, H]
   return unfold_heads(out, queries.at_time.shape[0]).astype(queries.at_time.dtype)
 
@@ -62,7 +73,7 @@ def prepare_mask(mask: Bool[Array, "T S"], pinned: int) -> Bool[Array, "T S"] | 
   return Packed(mask[:, :pinned], pack(mask, pinned))
 
 
-def _partials(queries: Queries, part: Part, at_once: int) -> list[Partial]:
+def _partials(queries: Queries, part: Part, way: Way) -> list[Partial]:
   """A part's keys in pieces: its pinned prefix, then all others in the kernel, or in whole chunks where that is worth
   it, and the rest.
 
@@ -72,7 +83,7 @@ def _partials(queries: Queries, part: Part, at_once: int) -> list[Partial]:
   mask = part.mask.pinned if isinstance(part.mask, Packed) else part.mask
   if pinned:
     prefix = _some(part._replace(mask=mask), slice(pinned))
-    found.append(partial_attention(queries, prefix._replace(pinned=part.pinned)))
+    found.append(partial_attention(queries, prefix._replace(pinned=part.pinned), way.low_rank))
   if isinstance(part.mask, Packed):
     from wanstreamer_jax.nn.attention_cache import over_long
 
@@ -81,8 +92,8 @@ def _partials(queries: Queries, part: Part, at_once: int) -> list[Partial]:
   chunks = (keys - pinned) // CHUNK_KEYS if mask.shape[0] <= FEW else 0
   end = pinned + chunks * CHUNK_KEYS if chunks > 1 else pinned
   if end > pinned:
-    found.append(_in_chunks(queries, _some(part, slice(pinned, end)), chunks, at_once))
-  return [*found, partial_attention(queries, _some(part, slice(end, None)))] if keys > end else found
+    found.append(_in_chunks(queries, _some(part, slice(pinned, end)), chunks, way))
+  return [*found, partial_attention(queries, _some(part, slice(end, None)), way.low_rank)] if keys > end else found
 
 
 def _some(part: Part, place: slice) -> Part:
@@ -95,32 +106,37 @@ def _some(part: Part, place: slice) -> Part:
   return Part(k, v, part.mask[:, place])
 
 
-def _in_chunks(queries: Queries, part: Part, chunks: int, at_once: int) -> Partial:
-  """As `partial_attention`, `at_once` chunks at a time."""
+def _in_chunks(queries: Queries, part: Part, chunks: int, way: Way) -> Partial:
+  """As `partial_attention`, `way.at_once` chunks at a time."""
   k, v = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), (part.k, part.v))  # [chunks, CHUNK_KEYS, M, H]
   mask = jnp.moveaxis(part.mask.reshape(-1, chunks, part.mask.shape[1] // chunks), 1, 0)  # [chunks, T, CHUNK_KEYS]
-  over_chunk = functools.partial(partial_attention, queries)
-  return join(jax.lax.map(over_chunk, Part(k, v, mask), batch_size=at_once))
+  over_chunk = functools.partial(partial_attention, queries, low_rank=way.low_rank)
+  return join(jax.lax.map(over_chunk, Part(k, v, mask), batch_size=way.at_once))
 
 
-def partial_attention(queries: Queries, part: Part) -> Partial:
+def partial_attention(queries: Queries, part: Part, low_rank: bool = True) -> Partial:
   """Attention over all keys of a part at once, its scores in memory: rows [M, R]. The mask is an array; the layer is
   already cut out."""
-  scores = scaled_scores(queries.at_time, part.k)
+  scores = scaled_scores(queries.at_time, part.k, low_rank)
   if part.pinned is not None:
-    scores = jnp.where(part.pinned, scaled_scores(queries.at_pinned, part.k), scores)
-  groups = scores.shape[1] // part.mask.shape[0]
-  scores = jnp.where(jnp.tile(part.mask, (groups, 1)), scores, MASKED)  # [T, S] -> [R, S]
+    scores = jnp.where(part.pinned, scaled_scores(queries.at_pinned, part.k, low_rank), scores)
+  by_token = scores.reshape(scores.shape[0], -1, *part.mask.shape)  # [M, R, S] -> [M, G, T, S], for the mask's [T, S]
+  scores = jnp.where(part.mask, by_token, MASKED).reshape(scores.shape)
   row_max = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
   weights = jnp.exp(scores - row_max[..., None])
   return Partial(_mix(weights, part.v, queries.at_time.dtype), jnp.sum(weights, axis=-1), row_max)
 
 
-def scaled_scores(q: Float[Array, "T N H"], k: Rows) -> Float32[Array, "M R S"]:
-  """Products of queries and keys [S, M, H], times H^-0.5."""
+def scaled_scores(q: Float[Array, "T N H"], k: Rows, low_rank: bool = True) -> Float32[Array, "M R S"]:
+  """Products of queries and keys [S, M, H], times H^-0.5. low_rank: see `Way`."""
   values = k.values.astype(q.dtype) if isinstance(k, Quantised) else k
-  rows = fold_heads(q, values.shape[1])
-  products = jnp.einsum("mrh,smh->mrs", rows, values, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+  keys, heads = values.shape[:2]
+  if low_rank:
+    products = jnp.einsum("mrh,smh->mrs", fold_heads(q, heads), values, preferred_element_type=jnp.float32)
+  else:
+    by_group = q.reshape(q.shape[0], heads, -1, q.shape[-1])  # [T, N, H] -> [T, M, G, H]
+    products = jnp.einsum("tmgh,smh->mgts", by_group, values, preferred_element_type=jnp.float32)
+  products = products.reshape(heads, -1, keys) * q.shape[-1] ** -0.5  # [M, R, S], R = G T
   return products * k.scale.T[:, None] if isinstance(k, Quantised) else products
 
 
