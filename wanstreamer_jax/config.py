@@ -651,7 +651,9 @@ class Config(Section):
   @property
   def audio_latents(self) -> int:
     """Agent audio latents per unit."""
-    return whole(self.media.samples, self.audio_codec.hop, "audio latents per unit = samples per unit / audio VAE hop")
+    samples, hop = self.media.samples, self.audio_codec.hop
+    what = f"audio latents per unit = samples per unit / audio_codec hop, here {samples / max(hop, 1):.4g}"
+    return whole(samples, hop, what)
 
   @property
   def latent_height(self) -> int:

@@ -23,7 +23,7 @@ from wanstreamer_jax.codecs.interface import State, VideoCodec
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.codecs.tae import TaeDecoder, within_frame
 from wanstreamer_jax.config import TaeConfig, WanConfig
-from wanstreamer_jax.nn.causal_conv import CausalConv3d, stack_taps
+from wanstreamer_jax.nn.causal_conv import CausalConv3d
 from wanstreamer_jax.nn.folding import depth_to_time
 
 CUBE, FRAME, POINT = (3, 3, 3), (1, 3, 3), (1, 1, 1)  # kernels
@@ -153,7 +153,7 @@ class StepDown(nnx.Module):
     if first:
       return x, x
     past = jnp.concatenate([state, x])
-    taps = stack_taps(past, 3, 2)  # [n, h, w, 3 C]
+    taps = jnp.concatenate([past[i : i + x.shape[0] - 1 : 2] for i in range(3)], axis=-1)  # [n, h, w, 3 C]
     weight = self.time_conv.w[...].reshape(taps.shape[-1], -1)
     return taps @ weight + self.time_conv.b[...], past[-1:]
 

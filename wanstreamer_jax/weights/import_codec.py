@@ -111,7 +111,7 @@ def _summary(tensors: Tensors) -> str:
 
 def _filled(tensors: Tensors, abstract: Any) -> Any:
   shapes = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
-  return fill_leaves(abstract, tensors.finish(shapes))
+  return jax.device_put(fill_leaves(abstract, tensors.finish(shapes)))
 
 
 def flags(before: Config, after: Config) -> list[str]:
