@@ -366,6 +366,35 @@ class DataConfig(Section):
 
 
 @section
+class AugmentConfig(Section):
+  """What training changes in the user's stream (data/augment.py), so that other microphones, rooms, lines and cameras are
+  nothing new. A number alone is the probability that a crop has the effect; pairs are what is drawn, from and to."""
+
+  on: bool = True
+  gain: float = field(0.8, ge=0, le=1)  # another level of the microphone
+  gain_db: tuple[float, ...] = field((-24.0, 6.0), ge=-96, le=48)
+  noise: float = field(0.4, ge=0, le=1)  # white or pink
+  noise_snr_db: tuple[float, ...] = field((5.0, 40.0), ge=-20, le=96)  # speech above noise
+  room: float = field(0.3, ge=0, le=1)
+  room_seconds: tuple[float, ...] = field((0.1, 0.6), gt=0, le=5)  # until the sound has decayed by 60 dB
+  codec: float = field(0.15, ge=0, le=1)  # a telephone, or no high frequencies
+  codec_hz: tuple[float, ...] = field((3400.0, 8000.0), gt=0)  # what is above is lost
+  loss: float = field(0.1, ge=0, le=1)  # packets of 20 ms, in bursts
+  loss_share: tuple[float, ...] = field((0.01, 0.1), ge=0, le=1)
+  light: float = field(0.3, ge=0, le=1)  # exposure, contrast, colour
+  light_gain: tuple[float, ...] = field((0.6, 1.4), gt=0)
+  blur: float = field(0.15, ge=0, le=1)
+  blur_factor: tuple[float, ...] = field((1.5, 3.0), ge=1)  # as sharp as pictures that are this many times smaller
+  frame_drop: float = field(0.15, ge=0, le=1)  # the frame before is shown again
+  frame_drop_share: tuple[float, ...] = field((0.1, 0.6), ge=0, lt=1)
+
+  def check_rules(self) -> None:
+    for name, pair in self.fields().items():
+      if isinstance(pair, tuple) and (len(pair) != 2 or pair[0] > pair[1]):
+        raise ConfigError(f"augment.{name} is {pair}: expected two numbers, the lower one first")
+
+
+@section
 class TrainConfig(Section):
   """Optimisation, losses, logging. One loop reads this for every stage."""
 
@@ -444,6 +473,7 @@ class Config(Section):
   video_vae: VideoVAEConfig = dataclasses.field(default_factory=VideoVAEConfig)
   flow: FlowConfig = dataclasses.field(default_factory=FlowConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
