@@ -518,7 +518,7 @@ class DataConfig(Section):
 
 @section
 class AugmentConfig(Section):
-  """What training changes in the user's stream (data/augment.py), so that other microphones, rooms, lines and cameras are
+  """What training changes in the user's stream (data/augment.py), so that other microphones, rooms and cameras are
   nothing new. A number alone is the probability that a crop has the effect; pairs are what is drawn, from and to."""
 
   on: bool = True

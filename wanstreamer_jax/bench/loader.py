@@ -1,4 +1,4 @@
-"""`wanstreamer bench loader`: how fast the loader reads batches, without and with augmentation."""
+"""`wanstreamer bench loader`: how fast batches are read, without and with augmentation."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Changes what the user shows and says while training: other microphones, rooms, lines and cameras.
+"""Changes what the user shows and says in training: other microphones, rooms, cameras.
 
 A recording has one microphone at one level. An agent trained on it as it is answers half as often when the same voice
 comes 12 dB quieter. So the loader plays every crop through a made-up chain: a room, a microphone's level, noise, a
@@ -44,6 +44,10 @@ def draws(seed: int, step: int, row: int) -> Draws:
   return Draws(*np.random.default_rng([seed, STREAM, step, row]).spawn(len(Draws._fields)))
 
 
+def _between(rng: np.random.Generator, pair: tuple[float, ...]) -> float:
+  return rng.uniform(pair[0], pair[1])
+
+
 def augment_audio(audio: np.ndarray, valid: np.ndarray, rate: int, augment: AugmentConfig, rngs: Draws) -> np.ndarray:
   """The user's sound, int16 [K, samples], as another microphone would hear it. valid: bool [K], whether it exists."""
   chosen = [rng.random() < share for rng, share in zip(rngs, (augment.room, augment.gain, augment.noise, augment.codec,
@@ -57,7 +61,7 @@ def augment_audio(audio: np.ndarray, valid: np.ndarray, rate: int, augment: Augm
   if noise:
     x = add_noise(x, rate, augment.noise_snr_db, rngs.noise)
   if gain:
-    x = x * np.float32(10 ** (rngs.gain.uniform(*augment.gain_db) / 20))
+    x = x * np.float32(10 ** (_between(rngs.gain, augment.gain_db) / 20))
   if codec:
     x = through_codec(x, rate, augment.codec_hz, rngs.codec)
   if loss:
@@ -69,7 +73,7 @@ def augment_audio(audio: np.ndarray, valid: np.ndarray, rate: int, augment: Augm
 def add_room(x: np.ndarray, rate: int, seconds: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
   """Sound [S] in a room that decays by 60 dB within a drawn time of `seconds`: the direct sound, and behind it
   reflections that are noise under an exponential. It keeps its timing and its level."""
-  decay = rng.uniform(*seconds)
+  decay = _between(rng, seconds)
   taps = np.arange(max(2, round(decay * rate)))
   response = rng.standard_normal(len(taps)).astype(np.float32) * np.exp(-6.9 * taps / len(taps)).astype(np.float32)
   response[: max(1, round(rng.uniform(0.002, 0.02) * rate))] = 0.0  # the first reflection comes later
@@ -91,7 +95,7 @@ def add_noise(x: np.ndarray, rate: int, snr_db: tuple[float, ...], rng: np.rando
   bank = noise_bank()[int(rng.integers(2))]
   start = int(rng.integers(BANK))
   noise = np.resize(np.concatenate([bank[start:], bank[:start]]), len(x))
-  return x + noise * np.float32(10 ** ((speech - rng.uniform(*snr_db)) / 20))
+  return x + noise * np.float32(10 ** ((speech - _between(rng, snr_db)) / 20))
 
 
 @functools.cache
@@ -106,7 +110,7 @@ def noise_bank() -> np.ndarray:
 def through_codec(x: np.ndarray, rate: int, hertz: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
   """Sound [S] over a telephone (its band, 8 bits of mu-law) or without what is above a frequency drawn from `hertz`;
   one as often as the other. Bands that the sample rate does not have are left alone."""
-  telephone, cutoff = rng.random() < 0.5, rng.uniform(*hertz)
+  telephone, cutoff = rng.random() < 0.5, _between(rng, hertz)
   low, high = TELEPHONE if telephone else (0.0, cutoff)
   edges = [2 * low / rate, 2 * high / rate]
   if edges[1] < 1.0:
@@ -127,7 +131,7 @@ def lose_packets(x: np.ndarray, rate: int, share: tuple[float, ...], rng: np.ran
   size = max(1, rate // PIECE)
   pieces = -(-len(x) // size)
   mean_burst = (1 + LONGEST_BURST) / 2
-  starts = np.flatnonzero(rng.random(pieces) < rng.uniform(*share) / mean_burst)
+  starts = np.flatnonzero(rng.random(pieces) < _between(rng, share) / mean_burst)
   lost = np.zeros(pieces, bool)
   for start, burst in zip(starts, rng.integers(1, LONGEST_BURST + 1, len(starts))):
     lost[start : start + burst] = True
@@ -143,7 +147,7 @@ def augment_video(video: np.ndarray, valid: np.ndarray, augment: AugmentConfig, 
   if not valid.any() or not (light or blur or drop):
     return video
   table = light_table(augment.light_gain, rngs.light) if light else None
-  factor = rngs.blur.uniform(*augment.blur_factor) if blur else 1.0
+  factor = _between(rngs.blur, augment.blur_factor) if blur else 1.0
   if light or blur:
     changed = np.empty_like(video)
     for unit, pictures in enumerate(video):
@@ -160,7 +164,7 @@ def light_table(gain: tuple[float, ...], rng: np.random.Generator) -> list[int]:
   """256 values for each of red, green and blue: another exposure (from `gain`), contrast and colour of the light."""
   x = np.linspace(0.0, 1.0, 256)
   gamma, tint = rng.uniform(0.8, 1.25), rng.uniform(0.9, 1.1, 3)
-  table = rng.uniform(*gain) * tint[:, None] * x**gamma
+  table = _between(rng, gain) * tint[:, None] * x**gamma
   return np.round(255 * np.clip(table, 0.0, 1.0)).astype(int).reshape(-1).tolist()
 
 
@@ -181,7 +185,7 @@ def _with_lens(pictures: np.ndarray, table: list[int] | None, factor: float) -> 
 def held_frames(valid: np.ndarray, share: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
   """Which frame is seen at every frame when a drawn share does not arrive and the one before is held: int [T]. A frame
   where the pictures begin (valid: bool [T]) always arrives, and frames that are not valid stay as they are."""
-  arrives = (rng.random(len(valid)) >= rng.uniform(*share)) | ~valid
+  arrives = (rng.random(len(valid)) >= _between(rng, share)) | ~valid
   arrives[0] = True
   arrives[1:] |= ~valid[:-1]
   return np.maximum.accumulate(np.where(arrives, np.arange(len(valid)), 0))

@@ -99,9 +99,7 @@ def augmented(crop: Crop, config: Config, step: int, row: int) -> Crop:
   """A crop with the user's stream as `config.augment` changes it in one row of a global batch."""
   rngs = draws(config.data.seed, step, row)
   return crop._replace(
-    user_audio=augment_audio(
-      crop.user_audio, crop.user_audio_valid, config.media.sample_rate, config.augment, rngs
-    ),
+    user_audio=augment_audio(crop.user_audio, crop.user_audio_valid, config.media.sample_rate, config.augment, rngs),
     user_video=augment_video(crop.user_video, crop.user_video_valid, config.augment, rngs),
   )
 
