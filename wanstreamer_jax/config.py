@@ -461,6 +461,11 @@ class VideoCodecConfig(Section):
   def check_rules(self) -> None:
     if self.decoder == "tae" and self.kind == "native":
       raise ConfigError("video_codec.decoder is tae, which decodes latents of wan2p1 and wan2p2, not of native")
+    if self.decoder == "tae" and (self.space_stride, self.time_stride) != (8 * self.wan.patch, 4):
+      raise ConfigError(
+        f"video_codec.decoder is tae, which makes 4 frames and {8 * self.wan.patch} pixels of a latent, but "
+        f"video_codec.{self.kind} has {self.time_stride} and {self.space_stride}"
+      )
 
 
 @section

@@ -13,5 +13,5 @@ Modules:
     local_attention.py      Causal attention over the last `window` steps: `(x, state) -> (y, state)`
     mel.py                  Power spectra and the mel scale, for perception, codecs, codec losses and metrics
     rotary.py               Multimodal rotary embedding (M-RoPE) with exact angles at any session length
-    windowed_attention.py   Causal attention over the last `window` steps with LayerNorm, GELU and gains, as speech tokenizers have it
+    windowed_attention.py   Causal attention over the last `window` steps, as speech tokenizers have it
 """

@@ -1,6 +1,6 @@
-"""Imports a pretrained codec: a folder of another library becomes a codec with its sizes in the config.
+"""Imports a pretrained codec from a folder of another library.
 
-The result is exported like a trained codec (`store.export_weights`), so that `data encode`, `export` and the agent's
+Its sizes go into the config. The result is exported like a trained codec (`store.export_weights`), so that `data encode`, `export` and the agent's
 config take it as they take a native one.
 """
 
