@@ -1,7 +1,7 @@
 """Imports a pretrained codec from a folder of another library.
 
-Its sizes go into the config. The result is exported like a trained codec (`store.export_weights`), so that `data encode`, `export` and the agent's
-config take it as they take a native one.
+Its sizes go into the config. The result is exported like a trained codec (`store.export_weights`), so that `data
+encode`, `export` and the agent's config take it as they take a native one.
 """
 
 import pathlib
