@@ -509,9 +509,18 @@ class DataConfig(Section):
   world: Literal["small", "full"] = "small"  # vocabulary and cast of duplex_world
   session_units: int = field(125, ge=1)  # length of a stored session (20 s)
   batch: int = field(8, ge=1)  # sessions per step, over all devices
+  # The sessions are divided into this many equal shares, and the rows of a batch among them, so that a host reads (and
+  # fetches from an object store) the shares of its rows only. 1: every row may be any session.
+  shares: int = field(1, ge=1)
   seed: int = field(0, ge=0)
   shuffle: bool = True
   voices: Literal["formant", "mixed"] = "formant"  # "mixed": half of the users speak with espeak-ng (extra `espeak`)
+  # How `data make` and `data encode` store pictures (data/video_pieces.py). Raw ones are 0.77 MB a unit at 192x336.
+  user_video: Literal["raw", "h264"] = "raw"
+  agent_video: Literal["raw", "h264"] = "raw"  # of media records; codecs are trained on what is left of them
+  user_video_crf: int = field(20, ge=0, le=51)  # x264's quality: lower is better; 18 to 20 is 6 to 13 kB a unit there
+  agent_video_crf: int = field(14, ge=0, le=51)
+  video_piece: int = field(4, ge=1, le=64)  # units that are compressed together
   text_lead: int = field(1, ge=0)  # units between the writing and the sounding of a word
   tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
 
@@ -687,6 +696,7 @@ class Config(Section):
     self._check_hearing()
     self._check_codecs()
     whole(self.data.batch, self.train.accumulate, "sessions at a time = data.batch / train.accumulate")
+    whole(self.data.batch, self.data.shares, "rows of a share = data.batch / data.shares")
 
   def _check_unit(self) -> None:
     """A unit holds one group of the video codec, and whole numbers of audio latents and noisy video tokens."""

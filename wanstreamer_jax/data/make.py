@@ -67,6 +67,7 @@ class _MakeJob:
   unit_dtype: np.dtype
   session_dtype: np.dtype
   folder: pathlib.Path
+  head: dict[str, Any]  # of the manifest
   skip_bad: bool
 
   @property
@@ -99,7 +100,7 @@ def make(
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished
-  job = _MakeJob(source, config, unit_dtype, session_dtype, writer.partial, skip_bad)
+  job = _MakeJob(source, config, unit_dtype, session_dtype, writer.partial, writer.head, skip_bad)
   todo, own = writer.missing(job.shards(), share), len(range(share[0], job.shards(), share[1]))
   bar = tqdm.tqdm(total=own, initial=own - len(todo), unit="shard", disable=not progress)
   with bar, writer.beside_others():
@@ -139,7 +140,7 @@ def _make_shard(job: _MakeJob, shard: int) -> int:
   notes: dict[str, Any] = {"skipped": [], "unused_units": 0}
   items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
   sessions = (session for item in items for session in _sessions(job, item, notes))
-  record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes)
+  record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes, job.head)
   return shard
 
 
@@ -166,7 +167,7 @@ def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Sessi
 
 def _to_records(
   job: _MakeJob, tokenizer: TextTokenizer, sessions: Iterable[Session], notes: dict[str, Any]
-) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
+) -> Iterator[record_writer.Entry]:
   """Records of sessions; adds their statistics to `notes`."""
   text = {USER: records.TextStats(), AGENT: records.TextStats()}
   truncated, speech = 0, np.zeros(3, np.int64)
@@ -180,7 +181,7 @@ def _to_records(
     notes["text"] = {side: dataclasses.asdict(text[side]) for side in text}
     notes["world_tokens_cut"] = truncated
     notes["speaking_frames"] = dict(zip(("user", "agent", "both"), speech.tolist()))
-    yield units, record
+    yield record_writer.Entry(units, record)
 
 
 def summarise(notes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ from wanstreamer_jax.weights.store import (
 # only how many steps there are (train.steps also moves the end of a decaying schedule). data.path may differ too, since
 # data are moved and mixtures change, but a notice is printed.
 FREE_FIELDS = (
-  "name", "data.path", "data.heldout", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
+  "name", "data.path", "data.heldout", "data.user_video", "data.agent_video", "data.user_video_crf",
+  "data.agent_video_crf", "data.video_piece", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
   "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
   "flow.steps", "flow.shift", "flow.guidance", "model.kv_cache", "model.remat", "model.attention",
 )  # fmt: skip
