@@ -298,12 +298,13 @@ class AudioCodecConfig(Section):
 
 @section
 class NativeVideoConfig(Section):
-  """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
+  """Causal video VAE: the first frame alone, then groups of `time_stride` frames. Each entry of `channels` halves the
+  picture, so that three entries give latents of 8x8 pixels and four of 16x16."""
 
-  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4 and 1/8 resolution
-  residual_blocks: int = field(1, ge=0)  # of the encoder, at 1/4 and at 1/8
-  decoder_blocks: tuple[int, ...] = field((2, 1, 1), ge=1)  # of the decoder, at 1/8, 1/4 and 1/2
-  time_kernel: int = field(2, ge=1)  # latent frames that a convolution at 1/8 sees
+  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4, 1/8, ... of the resolution
+  encoder_blocks: tuple[int, ...] = field((1, 1), ge=0)  # residual blocks, at 1/4, 1/8, ...
+  decoder_blocks: tuple[int, ...] = field((2, 1, 1), ge=1)  # from the latents' resolution up to 1/2
+  time_kernel: int = field(2, ge=1)  # latent frames that a convolution at the latents' resolution sees
   latent_dim: int = field(8, ge=1)
   time_stride: int = field(4, ge=1)
 
@@ -318,19 +319,25 @@ class NativeVideoConfig(Section):
     return 1 + (self.time_kernel - 1) * (1 + self.decoder_blocks[0])
 
   def check_rules(self) -> None:
-    """There are three resolutions, whose shortcuts can merge and repeat whole channels."""
-    if len(self.channels) != 3:
-      raise ConfigError(
-        f"video_codec.native.channels has {len(self.channels)} entries: expected 3 (at 1/2, 1/4 and 1/8)"
-      )
-    if len(self.decoder_blocks) != 3:
-      raise ConfigError(f"video_codec.native.decoder_blocks {self.decoder_blocks}: expected 3 (at 1/8, 1/4 and 1/2)")
-    half, quarter, eighth = self.channels
-    if 4 * half % quarter or 4 * self.time_stride * quarter % eighth:
-      raise ConfigError(
-        f"video_codec.native.channels {self.channels}: the second must divide 4 x the first, "
-        f"and the third {4 * self.time_stride} x the second"
-      )
+    """Every resolution has its blocks, and the shortcuts between them merge and repeat whole channels."""
+    count = len(self.channels)
+    if count < 2:
+      raise ConfigError(f"video_codec.native.channels {self.channels}: expected at least 2 (at 1/2 and 1/4)")
+    for name, blocks, wanted in (
+      ("encoder_blocks", self.encoder_blocks, count - 1),
+      ("decoder_blocks", self.decoder_blocks, count),
+    ):
+      if len(blocks) != wanted:
+        raise ConfigError(
+          f"video_codec.native.{name} {blocks}: expected {wanted} for the {count} resolutions of channels"
+        )
+    for i, (outer, inner) in enumerate(zip(self.channels, self.channels[1:]), 2):
+      folded = 4 * (self.time_stride if i == count else 1) * outer
+      if folded % inner:
+        raise ConfigError(
+          f"video_codec.native.channels {self.channels}: number {i}, {inner}, must divide {folded}, what one step "
+          "folds together"
+        )
 
 
 @section
