@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import tracemalloc
+from copy import deepcopy
 from typing import Any
 
 import jax
@@ -109,11 +110,10 @@ def on_host(streamer: WanStreamer) -> dict[str, np.ndarray]:
 
 def test_several_files_in_bf16_give_the_same_bits(qwen3, tmp_path):
   folder, model = qwen3
-  half = model.to(torch.bfloat16)
+  half = deepcopy(model).to(torch.bfloat16)
   for name, size in (("many", "100KB"), ("half", "5GB")):
     half.save_pretrained(tmp_path / name, max_shard_size=size)
     shutil.copy(folder / "tokenizer.json", tmp_path / name)
-  model.to(torch.float32)
   assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
   config = with_language_model(load_config(NANO), tmp_path / "half")
   many, one = (LanguageModel(tmp_path / name, config) for name in ("many", "half"))
@@ -146,8 +146,8 @@ def test_a_host_never_holds_the_model(tmp_path):
   sizes = {name: 4 * np.prod(model.shape(name)) for name in model.names}
   tracemalloc.start()
   for name in model.names:
-    half = model.shape(name)[1:][-1] // 2
-    model.read(name, (*(slice(None),) * (len(model.shape(name)) - 1), slice(0, half)))
+    *others, last = model.shape(name)
+    model.read(name, (*(slice(None),) * len(others), slice(0, last // 2)))  # as one of two devices asks for it
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < 0.75 * max(sizes.values()) < 0.25 * sum(sizes.values())
