@@ -236,7 +236,9 @@ def _think_unconditional(agent: Agent, state: SessionState, user: UserTokens, te
   no = jnp.zeros((), bool)
   nothing = user._replace(text=jnp.full_like(user.text, agent.config.model.pad), audio_valid=no, video_valid=no)
   content, text_tokens = agent.streamer.user_content(nothing, text_tokens)
-  content["text"], text_tokens = agent.streamer.text_content(text, text_valid(text, agent.config.model.pad), text_tokens)
+  content["text"], text_tokens = agent.streamer.text_content(
+    text, text_valid(text, agent.config.model.pad), text_tokens
+  )
   tokens = pack(layout, layout.phase(HEAR, STATE, TEXT), state.unit, content)
   return Unconditional(text_tokens, _append(agent, state, cache, *tokens, layout.tokens(COMMIT))[1])
 

@@ -1,4 +1,4 @@
-"""Small language models as folders: random weights of transformers' own classes, and a real byte-level BPE tokenizer."""
+"""Small language models as folders: random weights of transformers' classes, and a real byte-level BPE tokenizer."""
 
 import json
 import pathlib

@@ -25,7 +25,7 @@ def add_from_hf(group: Any) -> None:
   """
   parser = add_command(group, "from-hf", summary, examples, from_hf)
   parser.add_argument("folder", metavar="FOLDER", help="a language model's folder")
-  parser.add_argument("--base", metavar="CONFIG", required=True, help="the config file to change, FILE.py or FILE.py:ARG")
+  parser.add_argument("--base", metavar="CONFIG", required=True, help="the config to change, FILE or FILE:ARGUMENT")
   parser.add_argument("--out", metavar="FILE", required=True, help="the config file to write, a new *.py")
 
 

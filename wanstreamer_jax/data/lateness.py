@@ -30,16 +30,16 @@ def placed(spoken: Iterable[Spoken], slots: int, tokenizer: TextTokenizer, unit_
 
 
 def shares(stats: TextStats) -> str:
-  """"12.3 % (1 unit 9.1 %, 2 units 3.0 %, more 0.2 %)"."""
+  """ "12.3 % (1 unit 9.1 %, 2 units 3.0 %, more 0.2 %)"."""
   share = lambda count: f"{100 * count / max(1, stats.words):.1f} %"
-  return f"{share(stats.late)} (1 unit {share(stats.late_1)}, 2 units {share(stats.late_2)}, more {share(stats.late_3)})"
+  return (
+    f"{share(stats.late)} (1 unit {share(stats.late_1)}, 2 units {share(stats.late_2)}, more {share(stats.late_3)})"
+  )
 
 
 def table(spoken: Sequence[Spoken], tokenizer: TextTokenizer, unit_seconds: float) -> dict[str, str]:
   """{"1 slot": shares of late words, ...} for the numbers of slots in SLOTS."""
-  return {
-    f"{slots} slot{'s' * (slots > 1)}": shares(placed(spoken, slots, tokenizer, unit_seconds)) for slots in SLOTS
-  }
+  return {f"{slots} slot{'s' * (slots > 1)}": shares(placed(spoken, slots, tokenizer, unit_seconds)) for slots in SLOTS}
 
 
 def check_late(stats: TextStats, limit: float, config: Config, spoken: Sequence[Spoken] = ()) -> None:

@@ -23,8 +23,8 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
   manifest = folder.manifest
   if manifest["text"]["tokenizer"] != tokenizer.sha256:
     raise DataError(
-      f"{path} was made with the tokenizer of SHA-256 {manifest['text']['tokenizer'][:12]}..., but {tokenizer.path} has "
-      f"{tokenizer.sha256[:12]}...: give the records' own with --tokenizer"
+      f"{path} was made with the tokenizer of SHA-256 {manifest['text']['tokenizer'][:12]}..., but {tokenizer.path} "
+      f"has {tokenizer.sha256[:12]}...: give the records' own with --tokenizer"
     )
   counted, media = manifest["stats"], manifest["media"]
   frames = folder.sessions * folder.units * (media["unit_ms"] * media["fps"] // 1000)

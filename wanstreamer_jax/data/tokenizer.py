@@ -135,20 +135,22 @@ def tokenizer_of(config: Config) -> TextTokenizer:
       f"tokenizer {tokenizer.path} has SHA-256 {tokenizer.sha256[:12]}..., but this model was made with "
       f"{data.tokenizer_sha256[:12]}...: put that file back, or set data.tokenizer to it"
     )
-  if tokenizer.vocab_size > model.vocab:
+  advice = "use the tokenizer that the model was trained with, or for a new model set"
+  if tokenizer.vocab_size > model.token_ids:
+    field = "tokens" if model.tokens else "vocab"
     raise DataError(
-      f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens, but model.vocab is {model.vocab}: use the "
-      f"tokenizer that the model was trained with, or for a new model set model.vocab={-(-tokenizer.vocab_size // 128) * 128}"
+      f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens, but model.{field} is {model.token_ids}: {advice} "
+      f"model.{field}={tokenizer.vocab_size}, or more"
     )
   if tokenizer.pad_id != model.pad:
     raise DataError(
-      f"tokenizer {tokenizer.path} pads with id {tokenizer.pad_id}, but model.pad is {model.pad}: use the tokenizer that "
-      f"the model was trained with, or for a new model set model.pad={tokenizer.pad_id}"
+      f"tokenizer {tokenizer.path} pads with id {tokenizer.pad_id}, but model.pad is {model.pad}: {advice} "
+      f"model.pad={tokenizer.pad_id}"
     )
   back = tokenizer.decode(tokenizer.encode(PROBE))
   if back != PROBE:
     raise DataError(
-      f"tokenizer {tokenizer.path} loses text: {PROBE!r} comes back as {back!r}; give one that has a token for every byte"
+      f"tokenizer {tokenizer.path} loses text: {PROBE!r} comes back as {back!r}; give one with a token for every byte"
     )
   return tokenizer
 

@@ -25,8 +25,8 @@ def language_model_params(stage: Stage, config: Config, abstract: Params, shardi
   for name in model.names:
     if name not in wanted or wanted[name].shape != model.shape(name):
       raise ConfigError(
-        f"train.language_model: stage {stage.name!r} has no {name} of shape {list(model.shape(name))}: a language model "
-        "starts stages of the streamer; for others leave train.language_model empty"
+        f"train.language_model: stage {stage.name!r} has no {name} of shape {list(model.shape(name))}: a language "
+        "model starts stages of the streamer; for others leave train.language_model empty"
       )
   key, _ = jax.random.split(jax.random.key(config.train.seed))  # as `init_state`
   others = {name: place for name, place in places.items() if name not in model.names}

@@ -50,8 +50,8 @@ def language_model_config(folder: Path) -> ModelConfig:
     return _model_config(values, file)
   except OSError as error:
     raise CheckpointError(
-      f"no language model in {folder}: {file.name} is missing ({error.strerror}); give the folder of a Qwen2, Qwen2.5 or "
-      "Qwen3 model"
+      f"no language model in {folder}: {file.name} is missing ({error.strerror}); give the folder of a Qwen2, Qwen2.5 "
+      "or Qwen3 model"
     ) from error
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise CheckpointError(f"{file} is not a language model's config: {type(error).__name__} {error}") from error
@@ -197,10 +197,9 @@ class LanguageModel:
     found, model = language_model_config(self.folder), self.model
     remedy = f"write a config for it: wanstreamer config from-hf {self.folder} --base CONFIG --out FILE"
     for name in GEOMETRY:
-      if getattr(found, name) != getattr(model, name):
-        raise CheckpointError(
-          f"{self.folder} has {name} {getattr(found, name)}, but config.model.{name} is {getattr(model, name)}: {remedy}"
-        )
+      theirs, ours = getattr(found, name), getattr(model, name)
+      if theirs != ours:
+        raise CheckpointError(f"{self.folder} has {name} {theirs}, but config.model.{name} is {ours}: {remedy}")
     if found.vocab > model.vocab:
       raise CheckpointError(
         f"{self.folder} has vocab {found.vocab}, but config.model.vocab is {model.vocab}: expected at least as many; "
@@ -212,7 +211,7 @@ class LanguageModel:
     tokenizer, own = tokenizer_of(config), folder_tokenizer(self.folder)
     if tokenizer.sha256 != own.sha256:
       raise CheckpointError(
-        f"data.tokenizer is {config.data.tokenizer!r}, which is not the tokenizer of {self.folder}: set it to {own.path}"
+        f"data.tokenizer {config.data.tokenizer!r} is not the tokenizer of {self.folder}: set it to {own.path}"
       )
     return tokenizer
 

@@ -48,7 +48,9 @@ def write_config(folder: Path, base: str, out: Path) -> list[str]:
   model, own = LanguageModel(folder, after), flat_fields(before)
   changed = {name: value for name, value in flat_fields(after).items() if own[name] != value}
   stored = sum(math.prod(tensor.shape) for tensor in model.stored())
-  about = f"{stored / 1e6:.1f} M weights, {model.stored_rows} rows and {after.model.vocab - model.stored_rows} new ones."
+  about = (
+    f"{stored / 1e6:.1f} M weights, {model.stored_rows} rows and {after.model.vocab - model.stored_rows} new ones."
+  )
   file, colon, argument = base.partition(".py:")
   relative = os.path.relpath(file + ".py" if colon else file, out.parent)
   out.parent.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def write_language_model(values: Tensors, config: Config, folder: Path, dtype: s
 
 
 def model_type(model: ModelConfig) -> str:
-  """"qwen2" or "qwen3". Raises CheckpointError for a Transformer that is neither."""
+  """ "qwen2" or "qwen3". Raises CheckpointError for a Transformer that is neither."""
   if model.qk_norm != model.qkv_bias:
     return "qwen3" if model.qk_norm else "qwen2"
   raise CheckpointError(
@@ -133,10 +133,11 @@ def _write_tensors(tensors: Tensors, folder: pathlib.Path, dtype: str) -> int:
     parts[-1].append(name)
     size += tensor.size * kind.itemsize
   total = sum(tensor.size for tensor in tensors.values()) * kind.itemsize
-  files = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))] if len(parts) > 1 else [SINGLE]
+  count = len(parts)
+  files = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)] if count > 1 else [SINGLE]
   for file, names in zip(files, parts):
     save_file({n: np.ascontiguousarray(tensors[n], kind) for n in names}, folder / file, {"format": "pt"})
-  if len(parts) > 1:
+  if count > 1:
     where = {name: file for file, names in zip(files, parts) for name in names}
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

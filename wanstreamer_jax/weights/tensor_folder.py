@@ -59,8 +59,8 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
   for tensor, stored in found.items():
     if stored.dtype not in FLOATS:
       raise CheckpointError(
-        f"{stored.file} has {tensor} as {stored.dtype}: expected {', '.join(FLOATS)}; give the folder of the model that "
-        "is not quantised"
+        f"{stored.file} has {tensor} as {stored.dtype}: expected {', '.join(FLOATS)}; give the folder of the model "
+        "before it was quantised"
       )
   return found
 
