@@ -23,7 +23,9 @@ def save_tokenizer(folder: pathlib.Path, size: int = 400) -> int:
   trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   trained.decoder = decoders.ByteLevel()
   alphabet = pre_tokenizers.ByteLevel.alphabet()
-  trained.train_from_iterator(TEXTS * 4, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet))
+  trained.train_from_iterator(
+    TEXTS * 4, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+  )
   values = json.loads(trained.to_str())
   ids = values["model"]["vocab"]
   for left, right in (("u", "nk"), ("<", "unk"), ("n", "k"), ("<unk", ">")):

@@ -20,8 +20,8 @@ def add_from_hf(group: Any) -> None:
     wanstreamer config from-hf models/Qwen3-0.6B --base configs/nano.py --out my/qwen3.py
     wanstreamer train --config my/qwen3.py --config.data.path=data_cache/latents
 
-    FOLDER is what the hub serves or save_pretrained writes for Qwen2, Qwen2.5 and Qwen3: config.json, tokenizer.json and
-    safetensors. The file that is written is a diff of --base; training starts from the folder's weights.
+    FOLDER is what the hub serves or save_pretrained writes for Qwen2, Qwen2.5 and Qwen3: config.json, tokenizer.json
+    and safetensors. The file that is written is a diff of --base; training starts from the folder's weights.
   """
   parser = add_command(group, "from-hf", summary, examples, from_hf)
   parser.add_argument("folder", metavar="FOLDER", help="a language model's folder")
