@@ -21,7 +21,6 @@ from typing import Any, Literal, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
 
-PAD = 0  # the token that ends a unit's text and fills its slots; `record_folder` and `engine` refuse other tokenizers
 LONGEST_WORLD_TEXT = 2048  # tokens; their rotary ids, 4 a token, are below 0, where the tables end at -8 192
 POSITIONS_PER_UNIT = 4  # the rotary grid: a unit is 4 steps (40 ms each at 160 ms), and the rotary step is 1/4
 
@@ -474,7 +473,9 @@ class ModelConfig(Section):
   kv_heads: int = field(2, ge=1)
   head_dim: int = field(64, ge=1, multiple_of=2)  # rotary embedding turns pairs
   mlp: int = field(704, ge=1)
-  vocab: int = field(1024, ge=1)
+  vocab: int = field(1024, ge=1)  # rows of the embedding
+  tokens: int = field(0, ge=0)  # ids of the tokenizer; rows from there on only fill up and are never written; 0: all
+  pad: int = field(0, ge=0)  # the token that ends a unit's text and fills its slots; the tokenizer's (`tokenizer_of`)
   qk_norm: bool = True
   qkv_bias: bool = False
   tied_embedding: bool = True
@@ -489,6 +490,15 @@ class ModelConfig(Section):
 
   def check_rules(self) -> None:
     whole(self.heads, self.kv_heads, "query heads per key head = heads / kv_heads")
+    if self.tokens > self.vocab:
+      raise ConfigError(f"model.tokens is {self.tokens}: expected at most model.vocab {self.vocab}")
+    if self.pad >= self.token_ids:
+      raise ConfigError(f"model.pad is {self.pad}: expected the id of a token, below {self.token_ids}")
+
+  @property
+  def token_ids(self) -> int:
+    """How many token ids the model may write."""
+    return self.tokens or self.vocab
 
 
 @section
@@ -530,6 +540,7 @@ class DataConfig(Section):
   video_piece: int = field(4, ge=1, le=64)  # units that are compressed together
   text_lead: int = field(1, ge=0)  # units between the writing and the sounding of a word
   tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
+  tokenizer_sha256: str = ""  # of that file; any other is refused. Empty: not checked; training fills it in
 
 
 @section
@@ -610,10 +621,16 @@ class TrainConfig(Section):
   keep_every: int = field(0, ge=0)  # a checkpoint every N steps is kept for good; 0: none
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
+  language_model: str = ""  # a folder of Qwen2, Qwen2.5 or Qwen3 to start from; `config from-hf` writes its geometry
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
   def check_rules(self) -> None:
     group_rates(self.groups)
+    if self.init and self.language_model:
+      raise ConfigError(
+        f"train.init is {self.init!r} and train.language_model {self.language_model!r}: weights come from one of them; "
+        "leave the other empty"
+      )
 
 
 @section

@@ -31,7 +31,7 @@ from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dt
 from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.rollout import Agent
@@ -56,7 +56,7 @@ def encode(
   source = RecordFolder(media)
   if source.kind != "media":
     raise DataError(f"{media} holds {source.kind}: encode needs the folder that `wanstreamer data make` wrote")
-  tokenizer = TextTokenizer(config.data.tokenizer)
+  tokenizer = tokenizer_of(config)
   source.check(config, tokenizer)
   unit_dtype, session_dtype = latent_dtypes(source, config)
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
