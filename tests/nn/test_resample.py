@@ -35,11 +35,8 @@ def test_what_would_fold_back_is_removed():
 
 
 def test_laws_1_and_2():
-  x, gain, state = (
-    jnp.asarray(np.random.default_rng(0).standard_normal(240), jnp.float32),
-    jnp.ones(()),
-    RESAMPLER.initial_state(),
-  )
+  x = jnp.asarray(np.random.default_rng(0).standard_normal(240), jnp.float32)
+  gain, state = jnp.ones(()), RESAMPLER.initial_state()
   check_chunking(step, gain, x, state, [[120, 120], [3, 57, 180]])
   check_causality(step, gain, x, state, 120, 80)
 

@@ -26,10 +26,10 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.perception.make import make_hearing, make_seeing
 from wanstreamer_jax.perception.vision_transformer import resized, triangles
 
-DELAYED = MOONSHINE.replace(look_ahead="delay")
+SHORT = MOONSHINE.replace(past=(4, 3), future=(3, 0))
+DELAYED = SHORT.replace(look_ahead="delay")
 HEARING = {
-  "native": config_with(),
-  "moonshine": config_with(audio="moonshine"),
+  "moonshine": config_with(audio="moonshine", moonshine=SHORT),
   "moonshine, delayed": config_with(audio="moonshine", moonshine=DELAYED),
 }
 
@@ -49,33 +49,29 @@ def sound(config, units):
 @pytest.mark.parametrize("kind", HEARING)
 def test_laws_1_and_2_of_hearing(kind):
   config = HEARING[kind]
-  encoder, unit, units = hearing(config), config.media.samples, 5
+  encoder, unit, units = hearing(config), config.media.samples, 3
   x, state = sound(config, units), encoder.initial_state()
-  check_chunking(hear, encoder, x, state, [[unit] * units, [3 * unit, unit, unit]])
-  check_causality(hear, encoder, x, state, 3 * unit, 3, poison=1e30)
+  check_chunking(hear, encoder, x, state, [[unit] * units])
+  check_causality(hear, encoder, x, state, 2 * unit, 2, poison=1e30)
 
 
 def test_a_delay_is_what_it_says():
-  """A click is first heard in the step that ends after the delay, and no sooner."""
-  config = HEARING["moonshine, delayed"]
-  encoder, unit = hearing(config), config.media.samples
-  assert encoder.delay == pytest.approx(1e-3 + 5 * 20e-3)
+  """Seconds: 1 ms of the resampler, and 20 ms for every step that a layer waits for."""
+  assert hearing(HEARING["moonshine, delayed"]).delay == pytest.approx(1e-3 + 2 * 20e-3)
   assert hearing(HEARING["moonshine"]).delay == pytest.approx(1e-3)
-  assert hearing(HEARING["native"]).delay == 0
+  assert hearing(config_with()).delay == 0
 
 
 @pytest.mark.parametrize(
   ("audio", "video", "more"),
-  [("moonshine", "siglip2", {}), ("moonshine", "native", {"moonshine": DELAYED}), ("native", "siglip2", {"video_every": 2})],
-  ids=["both", "delayed", "two frames"],
-)  # fmt: skip
+  [("moonshine", "siglip2", {"moonshine": DELAYED, "video_every": 2, "video_merge": 3})],
+  ids=["delayed, two frames a unit"],
+)
 def test_law_3_the_pass_over_a_session_gives_what_was_streamed(audio, video, more):
   config, units = config_with(audio, video, **more), 5
   agent, world, users = small_agent(config), random_world(config), random_users(config, units)
-  run = jax.jit(
-    lambda text: rollout.rollout(agent, rollout.start_session(agent, jax.random.key(1), world), users, text)
-  )
-  _, spoken = run(random_text(config, units))
+  state = rollout.start_session(agent, jax.random.key(1), world)
+  _, spoken = jax.jit(lambda state, text: rollout.rollout(agent, state, users, text))(state, random_text(config, units))
   predicted = jax.jit(lambda: replay(agent, world, users, spoken, 1, 0, 0))()
   logits = jax.vmap(agent.streamer.logits)(predicted.text)
   assert_close(logits, spoken.trace["logits"], 1e-5)

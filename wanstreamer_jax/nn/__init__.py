@@ -13,6 +13,6 @@ Modules:
     folding.py            Folds space and time into channels, and back
     local_attention.py    Causal attention over the last `window` steps: `(x, state) -> (y, state)`
     mel.py                Power spectra and the mel scale, for perception, codecs, codec losses and metrics
-    resample.py           Causal resampling by a rational factor, `(x, state) -> (y, state)`: a windowed-sinc filter in polyphase form
+    resample.py           Causal resampling by a rational factor
     rotary.py             Multimodal rotary embedding (M-RoPE) with exact angles at any session length
 """

@@ -1,4 +1,4 @@
-"""Causal resampling by a rational factor, `(x, state) -> (y, state)`: a windowed-sinc filter in polyphase form.
+"""Causal resampling by a rational factor. `(x, state) -> (y, state)`, a windowed-sinc filter in polyphase form.
 
 `down` samples in, `up` samples out. The filter is symmetric, so it delays all frequencies alike, by `delay` input
 samples; output j of a group depends on no input after the group.
@@ -46,8 +46,8 @@ class Resampler:
 
   @property
   def tail(self) -> int:
-    """Input samples that the state holds."""
-    return -(-2 * self.half // self.up)
+    """Input samples that the state holds, a multiple of `down`."""
+    return -(-2 * self.half // (self.up * self.down)) * self.down
 
   def initial_state(self) -> Float[Array, "P"]:
     return jnp.zeros(self.tail)
@@ -57,7 +57,7 @@ class Resampler:
     if self.up == self.down:
       return x, state
     stream = jnp.concatenate([state, x])
-    windows = stack_taps(stream[:, None], self.tail + self.down, self.down)  # [groups, tail + down]
+    windows = stack_taps(stream.reshape(-1, self.down), 1 + self.tail // self.down)  # [groups, tail + down]
     return (windows @ jnp.asarray(_taps(self))).reshape(-1), stream[stream.shape[0] - self.tail :]
 
 

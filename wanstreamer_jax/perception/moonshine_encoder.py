@@ -1,4 +1,4 @@
-"""Hears through a streaming speech encoder of Moonshine's kind. It has no mel frames and no positions, but short windows.
+"""Hears through a streaming speech encoder of Moonshine's kind. It has short windows, and no mel frames or positions.
 
 Samples at 16 kHz, in frames of 5 ms, each with its mean removed and its level normalised, go through two convolutions
 of stride 2 to steps of 20 ms, and these through layers of windowed attention. The pretrained windows of some layers
