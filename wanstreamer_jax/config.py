@@ -245,22 +245,41 @@ class NeuralCodecConfig(Section):
 
 @section
 class PocketConfig(Section):
-  """The tokenizer of Pocket TTS: continuous latents at 12.5 Hz."""
+  """The tokenizer of Pocket TTS: continuous latents at 12.5 Hz. `wanstreamer codec import` writes its sizes."""
 
+  sample_rate: int = field(24_000, ge=1)
   latent_dim: int = field(32, ge=1)
-
-  @property
-  def sample_rate(self) -> int:
-    return 24_000
+  strides: tuple[int, ...] = field((4, 5, 6), ge=1)  # in encoder order, from samples to the Transformers' 200 Hz
+  latent_stride: int = field(16, ge=2)  # from there to latents
+  filters: int = field(64, ge=1)  # channels at the samples' rate; doubled at every stride
+  kernel: int = field(7, ge=1)  # of the first convolution
+  last_kernel: int = field(3, ge=1)
+  residual_kernel: int = field(3, ge=1)
+  residual_blocks: int = field(1, ge=0)  # per stride
+  dilation_growth: int = field(2, ge=1)  # from one residual block to the next
+  compress: int = field(2, ge=1)  # channels inside residual blocks are fewer by this factor
+  width: int = field(512, ge=1)  # of the Transformers
+  layers: int = field(2, ge=0)
+  heads: int = field(8, ge=1)
+  kv_heads: int = field(8, ge=1)
+  head_dim: int = field(64, ge=1, multiple_of=2)
+  mlp: int = field(2048, ge=1)
+  activation: Literal["gelu", "gelu_tanh"] = "gelu_tanh"
+  window: int = field(250, ge=2)  # steps of the Transformers, 1.25 s
+  rope_theta: float = field(10_000.0, ge=1)
+  norm_eps: float = field(1e-5, gt=0)
 
   @property
   def hop(self) -> int:
     """Samples per latent frame."""
-    return 1920
+    return math.prod(self.strides) * self.latent_stride
 
   @property
   def delay(self) -> int:
     return 0
+
+  def check_rules(self) -> None:
+    whole(self.heads, self.kv_heads, "query heads per key head = audio_codec.pocket.heads / kv_heads")
 
 
 @section
@@ -335,23 +354,42 @@ class NativeVideoConfig(Section):
 
 @section
 class WanConfig(Section):
-  """The video VAE of Wan2.1; Wan2.2's has the same parts in other sizes (`Wan2p2Config`)."""
+  """The video VAE of Wan2.1; Wan2.2's has the same parts in other sizes (`Wan2p2Config`). `wanstreamer codec import`
+  writes them."""
 
-  base_dim: int = field(96, ge=1)
+  base_dim: int = field(96, ge=1)  # channels of the encoder at full resolution
+  decoder_base_dim: int = field(0, ge=0)  # of the decoder; 0: as the encoder
   latent_dim: int = field(16, ge=1)
+  multiples: tuple[int, ...] = field((1, 2, 4, 4), ge=1)  # of base_dim, per resolution
+  blocks: int = field(2, ge=1)  # per resolution; the decoder has one more
+  time_down: tuple[bool, ...] = (False, True, True)  # which of the encoder's steps halve the frames
+  patch: int = field(1, ge=1)  # side of the squares of pixels that are folded into channels
+  shortcuts: bool = False  # past every resolution
+
+  @property
+  def decoder_width(self) -> int:
+    """Channels of the decoder at full resolution."""
+    return self.decoder_base_dim or self.base_dim
 
   @property
   def space_stride(self) -> int:
     """Pixels per latent, along rows and columns."""
-    return 8
+    return self.patch * 2 ** (len(self.multiples) - 1)
 
   @property
   def time_stride(self) -> int:
-    return 4
+    return 2 ** sum(self.time_down)
 
   @property
   def memory(self) -> int:
     return 1
+
+  def check_rules(self) -> None:
+    if len(self.time_down) != len(self.multiples) - 1:
+      raise ConfigError(
+        f"time_down has {len(self.time_down)} entries: expected {len(self.multiples) - 1}, one per step between the "
+        f"{len(self.multiples)} resolutions of multiples"
+      )
 
 
 @section
@@ -359,12 +397,18 @@ class Wan2p2Config(WanConfig):
   """The video VAE of Wan2.2 TI2V: squares of 2x2 pixels are folded into channels before the same network."""
 
   base_dim: int = field(160, ge=1)
+  decoder_base_dim: int = field(256, ge=0)
   latent_dim: int = field(48, ge=1)
+  patch: int = field(2, ge=1)
+  shortcuts: bool = True
 
-  @property
-  def space_stride(self) -> int:
-    """Pixels per latent, along rows and columns."""
-    return 16
+
+@section
+class TaeConfig(Section):
+  """The small decoder for Wan's latents."""
+
+  channels: tuple[int, ...] = field((256, 128, 64, 64), ge=1)  # at the latents' resolution, at twice it, ...
+  blocks: int = field(3, ge=1)  # with memory, per resolution but the last
 
 
 @section
@@ -376,10 +420,16 @@ class VideoCodecConfig(Section):
   native: NativeVideoConfig = dataclasses.field(default_factory=NativeVideoConfig)
   wan2p1: WanConfig = dataclasses.field(default_factory=WanConfig)
   wan2p2: Wan2p2Config = dataclasses.field(default_factory=Wan2p2Config)
+  tae: TaeConfig = dataclasses.field(default_factory=TaeConfig)
 
   @property
   def chosen(self) -> NativeVideoConfig | WanConfig:
     return getattr(self, self.kind)
+
+  @property
+  def wan(self) -> WanConfig:
+    """The sizes of Wan's codec, of whichever kind it is."""
+    return self.wan2p2 if self.kind == "wan2p2" else self.wan2p1
 
   @property
   def latent_dim(self) -> int:

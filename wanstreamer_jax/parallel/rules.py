@@ -63,6 +63,7 @@ RULES: tuple[Rule, ...] = (
   # Norms and biases
   Rule(r"\w*norm\w*\.scale"),
   Rule(r"(?<![qkv]_proj\.)b"),
+  Rule(r"\w+_gain\.gain"),  # of residual branches
 )
 
 
