@@ -834,8 +834,10 @@ class Config(Section):
         f"perception.audio is pocket, which hears {pocket.sample_rate} Hz: media.sample_rate is "
         f"{self.media.sample_rate}"
       )
-    latents = whole(self.media.samples, pocket.hop, "latents per unit that are heard = samples per unit / pocket hop")
-    whole(latents, tokens, f"latents per audio token = {latents} latents per unit / perception.audio_tokens")
+    latents = whole(
+      self.media.samples, pocket.hop, "latents heard per unit = samples per unit / audio_codec.pocket hop"
+    )
+    whole(latents, tokens, "latents per audio token = latents heard per unit / perception.audio_tokens")
 
   def _check_codecs(self) -> None:
     """The audio codec has the sample rate of the media; clips of the video codec fill its decoder's memory."""

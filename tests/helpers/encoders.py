@@ -3,7 +3,7 @@
 import pathlib
 
 from tests.helpers.agents import small_config
-from wanstreamer_jax.config import Config, MoonshineConfig, Siglip2Config
+from wanstreamer_jax.config import Config, MoonshineConfig, PocketConfig, Siglip2Config
 
 MOONSHINE = MoonshineConfig(
   width=24, heads=4, kv_heads=2, head_dim=8, mlp=40, past=(5, 4, 3), future=(4, 0, 3), look_ahead="none"
@@ -11,11 +11,18 @@ MOONSHINE = MoonshineConfig(
 SIGLIP = Siglip2Config(width=24, layers=2, heads=3, mlp=40, patch=8, places=16, patches=16)
 
 
+POCKET = PocketConfig(
+  strides=(6, 8), latent_stride=40, filters=4, latent_dim=5, residual_blocks=1, width=16, layers=1, heads=2, kv_heads=2,
+  head_dim=8, mlp=24, window=90,
+)  # fmt: skip
+
+
 def config_with(audio: str = "native", video: str = "native", **perception) -> Config:
   """The small config with small pretrained encoders. perception: further fields of its section."""
   config = small_config().replace()
   p = config.perception
   p.audio, p.video, p.moonshine, p.siglip2 = audio, video, MOONSHINE.replace(), SIGLIP.replace()
+  config.audio_codec.pocket = POCKET.replace()
   for name, value in perception.items():
     setattr(p, name, value)
   return config.freeze()

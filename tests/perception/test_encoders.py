@@ -29,6 +29,7 @@ from wanstreamer_jax.perception.vision_transformer import resized, triangles
 SHORT = MOONSHINE.replace(past=(4, 3), future=(3, 0))
 DELAYED = SHORT.replace(look_ahead="delay")
 HEARING = {
+  "pocket": config_with(audio="pocket"),
   "moonshine": config_with(audio="moonshine", moonshine=SHORT),
   "moonshine, delayed": config_with(audio="moonshine", moonshine=DELAYED),
 }
@@ -64,8 +65,8 @@ def test_a_delay_is_what_it_says():
 
 @pytest.mark.parametrize(
   ("audio", "video", "more"),
-  [("moonshine", "siglip2", {"moonshine": DELAYED, "video_every": 2, "video_merge": 3})],
-  ids=["delayed, two frames a unit"],
+  [("moonshine", "siglip2", {"moonshine": DELAYED, "video_every": 2, "video_merge": 3}), ("pocket", "siglip2", {})],
+  ids=["delayed, two frames a unit", "pocket"],
 )
 def test_law_3_the_pass_over_a_session_gives_what_was_streamed(audio, video, more):
   config, units = config_with(audio, video, **more), 5
@@ -116,6 +117,7 @@ def test_resizing_is_that_of_jax():
   ("changes", "words"),
   [
     ({"audio": "moonshine", "audio_tokens": 3}, "features per audio token .*: 8 / 3 is not a whole number"),
+    ({"audio": "pocket", "audio_tokens": 4}, "latents per audio token .*: 2 / 4 is not a whole number"),
     ({"video": "siglip2", "video_every": 3}, "frames per unit 4 / perception.video_every 3: 4 / 3"),
     ({"moonshine": dataclasses.replace(MOONSHINE, past=(1, 2))}, "2 entries of past and 3 of future"),
   ],

@@ -3,6 +3,7 @@
 Modules:
     aot.py              `wanstreamer aot`: finds out what a program needs on TPUs, without a TPU
     bench.py            `wanstreamer bench`: the commands that measure this machine, from `step` to `gpu`
+    codec.py            `wanstreamer codec import`: pretrained codecs of other libraries
     data.py             `wanstreamer data make | preview | stats | encode | tfds`: makes and reads records
     evaluate.py         `wanstreamer eval` scores one agent; `wanstreamer ablate` compares configs
     inspect.py          `wanstreamer inspect layout | checkpoint | model`

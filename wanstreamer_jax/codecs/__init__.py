@@ -6,7 +6,10 @@ Modules:
     make.py                  Makes the codecs that a config names
     native_video_codec.py    Causal video VAE: 8x8 in space and 4x in time
     pitch.py                 Estimates pitch by autocorrelation (Boersma 1993), for the audio encoder and its loss
+    pocket.py                The tokenizer of Pocket TTS (Kyutai, arXiv 2509.06926): 24 kHz speech <-> continuous 32-d latents at 12.5 Hz
     posterior.py             The parts that both codecs share: a Gaussian posterior and standardised latents
     source_filter.py         Streaming source-filter synthesis: pulses and noise through time-varying filters
     source_filter_codec.py   Causal audio VAE: samples to continuous latents at 12.5 or 25 Hz, and back
+    tae.py                   A small decoder for the latents of Wan's VAEs (the layout of TAEHV, github.com/madebyollin/taehv, MIT)
+    wan.py                   The video VAEs of Wan2.1 and Wan2.2 (arXiv 2503.20314): causal, 4x in time and 8x8 or 16x16 in space, streaming
 """

@@ -1,40 +1,53 @@
 """Pretrained ears and eyes: fills the trunks of `perception`. A folder is what `save_pretrained` writes.
 
-    vision   SiglipVisionModel (a fixed square picture) or Siglip2VisionModel (NaFlex), alone or inside a whole model
-    speech   MoonshineStreamingEncoder, alone or inside a model that transcribes
+    train.seeing    SiglipVisionModel (a fixed square picture) or Siglip2VisionModel (NaFlex), alone or in a whole model
+    train.hearing   MoonshineStreamingEncoder, alone or in a model that transcribes; or the Pocket TTS tokenizer
 
-Only safetensors are read. Every tensor of a folder is a parameter here, or part of something that this project has no
-use for (text towers, pooling heads, decoders of transcripts), or an error.
+Every tensor of a folder becomes a parameter, or is part of something that this project has no use for (text towers,
+pooling heads, decoders) and is counted, or is an error.
 """
 
 import pathlib
-import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from flax import nnx
 
-from wanstreamer_jax.config import Config, MoonshineConfig, Section, Siglip2Config
+from wanstreamer_jax.config import Config, MoonshineConfig, PocketConfig, Section, Siglip2Config
 from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.files import Path
-from wanstreamer_jax.weights.tensors import open_tensors, read_json
+from wanstreamer_jax.parallel.rules import named_leaves
+from wanstreamer_jax.perception.make import make_hearing, make_seeing
+from wanstreamer_jax.weights import pocket
+from wanstreamer_jax.weights.tensors import Tensors, read_json, read_tensors
 
 # Where the encoder's own config lies in config.json, by model_type: at the top, or in a part of it.
 SIGLIP = {"siglip_vision_model": "", "siglip2_vision_model": "", "siglip": "vision_config", "siglip2": "vision_config"}
 MOONSHINE = {"moonshine_streaming_encoder": "", "moonshine_streaming": "encoder_config"}
+# What config.json leaves out has these values in transformers.
+SIGLIP_BASE = {
+  "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "patch_size": 16,
+}  # fmt: skip
+MOONSHINE_TINY = {
+  "hidden_size": 320, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 1280,
+  "sliding_windows": ((16, 4), (16, 4), (16, 0), (16, 0), (16, 4), (16, 4)),
+}  # fmt: skip
 UNSEEN = r"(.*\.)?(text_model\..+|logit_scale|logit_bias|head\..+|embeddings\.position_ids)"
 UNHEARD = r"(model\.)?decoder\..+|proj_out\.weight"
 
 
-class Imported(NamedTuple):
-  """values: parameters by their names in a `WanStreamer`. unused: how many tensors of the folder have no use here."""
+class Encoder(NamedTuple):
+  """values: parameters by their names in a `WanStreamer`. note: one line about what was read and left aside."""
 
   values: dict[str, np.ndarray]
-  unused: int
+  note: str
 
 
 def seeing_config(folder: Path) -> Siglip2Config:
   """The geometry of a vision encoder. Raises CheckpointError: no config.json, another architecture."""
-  values, kind = _encoder_config(folder, SIGLIP, "a SigLIP or SigLIP 2 vision encoder")
+  values, kind = _encoder_config(folder, SIGLIP, "a SigLIP or SigLIP 2 vision encoder", SIGLIP_BASE)
   _refuse(folder, values, {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3})
   naflex = kind.startswith("siglip2")
   places = values.get("num_patches", 256) if naflex else (values.get("image_size", 224) // values["patch_size"]) ** 2
@@ -51,8 +64,8 @@ def seeing_config(folder: Path) -> Siglip2Config:
 
 
 def hearing_config(folder: Path) -> MoonshineConfig:
-  """The geometry of a speech encoder. Raises CheckpointError: no config.json, another architecture."""
-  values, _ = _encoder_config(folder, MOONSHINE, "a Moonshine streaming encoder")
+  """The geometry of a Moonshine encoder. Raises CheckpointError: no config.json, another architecture."""
+  values, _ = _encoder_config(folder, MOONSHINE, "a Moonshine streaming encoder", MOONSHINE_TINY)
   _refuse(folder, values, {"hidden_act": "gelu", "sample_rate": 16_000, "frame_ms": 5.0, "attention_bias": False})
   windows = values["sliding_windows"]
   return MoonshineConfig(
@@ -66,24 +79,16 @@ def hearing_config(folder: Path) -> MoonshineConfig:
   )
 
 
-def _encoder_config(folder: Path, kinds: dict[str, str], what: str) -> tuple[dict[str, Any], str]:
-  """(the encoder's part of config.json with transformers' defaults, model_type)."""
-  values = read_json(pathlib.Path(folder) / "config.json")
+def _encoder_config(
+  folder: Path, kinds: dict[str, str], what: str, defaults: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+  """(the encoder's part of config.json, model_type)."""
+  values = read_json(pathlib.Path(folder) / "config.json", what)
   kind = str(values.get("model_type"))
   if kind not in kinds:
     raise CheckpointError(f"{folder} has model_type {kind!r}: expected {what}, one of {', '.join(kinds)}")
-  part = values.get(kinds[kind], values) if kinds[kind] else values
-  return (SIGLIP_BASE if kinds is SIGLIP else MOONSHINE_TINY) | {k: v for k, v in part.items() if v is not None}, kind
-
-
-# What config.json leaves out has these values in transformers.
-SIGLIP_BASE = {
-  "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "patch_size": 16,
-}  # fmt: skip
-MOONSHINE_TINY = {
-  "hidden_size": 320, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 1280,
-  "sliding_windows": ((16, 4), (16, 4), (16, 0), (16, 0), (16, 4), (16, 4)),
-}  # fmt: skip
+  part = values.get(kinds[kind]) or {} if kinds[kind] else values
+  return defaults | {name: value for name, value in part.items() if value is not None}, kind
 
 
 def _refuse(folder: Path, values: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -92,109 +97,133 @@ def _refuse(folder: Path, values: dict[str, Any], expected: dict[str, Any]) -> N
       raise CheckpointError(f"{folder} has {name} {values[name]!r}: this encoder has {value!r}")
 
 
-def import_seeing(folder: Path, config: Config) -> Imported:
-  """`see.trunk.*` of a streamer whose `perception.video` is siglip2. Raises CheckpointError or ConfigError."""
+def import_seeing(folder: Path, config: Config) -> Encoder:
+  """`see.trunk.*` of a streamer. Raises CheckpointError, or ConfigError where `perception.video` has no trunk."""
   if config.perception.video != "siglip2":
     raise ConfigError(f"train.seeing is {folder}, but perception.video is {config.perception.video}: set it to siglip2")
-  found, sizes = seeing_config(folder), config.perception.siglip2
-  _check_same(folder, found, sizes, "perception.siglip2", but=("patches",))
-  tensors = _Taken(folder, ("vision_model.", "model.vision_model.", ""))
-  values = {"places": tensors.take("embeddings.position_embedding.weight")}
-  patch = tensors.take("embeddings.patch_embedding.weight")
-  if patch.ndim == 4:  # a convolution [D, 3, P, P]; NaFlex has a product [D, P P 3]
-    patch = patch.transpose(0, 2, 3, 1).reshape(len(patch), -1)
-  values |= {"patch.w": patch.T, "patch.b": tensors.take("embeddings.patch_embedding.bias")}
-  values |= tensors.norm("final_norm", "post_layernorm")
-  layers = [_vision_layer(tensors, f"encoder.layers.{i}.", sizes) for i in range(sizes.layers)]
-  values |= {f"layers.{name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
-  return Imported({f"see.trunk.{name}": value for name, value in values.items()}, tensors.finish(UNSEEN))
+  sizes = config.perception.siglip2
+  _check_same(folder, seeing_config(folder), sizes, "perception.siglip2", but=("patches",))
+  tensors = Tensors(read_tensors(folder), folder)
+  skipped = tensors.skip(UNSEEN)
+  _take_vision(_Taking(tensors, ("vision_model.", "")), sizes)
+  return _finished(tensors, "see", make_seeing, config, skipped)
 
 
-def _vision_layer(tensors: "_Taken", prefix: str, sizes: Siglip2Config) -> dict[str, np.ndarray]:
-  out = tensors.norm("attn_norm", prefix + "layer_norm1") | tensors.norm("mlp_norm", prefix + "layer_norm2")
-  for name in ("q_proj", "k_proj", "v_proj"):
-    out |= tensors.heads(name, f"{prefix}self_attn.{name}", sizes.heads)
-  out["o_proj.w"] = tensors.take(f"{prefix}self_attn.out_proj.weight").T.reshape(sizes.heads, -1, sizes.width)
-  out["o_proj.b"] = tensors.take(f"{prefix}self_attn.out_proj.bias")
-  return out | tensors.mlp(prefix)
+def import_hearing(folder: Path, config: Config) -> Encoder:
+  """`hear.trunk.*` of a streamer. Raises CheckpointError, or ConfigError where `perception.audio` has no trunk."""
+  chosen = config.perception.audio
+  if chosen == "native":
+    raise ConfigError(f"train.hearing is {folder}, but perception.audio is native: set it to pocket or moonshine")
+  if chosen == "pocket":
+    return _pocket_hearing(folder, config)
+  sizes = config.perception.moonshine
+  _check_same(folder, hearing_config(folder), sizes, "perception.moonshine", but=("look_ahead",))
+  tensors = Tensors(read_tensors(folder), folder)
+  skipped = tensors.skip(UNHEARD)
+  _take_speech(_Taking(tensors, ("model.encoder.", "encoder.", "")), sizes)
+  return _finished(tensors, "hear", make_hearing, config, skipped)
 
 
-def import_hearing(folder: Path, config: Config) -> Imported:
-  """`hear.trunk.*` of a streamer whose `perception.audio` is moonshine. Raises CheckpointError or ConfigError."""
-  if config.perception.audio != "moonshine":
-    raise ConfigError(
-      f"train.hearing is {folder}, but perception.audio is {config.perception.audio}: set it to moonshine"
-    )
-  found, sizes = hearing_config(folder), config.perception.moonshine
-  _check_same(folder, found, sizes, "perception.moonshine", but=("look_ahead",))
-  tensors = _Taken(folder, ("model.encoder.", "encoder.", ""))
-  values = {
-    "log_gain": tensors.take("embedder.comp.log_k").reshape(1),
-    "frame.w": tensors.take("embedder.linear.weight").T,
-    "final_norm.scale": 1 + tensors.take("final_norm.gamma"),
-  }
-  for ours, theirs in (("conv_in", "conv1"), ("conv_out", "conv2")):
-    values[f"{ours}.w"] = tensors.take(f"embedder.{theirs}.weight").transpose(2, 1, 0)  # [O, I, 5] -> [5, I, O]
-    values[f"{ours}.b"] = tensors.take(f"embedder.{theirs}.bias")
-  for i in range(len(sizes.past)):
-    layer = _speech_layer(tensors, f"layers.{i}.", sizes)
-    values |= {f"layers.{i}.{name}": value for name, value in layer.items()}
-  return Imported({f"hear.trunk.{name}": value for name, value in values.items()}, tensors.finish(UNHEARD))
+def _pocket_hearing(folder: Path, config: Config) -> Encoder:
+  sizes: PocketConfig = config.audio_codec.pocket
+  _check_same(folder, pocket.pocket_config(folder), sizes, "audio_codec.pocket")
+  tensors = Tensors(read_tensors(folder), folder)
+  pocket.take_pocket(tensors, sizes)
+  names = list(tensors.values)
+  heard = {n.removeprefix("encoder."): tensors.values[n] for n in names if n.startswith("encoder.")}
+  tensors.values = heard
+  return _finished(tensors, "hear", make_hearing, config, len(names) - len(heard))
 
 
-def _speech_layer(tensors: "_Taken", prefix: str, sizes: MoonshineConfig) -> dict[str, np.ndarray]:
-  out = {
-    "attn_norm.scale": 1 + tensors.take(f"{prefix}input_layernorm.gamma"),
-    "mlp_norm.scale": 1 + tensors.take(f"{prefix}post_attention_layernorm.gamma"),
-  }
-  for name, heads in (("q_proj", sizes.heads), ("k_proj", sizes.kv_heads), ("v_proj", sizes.kv_heads)):
-    out |= tensors.heads(name, f"{prefix}self_attn.{name}", heads, bias=False)
-  out["o_proj.w"] = tensors.take(f"{prefix}self_attn.o_proj.weight").T.reshape(sizes.heads, -1, sizes.width)
-  return out | tensors.mlp(prefix)
+def _finished(tensors: Tensors, part: str, make: Callable[..., Any], config: Config, skipped: int) -> Encoder:
+  abstract = jax.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))).trunk
+  values = tensors.finish({name: leaf.shape for name, leaf in named_leaves(abstract).items()})
+  size = sum(value.size for value in values.values())
+  note = f"{tensors.source}: {len(values)} arrays, {size / 1e6:.2f} M numbers; {skipped} tensors have no use here"
+  return Encoder({f"{part}.trunk.{name}": value for name, value in values.items()}, note)
 
 
-def _check_same(folder: Path, found: Section, wanted: Section, section: str, but: tuple[str, ...]) -> None:
+def _check_same(folder: Path, found: Section, wanted: Section, section: str, but: tuple[str, ...] = ()) -> None:
   for name, value in found.fields().items():
     if name not in but and value != getattr(wanted, name):
       raise CheckpointError(f"{folder} has {name} {value!r}, but {section}.{name} is {getattr(wanted, name)!r}")
 
 
-class _Taken:
-  """The tensors of a folder, each of which is taken once. prefixes: where the encoder may lie in a larger model."""
+class _Taking:
+  """Takes the tensors of an encoder that may lie somewhere in a larger model, below one of `prefixes`."""
 
-  def __init__(self, folder: Path, prefixes: tuple[str, ...]):
-    self.folder, self.tensors = folder, open_tensors(folder)
-    self.rest = set(self.tensors)
-    starts = [prefix for prefix in prefixes if any(name.startswith(prefix) for name in self.rest)]
-    self.prefix = starts[0]
+  def __init__(self, tensors: Tensors, prefixes: tuple[str, ...]):
+    self.tensors = tensors
+    self.prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors.left))
 
-  def take(self, name: str) -> np.ndarray:
-    """A tensor in float32. Raises CheckpointError when it is missing."""
-    full = self.prefix + name
-    if full not in self.rest:
-      raise CheckpointError(f"{self.folder} has no tensor {full!r}: a shard is missing, or it is another architecture")
-    self.rest.remove(full)
-    return self.tensors[full].astype(np.float32)
+  def plain(self, theirs: str, ours: str) -> None:
+    self.tensors.take(self.prefix + theirs, ours)
 
-  def norm(self, ours: str, theirs: str) -> dict[str, np.ndarray]:
-    return {f"{ours}.scale": self.take(f"{theirs}.weight"), f"{ours}.b": self.take(f"{theirs}.bias")}
+  def matrix(self, theirs: str, ours: str, bias: bool = True) -> None:
+    """A product [O, I] -> [I, O], and its bias."""
+    self.tensors.take(f"{self.prefix}{theirs}.weight", f"{ours}.w", np.transpose)
+    if bias:
+      self.plain(f"{theirs}.bias", f"{ours}.b")
 
-  def heads(self, ours: str, theirs: str, heads: int, bias: bool = True) -> dict[str, np.ndarray]:
-    """A projection into heads: [N H, D] -> [D, N, H]."""
-    weight = self.take(f"{theirs}.weight").T
-    out = {f"{ours}.w": weight.reshape(len(weight), heads, -1)}
-    return out | ({f"{ours}.b": self.take(f"{theirs}.bias").reshape(heads, -1)} if bias else {})
+  def into_heads(self, theirs: str, ours: str, heads: int, bias: bool = True) -> None:
+    """A product [N H, D] -> [D, N, H], and its bias."""
+    self.tensors.take(f"{self.prefix}{theirs}.weight", f"{ours}.w", lambda w: w.T.reshape(w.shape[1], heads, -1))
+    if bias:
+      self.tensors.take(f"{self.prefix}{theirs}.bias", f"{ours}.b", lambda b: b.reshape(heads, -1))
 
-  def mlp(self, prefix: str) -> dict[str, np.ndarray]:
-    out = {}
-    for ours, theirs in (("up_proj", "fc1"), ("down_proj", "fc2")):
-      out[f"mlp.{ours}.w"] = self.take(f"{prefix}mlp.{theirs}.weight").T
-      out[f"mlp.{ours}.b"] = self.take(f"{prefix}mlp.{theirs}.bias")
-    return out
+  def out_of_heads(self, theirs: str, ours: str, heads: int, bias: bool = True) -> None:
+    """A product [D, N H] -> [N, H, D], and its bias."""
+    self.tensors.take(f"{self.prefix}{theirs}.weight", f"{ours}.w", lambda w: w.T.reshape(heads, -1, w.shape[0]))
+    if bias:
+      self.plain(f"{theirs}.bias", f"{ours}.b")
 
-  def finish(self, unused: str) -> int:
-    """How many tensors are left that match `unused`. Raises CheckpointError for any other that is left."""
-    unknown = sorted(name for name in self.rest if not re.fullmatch(unused, name))
-    if unknown:
-      raise CheckpointError(f"{self.folder} has an unknown tensor {unknown[0]!r}, and {len(unknown) - 1} more")
-    return len(self.rest)
+  def norm(self, theirs: str, ours: str) -> None:
+    self.plain(f"{theirs}.weight", f"{ours}.scale")
+    self.plain(f"{theirs}.bias", f"{ours}.b")
+
+  def mlp(self, layer: str) -> None:
+    self.matrix(f"{layer}mlp.fc1", f"{layer}mlp.up_proj")
+    self.matrix(f"{layer}mlp.fc2", f"{layer}mlp.down_proj")
+
+
+def _take_vision(taking: _Taking, sizes: Siglip2Config) -> None:
+  def patches(w: np.ndarray) -> np.ndarray:
+    """A convolution [D, 3, P, P] or, in NaFlex, a product [D, P P 3] -> [P P 3, D]."""
+    return (w.transpose(0, 2, 3, 1).reshape(len(w), -1) if w.ndim == 4 else w).T
+
+  prefix, tensors = taking.prefix, taking.tensors
+  tensors.take(f"{prefix}embeddings.patch_embedding.weight", "patch.w", patches)
+  taking.plain("embeddings.patch_embedding.bias", "patch.b")
+  taking.plain("embeddings.position_embedding.weight", "places")
+  taking.norm("post_layernorm", "final_norm")
+  taking.prefix += "encoder."
+  for i in range(sizes.layers):
+    layer = f"layers.{i}."
+    taking.norm(f"{layer}layer_norm1", f"{layer}attn_norm")
+    taking.norm(f"{layer}layer_norm2", f"{layer}mlp_norm")
+    for name in ("q_proj", "k_proj", "v_proj"):
+      taking.into_heads(f"{layer}self_attn.{name}", layer + name, sizes.heads)
+    taking.out_of_heads(f"{layer}self_attn.out_proj", f"{layer}o_proj", sizes.heads)
+    taking.mlp(layer)
+  for name in [name for name in tensors.values if name.startswith("layers.0.")]:
+    rest = name.removeprefix("layers.0.")
+    stacked = [tensors.values.pop(f"layers.{i}.{rest}") for i in range(sizes.layers)]
+    tensors.put(f"layers.{rest}", np.stack(stacked))
+
+
+def _take_speech(taking: _Taking, sizes: MoonshineConfig) -> None:
+  prefix, take = taking.prefix, taking.tensors.take
+  take(f"{prefix}embedder.comp.log_k", "log_gain", lambda k: k.reshape(1))
+  taking.matrix("embedder.linear", "frame", bias=False)
+  take(f"{prefix}final_norm.gamma", "final_norm.scale", lambda gamma: 1 + gamma)
+  for theirs, ours in (("conv1", "conv_in"), ("conv2", "conv_out")):
+    take(f"{prefix}embedder.{theirs}.weight", f"{ours}.w", lambda w: w.transpose(2, 1, 0))  # [O, I, 5] -> [5, I, O]
+    taking.plain(f"embedder.{theirs}.bias", f"{ours}.b")
+  for i in range(len(sizes.past)):
+    layer = f"layers.{i}."
+    for theirs, ours in (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "mlp_norm")):
+      take(f"{prefix}{layer}{theirs}.gamma", f"{layer}{ours}.scale", lambda gamma: 1 + gamma)
+    for name, heads in (("q_proj", sizes.heads), ("k_proj", sizes.kv_heads), ("v_proj", sizes.kv_heads)):
+      taking.into_heads(f"{layer}self_attn.{name}", layer + name, heads, bias=False)
+    taking.out_of_heads(f"{layer}self_attn.o_proj", f"{layer}o_proj", sizes.heads, bias=False)
+    taking.mlp(layer)
