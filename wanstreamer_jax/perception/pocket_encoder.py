@@ -1,4 +1,4 @@
-"""Hears through the encoder of Pocket TTS' tokenizer, which the agent may also speak with: 12.5 latents a second.
+"""Hears through the encoder of Pocket TTS' tokenizer. It gives 12.5 latents a second; the agent may speak with it too.
 
 Its latents hold what is needed to say the same again: words, voice and manner. They are small, so that the projection
 behind them is the only part that has to be trained.
