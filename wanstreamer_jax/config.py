@@ -533,9 +533,12 @@ class PerceptionConfig(Section):
   audio_window: int = field(8, ge=1)  # units that the audio encoder's attention sees, including the current one
   video_patch: int = field(16, ge=1, multiple_of=4)  # pixels; the first layer merges 4 by 4
   video_merge: int = field(2, ge=1)  # neighbouring patches merged (per side) into one token of the unit
-  video_channels: int = field(128, ge=1)
+  video_channels: int = field(128, ge=4)  # of a patch; a quarter at 1/4 of the resolution
+  video_blocks: tuple[int, ...] = field((1, 0), ge=0)  # 3x3 convolutions there, and between patches
 
   def check_rules(self) -> None:
+    if len(self.video_blocks) != 2 or not self.video_blocks[0]:
+      raise ConfigError(f"perception.video_blocks is {self.video_blocks}: expected two numbers, the first at least 1")
     if self.mel_window < self.mel_hop:
       raise ConfigError(f"perception.mel_window is {self.mel_window} samples: less than mel_hop {self.mel_hop}")
 

@@ -56,6 +56,7 @@ RULES: tuple[Rule, ...] = (
   Rule(r"see\.trunk\.places"),  # [places, D]
   Rule(r"hear\.trunk\.log_gain"),
   Rule(r"see\.w"),  # [3, 3, I, I]
+  Rule(r"see\.(fine|coarse)\.\d+\.w", (None, FSDP)),  # [3, 3, I, I]
   # Codecs and pretrained encoders: kernels [..., I, O]
   Rule(r"(encoder|decoder|trunk)\.[\w.]+(?<!_proj)\.w", (FSDP,)),
   Rule(r"head\.w", (None,)),
