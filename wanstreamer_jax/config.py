@@ -468,9 +468,66 @@ class VideoCodecConfig(Section):
 
 
 @section
+class MoonshineConfig(Section):
+  """A pretrained streaming speech encoder of Moonshine's kind. A window of (16, 4) sees 16 steps of 20 ms, the current
+  one included, and the 3 steps after it."""
+
+  width: int = field(320, ge=1)
+  heads: int = field(8, ge=1)
+  kv_heads: int = field(8, ge=1)
+  head_dim: int | None = field(None, ge=1)  # None: width / heads
+  mlp: int = field(1280, ge=1)
+  past: tuple[int, ...] = field((16, 16, 16, 16, 16, 16), ge=1)  # of every layer
+  future: tuple[int, ...] = field((4, 4, 0, 0, 4, 4), ge=0)  # of every layer, one more than the steps that it sees
+  look_ahead: Literal["none", "delay"] = "none"  # "delay": layers wait for the future that they see
+
+  @property
+  def size_of_head(self) -> int:
+    return self.head_dim or whole(self.width, self.heads, "head size = perception.moonshine.width / heads")
+
+  @property
+  def ahead(self) -> tuple[int, ...]:
+    """Steps that every layer waits for."""
+    waits = self.look_ahead == "delay"
+    return tuple(max(0, steps - 1) if waits else 0 for steps in self.future)
+
+  def check_rules(self) -> None:
+    whole(self.heads, self.kv_heads, "query heads per key head = perception.moonshine.heads / kv_heads")
+    if len(self.past) != len(self.future):
+      raise ConfigError(
+        f"perception.moonshine has {len(self.past)} entries of past and {len(self.future)} of future: expected one of "
+        "each a layer"
+      )
+
+
+@section
+class Siglip2Config(Section):
+  """A pretrained vision Transformer of SigLIP's kind. The defaults are the base model's."""
+
+  width: int = field(768, ge=1)
+  layers: int = field(12, ge=1)
+  heads: int = field(12, ge=1)
+  mlp: int = field(3072, ge=1)
+  patch: int = field(16, ge=1)  # pixels
+  places: int = field(256, ge=1)  # learnt places, a square grid
+  patches: int = field(256, ge=1)  # a picture is resized to at most so many, in its own aspect
+  epsilon: float = field(1e-6, gt=0)
+
+  def check_rules(self) -> None:
+    whole(self.width, self.heads, "head size = perception.siglip2.width / heads")
+    if math.isqrt(self.places) ** 2 != self.places:
+      raise ConfigError(f"perception.siglip2.places is {self.places}: expected a square, such as 256")
+
+
+@section
 class PerceptionConfig(Section):
   """Encoders of what the user shows and says, trained with the Transformer."""
 
+  audio: Literal["native", "pocket", "moonshine"] = "native"  # "pocket" has the sizes of audio_codec.pocket
+  video: Literal["native", "siglip2"] = "native"
+  moonshine: MoonshineConfig = dataclasses.field(default_factory=MoonshineConfig)
+  siglip2: Siglip2Config = dataclasses.field(default_factory=Siglip2Config)
+  video_every: int | None = field(None, ge=1)  # siglip2 looks at every n-th frame; None: at a unit's last
   mel_bins: int = field(64, ge=1)
   mel_hop: int = field(240, ge=1)  # samples, 10 ms
   mel_window: int = field(512, ge=1)  # samples, all of them in the past of the frame's end
@@ -480,9 +537,12 @@ class PerceptionConfig(Section):
   audio_window: int = field(8, ge=1)  # units that the audio encoder's attention sees, including the current one
   video_patch: int = field(16, ge=1, multiple_of=4)  # pixels; the first layer merges 4 by 4
   video_merge: int = field(2, ge=1)  # neighbouring patches merged (per side) into one token of the unit
-  video_channels: int = field(128, ge=1)
+  video_channels: int = field(128, ge=4)  # of a patch; a quarter at 1/4 of the resolution
+  video_blocks: tuple[int, ...] = field((1, 0), ge=0)  # 3x3 convolutions there, and between patches
 
   def check_rules(self) -> None:
+    if len(self.video_blocks) != 2 or not self.video_blocks[0]:
+      raise ConfigError(f"perception.video_blocks is {self.video_blocks}: expected two numbers, the first at least 1")
     if self.mel_window < self.mel_hop:
       raise ConfigError(f"perception.mel_window is {self.mel_window} samples: less than mel_hop {self.mel_hop}")
 
@@ -762,15 +822,45 @@ class Config(Section):
     return self.video_codec.space_stride * self.layout.patch
 
   @property
-  def user_video_side(self) -> int:
-    """Pixels along a user video token."""
-    return self.perception.video_patch * self.perception.video_merge
+  def siglip2_grid(self) -> tuple[int, int]:
+    """Rows and columns of patches that a picture is resized to: as many as allowed, in the picture's aspect, which may
+    gain a part of a patch at the end of a row or a column (as in SigLIP 2's NaFlex)."""
+    height, width, most = self.media.height, self.media.width, self.perception.siglip2.patches
+    grids = [(n, -(-n * width // height)) for n in range(1, most + 1)]
+    grids += [(-(-n * height // width), n) for n in range(1, most + 1)]
+    fitting = [grid for grid in grids if math.prod(grid) <= most]
+    return max(fitting, key=math.prod, default=(1, 1))
+
+  @property
+  def pictures_per_unit(self) -> int:
+    """Frames of a unit that siglip2 looks at."""
+    every, frames = self.perception.video_every, self.media.frames
+    what = f"frames seen in a unit = frames per unit {frames} / perception.video_every {every}"
+    return 1 if every is None else whole(frames, every, what)
+
+  @property
+  def features_per_audio_token(self) -> int:
+    """Features of Moonshine, 20 ms each, that become one token."""
+    features = whole(self.media.unit_ms, 20, "features per unit = unit_ms / 20")
+    return whole(features, self.perception.audio_tokens, "features per audio token = features per unit / audio_tokens")
+
+  @property
+  def user_video_sides(self) -> tuple[float, float]:
+    """Pixels along the rows and the columns of a user video token."""
+    perception, media = self.perception, self.media
+    if perception.video == "native":
+      return (perception.video_patch * perception.video_merge,) * 2
+    rows, columns = self.siglip2_grid
+    return perception.video_merge * media.height / rows, perception.video_merge * media.width / columns
 
   @property
   def user_video_grid(self) -> tuple[int, int]:
     """Rows and columns of user video tokens; borders are padded to whole tokens."""
-    side = self.user_video_side
-    return -(-self.media.height // side), -(-self.media.width // side)
+    perception, media = self.perception, self.media
+    side, (rows, columns) = perception.video_merge, self.siglip2_grid
+    if perception.video == "native":
+      side, rows, columns = side * perception.video_patch, media.height, media.width
+    return -(-rows // side), -(-columns // side)
 
   def check_rules(self) -> None:
     self._check_unit()
@@ -789,12 +879,39 @@ class Config(Section):
     _ = self.audio_latents, self.noisy_grid
 
   def _check_hearing(self) -> None:
-    """A unit holds whole mel frames, an audio token whole ones of these, and a mel window at most a second."""
+    """A unit holds whole mel frames (or features), an audio token whole ones of these."""
     perception = self.perception
+    _ = self.pictures_per_unit
+    if perception.audio == "moonshine":
+      self._check_moonshine()
+    if perception.audio == "pocket":
+      self._check_pocket_hearing()
+    if perception.audio != "native":
+      return
     hops = whole(self.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
     whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
     if perception.mel_window > self.media.sample_rate:
       raise ConfigError(f"perception.mel_window is {perception.mel_window} samples: more than a second")
+
+  def _check_moonshine(self) -> None:
+    _ = self.features_per_audio_token, self.perception.moonshine.size_of_head
+    if self.media.sample_rate not in (16_000, 24_000, 48_000):
+      raise ConfigError(
+        f"perception.audio is moonshine, which hears 16 kHz: media.sample_rate is {self.media.sample_rate}, expected "
+        "16000, 24000 or 48000"
+      )
+
+  def _check_pocket_hearing(self) -> None:
+    pocket, tokens = self.audio_codec.pocket, self.perception.audio_tokens
+    if self.media.sample_rate != pocket.sample_rate:
+      raise ConfigError(
+        f"perception.audio is pocket, which hears {pocket.sample_rate} Hz: media.sample_rate is "
+        f"{self.media.sample_rate}"
+      )
+    latents = whole(
+      self.media.samples, pocket.hop, "latents heard per unit = samples per unit / audio_codec.pocket hop"
+    )
+    whole(latents, tokens, "latents per audio token = latents heard per unit / perception.audio_tokens")
 
   def _check_codecs(self) -> None:
     """The audio codec has the sample rate of the media; clips of the video codec fill its decoder's memory."""
