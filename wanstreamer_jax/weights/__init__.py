@@ -3,6 +3,7 @@
 Modules:
     agent.py           An `Agent` on disk: joined from trained parts, exported as one folder, loaded
     import_codec.py    Imports a pretrained codec from a folder of another library
+    perception.py      Pretrained ears and eyes: fills the trunks of `perception`
     pocket.py          Imports the Pocket TTS tokenizer from a folder of transformers
     qwen.py            A Qwen2, Qwen2.5 or Qwen3 language model as the text path of a WanStreamer
     qwen_config.py     Writes the config file of a streamer that starts from a language model: the diff of another config file
