@@ -79,7 +79,7 @@ class TaeDecoder(nnx.Module):
 
   def __init__(self, cfg: TaeConfig, latent_dim: int, patch: int, *, rngs: nnx.Rngs):
     """patch: side of the squares of pixels that are folded into channels."""
-    self.patch = patch
+    self.cfg, self.patch = cfg, patch
     self.standard = Standardisation(latent_dim)  # of the latents that it was trained on
     self.conv_in = CausalConv3d(latent_dim, cfg.channels[0], FRAME, rngs=rngs)
     frames = (1, 2, 2)

@@ -311,6 +311,8 @@ class WanDecoder(nnx.Module):
 class WanCodec(VideoCodec):
   """Frames in [-1, 1] <-> standardised latents [n, h, w, Z]; see the module's docstring."""
 
+  decoder_is_exchangeable = True
+
   def __init__(self, cfg: WanConfig, tae: TaeConfig | None = None, *, rngs: nnx.Rngs):
     """tae: the small decoder that takes the place of Wan's own."""
     self.cfg = cfg
@@ -321,6 +323,13 @@ class WanCodec(VideoCodec):
     else:
       self.decoder = TaeDecoder(tae, cfg.latent_dim, cfg.patch, rngs=rngs)
     self.standard = Standardisation(cfg.latent_dim)
+
+  @property
+  def decoder_fields(self) -> dict[str, Any]:
+    """The fields of `VideoCodecConfig` that name its decoder."""
+    if isinstance(self.decoder, TaeDecoder):
+      return {"decoder": "tae", "tae": self.decoder.cfg.replace()}
+    return {"decoder": "own"}
 
   def encode_first(self, frame: Float[Array, "1 H W 3"]) -> tuple[Posterior, State]:
     """The first frame to one latent frame, from the zero state."""

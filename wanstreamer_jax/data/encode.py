@@ -27,13 +27,14 @@ import tqdm
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import record_writer, records
-from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dtype_to_json
+from wanstreamer_jax.data.record_folder import RecordFolder, codec_kinds, dtype_from_json, dtype_to_json
 from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
+from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.rollout import Agent
 
 REPLACED = ("agent_video", "agent_audio")
@@ -62,7 +63,7 @@ def encode(
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
   head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
   head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
-  head |= unknown_given_past(audio_codec, video_codec)
+  head |= unknown_given_past(audio_codec, video_codec) | codec_kinds(config)
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished
@@ -126,10 +127,14 @@ def unknown_given_past(audio_codec: AudioCodec, video_codec: VideoCodec) -> dict
 
 
 def fingerprint(*codecs: Any) -> str:
-  """A hash over the weights of codecs, in the order of their tree."""
+  """A hash over the weights of codecs on which latents depend, in the order of their tree: all, but for decoders that
+  others may replace and for what `residual_std` says of the latents."""
   digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(codecs):
-    digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+  for codec in codecs:
+    for name, leaf in named_leaves(codec).items():
+      other = name.startswith("decoder.") and getattr(codec, "decoder_is_exchangeable", False)
+      if not other and not name.endswith("standard.residual_std"):
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
   return digest.hexdigest()
 
 

@@ -36,6 +36,7 @@ from wanstreamer_jax.files import is_remote
 FORMAT = 1
 PIECES_FORMAT = 2  # of folders with compressed pictures, which older programs must refuse
 MANIFEST = "manifest.json"
+OLDER_KINDS = {"audio": "source_filter", "video": "native"}  # of the codecs of latents that name none
 READER_OPTIONS = "readahead_buffer_size:0"
 FILES = ("units", "sessions")
 
@@ -94,6 +95,12 @@ def _no_records(path: pathlib.Path) -> str:
   known = [str(manifest.parent) for manifest in path.parent.glob(f"*/{MANIFEST}")]
   near = difflib.get_close_matches(str(path), known, n=1)
   return f"no folder {path}; " + (f"did you mean {near[0]}?" if near else "make it with `wanstreamer data make`")
+
+
+def codec_kinds(config: Config) -> dict[str, Any]:
+  """{"codecs": {"audio": kind, "video": kind}} for the manifest of latents; nothing for the kinds of older ones."""
+  kinds = {"audio": config.audio_codec.kind, "video": config.video_codec.kind}
+  return {} if kinds == OLDER_KINDS else {"codecs": kinds}
 
 
 class RecordFolder:
@@ -226,6 +233,7 @@ class RecordFolder:
         "model.pad to those of the records, or make the records again"
       )
     self.check_media(config)
+    self._check_codecs(config)
     dtypes = (self.unit_dtype, self.session_dtype)
     shapes = {name: list(dtype[name].shape) for dtype in dtypes for name in dtype.names or ()}
     self._same(shapes, _shapes(config, self.kind))
@@ -236,6 +244,17 @@ class RecordFolder:
   def check_media(self, config: Config) -> None:
     """Raises DataError when the records have other pictures, rates or units than the config."""
     self._same(self.manifest["media"], config_to_dict(config.media))
+
+  def _check_codecs(self, config: Config) -> None:
+    if self.kind != "latents":
+      return
+    stored, wanted = (kinds.get("codecs", OLDER_KINDS) for kinds in (self.manifest, codec_kinds(config)))
+    for name in stored:
+      if stored[name] != wanted[name]:
+        raise DataError(
+          f"{self.path} holds latents of the {name} codec {stored[name]}, but {name}_codec.kind is {wanted[name]}: "
+          "encode the records again with this config, or change the config"
+        )
 
   def _same(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, value in wanted.items():
