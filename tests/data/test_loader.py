@@ -14,7 +14,7 @@ from tests.helpers.fake_sessions import FakeSource, small_config
 from wanstreamer_jax.bench.loader import bench
 from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.data.mixture import Order
+from wanstreamer_jax.data.mixture import Order, SessionsOf
 from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.parallel.mesh import make_mesh
@@ -80,7 +80,7 @@ def test_every_epoch_is_another_permutation(folder):
 
 @pytest.mark.parametrize(("length", "crop"), [(8, 8), (8, 7), (8, 5), (8, 4), (8, 3), (8, 1), (125, 40), (125, 63)])
 def test_every_cycle_of_epochs_shows_all_of_every_session(length, crop):
-  order = Order([3], [length], [1], crop, seed=0)
+  order = Order([SessionsOf(3, length)], [1], crop, seed=0)
   cycle, starts = order.cycle(0), set()
   for session in range(3):
     for first in range(0, 30 * cycle, cycle):

@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.fake_sessions import FakeSource, small_config
 from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.data.mixture import Mixture, Order, parse_mixture
+from wanstreamer_jax.data.mixture import Mixture, Order, SessionsOf, parse_mixture
 from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
 from wanstreamer_jax.errors import DataError
 
@@ -48,7 +48,7 @@ def test_the_order_is_this_one_for_ever(folders):
 @pytest.mark.parametrize("weights", ["3,1", "1,1,1", "0.7,0.3", "2/3,1/3", "5,0.5"])
 def test_proportions_are_exact_in_every_block(weights):
   weights = [Fraction(weight) for weight in weights.split(",")]
-  order = Order([10, 7, 5][: len(weights)], [8] * len(weights), weights, 4, seed=3)
+  order = Order([SessionsOf(count, 8) for count in (10, 7, 5)[: len(weights)]], weights, 4, seed=3)
   blocks = set()
   for block in range(6):
     folders = [order.place(block * order.block + i).folder for i in range(order.block)]
@@ -59,7 +59,7 @@ def test_proportions_are_exact_in_every_block(weights):
 
 
 def test_no_folder_repeats_a_session_within_its_own_epoch():
-  order = Order([10, 7], [8, 9], [Fraction(3), Fraction(1)], 4, seed=0)
+  order = Order([SessionsOf(10, 8), SessionsOf(7, 9)], [Fraction(3), Fraction(1)], 4, seed=0)
   sessions = collections.defaultdict(list)
   for element in range(40 * 7):
     place = order.place(element)
@@ -72,7 +72,7 @@ def test_no_folder_repeats_a_session_within_its_own_epoch():
 
 
 def test_the_order_depends_on_nothing_but_seed_and_element():
-  make_order = lambda seed: Order([10, 7], [8, 9], [Fraction(3), Fraction(1)], 4, seed)
+  make_order = lambda seed: Order([SessionsOf(10, 8), SessionsOf(7, 9)], [Fraction(3), Fraction(1)], 4, seed)
   elements = [10**12, 3, 77, 0]
   assert [make_order(1).place(e) for e in elements] == [make_order(1).place(e) for e in reversed(elements)][::-1]
   assert [make_order(1).place(e) for e in range(50)] != [make_order(2).place(e) for e in range(50)]

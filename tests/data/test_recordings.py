@@ -10,7 +10,7 @@ from tests.helpers.fake_sessions import small_config
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.record_writer import read_report
-from wanstreamer_jax.data.recordings import LEADS, RecordingsSource, read_manifest
+from wanstreamer_jax.data.recordings import RecordingsSource, read_manifest
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError, MediaError
 
@@ -92,19 +92,30 @@ def test_a_recording_becomes_consecutive_sessions(folder, config):
   assert [(round(event.start, 6), round(event.end, 6)) for event in second.events] == [(0.0, 0.12)]
 
 
-def test_the_text_lead_is_drawn_per_recording_and_told(folder, config):
+def test_the_text_lead_is_a_value_of_the_config(folder, config):
+  config.data.text_lead = 2
+  source = RecordingsSource.open(manifest(folder, GOOD), config)
+  first, second = source.sessions(0)
+  assert source.describe()["text_lead"] == 2
+  assert first.world.text() == "name: Ada."  # all sessions have it, so that there is nothing to tell
+  assert [word.text for word in first.agent.words] == ["red", "it"]  # written here, sounds in the next
+  assert second.agent.words[0].written == pytest.approx(0.0)
+
+
+def test_leads_are_drawn_per_recording_and_told(folder, config):
+  config.data.text_leads = (0, 1, 2)
   source = RecordingsSource.open(manifest(folder, *({**GOOD, "id": str(number)} for number in range(12))), config)
   leads = set()
   for item in range(12):
     first, second = source.sessions(item)
     lead = int(first.world.fields["lead"])
     leads.add(lead)
-    assert first.world.text().startswith("name: Ada. lead: ")
+    assert first.world.text() == f"lead: {lead}. name: Ada."
     word = second.agent.words[1]
     assert word.written == pytest.approx(max(0.0, word.start - lead * 0.16))
     assert [word.text for word in first.agent.words] == ["red", "it"][:lead]  # written here, sounds in the next
     assert next(source.sessions(item)).world.fields == first.world.fields
-  assert leads == set(LEADS)
+  assert leads == {0, 1, 2}
 
 
 def test_two_channels_are_agent_left_user_right(folder, config):

@@ -27,6 +27,14 @@ MIN_SHARDS = 16  # of a source with as many items, so that many processes can sh
 MAX_SHARD_ITEMS = 32  # more would lose more work when a process is killed
 
 
+@dataclasses.dataclass(frozen=True)
+class ItemReport:
+  """What a source says after the last session of an item."""
+
+  unused_units: int = 0  # at its end, which give no session
+  quality: dict[str, Any] | None = None  # of a recording: an entry of report.json (`quality.py`)
+
+
 class SessionSource(Protocol):
   """Numbered items that each give sessions of one common length. It is pickled for worker processes."""
 
@@ -43,8 +51,8 @@ class SessionSource(Protocol):
     """Names of the per-frame tracks to store, for both sides."""
     ...
 
-  def sessions(self, item: int) -> Generator[Session, None, int]:
-    """The sessions of one item, always the same ones. Returns how many units at its end do not fill a session.
+  def sessions(self, item: int) -> Generator[Session, None, ItemReport | None]:
+    """The sessions of one item, always the same ones.
 
     Raises DataError or MediaError for an item that cannot be read."""
     ...
@@ -136,7 +144,7 @@ def _leave_interrupts_to_parent() -> None:
 
 def _make_shard(job: _MakeJob, shard: int) -> int:
   tokenizer = TextTokenizer(job.config.data.tokenizer)
-  notes: dict[str, Any] = {"skipped": [], "unused_units": 0}
+  notes: dict[str, Any] = {"skipped": [], "unused_units": 0, "quality": []}
   items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
   sessions = (session for item in items for session in _sessions(job, item, notes))
   record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes)
@@ -150,8 +158,10 @@ def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Sessi
     try:
       session = next(sessions)
     except StopIteration as end:
-      unused = end.value or 0
+      report = end.value or ItemReport()
+      unused = report.unused_units
       notes["unused_units"] += unused
+      notes["quality"] += [{"where": where, **report.quality}] if report.quality else []
       if not given:
         notes["skipped"].append(record_writer.skip(where, f"{unused} units, shorter than a session"))
       return

@@ -50,6 +50,7 @@ class AudioInfo:
   start: float
   end: float
   stated_end: float | None  # where codec padding begins, by the container
+  channel: int | None = None  # the one that is read; None: the mean of all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,18 +66,21 @@ class MediaInfo:
   damaged: int  # audio packets that could not be decoded; their time is silence
 
 
-def probe(path: str | Path) -> MediaInfo:
+def probe(path: str | Path, video_track: int | None = None, audio_track: int | None = None) -> MediaInfo:
   """Reads a file through once: all packets, and all sound (an hour takes seconds).
 
+  video_track, audio_track: which of the file's tracks of that kind, from 0; by default the first that can be decoded.
+
   Raises MediaError if the file is missing, empty, truncated, encrypted or not media, if it has neither sound nor
-  picture, if it lasts 0 s, or if a sample is not finite.
+  picture or not the given track, if it lasts 0 s, or if a sample is not finite.
   """
   path = Path(path)
   check_file(path)
   with opened(path) as container:
     if set(container.format.name.split(",")) & (PLAYLISTS | TEXT_ART):
       raise MediaError(f"{path} is not a media file but {container.format.long_name}; give a video or audio file")
-    video, audio = choose(container.streams.video), choose(container.streams.audio)
+    video = track_of(path, container.streams.video, video_track, "video")
+    audio = track_of(path, container.streams.audio, audio_track, "audio")
     if video is None and audio is None:
       kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
       raise MediaError(f"{path} has neither a readable audio nor a video stream (it holds: {kinds})")
@@ -142,6 +146,17 @@ def opened(path: Path) -> "av.container.InputContainer":
   except (av.error.FFmpegError, OSError) as error:
     reason = getattr(error, "strerror", None) or str(error)
     raise MediaError(f"{path} is not a media file, or is damaged or truncated ({reason})") from error
+
+
+def track_of(path: Path, streams: tuple, track: int | None, kind: str) -> "av.stream.Stream | None":
+  """The track that was asked for, or the first usable one. Raises MediaError for a track that does not exist."""
+  if track is None:
+    return choose(streams)
+  if track >= len(streams):
+    raise MediaError(f"{path} has {len(streams)} {kind} tracks, counted from 0: there is no {kind}_track {track}")
+  if streams[track].codec_context is None:
+    raise MediaError(f"{path}: {kind}_track {track} cannot be decoded; choose another or convert it")
+  return streams[track]
 
 
 def choose(streams: tuple) -> "av.stream.Stream | None":
@@ -232,7 +247,7 @@ def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Ite
   for frame in decoded(path, info.index, damage):
     if frame.sample_rate != rate:
       raise MediaError(f"{path}: the sample rate changes from {rate} to {frame.sample_rate} Hz; convert it to one rate")
-    sound = mono(frame, path, clock / rate)
+    sound = mono(frame, path, clock / rate, info.channel)
     gap = 0 if frame.time is None else round((frame.time - origin) * rate) - clock
     if gap > MAX_SECONDS * rate:
       raise MediaError(f"{path}: a timestamp jumps to {frame.time:.0f} s; remux the file")
@@ -248,8 +263,8 @@ def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Ite
     yield sound
 
 
-def mono(frame: "av.AudioFrame", path: Path, time: float) -> np.ndarray:
-  """The mean of a frame's channels without the low-frequency one: float32 [samples]; finite or MediaError."""
+def mono(frame: "av.AudioFrame", path: Path, time: float, channel: int | None = None) -> np.ndarray:
+  """One channel of a frame, or the mean of all but the low-frequency one: float32 [samples]; finite or MediaError."""
   names = [channel.name for channel in frame.layout.channels]
   values = frame.to_ndarray()
   if not frame.format.is_planar:
@@ -263,5 +278,9 @@ def mono(frame: "av.AudioFrame", path: Path, time: float) -> np.ndarray:
     scale = float(np.iinfo(str(values.dtype)).max) + 1
     offset = 0.0 if values.dtype.kind == "i" else (scale := scale / 2)
     values = (values.astype(np.float32) - offset) / scale
+  if channel is not None:
+    if channel >= len(names):
+      raise MediaError(f"{path} has {len(names)} channels at {time:.3f} s: channel {channel} does not exist (from 0)")
+    return values[channel].astype(np.float32)
   heard = [index for index, name in enumerate(names) if not name.startswith("LFE")] or list(range(len(names)))
   return values[heard].mean(axis=0, dtype=np.float32)

@@ -87,7 +87,8 @@ def _no_records(path: pathlib.Path) -> str:
 class RecordFolder:
   """Random access to a folder of records. Opening checks the manifest and every shard's presence and size.
 
-  Attributes: manifest (dict), kind ("media" or "latents"), sessions, units (per session), unit_dtype, session_dtype.
+  Attributes: manifest (dict), kind ("media" or "latents"), sessions, units (per session), unit_dtype, session_dtype,
+  lengths (int [sessions], the units of each that exist; the others at its end are invalid).
   Raises DataError for a folder that is missing, incomplete, damaged or of another format. Safe to share by threads
   and to pickle.
   """
@@ -112,6 +113,7 @@ class RecordFolder:
     if not self._ends:
       raise DataError(f"{self.path / MANIFEST} lists no shards and hence no session; make it again")
     self.sessions = self._ends[-1]
+    self.lengths = np.array(self._of_sessions("lengths", self.units), np.int64)
     self._lock = threading.Lock()
     self._check_sizes()
 
@@ -143,6 +145,17 @@ class RecordFolder:
   def shard_sessions(self) -> list[int]:
     """Sessions in each shard."""
     return [end - begin for begin, end in zip([0, *self._ends], self._ends)]
+
+  def speakers(self) -> list[str]:
+    """Who the agent is in every session; "" where that is not known."""
+    return self._of_sessions("speakers", "")
+
+  def _of_sessions(self, name: str, default: Any) -> list[Any]:
+    """What the shards say of each of their sessions; the default where one says nothing."""
+    values: list[Any] = []
+    for shard in self.manifest["shards"]:
+      values += shard.get(name, [default] * shard["sessions"])
+    return values
 
   def fingerprint(self) -> str:
     """A hash over the hashes of all files: equal for equal contents."""

@@ -37,9 +37,8 @@ class DuplexSource:
   def tracks(self) -> tuple[str, ...]:
     return Body.TRACKS
 
-  def sessions(self, item: int) -> Generator[Session, None, int]:
+  def sessions(self, item: int) -> Generator[Session, None, None]:
     yield make_session(self.first_seed + item, self.world, self.split)
-    return 0
 
   def where(self, item: int) -> str:
     return f"seed {self.first_seed + item}"
