@@ -6,6 +6,7 @@ its timestamps.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,59 @@ def probe(path: str | Path, video_track: int | None = None, audio_track: int | N
     picture = None if video is None else scan_video(path, video)
     sound, damaged = (None, 0) if audio is None else scan_audio(path, audio)
     return describe(path, container, picture, sound, damaged)
+
+
+def read_header(path: str | Path, video_track: int | None = None, audio_track: int | None = None) -> MediaInfo:
+  """What the header of a file and its first picture say, in milliseconds: `probe` without reading the file through.
+
+  Ends are infinite where the header states none. Raises MediaError as `probe` does, for what is seen this early.
+  """
+  path = Path(path)
+  check_file(path)
+  with opened(path) as container:
+    video = track_of(path, container.streams.video, video_track, "video")
+    audio = track_of(path, container.streams.audio, audio_track, "audio")
+    if video is None and audio is None:
+      raise MediaError(f"{path} has neither a readable audio nor a video stream")
+    picture = None if video is None else stated_video(path, container, video)
+    sound = None if audio is None else stated_audio(container, audio)
+    streams: list[VideoInfo | AudioInfo] = [stream for stream in (picture, sound) if stream is not None]
+    if not streams:
+      raise MediaError(f"{path} has no picture that can be decoded")
+    origin = min(stream.start for stream in streams)
+    return MediaInfo(path, container.format.name, picture, sound, origin, math.inf, 0)
+
+
+def stated_end(container: "av.container.InputContainer", stream: Any, start: float) -> float:
+  """Where a header says that a stream ends; infinite where it says nothing."""
+  if stream.duration is not None and stream.time_base is not None:
+    return start + float(stream.duration * stream.time_base)
+  if container.duration is None:
+    return math.inf
+  return (container.start_time or 0) / av.time_base + container.duration / av.time_base
+
+
+def stated_video(path: Path, container: "av.container.InputContainer", stream: Any) -> VideoInfo | None:
+  """A video stream as its header and its first picture describe it; None if there is no picture."""
+  first = next(decoded(path, stream.index, []), None)
+  if first is None:
+    return None
+  start = first.time or 0.0
+  return VideoInfo(
+    index=stream.index, codec=stream.codec_context.name, width=first.width, height=first.height,
+    rotation=round(first.rotation), pixel_aspect=1.0, fps=float(stream.average_rate or 25), start=start,
+    end=stated_end(container, stream, start), cover=is_cover(stream),
+  )  # fmt: skip
+
+
+def stated_audio(container: "av.container.InputContainer", stream: Any) -> AudioInfo:
+  """An audio stream as its header describes it."""
+  start = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
+  context = stream.codec_context
+  return AudioInfo(
+    index=stream.index, codec=context.name, sample_rate=context.sample_rate, channels=len(context.layout.channels),
+    start=start, end=stated_end(container, stream, start), stated_end=None,
+  )  # fmt: skip
 
 
 def describe(

@@ -147,11 +147,8 @@ class QualityWatch:
     scale = float(np.sqrt(self.products[1] * self.products[2]))
     if scale > 0:
       entry["mixed"] = round(abs(float(self.products[0])) / scale, 3)
-    late = {name: sum(word.start >= seconds for word in self.line.sides[name].words or ()) for name in self.sides}
     for name, watch in self.sides.items():
       entry[name] = watch.figures(self.line.sides[name].words)
-      if late[name]:
-        entry[name]["words_after_end"] = late[name]
     return entry | {"flags": flags(entry)}
 
 

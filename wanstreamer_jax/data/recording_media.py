@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from wanstreamer_jax.errors import DataError
 
 MAX_APART = 60.0  # seconds by which the first stamps of a recording's files may differ
 UNEVEN_SECONDS, UNEVEN_SHARE = 2.0, 0.05  # streams may differ in length by either without a stated duration
+LATE_WORD = 1.0  # seconds after the end at which a word may still start
 OWN_CLOCKS = ("mpegts",)  # containers whose timestamps begin anywhere
 
 
@@ -61,8 +62,8 @@ class RecordingMedia:
 
   def __init__(self, line: ManifestLine, folder: pathlib.Path, media: MediaConfig):
     self.media = media
-    self.tracks = _tracks(line, folder)
-    self.seconds = _length(self.tracks, line.duration)
+    self.tracks = open_tracks(line, folder, probe)
+    self.seconds = recording_length(self.tracks, line)
     self.units = max(1, math.ceil((self.seconds - SLACK) * 1000 / media.unit_ms))
 
   def __iter__(self) -> Iterator[dict[str, SideUnits]]:
@@ -94,8 +95,14 @@ class RecordingMedia:
     return zip(units, itertools.chain(ends, itertools.repeat(False)))
 
 
-def _tracks(line: ManifestLine, folder: pathlib.Path) -> dict[str, Track]:
-  """All streams of a recording by name ("user.video"), on one clock."""
+Prober = Callable[[pathlib.Path, int | None, int | None], MediaInfo]  # (file, video track, audio track)
+
+
+def open_tracks(line: ManifestLine, folder: pathlib.Path, prober: Prober) -> dict[str, Track]:
+  """All streams of a recording by name ("user.video"), on one clock. Raises DataError and MediaError.
+
+  prober: `media_probe.probe`, or `read_header` for a quick look.
+  """
   opened: dict[str, tuple[Stream, MediaInfo, VideoInfo | AudioInfo]] = {}
   probed: dict[tuple, MediaInfo] = {}
   for side in (USER, AGENT):
@@ -104,7 +111,7 @@ def _tracks(line: ManifestLine, folder: pathlib.Path) -> dict[str, Track]:
         continue
       key = (stream.file, *((stream.track, None) if kind == "video" else (None, stream.track)))
       if key not in probed:
-        probed[key] = probe(folder / stream.file, *key[1:])
+        probed[key] = prober(folder / stream.file, *key[1:])
       file = probed[key]
       info = _chosen(f"{side}.{kind}", kind, stream, file)
       if info is not None:
@@ -160,12 +167,25 @@ def _zero(files: list[tuple[Stream, MediaInfo]], mixed: bool) -> float:
   return first.origin
 
 
-def _length(tracks: dict[str, Track], duration: float | None) -> float:
-  """The length of a recording in seconds. Raises DataError for streams that differ too much."""
+def recording_length(tracks: dict[str, Track], line: ManifestLine) -> float:
+  """The length of a recording in seconds, infinite if its headers state none.
+
+  Raises DataError for streams that differ too much, and for words after their end.
+  """
+  if all(isinstance(track.info, VideoInfo) and track.info.cover for track in tracks.values()):
+    raise DataError("a recording of still pictures has no length; name its sound, or a video")
   ends = {track.where: track.end for track in tracks.values() if track.end < math.inf}
   if not ends:
-    raise DataError("a recording of still pictures has no length; name its sound, or a video")
-  return checked_length(ends, duration)
+    return math.inf
+  for name, side in line.sides.items():
+    late = [word for word in side.words or () if word.start > max(ends.values()) + LATE_WORD]
+    if late:
+      raise DataError(
+        f"{name}.words: {len(late)} of {len(side.words or ())} start after the recording's end at "
+        f"{max(ends.values()):.2f} s, the first, {late[0].text!r}, at {late[0].start:.2f} s; give times in seconds, of "
+        "this recording"
+      )
+  return checked_length(ends, line.duration)
 
 
 def checked_length(ends: dict[str, float], duration: float | None) -> float:

@@ -53,13 +53,23 @@ def read_transcript(path: pathlib.Path, required: bool = True) -> dict[str, Word
     value = json.loads("\n".join(read_json_lines(path, "transcript")))
   except (ValueError, RecursionError) as error:
     raise DataError(f"transcript {path}: not JSON ({one_line(error)})") from error
-  if not isinstance(value, list) and not (isinstance(value, dict) and any(key in value for key in FORMS)):
+  if not is_transcript(value):
     if not required:
       return None
     raise DataError(
       f"transcript {path}: expected a list of words or an object with one of {', '.join(FORMS)}; convert it to "
       '[{"text", "start", "end"}, ...]'
     )
+  return words_by_speaker(value, path)
+
+
+def is_transcript(value: Any) -> bool:
+  """Whether a parsed JSON value has one of the known forms."""
+  return isinstance(value, list) or (isinstance(value, dict) and any(key in value for key in FORMS))
+
+
+def words_by_speaker(value: Any, path: pathlib.Path) -> dict[str, Words]:
+  """The words of a parsed transcript by speaker; `path` is named in messages. Raises DataError."""
   found: dict[str, list[TimedWord]] = {}
   try:
     for speaker, word in _entries(value):
