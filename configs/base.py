@@ -21,9 +21,10 @@ def large_video(config: Config, size: str) -> Config:
   if size not in sizes:
     raise ConfigError(f"size is {size!r}: expected one of {', '.join(sizes)}, as in --config=FILE:192x336")
   config.media.height, config.media.width = sizes[size]
-  config.audio_vae.strides = (240, 4)  # 960 samples: 25 Hz, 4 latents a unit
-  config.audio_vae.channels, config.audio_vae.max_channels, config.audio_vae.latent_dim = 32, 512, 64
-  config.video_vae.channels, config.video_vae.latent_dim = (128, 256, 512), 16
+  voice, pictures = config.audio_codec.source_filter, config.video_codec.native
+  voice.strides = (240, 4)  # 960 samples: 25 Hz, 4 latents a unit
+  voice.channels, voice.max_channels, voice.latent_dim = 32, 512, 64
+  pictures.channels, pictures.latent_dim = (128, 256, 512), 16
   config.layout.commit_patch = 1  # 252 video tokens a unit at 192x336, in the history too
   config.layout.world_text = 256
   config.layout.window = 375  # a minute

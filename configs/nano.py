@@ -21,8 +21,9 @@ def get_config() -> Config:
   perception = config.perception
   perception.mel_bins, perception.audio_tokens, perception.audio_channels, perception.audio_window = 16, 2, 32, 3
   perception.video_patch, perception.video_channels = 8, 32
-  config.audio_vae.channels, config.audio_vae.max_channels, config.audio_vae.latent_dim = 4, 16, 8
-  config.video_vae.channels, config.video_vae.latent_dim = (8, 8, 16), 4
+  voice, pictures = config.audio_codec.source_filter, config.video_codec.native
+  voice.channels, voice.max_channels, voice.latent_dim = 4, 16, 8
+  pictures.channels, pictures.latent_dim = (8, 8, 16), 4
   config.flow.steps = 2
   config.data.units, config.data.batch = 8, 2
   return config

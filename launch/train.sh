@@ -38,7 +38,7 @@ for split in train heldout; do
     wanstreamer data make --config "$config" --out "$data/$split" --split "$split" --sessions "$count" --workers "$(nproc)"
 done
 
-for codec in audio_vae video_vae; do
+for codec in audio_codec video_codec; do
   [ -e "$runs/$codec/weights/config.json" ] ||
     wanstreamer train --config="configs/$codec.py:$size" --config.data.path="$data/train" \
       --config.data.heldout="$data/heldout" --config.train.run="$runs/$codec"
@@ -47,7 +47,7 @@ done
 for split in train heldout; do
   [ -e "$data/$split-latents/manifest.json" ] ||
     wanstreamer data encode "$data/$split" --config "$config" --out "$data/$split-latents" \
-      --audio-vae "$runs/audio_vae" --video-vae "$runs/video_vae"
+      --audio-codec "$runs/audio_codec" --video-codec "$runs/video_codec"
 done
 
 duplex="$runs/duplex"
@@ -56,9 +56,9 @@ for argument in "$@"; do
 done
 wanstreamer train --config="$config" --config.data.path="$data/train-latents" \
   --config.data.heldout="$data/heldout-latents" --config.train.run="$duplex" \
-  --config.train.codecs="$runs/audio_vae,$runs/video_vae" "$@"
+  --config.train.codecs="$runs/audio_codec,$runs/video_codec" "$@"
 
 # The default persona and portrait of the agent, taken from the world, with a clip to try it on.
 [ -e "$runs/persona/conversation.mp4" ] || wanstreamer data preview --config "$config" --seed 1 --out "$runs/persona"
-wanstreamer export --streamer "$duplex" --audio-vae "$runs/audio_vae" --video-vae "$runs/video_vae" \
+wanstreamer export --streamer "$duplex" --audio-codec "$runs/audio_codec" --video-codec "$runs/video_codec" \
   --world "$runs/persona/world.json" --out "$runs/agent"

@@ -1,5 +1,6 @@
 """Config files, overrides and their errors; JSON and back; what fits together and what does not."""
 
+import functools
 import math
 import sys
 
@@ -42,13 +43,13 @@ def test_a_file_with_overrides_is_frozen(config_file):
     path,
     [
       "--config.train.steps=7", "train.learning_rate=1", "layout.window=None", "data.shuffle=false",
-      "train.run=runs/a=b", "audio_vae.strides=(240, 2, 4)", "video_vae.channels=8,16,32",
+      "train.run=runs/a=b", "audio_codec.source_filter.strides=(240, 2, 4)", "video_codec.native.channels=8,16,32",
     ],
   )  # fmt: skip
   assert (config.train.steps, config.train.learning_rate, config.layout.window) == (7, 1.0, None)
   assert isinstance(config.train.learning_rate, float)
   assert (config.data.shuffle, config.train.run) == (False, "runs/a=b")
-  assert (config.audio_vae.strides, config.video_vae.channels) == ((240, 2, 4), (8, 16, 32))
+  assert (config.audio_codec.source_filter.strides, config.video_codec.native.channels) == ((240, 2, 4), (8, 16, 32))
   assert load_config(path, ["layout.window=9"]).layout.window == 9
   with pytest.raises(ConfigError, match=r"config is frozen: cannot set TrainConfig\.steps = 8"):
     config.train.steps = 8
@@ -85,7 +86,10 @@ def test_every_config_of_the_repository_loads(path):
     ("train.steps=True", r"train\.steps is 'True': expected int"),
     ("data.shuffle=1", r"data\.shuffle is '1': expected bool"),
     ("layout.window=big", r"layout\.window is 'big': expected int \| None"),
-    ("audio_vae.strides=4,x", r"audio_vae\.strides is '4,x': expected tuple\[int, \.\.\.\]"),
+    (
+      "audio_codec.source_filter.strides=4,x",
+      r"audio_codec\.source_filter\.strides is '4,x': expected tuple\[int, \.\.\.\]",
+    ),
     ("media.unit_ms=150", r"frames per unit = unit_ms 150 x fps 25 / 1000: 3750 / 1000 is not a whole number"),
     ("train.schedule=linear", r"train\.schedule is 'linear': expected one of cosine, wsd, constant"),
     ("layout.commit_delay=3", r"layout\.commit_delay is '3': expected one of 1, 2"),
@@ -117,9 +121,21 @@ def test_overrides_that_cannot_be(config_file, override, message):
     ("layout.commit_delay", True, r"layout\.commit_delay is True: expected one of 1, 2"),
     ("layout.world_text", 4096, r"layout\.world_text is 4096: expected at most 2048"),
     ("flow.guidance", -1, r"flow\.guidance is -1\.0: expected at least 0"),
-    ("audio_vae.strides", (), r"audio_vae\.strides is empty: expected at least one number"),
-    ("audio_vae.strides", (240, 0, 4), r"audio_vae\.strides is \(240, 0, 4\): expected at least 1"),
-    ("audio_vae.strides", (240, 2.0), r"audio_vae\.strides is \(240, 2\.0\): expected tuple\[int, \.\.\.\]"),
+    (
+      "audio_codec.source_filter.strides",
+      (),
+      r"audio_codec\.source_filter\.strides is empty: expected at least one number",
+    ),
+    (
+      "audio_codec.source_filter.strides",
+      (240, 0, 4),
+      r"audio_codec\.source_filter\.strides is \(240, 0, 4\): expected at least 1",
+    ),
+    (
+      "audio_codec.source_filter.strides",
+      (240, 2.0),
+      r"audio_codec\.source_filter\.strides is \(240, 2\.0\): expected tuple\[int, \.\.\.\]",
+    ),
     ("train.ema", 1.0, r"train\.ema is 1\.0: expected a number below 1"),
     ("train", 3, r"train is 3: expected TrainConfig"),
   ],
@@ -127,7 +143,7 @@ def test_overrides_that_cannot_be(config_file, override, message):
 def test_values_that_a_field_does_not_take(name, value, message):
   config = Config()
   *sections, field = name.split(".")
-  setattr(getattr(config, sections[0]) if sections else config, field, value)
+  setattr(functools.reduce(getattr, sections, config), field, value)
   with pytest.raises(ConfigError, match=message):
     config.freeze()
   config.name = "not locked by the failure"
@@ -136,9 +152,9 @@ def test_values_that_a_field_does_not_take(name, value, message):
 def test_freezing_gives_fields_their_declared_type():
   config = Config()
   config.layout.window, config.flow.guidance, config.train.learning_rate = None, 2, 1
-  config.audio_vae.strides = [240, 4]
+  config.audio_codec.source_filter.strides = [240, 4]
   config.freeze()
-  assert (config.layout.window, config.audio_vae.strides) == (None, (240, 4))
+  assert (config.layout.window, config.audio_codec.source_filter.strides) == (None, (240, 4))
   assert [type(value) for value in (config.flow.guidance, config.train.learning_rate)] == [float, float]
   assert config.freeze() == config.replace().freeze()
 
@@ -159,12 +175,15 @@ def test_choices_are_taken_from_the_command_line_and_from_json(config_file):
     ({"perception.mel_window": 200}, r"mel_window is 200 samples: less than mel_hop 240"),
     ({"perception.mel_window": 24_001}, r"mel_window is 24001 samples: more than a second"),
     ({"perception.audio_tokens": 3}, r"mel frames per audio token .*: 16 / 3 is not a whole number"),
-    ({"video_vae.channels": (16, 32)}, r"video_vae\.channels has 2 entries: expected 3"),
-    ({"video_vae.channels": (16, 24, 64)}, r"video_vae\.channels \(16, 24, 64\): .* 16 x the second"),
-    ({"video_vae.decoder_blocks": (1, 1)}, r"video_vae\.decoder_blocks \(1, 1\): expected 3"),
-    ({"media.sample_rate": 48_000}, r"audio_vae\.strides\[0\] is 240: expected 10 ms of samples, 480"),
+    ({"video_codec.native.channels": (16, 32)}, r"video_codec\.native\.channels has 2 entries: expected 3"),
+    (
+      {"video_codec.native.channels": (16, 24, 64)},
+      r"video_codec\.native\.channels \(16, 24, 64\): .* 16 x the second",
+    ),
+    ({"video_codec.native.decoder_blocks": (1, 1)}, r"video_codec\.native\.decoder_blocks \(1, 1\): expected 3"),
+    ({"media.sample_rate": 48_000}, r"audio_codec\.source_filter\.strides\[0\] is 240: expected 10 ms of samples, 480"),
     ({"media.fps": 50}, r"a unit must hold one group of the video codec: 8 frames per unit, time_stride 4"),
-    ({"train.stage": "video_vae", "data.units": 2}, r"decoder remembers 4 latents.*set data\.units to at least 3"),
+    ({"train.stage": "video_codec", "data.units": 2}, r"decoder remembers 4 latents.*set data\.units to at least 3"),
     ({"train.accumulate": 3}, r"sessions at a time = data\.batch / train\.accumulate: 8 / 3 is not a whole"),
     ({"train.groups": "language"}, r"train\.groups: 'language' is not NAME=RATE"),
   ],

@@ -56,7 +56,7 @@ def test_ranks_are_found_inside_of_vmaps_loops_and_gradients():
   assert max(summed_ranks(lambda x: jnp.sum(x, axis=3), jnp.ones((1,) * 7))) == 7
 
 
-@pytest.mark.parametrize("stage", ["duplex", "audio_vae", "video_vae"])
+@pytest.mark.parametrize("stage", ["duplex", "audio_codec", "video_codec"])
 def test_training_step(stage):
   config = load_config("configs/nano.py", (f"train.stage={stage}",))
   stage = get_stage(stage)

@@ -1,5 +1,7 @@
 """The visibility rule as literal matrices, and what a layout must not be."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def one_token_config(**changes) -> Config:
   config = Config()
   config.media.height = config.media.width = 8
   config.perception.audio_tokens, config.perception.video_patch, config.perception.video_merge = 1, 8, 1
-  config.audio_vae.strides = (240, 16)
+  config.audio_codec.source_filter.strides = (240, 16)
   layout = {"patch": 1, "commit_patch": 1, "text_slots": 1, "user_text_slots": 0, "world_text": 1, "portrait": False}
   config.layout = LayoutConfig(**({**layout, "window": None} | changes))
   return config.freeze()
@@ -179,11 +181,11 @@ def test_the_users_picture_lies_over_the_agents(size):
     ("layout", "commit_delay", 3, "expected one of 1, 2"),
     ("layout", "window", 0, "at least 1"),
     ("model", "kv_heads", 3, "4 / 3"),
-    ("audio_vae", "strides", (240, 7), "3840 / 1680"),
+    ("audio_codec.source_filter", "strides", (240, 7), "3840 / 1680"),
   ],
 )
 def test_what_does_not_fit_is_refused_with_the_numbers(section, field, value, message):
   config = Config()
-  setattr(getattr(config, section), field, value)
+  setattr(functools.reduce(getattr, section.split("."), config), field, value)
   with pytest.raises(ConfigError, match=message):
     config.freeze()

@@ -194,8 +194,8 @@ class MediaConfig(Section):
 
 
 @section
-class AudioVAEConfig(Section):
-  """Causal audio VAE: `prod(strides)` samples become one latent frame of `latent_dim` numbers."""
+class SourceFilterConfig(Section):
+  """The codec of one voice, an oscillator with filters: `prod(strides)` samples become one latent frame."""
 
   # In encoder order: 10 ms frames of spectra, then convolutions; 12.5 Hz at 24 kHz.
   strides: tuple[int, ...] = field((240, 2, 4), ge=1)
@@ -219,9 +219,85 @@ class AudioVAEConfig(Section):
     """Samples per latent frame."""
     return math.prod(self.strides)
 
+  @property
+  def delay(self) -> int:
+    return 0
+
 
 @section
-class VideoVAEConfig(Section):
+class NeuralCodecConfig(Section):
+  """The native codec of any sound: causal convolutions over spectra, and an inverse STFT."""
+
+  sample_rate: int = field(24_000, ge=1)
+  rate: int = field(25, ge=1)  # latent frames a second
+  latent_dim: int = field(32, ge=1)
+
+  @property
+  def hop(self) -> int:
+    """Samples per latent frame."""
+    return whole(self.sample_rate, self.rate, "samples per latent = audio_codec.neural.sample_rate / rate")
+
+  @property
+  def delay(self) -> int:
+    """20 ms of samples: half of the synthesis window."""
+    return self.sample_rate // 50
+
+
+@section
+class PocketConfig(Section):
+  """The tokenizer of Pocket TTS: continuous latents at 12.5 Hz."""
+
+  latent_dim: int = field(32, ge=1)
+
+  @property
+  def sample_rate(self) -> int:
+    return 24_000
+
+  @property
+  def hop(self) -> int:
+    """Samples per latent frame."""
+    return 1920
+
+  @property
+  def delay(self) -> int:
+    return 0
+
+
+@section
+class AudioCodecConfig(Section):
+  """What turns the agent's voice into latents and back, and the sizes of each kind that can do it."""
+
+  kind: Literal["source_filter", "neural", "pocket"] = "source_filter"
+  source_filter: SourceFilterConfig = dataclasses.field(default_factory=SourceFilterConfig)
+  neural: NeuralCodecConfig = dataclasses.field(default_factory=NeuralCodecConfig)
+  pocket: PocketConfig = dataclasses.field(default_factory=PocketConfig)
+
+  @property
+  def chosen(self) -> SourceFilterConfig | NeuralCodecConfig | PocketConfig:
+    return getattr(self, self.kind)
+
+  @property
+  def latent_dim(self) -> int:
+    """Numbers per latent frame."""
+    return self.chosen.latent_dim
+
+  @property
+  def sample_rate(self) -> int:
+    return self.chosen.sample_rate
+
+  @property
+  def hop(self) -> int:
+    """Samples per latent frame."""
+    return self.chosen.hop
+
+  @property
+  def delay(self) -> int:
+    """Samples by which decoded sound is later than what was encoded."""
+    return self.chosen.delay
+
+
+@section
+class NativeVideoConfig(Section):
   """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
 
   channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4 and 1/8 resolution
@@ -244,15 +320,90 @@ class VideoVAEConfig(Section):
   def check_rules(self) -> None:
     """There are three resolutions, whose shortcuts can merge and repeat whole channels."""
     if len(self.channels) != 3:
-      raise ConfigError(f"video_vae.channels has {len(self.channels)} entries: expected 3 (at 1/2, 1/4 and 1/8)")
+      raise ConfigError(
+        f"video_codec.native.channels has {len(self.channels)} entries: expected 3 (at 1/2, 1/4 and 1/8)"
+      )
     if len(self.decoder_blocks) != 3:
-      raise ConfigError(f"video_vae.decoder_blocks {self.decoder_blocks}: expected 3 (at 1/8, 1/4 and 1/2)")
+      raise ConfigError(f"video_codec.native.decoder_blocks {self.decoder_blocks}: expected 3 (at 1/8, 1/4 and 1/2)")
     half, quarter, eighth = self.channels
     if 4 * half % quarter or 4 * self.time_stride * quarter % eighth:
       raise ConfigError(
-        f"video_vae.channels {self.channels}: the second must divide 4 x the first, "
+        f"video_codec.native.channels {self.channels}: the second must divide 4 x the first, "
         f"and the third {4 * self.time_stride} x the second"
       )
+
+
+@section
+class WanConfig(Section):
+  """The video VAE of Wan2.1; Wan2.2's has the same parts in other sizes (`Wan2p2Config`)."""
+
+  base_dim: int = field(96, ge=1)
+  latent_dim: int = field(16, ge=1)
+
+  @property
+  def space_stride(self) -> int:
+    """Pixels per latent, along rows and columns."""
+    return 8
+
+  @property
+  def time_stride(self) -> int:
+    return 4
+
+  @property
+  def memory(self) -> int:
+    return 1
+
+
+@section
+class Wan2p2Config(WanConfig):
+  """The video VAE of Wan2.2 TI2V: squares of 2x2 pixels are folded into channels before the same network."""
+
+  base_dim: int = field(160, ge=1)
+  latent_dim: int = field(48, ge=1)
+
+  @property
+  def space_stride(self) -> int:
+    """Pixels per latent, along rows and columns."""
+    return 16
+
+
+@section
+class VideoCodecConfig(Section):
+  """What turns the agent's pictures into latents and back, and the sizes of each kind that can do it."""
+
+  kind: Literal["native", "wan2p1", "wan2p2"] = "native"
+  decoder: Literal["own", "tae"] = "own"  # "tae": the small decoder for latents of Wan
+  native: NativeVideoConfig = dataclasses.field(default_factory=NativeVideoConfig)
+  wan2p1: WanConfig = dataclasses.field(default_factory=WanConfig)
+  wan2p2: Wan2p2Config = dataclasses.field(default_factory=Wan2p2Config)
+
+  @property
+  def chosen(self) -> NativeVideoConfig | WanConfig:
+    return getattr(self, self.kind)
+
+  @property
+  def latent_dim(self) -> int:
+    """Numbers per latent."""
+    return self.chosen.latent_dim
+
+  @property
+  def space_stride(self) -> int:
+    """Pixels per latent, along rows and columns."""
+    return self.chosen.space_stride
+
+  @property
+  def time_stride(self) -> int:
+    """Frames per latent frame, after the first."""
+    return self.chosen.time_stride
+
+  @property
+  def memory(self) -> int:
+    """Latents, itself included, on which a decoded group depends; training clips must be as long."""
+    return self.chosen.memory
+
+  def check_rules(self) -> None:
+    if self.decoder == "tae" and self.kind == "native":
+      raise ConfigError("video_codec.decoder is tae, which decodes latents of wan2p1 and wan2p2, not of native")
 
 
 @section
@@ -382,7 +533,7 @@ class DataConfig(Section):
 class TrainConfig(Section):
   """Optimisation, losses, logging. One loop reads this for every stage."""
 
-  stage: Literal["duplex", "audio_vae", "video_vae"] = "duplex"
+  stage: Literal["duplex", "audio_codec", "video_codec"] = "duplex"
   steps: int = field(1000, ge=1)
   learning_rate: float = field(1e-3, ge=0)
   optimizer: Literal["adamw", "muon"] = "adamw"  # "muon" is for matrices of layers and perception, AdamW for the rest
@@ -453,8 +604,8 @@ class Config(Section):
   layout: LayoutConfig = dataclasses.field(default_factory=LayoutConfig)
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
   perception: PerceptionConfig = dataclasses.field(default_factory=PerceptionConfig)
-  audio_vae: AudioVAEConfig = dataclasses.field(default_factory=AudioVAEConfig)
-  video_vae: VideoVAEConfig = dataclasses.field(default_factory=VideoVAEConfig)
+  audio_codec: AudioCodecConfig = dataclasses.field(default_factory=AudioCodecConfig)
+  video_codec: VideoCodecConfig = dataclasses.field(default_factory=VideoCodecConfig)
   flow: FlowConfig = dataclasses.field(default_factory=FlowConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
@@ -463,21 +614,23 @@ class Config(Section):
   @property
   def audio_latents(self) -> int:
     """Agent audio latents per unit."""
-    return whole(self.media.samples, self.audio_vae.hop, "audio latents per unit = samples per unit / audio VAE hop")
+    return whole(self.media.samples, self.audio_codec.hop, "audio latents per unit = samples per unit / audio VAE hop")
 
   @property
   def latent_height(self) -> int:
-    return whole(self.media.height, self.video_vae.space_stride, "video latent rows = height / VAE space stride")
+    return whole(self.media.height, self.video_codec.space_stride, "video latent rows = height / VAE space stride")
 
   @property
   def latent_width(self) -> int:
-    return whole(self.media.width, self.video_vae.space_stride, "video latent columns = width / VAE space stride")
+    return whole(self.media.width, self.video_codec.space_stride, "video latent columns = width / VAE space stride")
 
   @property
   def video_groups(self) -> int:
     """Video latent frames per unit; one, unless the unit is a multiple of the codec's group."""
     return whole(
-      self.media.frames, self.video_vae.time_stride, "video latent frames per unit = frames per unit / VAE time stride"
+      self.media.frames,
+      self.video_codec.time_stride,
+      "video latent frames per unit = frames per unit / VAE time stride",
     )
 
   @property
@@ -499,7 +652,7 @@ class Config(Section):
   @property
   def noisy_side(self) -> int:
     """Pixels along a noisy video token."""
-    return self.video_vae.space_stride * self.layout.patch
+    return self.video_codec.space_stride * self.layout.patch
 
   @property
   def user_video_side(self) -> int:
@@ -523,7 +676,7 @@ class Config(Section):
     if self.video_groups != 1:
       raise ConfigError(
         f"a unit must hold one group of the video codec: {self.media.frames} frames per unit, "
-        f"time_stride {self.video_vae.time_stride}; set media.unit_ms or video_vae.time_stride"
+        f"time_stride {self.video_codec.time_stride}; set media.unit_ms or the codec's time stride"
       )
     _ = self.audio_latents, self.noisy_grid
 
@@ -537,13 +690,18 @@ class Config(Section):
 
   def _check_codecs(self) -> None:
     """The audio codec has the sample rate of the media; clips of the video codec fill its decoder's memory."""
-    rate, memory = self.media.sample_rate, self.video_vae.memory
-    if self.audio_vae.sample_rate != rate:
+    rate, memory = self.media.sample_rate, self.video_codec.memory
+    codec = self.audio_codec
+    if codec.kind == "source_filter" and codec.sample_rate != rate:
       raise ConfigError(
-        f"audio_vae.strides[0] is {self.audio_vae.strides[0]}: expected 10 ms of samples, "
+        f"audio_codec.source_filter.strides[0] is {codec.source_filter.strides[0]}: expected 10 ms of samples, "
         f"{rate // 100} at media.sample_rate {rate}"
       )
-    if self.train.stage == "video_vae" and 1 + self.data.units < memory:
+    if codec.sample_rate != rate:
+      raise ConfigError(
+        f"audio_codec.kind {codec.kind} has {codec.sample_rate} samples a second, but media.sample_rate is {rate}"
+      )
+    if self.train.stage == "video_codec" and 1 + self.data.units < memory:
       raise ConfigError(
         f"data.units is {self.data.units}, but the video codec's decoder remembers {memory} latents: clips of "
         f"1 + {self.data.units} never fill that memory; set data.units to at least {memory - 1}"

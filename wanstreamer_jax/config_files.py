@@ -19,6 +19,8 @@ from wanstreamer_jax.config import Config, Section, convert, spelled, unknown_na
 from wanstreamer_jax.errors import ConfigError
 
 FLAG = "--config"
+# Sections of older configs, each of which is now one kind of a codec; the stages that train them have the same names.
+RENAMED_SECTIONS = {"audio_vae": ("audio_codec", "source_filter"), "video_vae": ("video_codec", "native")}
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
 
@@ -139,8 +141,22 @@ def config_to_dict(config: Section) -> dict[str, Any]:
 def config_from_dict(values: dict[str, Any]) -> Config:
   """The frozen config of `config_to_dict`. Raises ConfigError for unknown fields and values of another type."""
   config = Config()
-  _fill(config, values, "")
+  _fill(config, translated(values), "")
   return config.freeze()
+
+
+def translated(values: dict[str, Any]) -> dict[str, Any]:
+  """The values of an older program under the names that their fields have since."""
+  if not isinstance(values, dict):
+    return values
+  values = dict(values)
+  for old, (new, kind) in RENAMED_SECTIONS.items():
+    if old in values:
+      values[new] = {"kind": kind, kind: values.pop(old)}
+  train = values.get("train")
+  if isinstance(train, dict) and train.get("stage") in RENAMED_SECTIONS:
+    values["train"] = train | {"stage": RENAMED_SECTIONS[train["stage"]][0]}
+  return values
 
 
 def _fill(section: Section, values: dict[str, Any], prefix: str) -> None:

@@ -21,8 +21,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
-from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow import Field, euler, guided, schedule
@@ -41,8 +40,8 @@ class Agent(nnx.Module):
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     self.streamer = WanStreamer(config, rngs=rngs)
-    self.audio_vae = AudioVAE(config.audio_vae, rngs=rngs)
-    self.video_vae = VideoVAE(config.video_vae, rngs=rngs)
+    self.audio_codec = make_audio_codec(config.audio_codec, rngs=rngs)
+    self.video_codec = make_video_codec(config.video_codec, rngs=rngs)
     self.config = config
 
 
@@ -154,7 +153,7 @@ def start_session(
     _, kv = agent.streamer.transformer(x, coords, cached_attention(coords, [], [], layout.config.window, 0))
     cache = cache.write(kv, coords, jnp.zeros((), jnp.int32))
   # The agent has made nothing yet: zeros, which COMMIT and REFEED mark as invalid (`_history`).
-  video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_vae.latent_dim))
+  video = jnp.zeros((delay, config.latent_height, config.latent_width, config.video_codec.latent_dim))
   return SessionState(
     seed=jax.random.key_data(key),
     unit=jnp.asarray(first_unit, jnp.int32),
@@ -162,9 +161,9 @@ def start_session(
     text_tokens=text_tokens,
     cache=cache,
     unconditional=None if config.flow.guidance is None else Unconditional(text_tokens, empty),
-    past=Latents(video, jnp.zeros((delay, config.audio_latents, config.audio_vae.latent_dim))),
+    past=Latents(video, jnp.zeros((delay, config.audio_latents, config.audio_codec.latent_dim))),
     hearing=agent.streamer.hear.initial_state(),
-    audio_decoder=agent.audio_vae.decoder_state(),
+    audio_decoder=agent.audio_codec.decoder_state(),
     video_decoder=prime_video_decoder(agent, world),
     sampling=jax.tree.map(jnp.asarray, Sampling.of(config)),
   )
@@ -173,10 +172,10 @@ def start_session(
 def prime_video_decoder(agent: Agent, world: WorldArrays) -> Any:
   """The video decoder's state after the portrait, or after a mid-grey frame where there is none."""
   media = agent.config.media
-  grey = agent.video_vae.primed_decoder_state(media.height, media.width)
+  grey = agent.video_codec.primed_decoder_state(media.height, media.width)
   if not agent.config.layout.portrait:
     return grey
-  _, portrait = agent.video_vae.decode_first(world.portrait[None])
+  _, portrait = agent.video_codec.decode_first(world.portrait[None])
   return jax.tree.map(lambda a, b: jnp.where(world.portrait_valid, a, b), portrait, grey)
 
 
@@ -286,8 +285,8 @@ def unit_keys(seed: jax.Array, unit: jax.Array) -> jax.Array:
 def unit_noise(config: Config, seed: jax.Array, unit: jax.Array) -> Latents:
   """The noise that unit `unit` starts from: a function of the session's seed and the unit only."""
   video_key, audio_key, _ = unit_keys(seed, unit)
-  video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
-  audio = (config.audio_latents, config.audio_vae.latent_dim)
+  video = (config.latent_height, config.latent_width, config.video_codec.latent_dim)
+  audio = (config.audio_latents, config.audio_codec.latent_dim)
   return Latents(jax.random.normal(video_key, video), jax.random.normal(audio_key, audio))
 
 
@@ -337,8 +336,8 @@ def render(
 ) -> tuple[Float[Array, "samples"], Float[Array, "frames H W 3"], SessionState]:
   """Latents of one unit -> (audio, video, state)."""
   with jax.named_scope("render"):
-    audio, audio_decoder = agent.audio_vae.decode(latents.audio, state.audio_decoder)
-    video, video_decoder = agent.video_vae.decode(latents.video[None], state.video_decoder)
+    audio, audio_decoder = agent.audio_codec.decode(latents.audio, state.audio_decoder)
+    video, video_decoder = agent.video_codec.decode(latents.video[None], state.video_decoder)
   return audio, video, state._replace(audio_decoder=audio_decoder, video_decoder=video_decoder)
 
 

@@ -253,7 +253,7 @@ def test_an_unknown_topology_is_refused():
 def test_other_stages_meshes_and_batches_that_do_not_fit_are_refused():
   devices = compile.topology_devices("v5e:2x2")
   for override, message in (
-    ("train.stage=audio_vae", "aot compiles the duplex stage only"),
+    ("train.stage=audio_codec", "aot compiles the duplex stage only"),
     ("train.mesh=fsdp=8", "needs 8 devices"),
     ("train.mesh=fsdp=2", "uses 2 of the topology's 4 chips: use all of them"),
     ("train.mesh=fsdp=2,context=2", "model.heads is 3, which does not divide over tensor=1 x context=2"),

@@ -167,11 +167,11 @@ def test_bench_train_really_trains():
 
 @pytest.mark.slow
 def test_bench_train_reads_records_and_writes_a_profile(tmp_path):
-  config = load_config("configs/nano.py", ["data.units=2", "train.mesh=data=1", "train.stage=audio_vae"]).replace()
+  config = load_config("configs/nano.py", ["data.units=2", "train.mesh=data=1", "train.stage=audio_codec"]).replace()
   make(config, FakeSource(config, 4, 4), tmp_path / "media", progress=False)
   config.data.path = str(tmp_path / "media")
   sizes = train_step.StepSizes(steps=4, records=True)
   result = train_step.bench_train(config.freeze(), sizes, tmp_path / "profile")
-  assert 0 < result["contenders"]["audio_vae"]["input_stall"] < 1
+  assert 0 < result["contenders"]["audio_codec"]["input_stall"] < 1
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
   assert f"profile: {tmp_path}/profile" in train_step.report_lines(result)[-1]

@@ -113,8 +113,14 @@ def test_help_imports_nothing_heavy():
     (["train", "--config", NANO, "--config.train.log_every=-1"], "train.log_every is -1: expected at least 0"),
     (["train", "--config", "README.md"], "README.md is not a Python file"),
     (["inspect", "model", "--config", NANO, "--config.model.width=0"], "model.width is 0: expected at least 1"),
-    (["inspect", "model", "--config", NANO, "--config.video_vae.channels=(8,0,8)"], "video_vae.channels is (8, 0, 8)"),
-    (["inspect", "model", "--config", NANO, "--config.audio_vae.strides=()"], "audio_vae.strides is empty"),
+    (
+      ["inspect", "model", "--config", NANO, "--config.video_codec.native.channels=(8,0,8)"],
+      "video_codec.native.channels is (8, 0, 8)",
+    ),
+    (
+      ["inspect", "model", "--config", NANO, "--config.audio_codec.source_filter.strides=()"],
+      "audio_codec.source_filter.strides is empty",
+    ),
     (["inspect", "model", "--config", NANO, "--config.model.norm_eps=0.0"], "expected a number above 0"),
     (["inspect", "model", "--config", NANO, "--config.layout.window=99999999999"], "expected a finite number"),
     (["eval", "--seconds", "inf"], "'inf' is not a number of at most"),
@@ -263,13 +269,17 @@ def parts(tmp_path_factory):
   config = agent.config.replace()
   config.data.path, config.train.run, config.train.codecs = "/here/data", "/here/run", "/here/a,/here/b"
   config.flow.steps = 3
-  for name in ("streamer", "audio_vae", "video_vae"):
+  for name in ("streamer", "audio_codec", "video_codec"):
     store.export_weights(getattr(agent, name), config.replace().freeze(), base / name, "f32")
   return base
 
 
 def export(base, out, **changed):
-  paths = {"streamer": base / "streamer", "audio-vae": base / "audio_vae", "video-vae": base / "video_vae"} | changed
+  paths = {
+    "streamer": base / "streamer",
+    "audio-codec": base / "audio_codec",
+    "video-codec": base / "video_codec",
+  } | changed
   return main.main(
     ["export", "--out", str(out), *(str(x) for name, path in paths.items() for x in (f"--{name}", path))]
   )
@@ -306,26 +316,26 @@ def test_export_lays_a_world_beside_the_weights(parts, tmp_path, capsys):
 
 
 def test_export_takes_codecs_out_of_an_agent(parts, untrained, tmp_path, capsys):
-  assert export(parts, tmp_path / "agent", **{"audio-vae": untrained, "video-vae": untrained}) == 0
-  found, given = (named_leaves(agent_weights.load_agent(path).audio_vae) for path in (tmp_path / "agent", untrained))
+  assert export(parts, tmp_path / "agent", **{"audio-codec": untrained, "video-codec": untrained}) == 0
+  found, given = (named_leaves(agent_weights.load_agent(path).audio_codec) for path in (tmp_path / "agent", untrained))
   assert all(np.array_equal(leaf, given[name]) for name, leaf in found.items())
-  assert export(parts, tmp_path / "other", **{"audio-vae": "demo"}) == 2  # for "demo" is of another size
+  assert export(parts, tmp_path / "other", **{"audio-codec": "demo"}) == 2  # for "demo" is of another size
   assert "demo has media.height = 64, but" in one_error_line(capsys)
 
 
 def test_export_refuses_a_codec_of_another_size(parts, tmp_path, capsys):
   config = nano_agent().config.replace()
-  config.audio_vae.latent_dim = 6
-  store.export_weights(nano_agent().audio_vae, config.freeze(), tmp_path / "other", "f32")
-  assert export(parts, tmp_path / "agent", **{"audio-vae": tmp_path / "other"}) == 2
-  assert "other has audio_vae.latent_dim = 6" in one_error_line(capsys)
+  config.audio_codec.source_filter.latent_dim = 6
+  store.export_weights(nano_agent().audio_codec, config.freeze(), tmp_path / "other", "f32")
+  assert export(parts, tmp_path / "agent", **{"audio-codec": tmp_path / "other"}) == 2
+  assert "other has audio_codec.source_filter.latent_dim = 6" in one_error_line(capsys)
   assert not (tmp_path / "agent").exists()
 
 
 def test_export_names_the_part_that_is_another(parts, tmp_path, capsys):
-  swapped = {"audio-vae": parts / "video_vae", "video-vae": parts / "audio_vae"}
+  swapped = {"audio-codec": parts / "video_codec", "video-codec": parts / "audio_codec"}
   assert export(parts, tmp_path / "agent", **swapped) == 2
-  assert f"{parts / 'video_vae'} does not hold the weights of the audio_vae" in one_error_line(capsys)
+  assert f"{parts / 'video_codec'} does not hold the weights of the audio_codec" in one_error_line(capsys)
   (tmp_path / "file").touch()
   assert export(parts, tmp_path / "file") == 2
   assert "cannot write weights to" in one_error_line(capsys)

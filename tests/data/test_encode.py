@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 from tests.helpers.fake_sessions import FakeSource, small_config
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
-from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec
+from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
 from wanstreamer_jax.data import encode as encode_module
 from wanstreamer_jax.data import records
 from wanstreamer_jax.data.encode import encode
@@ -36,9 +36,13 @@ class SomePortraits(FakeSource):
 
 def tiny_config():
   config = small_config(units=3, batch=4)
-  config.audio_vae.strides, config.audio_vae.channels, config.audio_vae.max_channels = (24, 4), 8, 8
-  config.audio_vae.cepstrum, config.audio_vae.latent_dim = 8, 6
-  config.video_vae.channels, config.video_vae.latent_dim = (4, 4, 4), 5
+  (
+    config.audio_codec.source_filter.strides,
+    config.audio_codec.source_filter.channels,
+    config.audio_codec.source_filter.max_channels,
+  ) = (24, 4), 8, 8
+  config.audio_codec.source_filter.cepstrum, config.audio_codec.source_filter.latent_dim = 8, 6
+  config.video_codec.native.channels, config.video_codec.native.latent_dim = (4, 4, 4), 5
   config.layout.voice_units = 4
   return config
 
@@ -49,7 +53,9 @@ def codecs():
   rng = np.random.default_rng(0)
 
   def codecs():
-    return AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(1))
+    return SourceFilterCodec(config.audio_codec.source_filter, rngs=nnx.Rngs(0)), NativeVideoCodec(
+      config.video_codec.native, rngs=nnx.Rngs(1)
+    )
 
   def fill(path, leaf):  # by NumPy: compiling the initialisers takes longer than all tests here
     low = 0.5 if "latent_std" in jax.tree_util.keystr(path) else -1.0
@@ -59,13 +65,13 @@ def codecs():
 
 
 @jax.jit
-def in_one_go(audio_vae, video_vae, frames, samples, portrait, has_portrait, voice):
+def in_one_go(audio_codec, video_codec, frames, samples, portrait, has_portrait, voice):
   """A session's latents, each from one call over the whole of it."""
-  first, behind = video_vae.encode_first(portrait[None])
-  primed = video_vae.primed_encoder_state(*portrait.shape[:2])
+  first, behind = video_codec.encode_first(portrait[None])
+  primed = video_codec.primed_encoder_state(*portrait.shape[:2])
   state = jax.tree.map(lambda a, b: jnp.where(has_portrait, a, b), behind, primed)
-  video = video_vae.encode(frames, state)[0].mean
-  audio, said = (audio_vae.encode(sound, audio_vae.encoder_state())[0].mean for sound in (samples, voice))
+  video = video_codec.encode(frames, state)[0].mean
+  audio, said = (audio_codec.encode(sound, audio_codec.encoder_state())[0].mean for sound in (samples, voice))
   return {"video": video, "audio": audio, "portrait": first.mean[0], "voice": said}
 
 
@@ -172,8 +178,8 @@ def test_other_codecs_other_kinds_and_broken_weights_are_refused(folders, codecs
   config.media.height = 32
   with pytest.raises(DataError, match="height = 16"):
     encode(folders[0], *codecs, config, tmp_path / "b", progress=False)
-  audio_vae, video_vae = codecs
-  broken = jax.tree.map(lambda leaf: leaf * jnp.nan, audio_vae)
+  audio_codec, video_codec = codecs
+  broken = jax.tree.map(lambda leaf: leaf * jnp.nan, audio_codec)
   with pytest.raises(DataError, match="not finite"):
-    encode(folders[0], broken, video_vae, tiny_config(), tmp_path / "c", progress=False)
+    encode(folders[0], broken, video_codec, tiny_config(), tmp_path / "c", progress=False)
   assert not (tmp_path / "c").exists()

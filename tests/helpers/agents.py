@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from wanstreamer_jax import rollout
-from wanstreamer_jax.config import AudioVAEConfig, Config, ModelConfig, PerceptionConfig, VideoVAEConfig
+from wanstreamer_jax.config import Config, ModelConfig, NativeVideoConfig, PerceptionConfig, SourceFilterConfig
 from wanstreamer_jax.data.loader import PREVIOUS
 from wanstreamer_jax.model.streamer import UserTokens, WorldArrays
 from wanstreamer_jax.model.tokens import Latents, Past
@@ -25,8 +25,8 @@ def small_config(**layout) -> Config:
   config.perception = PerceptionConfig(
     mel_bins=16, audio_tokens=2, audio_channels=32, audio_window=3, video_channels=16, video_patch=8
   )
-  config.audio_vae = AudioVAEConfig(channels=8, max_channels=16, latent_dim=8)
-  config.video_vae = VideoVAEConfig(channels=(8, 8, 16), latent_dim=4)
+  config.audio_codec.source_filter = SourceFilterConfig(channels=8, max_channels=16, latent_dim=8)
+  config.video_codec.native = NativeVideoConfig(channels=(8, 8, 16), latent_dim=4)
   defaults = {"patch": 1, "user_text_slots": 2, "window": 4, "sinks": 1, "world_text": 5, "voice_units": 2}
   config.layout = dataclasses.replace(config.layout, **(defaults | layout))
   config.flow.steps = 2

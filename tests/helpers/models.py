@@ -8,8 +8,8 @@ from flax import nnx
 
 from tests import CONFIGS
 from tests.helpers.agents import random_sound
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
-from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec
+from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.loader import PREVIOUS, Crop
@@ -28,10 +28,10 @@ def abstract_duplex(size: str):
 
 
 def abstract_codecs(size: str):
-  config = load_config(CONFIGS / size, ["audio_vae.attention_layers=1"])
+  config = load_config(CONFIGS / size, ["audio_codec.source_filter.attention_layers=1"])
   return {
-    "audio": jax.eval_shape(lambda: AudioVAE(config.audio_vae, rngs=nnx.Rngs(0))),
-    "video": jax.eval_shape(lambda: VideoVAE(config.video_vae, rngs=nnx.Rngs(0))),
+    "audio": jax.eval_shape(lambda: SourceFilterCodec(config.audio_codec.source_filter, rngs=nnx.Rngs(0))),
+    "video": jax.eval_shape(lambda: NativeVideoCodec(config.video_codec.native, rngs=nnx.Rngs(0))),
   }
 
 
@@ -44,8 +44,8 @@ def duplex_batch(config: Config, rows: int) -> Crop:
   words = lambda *shape: (r.integers(2, config.model.vocab, (rows, *shape)) * (r.random((rows, *shape)) < 0.5)).astype(
     np.int32
   )
-  video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
-  audio = (config.audio_latents, config.audio_vae.latent_dim)
+  video = (config.latent_height, config.latent_width, config.video_codec.latent_dim)
+  audio = (config.audio_latents, config.audio_codec.latent_dim)
   sound = (32767 * random_sound(r, rows * units, media.samples)).astype(np.int16).reshape(rows, units, -1)
   picture = r.integers(0, 255, (rows, units, media.frames, media.height, media.width, 3)).astype(np.uint8)
   yes = lambda *shape: np.ones((rows, *shape), bool)

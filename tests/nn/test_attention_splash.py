@@ -172,8 +172,8 @@ def crop(config: Config, key: jax.Array, units: int = UNITS) -> tuple[Conditions
   normal = lambda *shape: jax.random.normal(next(keys), shape)
   ids = lambda *shape: jax.random.randint(next(keys), shape, 0, 5)
   latents = lambda units: Latents(
-    normal(units, config.latent_height, config.latent_width, config.video_vae.latent_dim),
-    normal(units, config.audio_latents, config.audio_vae.latent_dim),
+    normal(units, config.latent_height, config.latent_width, config.video_codec.latent_dim),
+    normal(units, config.audio_latents, config.audio_codec.latent_dim),
   )
   rows, columns = config.user_video_grid
   exists = jnp.arange(units) > 0

@@ -32,7 +32,7 @@ def test_every_parameter_of_every_size_matches_exactly_one_rule(size):
 
 
 def test_every_codec_parameter_matches_exactly_one_rule():
-  pytest.importorskip("wanstreamer_jax.codecs.video_vae")
+  pytest.importorskip("wanstreamer_jax.codecs.native_video_codec")
   for name, leaf in named_leaves(abstract_codecs("demo.py")).items():
     matches = matching_rules(name)
     assert len(matches) == 1, f"{name} matches {matches}"

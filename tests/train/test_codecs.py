@@ -41,7 +41,7 @@ def config_of(stage: str, run="", data="", **overrides):
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
-  config, folder = config_of("audio_vae"), tmp_path_factory.mktemp("media")
+  config, folder = config_of("audio_codec"), tmp_path_factory.mktemp("media")
   for name, mute in (("both", ()), ("no_agent", ("agent",)), ("nobody", ("agent", "user"))):
     make(config, OneSided(config, 4, UNITS, mute=mute), folder / name, progress=False)
   return folder
@@ -50,25 +50,25 @@ def media(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(media, tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs")
-  for stage in ("audio_vae", "video_vae"):
+  for stage in ("audio_codec", "video_codec"):
     train(get_stage(stage), config_of(stage, folder / stage, media / "both"))
   return folder
 
 
 def test_a_finished_run_is_read_standardised(runs, media):
   config = config_of("duplex")
-  codecs = load_codecs(config, runs / "audio_vae", runs / "video_vae")
+  codecs = load_codecs(config, runs / "audio_codec", runs / "video_codec")
   for codec, medium, to_float in zip(codecs, ("audio", "video"), (audio_to_float, video_to_float)):
-    loader = ClipLoader(Mixture(str(media / "both")), config_of(f"{medium}_vae", data=media / "both"), medium)
+    loader = ClipLoader(Mixture(str(media / "both")), config_of(f"{medium}_codec", data=media / "both"), medium)
     clips = np.concatenate([to_float(loader.batch_at(10**9 + i)[medium]) for i in range(16)])
     means = np.asarray(jax.jit(calibration_statistics)(codec, clips)).reshape(-1, codec.cfg.latent_dim)
     np.testing.assert_allclose(means.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(means.std(0), 1, atol=1e-2)
-    assert list((runs / f"{medium}_vae" / "pictures").glob("*.png"))
+    assert list((runs / f"{medium}_codec" / "pictures").glob("*.png"))
 
 
 def test_clips_are_a_pure_function_of_the_step(media):
-  loader = ClipLoader(Mixture(str(media / "both")), config_of("video_vae"), "video")
+  loader = ClipLoader(Mixture(str(media / "both")), config_of("video_codec"), "video")
   first = loader.batch_at(5)["video"]
   assert first.shape == (2, 1 + 3 * 4, 32, 32, 3)
   np.testing.assert_array_equal(first[:, 0], first[:, 1])  # a still first
@@ -80,7 +80,7 @@ def test_a_side_without_sound_is_left_out(media):
   mixture = Mixture(str(media / "no_agent"))
   folder = mixture.folders[0]
   sound = np.concatenate([folder.read_units(i)["user_audio"].reshape(-1) for i in range(folder.sessions)])
-  loader = ClipLoader(mixture, config_of("audio_vae"), "audio")
+  loader = ClipLoader(mixture, config_of("audio_codec"), "audio")
   for step in range(4):
     for clip in loader.batch_at(step)["audio"]:
       assert clip[:50].tobytes() in sound.tobytes()
@@ -88,11 +88,11 @@ def test_a_side_without_sound_is_left_out(media):
 
 def test_nobody_sounds(media):
   with pytest.raises(DataError, match="no audio on either side"):
-    ClipLoader(Mixture(str(media / "nobody")), config_of("audio_vae"), "audio").batch_at(0)
+    ClipLoader(Mixture(str(media / "nobody")), config_of("audio_codec"), "audio").batch_at(0)
 
 
 def test_clips_longer_than_sessions_and_too_short_for_the_kernel(media):
   with pytest.raises(DataError, match=r"sessions of 6 units, but data\.units is 7"):
-    ClipLoader(Mixture(str(media / "both")), config_of("audio_vae", **{"data.units": 7}), "audio")
+    ClipLoader(Mixture(str(media / "both")), config_of("audio_codec", **{"data.units": 7}), "audio")
   with pytest.raises(ConfigError, match="never fill that memory; set data.units to at least 9"):
-    config_of("video_vae", **{"video_vae.time_kernel": 4})
+    config_of("video_codec", **{"video_codec.native.time_kernel": 4})

@@ -21,7 +21,7 @@ def config(tmp_path_factory):
   """nano with held-out latents and an exported agent for its codecs."""
   agent, base = nano_agent(f"data.units={UNITS}"), tmp_path_factory.mktemp("validate")
   make(agent.config, FakeSource(agent.config, duplex_validation.SESSIONS, UNITS), base / "media", progress=False)
-  encode(base / "media", agent.audio_vae, agent.video_vae, agent.config, base / "latents", progress=False)
+  encode(base / "media", agent.audio_codec, agent.video_codec, agent.config, base / "latents", progress=False)
   agent_weights.export_agent(agent, base / "agent", "f32")
   config = agent.config.replace()
   config.data.heldout, config.train.codecs = str(base / "latents"), str(base / "agent")
@@ -59,7 +59,9 @@ def test_held_out_records_and_codecs_come_together(config, missing):
 
 def test_latents_of_other_codecs_are_refused(config, tmp_path):
   agent = nano_agent(f"data.units={UNITS}")
-  other = agent_weights.with_streamer(agent.streamer, jax.tree.map(lambda x: 1.1 * x, agent.audio_vae), agent.video_vae)
+  other = agent_weights.with_streamer(
+    agent.streamer, jax.tree.map(lambda x: 1.1 * x, agent.audio_codec), agent.video_codec
+  )
   agent_weights.export_agent(other, tmp_path / "other", "f32")
   duplex_validation.check(frozen(config))
   with pytest.raises(DataError, match="were made by other codecs"):

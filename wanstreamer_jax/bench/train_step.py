@@ -234,8 +234,8 @@ def synthetic_batch(config: Config) -> Batch:
   media, data, random = config.media, config.data, np.random.default_rng(0)
   frames = (data.batch, 1 + data.units * media.frames, media.height, media.width, 3)
   shapes: dict[str, Any] = {
-    "audio_vae": {"audio": jax.ShapeDtypeStruct((data.batch, data.units * media.samples), np.int16)},
-    "video_vae": {"video": jax.ShapeDtypeStruct(frames, np.uint8)},
+    "audio_codec": {"audio": jax.ShapeDtypeStruct((data.batch, data.units * media.samples), np.int16)},
+    "video_codec": {"video": jax.ShapeDtypeStruct(frames, np.uint8)},
   }
 
   def content(name: str, leaf: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ def add_data(commands: Any) -> None:
     wanstreamer data make --config configs/tiny.py --out data_cache/train --sessions 2000 --workers 2
     wanstreamer data stats data_cache/train
     wanstreamer data encode data_cache/train --config configs/tiny.py --out data_cache/latents \\
-      --audio-vae runs/audio_vae --video-vae runs/video_vae
+      --audio-codec runs/audio_codec --video-codec runs/video_codec
   """
   group = add_group(commands, "data", "make, look at and encode training sessions", examples)
   for add in (add_make, add_preview, add_stats, add_encode, add_tfds):
@@ -145,9 +145,9 @@ def add_encode(group: Any) -> None:
   summary = "turn media records into latent records, once, for training"
   examples = """
     wanstreamer data encode data_cache/train --config configs/tiny.py --out data_cache/latents \\
-      --audio-vae runs/audio_vae --video-vae runs/video_vae
+      --audio-codec runs/audio_codec --video-codec runs/video_codec
     wanstreamer data encode shared/train --config configs/demo.py --out shared/latents --shard 3/8 \\
-      --audio-vae runs/audio_vae --video-vae runs/video_vae
+      --audio-codec runs/audio_codec --video-codec runs/video_codec
 
     The same command continues what was interrupted. --shard is as in `data make`: one process per accelerator.
   """
@@ -155,8 +155,8 @@ def add_encode(group: Any) -> None:
   parser.add_argument("path", metavar="DIR", help="a folder of media records")
   add_config(parser)
   add_out(parser)
-  parser.add_argument("--audio-vae", metavar="C", required=True, help="its training run, or an exported agent")
-  parser.add_argument("--video-vae", metavar="C", required=True, help="its training run, or an exported agent")
+  parser.add_argument("--audio-codec", metavar="C", required=True, help="its training run, or an exported agent")
+  parser.add_argument("--video-codec", metavar="C", required=True, help="its training run, or an exported agent")
   parser.add_argument("--batch", type=number(int, 1), default=8, help="sessions at a time (default: 8)")
   add_share(parser)
 
@@ -166,7 +166,7 @@ def data_encode(args: argparse.Namespace) -> None:
   from wanstreamer_jax.data.encode import encode
   from wanstreamer_jax.weights.agent import load_codecs, resolve
 
-  codecs = load_codecs(config, resolve(args.audio_vae), resolve(args.video_vae))
+  codecs = load_codecs(config, resolve(args.audio_codec), resolve(args.video_codec))
   made = encode(args.path, *codecs, config, args.out, args.batch, args.share, args.skip_bad)
   if made is None:
     print(unfinished(args))

@@ -43,19 +43,21 @@ def train(args: argparse.Namespace) -> None:
 
 def add_export(commands: Any) -> None:
   examples = """
-    wanstreamer export --streamer runs/tiny/duplex --audio-vae runs/tiny/audio_vae --video-vae runs/tiny/video_vae \\
+    wanstreamer export --streamer runs/tiny/duplex \\
+      --audio-codec runs/tiny/audio_codec --video-codec runs/tiny/video_codec \\
       --world runs/tiny/persona/world.json --out runs/tiny/agent
-    wanstreamer export --streamer runs/tiny/duplex --audio-vae demo --video-vae demo --dtype int8 --out runs/tiny/small
+    wanstreamer export --streamer runs/tiny/duplex --audio-codec demo --video-codec demo \\
+      --dtype int8 --out runs/tiny/small
 
     `wanstreamer data preview --config configs/tiny.py --seed 1 --out runs/tiny/persona` makes such a world.
   """
   parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
   parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
   parser.add_argument(
-    "--audio-vae", metavar="C", required=True, help="the run of stage `audio_vae`, or an exported agent"
+    "--audio-codec", metavar="C", required=True, help="the run of stage `audio_codec`, or an exported agent"
   )
   parser.add_argument(
-    "--video-vae", metavar="C", required=True, help="the run of stage `video_vae`, or an exported agent"
+    "--video-codec", metavar="C", required=True, help="the run of stage `video_codec`, or an exported agent"
   )
   parser.add_argument(
     "--world", metavar="W.json", help="persona and portrait to store beside the weights, for everyone who runs them"
@@ -69,7 +71,7 @@ def add_export(commands: Any) -> None:
 def export(args: argparse.Namespace) -> None:
   from wanstreamer_jax.weights import agent as agent_weights
 
-  agent = agent_weights.assemble(args.streamer, args.audio_vae, args.video_vae)
+  agent = agent_weights.assemble(args.streamer, args.audio_codec, args.video_codec)
   size = agent_weights.export_agent(agent, args.out, args.dtype, args.world)
   print(f"{args.out}: {size / 1e6:.1f} MB; try it: wanstreamer stream CLIP --checkpoint {args.out} --out out")
   if not agent_weights.own_world(args.out).exists():

@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
-from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import record_writer, records
 from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dtype_to_json
@@ -41,7 +40,7 @@ STORED = "<f2"  # float16: latents are standardised, and 11 bits resolve a thous
 
 
 def encode(
-  media: str | pathlib.Path, audio_vae: AudioVAE, video_vae: VideoVAE, config: Config, out: str | pathlib.Path,
+  media: str | pathlib.Path, audio_codec: AudioCodec, video_codec: VideoCodec, config: Config, out: str | pathlib.Path,
   batch: int = 8, share: tuple[int, int] = WHOLE, skip_bad: bool = False, progress: bool = True,
 ) -> dict[str, Any] | None:  # fmt: skip
   """Writes the latent folder `out` from the media folder `media` and returns its manifest.
@@ -59,7 +58,7 @@ def encode(
   tokenizer = TextTokenizer(config.data.tokenizer)
   source.check(config, tokenizer)
   unit_dtype, session_dtype = latent_dtypes(source, config)
-  origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_vae, video_vae)}
+  origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
   head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
   head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
   writer = record_writer.FolderWriter(out, head)
@@ -68,7 +67,7 @@ def encode(
   program = jax.jit(jax.vmap(encode_session, in_axes=(None, None, 0)))
   job = _EncodeJob(
     source, min(batch, max(source.shard_sessions)), config.layout.portrait, unit_dtype, session_dtype,
-    lambda inputs: program(audio_vae, video_vae, inputs), skip_bad,
+    lambda inputs: program(audio_codec, video_codec, inputs), skip_bad,
   )  # fmt: skip
   counts = source.shard_sessions
   begins = [0, *itertools.accumulate(counts)]
@@ -98,8 +97,8 @@ class _EncodeJob:
 
 def latent_dtypes(source: RecordFolder, config: Config) -> tuple[np.dtype, np.dtype]:
   """Layouts of latent units and sessions."""
-  video = (config.latent_height, config.latent_width, config.video_vae.latent_dim)
-  audio = (config.audio_latents, config.audio_vae.latent_dim)
+  video = (config.latent_height, config.latent_width, config.video_codec.latent_dim)
+  audio = (config.audio_latents, config.audio_codec.latent_dim)
   kept = [field for field in dtype_to_json(source.unit_dtype) if field[0] not in REPLACED]
   units = [*kept, ["agent_video_latent", STORED, video], ["agent_audio_latent", STORED, audio]]
   voice = (config.layout.voice_units * audio[0], audio[1])
@@ -116,27 +115,29 @@ def fingerprint(*codecs: Any) -> str:
   return digest.hexdigest()
 
 
-def encode_session(audio_vae: AudioVAE, video_vae: VideoVAE, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def encode_session(
+  audio_codec: AudioCodec, video_codec: VideoCodec, inputs: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
   """One session's latents: video [K, h, w, Z], audio [K, A, Z], portrait [h, w, Z], voice [V, Z].
 
   inputs: video uint8 [K, F, H, W, 3], audio int16 [K, S], portrait uint8 [H, W, 3] with portrait_valid, and voice
   int16 [samples] where the layout has one.
   """
   portrait = records.video_to_float(inputs["portrait"])
-  first, behind = video_vae.encode_first(portrait[None])
-  primed = video_vae.primed_encoder_state(*portrait.shape[:2])
+  first, behind = video_codec.encode_first(portrait[None])
+  primed = video_codec.primed_encoder_state(*portrait.shape[:2])
   video_state = jax.tree.map(lambda a, b: jnp.where(inputs["portrait_valid"], a, b), behind, primed)
 
   def unit(states: tuple[Any, Any], media: tuple[jax.Array, jax.Array]) -> tuple[tuple[Any, Any], Any]:
-    video, video_state = video_vae.encode(records.video_to_float(media[0]), states[0])
-    audio, audio_state = audio_vae.encode(records.audio_to_float(media[1]), states[1])
+    video, video_state = video_codec.encode(records.video_to_float(media[0]), states[0])
+    audio, audio_state = audio_codec.encode(records.audio_to_float(media[1]), states[1])
     return (video_state, audio_state), (video.mean[0], audio.mean)
 
-  states = (video_state, audio_vae.encoder_state())
+  states = (video_state, audio_codec.encoder_state())
   _, (video, audio) = jax.lax.scan(unit, states, (inputs["video"], inputs["audio"]))
   voice = jnp.zeros((0, audio.shape[-1]))
   if inputs["voice"].shape[0]:
-    voice = audio_vae.encode(records.audio_to_float(inputs["voice"]), audio_vae.encoder_state())[0].mean
+    voice = audio_codec.encode(records.audio_to_float(inputs["voice"]), audio_codec.encoder_state())[0].mean
   return {"video": video, "audio": audio, "portrait": first.mean[0], "voice": voice}
 
 
@@ -209,12 +210,12 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: World, cut: bool
   config, empty = agent.config, WorldArrays.empty(agent.config)
   result = empty._replace(text=jnp.asarray(world_text(config, tokenizer, world, cut)))
   if world.portrait is not None and config.layout.portrait:
-    portrait = _encode_portrait(agent.video_vae, world.portrait)
+    portrait = _encode_portrait(agent.video_codec, world.portrait)
     result = result._replace(portrait=portrait, portrait_valid=jnp.ones((), bool))
   if world.voice is not None and config.layout.voice_units:
     samples = np.zeros(config.layout.voice_units * config.media.samples, np.float32)
     samples[: len(world.voice)] = world.voice[: len(samples)]
-    result = result._replace(voice=_encode_voice(agent.audio_vae, samples), voice_valid=jnp.ones((), bool))
+    result = result._replace(voice=_encode_voice(agent.audio_codec, samples), voice_valid=jnp.ones((), bool))
   return result
 
 
@@ -232,12 +233,12 @@ def world_text(config: Config, tokenizer: TextTokenizer, world: World, cut: bool
 
 
 @jax.jit
-def _encode_portrait(video_vae: VideoVAE, portrait: jax.Array) -> jax.Array:
+def _encode_portrait(video_codec: VideoCodec, portrait: jax.Array) -> jax.Array:
   """uint8 [H, W, 3] -> [h, w, Z]."""
-  return video_vae.encode_first(video_to_float(portrait)[None])[0].mean[0]
+  return video_codec.encode_first(video_to_float(portrait)[None])[0].mean[0]
 
 
 @jax.jit
-def _encode_voice(audio_vae: AudioVAE, samples: jax.Array) -> jax.Array:
+def _encode_voice(audio_codec: AudioCodec, samples: jax.Array) -> jax.Array:
   """float32 [S] -> [T, Z]."""
-  return audio_vae.encode(samples, audio_vae.encoder_state())[0].mean
+  return audio_codec.encode(samples, audio_codec.encoder_state())[0].mean

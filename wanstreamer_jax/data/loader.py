@@ -61,8 +61,8 @@ def batch_shapes(config: Config) -> Crop:
     "start": ((), np.int32),
     "portrait_latent": (empty.portrait.shape, np.float16),
     "voice_latent": (empty.voice.shape, np.float16),
-    "agent_video_latent": ((config.latent_height, config.latent_width, config.video_vae.latent_dim), np.float16),
-    "agent_audio_latent": ((config.audio_latents, config.audio_vae.latent_dim), np.float16),
+    "agent_video_latent": ((config.latent_height, config.latent_width, config.video_codec.latent_dim), np.float16),
+    "agent_audio_latent": ((config.audio_latents, config.audio_codec.latent_dim), np.float16),
   }
   for dtype in (session_dtype(config), unit_dtype(config, ())):
     shapes |= {name: (dtype[name].shape, dtype[name].base) for name in set(dtype.names or ()) - set(shapes)}
@@ -135,7 +135,7 @@ class Loader:
     if mixture.kind == "media" and set(unknown) & set(LATENTS):
       raise DataError(
         f"{self.folders[0].path} holds media, but this stage trains on latents: make them once with `wanstreamer data "
-        f"encode {self.folders[0].path} --audio-vae A --video-vae V --out DIR`, and set data.path to DIR"
+        f"encode {self.folders[0].path} --audio-codec A --video-codec V --out DIR`, and set data.path to DIR"
       )
     if unknown:
       raise DataError(f"{path} ({mixture.kind}) has no field {unknown[0]!r}: it has {', '.join(known)}")

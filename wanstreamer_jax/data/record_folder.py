@@ -68,8 +68,8 @@ def _shapes(config: Config, kind: str) -> dict[str, list[int]]:
   """Shapes of the fields that do not follow from the media alone."""
   shapes = {"voice": [config.layout.voice_units * config.media.samples]}
   if kind == "latents":
-    shapes["agent_video_latent"] = [config.latent_height, config.latent_width, config.video_vae.latent_dim]
-    shapes["agent_audio_latent"] = [config.audio_latents, config.audio_vae.latent_dim]
+    shapes["agent_video_latent"] = [config.latent_height, config.latent_width, config.video_codec.latent_dim]
+    shapes["agent_audio_latent"] = [config.audio_latents, config.audio_codec.latent_dim]
   return shapes
 
 

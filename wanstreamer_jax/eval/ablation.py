@@ -42,7 +42,7 @@ SAMPLING = ("name", "flow.steps", "flow.shift", "flow.guidance", "eval.", "train
 LOGGING = ("train.log_every", "train.eval_every", "train.checkpoint_every")
 RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.session_units", "data.tokenizer",
            "layout.text_slots", "layout.user_text_slots", "layout.world_text", "layout.voice_units", "layout.portrait",
-           "audio_vae.", "video_vae.")  # fmt: skip
+           "audio_codec.", "video_codec.")  # fmt: skip
 
 
 Train = Callable[[Config], WanStreamer]  # a run's config -> its averaged weights; the same call continues a run
@@ -110,7 +110,7 @@ def ablate(options: Options, train: Train) -> None:
   for file in files:
     load_config(file)  # finds a broken config before anything is trained
   codecs, path = load_agent(options.codecs), options.codecs
-  weights = encode.fingerprint(codecs.audio_vae, codecs.video_vae)
+  weights = encode.fingerprint(codecs.audio_codec, codecs.video_codec)
   options = dataclasses.replace(options, codecs=weights)  # a part of what identifies records
   cells = plan(files, options)
   for cell in cells:
@@ -184,7 +184,7 @@ def records_folder(config: Config, options: Options) -> pathlib.Path:
 
 def check_codecs(cell: AblationCell, codecs: Agent, path: str) -> None:
   """Raises ConfigError when the codecs have other sizes than the cell's config says."""
-  for name in ("audio_vae", "video_vae"):
+  for name in ("audio_codec", "video_codec"):
     if getattr(cell.config, name) != getattr(codecs.config, name):
       raise ConfigError(f"the {name} of {path} is not that of config {cell.name}: give --codecs of the same sizes")
 
@@ -224,13 +224,13 @@ def make_records(config: Config, codecs: Agent, options: Options) -> None:
   if not (folder / "media").exists():
     make.make(config, DuplexSource.of(config, "train", 0, options.train_sessions), folder / "media", workers=2)
   if not (folder / "latents").exists():
-    encode.encode(folder / "media", codecs.audio_vae, codecs.video_vae, config, folder / "latents")
+    encode.encode(folder / "media", codecs.audio_codec, codecs.video_codec, config, folder / "latents")
 
 
 def with_codecs(streamer: Any, config: Config, codecs: Agent) -> Agent:
   """An agent of trained weights under the cell's own config, which may sample differently, and the shared codecs."""
   own = fill_leaves(abstract_agent(config).streamer, named_leaves(streamer))
-  return with_streamer(own, codecs.audio_vae, codecs.video_vae)
+  return with_streamer(own, codecs.audio_codec, codecs.video_codec)
 
 
 def result_file(cell: AblationCell, options: Options) -> pathlib.Path:

@@ -44,7 +44,7 @@ def stack(sessions: Sequence[Arrays]) -> Arrays:
 @jax.jit
 def encode_batch(agent: Agent, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
   """Latents of sessions [B, ...]: what `data.encode` caches."""
-  return jax.vmap(functools.partial(encode_session, agent.audio_vae, agent.video_vae))(inputs)
+  return jax.vmap(functools.partial(encode_session, agent.audio_codec, agent.video_codec))(inputs)
 
 
 def with_latents(agent: Agent, batch: Arrays) -> Arrays:
@@ -77,11 +77,11 @@ def decode_batch(agent: Agent, latents: Latents, worlds: WorldArrays) -> tuple[j
 
   def session(latents: Latents, world: WorldArrays) -> tuple[jax.Array, jax.Array]:
     def unit(states: tuple[Any, Any], z: Latents) -> tuple[tuple[Any, Any], tuple[jax.Array, jax.Array]]:
-      audio, audio_state = agent.audio_vae.decode(z.audio, states[0])
-      video, video_state = agent.video_vae.decode(z.video[None], states[1])
+      audio, audio_state = agent.audio_codec.decode(z.audio, states[0])
+      video, video_state = agent.video_codec.decode(z.video[None], states[1])
       return (audio_state, video_state), (audio, video_to_uint8(video))
 
-    states = (agent.audio_vae.decoder_state(), prime_video_decoder(agent, world))
+    states = (agent.audio_codec.decoder_state(), prime_video_decoder(agent, world))
     return jax.lax.scan(unit, states, latents)[1]
 
   return jax.vmap(session)(latents, worlds)

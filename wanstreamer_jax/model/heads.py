@@ -22,8 +22,8 @@ class Heads(nnx.Module):
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     model = config.model
     self.latent_norm = RMSNorm(model.width, model.norm_eps)
-    self.audio = Linear(model.width, config.audio_vae.latent_dim, rngs=rngs, scale=0.0, bias=True)
-    patch = config.layout.patch**2 * config.video_vae.latent_dim
+    self.audio = Linear(model.width, config.audio_codec.latent_dim, rngs=rngs, scale=0.0, bias=True)
+    patch = config.layout.patch**2 * config.video_codec.latent_dim
     self.video = Linear(model.width, patch, rngs=rngs, scale=0.0, bias=True)
     self.text = None if model.tied_embedding else Linear(model.width, model.vocab, rngs=rngs)
     self.config = config

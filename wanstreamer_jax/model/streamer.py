@@ -34,8 +34,8 @@ class WorldArrays(NamedTuple):
   def empty(cls, config: Config) -> "WorldArrays":
     """A world without persona, portrait and voice: everything is invalid."""
     no = jnp.zeros((), bool)
-    portrait = jnp.zeros((config.latent_height, config.latent_width, config.video_vae.latent_dim))
-    voice = jnp.zeros((config.layout.voice_units * config.audio_latents, config.audio_vae.latent_dim))
+    portrait = jnp.zeros((config.latent_height, config.latent_width, config.video_codec.latent_dim))
+    voice = jnp.zeros((config.layout.voice_units * config.audio_latents, config.audio_codec.latent_dim))
     return cls(jnp.full(config.layout.world_text, PAD, jnp.int32), portrait, no, voice, no)
 
 

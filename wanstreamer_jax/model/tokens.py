@@ -58,7 +58,7 @@ class Tokens(nnx.Module):
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     width, layout = config.model.width, config.layout
-    patch = layout.patch**2 * config.video_vae.latent_dim
+    patch = layout.patch**2 * config.video_codec.latent_dim
     normal = lambda *shape: jax.random.normal(rngs.params(), shape) * width**-0.5
     self.embedding = nnx.Param(normal(config.model.vocab, width))
     self.state = nnx.Param(normal(1, width))
@@ -69,8 +69,8 @@ class Tokens(nnx.Module):
     # clean latents at the noisy patch size, and shares the noisy video's.
     self.video_in = Linear(patch, width, rngs=rngs)
     self.commit_in = Linear(patch * layout.commit_patch**2, width, rngs=rngs)
-    self.audio_in = Linear(config.audio_vae.latent_dim, width, rngs=rngs)
-    self.history_audio_in = Linear(config.audio_vae.latent_dim, width, rngs=rngs)
+    self.audio_in = Linear(config.audio_codec.latent_dim, width, rngs=rngs)
+    self.history_audio_in = Linear(config.audio_codec.latent_dim, width, rngs=rngs)
     self.config = config
 
   def kind(self, name: str, tokens: Float[Array, "T D"], dynamic: Dynamic) -> Content:

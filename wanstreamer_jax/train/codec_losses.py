@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from wanstreamer_jax.codecs import losses, pitch
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
+from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec, still_first
 from wanstreamer_jax.codecs.posterior import Posterior
 from wanstreamer_jax.codecs.source_filter import LOWEST_PITCH, pitch_octaves
-from wanstreamer_jax.codecs.video_vae import VideoVAE, still_first
+from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
 from wanstreamer_jax.config import TrainConfig
 
 Metrics = dict[str, Float[Array, ""]]
@@ -34,8 +35,8 @@ def pitch_loss(logit: Float[Array, "T"], audio: Float[Array, "S"], hop: int) -> 
   return jnp.sum(voiced * error) / jnp.maximum(jnp.sum(voiced), 1.0)
 
 
-def audio_vae_loss(
-  vae: AudioVAE, audio: Float[Array, "S"], key: jax.Array, train: TrainConfig
+def audio_codec_loss(
+  vae: SourceFilterCodec, audio: Float[Array, "S"], key: jax.Array, train: TrainConfig
 ) -> tuple[Float[Array, ""], Metrics]:
   """Spectral distances, pitch and KL of one clip of whole latent frames. Returns (loss, metrics)."""
   posterior, _ = vae.encode(audio, vae.encoder_state())
@@ -57,8 +58,8 @@ def audio_vae_loss(
   return loss, metrics | {"loss": loss}
 
 
-def video_vae_loss(
-  vae: VideoVAE, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
+def video_codec_loss(
+  vae: NativeVideoCodec, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
 ) -> tuple[Float[Array, ""], Metrics]:
   """Reconstruction, edges and KL of one clip of 1 + 4n frames. Returns (loss, metrics)."""
   height, width = video.shape[1:3]
@@ -77,17 +78,14 @@ def video_vae_loss(
   return loss, metrics | {"loss": loss}
 
 
-def calibration_statistics(vae: AudioVAE | VideoVAE, clips: Float[Array, "B ..."]) -> Float[Array, "N Z"]:
+def calibration_statistics(vae: AudioCodec | VideoCodec, clips: Float[Array, "B ..."]) -> Float[Array, "N Z"]:
   """Posterior means of a batch of clips (audio [B, S] or video [B, 1 + 4n, H, W, 3]), for `posterior.calibrate`.
 
   The first two latent frames of each clip are left out if there are more, since they see the empty past.
   """
 
   def means(clip: Array) -> Array:
-    if isinstance(vae, AudioVAE):
-      posterior, _ = vae.encode(clip, vae.encoder_state())
-    else:
-      posterior, _ = vae.encode(still_first(clip), vae.encoder_state(*clip.shape[1:3]))
+    posterior = vae.encode(clip, vae.encoder_state())[0] if isinstance(vae, AudioCodec) else vae.encode_clip(clip)
     return posterior.mean[min(2, posterior.mean.shape[0] - 1) :]
 
   latents = jax.vmap(means)(clips)

@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
+from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
+from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.codecs.posterior import calibrate
-from wanstreamer_jax.codecs.video_vae import VideoVAE, still_first
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.mixture import Mixture, Order
 from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.files import replacing, save_figure
 from wanstreamer_jax.parallel.mesh import make_mesh
-from wanstreamer_jax.train.codec_losses import audio_vae_loss, calibration_statistics, video_vae_loss
+from wanstreamer_jax.train.codec_losses import audio_codec_loss, calibration_statistics, video_codec_loss
 from wanstreamer_jax.train.prefetch import host_rows
 from wanstreamer_jax.train.stage import Loss, Metrics, Stage
 from wanstreamer_jax.weights.store import EXPORTED, export_weights
@@ -79,24 +79,24 @@ class ClipLoader:
     raise DataError(f"{folder.path}: {TRIES} random clips of {data.units} units had no {self.name} on either side")
 
 
-def audio_vae_stage() -> Stage:
+def audio_codec_stage() -> Stage:
   """The audio codec."""
 
   def make_loss(config: Config) -> Loss:
-    return lambda vae, batch, keys: _mean_loss(audio_vae_loss, vae, audio_to_float(batch["audio"]), keys, config)
+    return lambda vae, batch, keys: _mean_loss(audio_codec_loss, vae, audio_to_float(batch["audio"]), keys, config)
 
-  init = lambda config, key: AudioVAE(config.audio_vae, rngs=nnx.Rngs(key))
-  return _stage("audio_vae", "audio", init, make_loss, _draw_audio)
+  init = lambda config, key: make_audio_codec(config.audio_codec, rngs=nnx.Rngs(key))
+  return _stage("audio_codec", "audio", init, make_loss, _draw_audio)
 
 
-def video_vae_stage() -> Stage:
+def video_codec_stage() -> Stage:
   """The video codec."""
 
   def make_loss(config: Config) -> Loss:
-    return lambda vae, batch, keys: _mean_loss(video_vae_loss, vae, video_to_float(batch["video"]), keys, config)
+    return lambda vae, batch, keys: _mean_loss(video_codec_loss, vae, video_to_float(batch["video"]), keys, config)
 
-  init = lambda config, key: VideoVAE(config.video_vae, rngs=nnx.Rngs(key))
-  return _stage("video_vae", "video", init, make_loss, _draw_video)
+  init = lambda config, key: make_video_codec(config.video_codec, rngs=nnx.Rngs(key))
+  return _stage("video_codec", "video", init, make_loss, _draw_video)
 
 
 def _mean_loss(loss: Any, vae: Any, clips: jax.Array, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
@@ -141,21 +141,19 @@ def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
 
 
 @jax.jit
-def _reconstruct_video(vae: VideoVAE, clip: jax.Array) -> jax.Array:
+def _reconstruct_video(vae: VideoCodec, clip: jax.Array) -> jax.Array:
   """The last frame of a clip [1 + F, H, W, 3], encoded and decoded: [H, W, 3]."""
-  height, width = clip.shape[1:3]
-  posterior, _ = vae.encode(still_first(clip), vae.encoder_state(height, width))
-  return vae.decode(posterior.mean, vae.decoder_state(height, width))[0][-1]
+  return vae.decode_clip(vae.encode_clip(clip).mean)[-1]
 
 
 @jax.jit
-def _reconstruct_audio(vae: AudioVAE, clip: jax.Array) -> jax.Array:
+def _reconstruct_audio(vae: AudioCodec, clip: jax.Array) -> jax.Array:
   """A clip [S], encoded and decoded."""
   posterior, _ = vae.encode(clip, vae.encoder_state())
   return vae.decode(posterior.mean, vae.decoder_state())[0]
 
 
-def _draw_video(vae: VideoVAE, clips: np.ndarray, path: pathlib.Path) -> None:
+def _draw_video(vae: VideoCodec, clips: np.ndarray, path: pathlib.Path) -> None:
   """Last frames of up to 8 clips above their reconstructions, enlarged."""
   from PIL import Image
 
@@ -169,7 +167,7 @@ def _draw_video(vae: VideoVAE, clips: np.ndarray, path: pathlib.Path) -> None:
     enlarged.save(temporary, format="png")
 
 
-def _draw_audio(vae: AudioVAE, clips: np.ndarray, path: pathlib.Path) -> None:
+def _draw_audio(vae: AudioCodec, clips: np.ndarray, path: pathlib.Path) -> None:
   """Spectrograms of up to 4 clips above those of their reconstructions."""
   from matplotlib.figure import Figure
 

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from wanstreamer_jax import rollout
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
-from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import fingerprint
 from wanstreamer_jax.data.loader import Crop, CropLoader
@@ -38,9 +37,9 @@ def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int
   """Rolls out on `data.heldout` with the codecs of `train.codecs`; nothing where either is not set."""
   if not (config.data.heldout and config.train.codecs):
     return {}
-  audio_vae, video_vae = _codecs(config)
+  audio_codec, video_codec = _codecs(config)
   batch = _held_out(config)
-  spoken, truth = _roll(streamer, audio_vae, video_vae, batch)
+  spoken, truth = _roll(streamer, audio_codec, video_codec, batch)
   text, words = np.asarray(spoken.text), batch.agent_text != PAD
   wrote, should = (text != PAD).any(-1), (batch.agent_text != PAD).any(-1)
   sounded, sounds = (np.apply_along_axis(is_loud, -1, np.asarray(x)) for x in (spoken.audio, truth[0]))
@@ -71,7 +70,7 @@ def check(config: Config) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _codecs(config: Config) -> tuple[AudioVAE, VideoVAE]:
+def _codecs(config: Config) -> tuple[AudioCodec, VideoCodec]:
   """train.codecs: "AUDIO_RUN,VIDEO_RUN", or one exported agent."""
   audio, _, video = config.train.codecs.partition(",")
   return load_codecs(config, audio, video or audio)
@@ -86,19 +85,19 @@ def _held_out(config: Config) -> Crop:
 
 
 def _roll(
-  streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE, batch: Crop
+  streamer: WanStreamer, audio_codec: AudioCodec, video_codec: VideoCodec, batch: Crop
 ) -> tuple[rollout.AgentUnit, tuple[jax.Array, jax.Array]]:
   """What the agent does, and what the decoders make of the true latents (audio [B, K, S], video [B, K, F, H, W, 3]).
 
   By `rollout`, not by the engine: these weights may be sharded over the training mesh, an engine's lie on one device.
   """
-  parts = (streamer, audio_vae, video_vae)
+  parts = (streamer, audio_codec, video_codec)
   found = [_session(parts, jax.tree.map(lambda x, i=i: x[i], batch)) for i in range(SESSIONS)]
   return jax.tree.map(lambda *xs: np.stack(xs), *found)
 
 
 @jax.jit
-def _session(parts: tuple[WanStreamer, AudioVAE, VideoVAE], crop: Crop) -> tuple:
+def _session(parts: tuple[WanStreamer, AudioCodec, VideoCodec], crop: Crop) -> tuple:
   """One row of `_roll`."""
   agent = with_streamer(*parts)
   world, units = crop_world(crop, agent.config), crop.user_audio.shape[0]

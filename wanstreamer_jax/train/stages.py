@@ -7,16 +7,16 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.train.stage import Stage
 
 
-def _audio_vae() -> Stage:
-  from wanstreamer_jax.train.codecs import audio_vae_stage
+def _audio_codec() -> Stage:
+  from wanstreamer_jax.train.codecs import audio_codec_stage
 
-  return audio_vae_stage()
+  return audio_codec_stage()
 
 
-def _video_vae() -> Stage:
-  from wanstreamer_jax.train.codecs import video_vae_stage
+def _video_codec() -> Stage:
+  from wanstreamer_jax.train.codecs import video_codec_stage
 
-  return video_vae_stage()
+  return video_codec_stage()
 
 
 def _duplex() -> Stage:
@@ -25,7 +25,7 @@ def _duplex() -> Stage:
   return duplex_stage()
 
 
-STAGES: dict[str, Callable[[], Stage]] = {"audio_vae": _audio_vae, "video_vae": _video_vae, "duplex": _duplex}
+STAGES: dict[str, Callable[[], Stage]] = {"audio_codec": _audio_codec, "video_codec": _video_codec, "duplex": _duplex}
 
 
 def get_stage(name: str) -> Stage:

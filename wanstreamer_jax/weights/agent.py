@@ -9,8 +9,8 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
-from wanstreamer_jax.codecs.video_vae import VideoVAE
+from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
+from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.config_files import apply_override, flat_fields
 from wanstreamer_jax.data.encode import world_text
@@ -58,18 +58,21 @@ def load_agent(checkpoint: Path = DEMO, overrides: Sequence[str] = ()) -> Agent:
   return jax.device_put(fit_weights(values, abstract_agent(config.freeze()), folder))
 
 
-def load_codecs(config: Config, audio_vae: Path, video_vae: Path) -> tuple[AudioVAE, VideoVAE]:
+def load_codecs(config: Config, audio_codec: Path, video_codec: Path) -> tuple[AudioCodec, VideoCodec]:
   """Both codecs with their weights, each from its training run or from an exported agent.
 
   Raises CheckpointError when the weights are missing or of another shape than `config` says.
   """
   audio, video = jax.eval_shape(
-    lambda: (AudioVAE(config.audio_vae, rngs=nnx.Rngs(0)), VideoVAE(config.video_vae, rngs=nnx.Rngs(0)))
+    lambda: (
+      make_audio_codec(config.audio_codec, rngs=nnx.Rngs(0)),
+      make_video_codec(config.video_codec, rngs=nnx.Rngs(0)),
+    )
   )
-  return jax.device_put((load_weights(audio_vae, audio), load_weights(video_vae, video)))
+  return jax.device_put((load_weights(audio_codec, audio), load_weights(video_codec, video)))
 
 
-def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
+def assemble(streamer: Path, audio_codec: Path, video_codec: Path) -> Agent:
   """An agent from the training runs or exports of its three parts, with the config of the streamer's run.
 
   Any part may also come from an exported agent, such as "demo".
@@ -80,19 +83,28 @@ def assemble(streamer: Path, audio_vae: Path, video_vae: Path) -> Agent:
   abstract = abstract_agent(config)
   own = _checked("streamer", streamer, own, abstract.streamer)
   values = {f"streamer.{name}": value for name, value in own.items()}
-  for part, path in (("audio_vae", audio_vae), ("video_vae", video_vae)):
+  for part, path in (("audio_codec", audio_codec), ("video_codec", video_codec)):
     codec, found = read_weights(resolve(path))
-    for section in ("media", part):
-      wanted, has = (flat_fields(getattr(c, section)) for c in (config, codec))
-      for name in wanted:
-        if wanted[name] != has[name]:
-          raise CheckpointError(
-            f"{path} has {section}.{name} = {has[name]!r}, but {streamer} was trained with {wanted[name]!r}: "
-            "give the codec that made the latents it was trained on"
-          )
+    wanted, has = (codec_fields(c, part) for c in (config, codec))
+    for name in wanted:
+      if wanted[name] != has.get(name):
+        raise CheckpointError(
+          f"{path} has {name} = {has.get(name)!r}, but {streamer} was trained with {wanted[name]!r}: "
+          "give the codec that made the latents it was trained on"
+        )
     found = _checked(part, path, found, getattr(abstract, part))
     values |= {f"{part}.{name}": value for name, value in found.items()}
   return fit_weights(values, abstract, streamer)
+
+
+def codec_fields(config: Config, part: str) -> dict[str, Any]:
+  """The fields that a codec's weights depend on, by their dotted names: those of the media and of its own kind."""
+  kind = getattr(config, part).kind
+  return {
+    name: value
+    for name, value in flat_fields(config).items()
+    if name.startswith(("media.", f"{part}.{kind}.")) or name == f"{part}.kind"
+  }
 
 
 def _checked(part: str, path: Path, values: dict[str, np.ndarray], abstract: Any) -> dict[str, np.ndarray]:
@@ -114,10 +126,10 @@ def without_paths(config: Config) -> Config:
   return config.freeze()
 
 
-def with_streamer(streamer: WanStreamer, audio_vae: AudioVAE, video_vae: VideoVAE) -> Agent:
+def with_streamer(streamer: WanStreamer, audio_codec: AudioCodec, video_codec: VideoCodec) -> Agent:
   """An agent from its three modules."""
   agent = abstract_agent(streamer.config)
-  parts = {"streamer": streamer, "audio_vae": audio_vae, "video_vae": video_vae}
+  parts = {"streamer": streamer, "audio_codec": audio_codec, "video_codec": video_codec}
   leaves = {f"{part}.{name}": leaf for part, tree in parts.items() for name, leaf in named_leaves(tree).items()}
   return fill_leaves(agent, leaves)
 

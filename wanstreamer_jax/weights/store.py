@@ -31,7 +31,7 @@ META_FILE = "meta/metadata"  # inside a training checkpoint
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
 SCALE = ":scale"  # suffix of the int8 rows' scales
 # Parts of leaves' names in older checkpoints and exports, and what they are called since.
-RENAMED = {"see.conv": "see.w"}
+RENAMED = {"see.conv": "see.w", "audio_vae": "audio_codec", "video_vae": "video_codec"}
 MIN_INT8_ROW = 16  # shorter rows stay bf16, since their scales would take the space that int8 saves
 
 # The client of Google's store logs a traceback for every failure that it raises; here a failure is one line.
@@ -232,7 +232,7 @@ def load_weights(path: Path, abstract: Any) -> Any:
 
 
 def part_of(values: dict[str, np.ndarray], names: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The values of the part ("streamer", "audio_vae", ...) of an exported agent that has all of `names`, without the
+  """The values of the part ("streamer", "audio_codec", ...) of an exported agent that has all of `names`, without the
   part's name in front; all values if no part has them."""
   for part in sorted({name.partition(".")[0] for name in values}):
     if all(f"{part}.{name}" in values for name in names):

@@ -22,8 +22,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from wanstreamer_jax.codecs.interface import VideoCodec
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
-from wanstreamer_jax.config import VideoVAEConfig
+from wanstreamer_jax.config import NativeVideoConfig
 from wanstreamer_jax.nn.causal_conv import CausalConv3d, ChannelNorm, Residual3d
 from wanstreamer_jax.nn.folding import depth_to_space, depth_to_time, space_to_depth, time_to_depth
 
@@ -90,10 +91,10 @@ def merge_channels(x: Float[Array, "... KC"], channels: int) -> Float[Array, "..
   return x.reshape(*x.shape[:-1], channels, -1).mean(axis=-1)
 
 
-class VideoVAEEncoder(nnx.Module):
+class NativeVideoEncoder(nnx.Module):
   """Frames [4n, H, W, 3] to a posterior's (mean, logvar), each [n, h, w, Z]."""
 
-  def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: NativeVideoConfig, *, rngs: nnx.Rngs):
     half, quarter, eighth = cfg.channels
     self.time_stride = cfg.time_stride
     self.conv_in = CausalConv3d(3 * PATCH**2, half, FRAME, rngs=rngs)
@@ -131,10 +132,10 @@ class VideoVAEEncoder(nnx.Module):
     return time_to_depth(space_to_depth(x, 2), self.time_stride)
 
 
-class VideoVAEDecoder(nnx.Module):
+class NativeVideoDecoder(nnx.Module):
   """Latents [n, h, w, Z] to frames [4n, H, W, 3]."""
 
-  def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: NativeVideoConfig, *, rngs: nnx.Rngs):
     half, quarter, eighth = cfg.channels
     self.time_stride = cfg.time_stride
     self.conv_in = CausalConv3d(cfg.latent_dim, eighth, (cfg.time_kernel, 3, 3), rngs=rngs)
@@ -179,14 +180,14 @@ class VideoVAEDecoder(nnx.Module):
     return y + jnp.repeat(x, y.shape[-1] // x.shape[-1], axis=-1)
 
 
-class VideoVAE(nnx.Module):
+class NativeVideoCodec(VideoCodec):
   """Frames [4n, H, W, 3] in [-1, 1] <-> standardised latents [n, h, w, Z]; see the module's docstring."""
 
-  def __init__(self, cfg: VideoVAEConfig, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: NativeVideoConfig, *, rngs: nnx.Rngs):
     cfg.check_rules()
     self.cfg = cfg
-    self.encoder = VideoVAEEncoder(cfg, rngs=rngs)
-    self.decoder = VideoVAEDecoder(cfg, rngs=rngs)
+    self.encoder = NativeVideoEncoder(cfg, rngs=rngs)
+    self.decoder = NativeVideoDecoder(cfg, rngs=rngs)
     self.standard = Standardisation(cfg.latent_dim)
 
   def encoder_state(self, height: int, width: int) -> State:
@@ -218,12 +219,3 @@ class VideoVAE(nnx.Module):
     height, width = (size * self.cfg.space_stride for size in latent.shape[1:3])
     frames, state = self.decode(latent, self.decoder_state(height, width))
     return frames[-1:], state
-
-  def primed_encoder_state(self, height: int, width: int) -> State:
-    """The state after a mid-grey first frame, which is never emitted."""
-    return self.encode_first(jnp.zeros((1, height, width, 3)))[1]
-
-  def primed_decoder_state(self, height: int, width: int) -> State:
-    """The state after the latent of a mid-grey first frame, which is never emitted."""
-    posterior, _ = self.encode_first(jnp.zeros((1, height, width, 3)))
-    return self.decode_first(posterior.mean)[1]

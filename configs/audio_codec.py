@@ -1,6 +1,6 @@
-"""Stage 0, the audio codec of a size: `configs/audio_vae.py:tiny`, `:demo` ...
+"""Stage 0, the audio codec of a size: `configs/audio_codec.py:tiny`, `:demo` ...
 
-    wanstreamer train --config=configs/audio_vae.py:tiny --config.data.path=data_cache/tiny/train
+    wanstreamer train --config=configs/audio_codec.py:tiny --config.data.path=data_cache/tiny/train
 
 Expected time: 10 minutes on one CPU core. Expected result: a log-mel distance of about 0.1 on both voices, pictures in
 RUN/pictures, and the standardised codec in RUN/weights.
@@ -13,7 +13,7 @@ from wanstreamer_jax.config import Config
 
 def get_config(size: str = "tiny") -> Config:
   config = importlib.import_module(f"configs.{size}").get_config()
-  config.name, config.train.stage, config.train.run = f"{size}_audio_vae", "audio_vae", f"runs/{size}/audio_vae"
+  config.name, config.train.stage, config.train.run = f"{size}_audio_codec", "audio_codec", f"runs/{size}/audio_codec"
   config.data.units, config.data.batch = 8, 8
   train = config.train
   train.steps, train.learning_rate, train.warmup, train.ema = 2500, 3e-3, 50, 0.99

@@ -9,19 +9,19 @@ from flax import nnx
 
 from tests.conftest import assert_close
 from tests.helpers.streaming import check_causality, check_chunking
+from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec, cosine_basis, still_first
 from wanstreamer_jax.codecs.posterior import calibrate
-from wanstreamer_jax.codecs.video_vae import VideoVAE, cosine_basis, still_first
-from wanstreamer_jax.config import TrainConfig, VideoVAEConfig
+from wanstreamer_jax.config import NativeVideoConfig, TrainConfig
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.train.codec_losses import calibration_statistics, video_vae_loss
+from wanstreamer_jax.train.codec_losses import calibration_statistics, video_codec_loss
 
-SMALL = VideoVAEConfig(channels=(4, 8, 8), latent_dim=5, decoder_blocks=(1, 1, 1))
+SMALL = NativeVideoConfig(channels=(4, 8, 8), latent_dim=5, decoder_blocks=(1, 1, 1))
 HEIGHT, WIDTH = 16, 24
 
 
 def small():
   """A small codec whose networks matter: not damped, and with latents that are not yet standard."""
-  vae = VideoVAE(SMALL, rngs=nnx.Rngs(0))
+  vae = NativeVideoCodec(SMALL, rngs=nnx.Rngs(0))
   for conv in (vae.encoder.conv_out, vae.decoder.conv_out, vae.decoder.colour):
     conv.w = nnx.Param(20 * conv.w[...])
   vae.standard.latent_mean = nnx.Param(jnp.arange(5.0) - 2)
@@ -106,12 +106,12 @@ def test_lengths_are_exact_and_other_sizes_refused():
     with pytest.raises(ValueError, match="not whole groups of 4 frames with sides divisible by 8"):
       vae.encode(jnp.zeros(shape), vae.encoder_state(HEIGHT, WIDTH))
   for channels in ((4, 8), (4, 6, 8), (4, 8, 24)):
-    with pytest.raises(ConfigError, match=r"video_vae.channels"):
-      VideoVAE(VideoVAEConfig(channels=channels), rngs=nnx.Rngs(0))
+    with pytest.raises(ConfigError, match=r"video_codec.native.channels"):
+      NativeVideoCodec(NativeVideoConfig(channels=channels), rngs=nnx.Rngs(0))
 
 
 def test_the_default_codec_is_small_and_pure():
-  vae = jax.eval_shape(lambda: VideoVAE(VideoVAEConfig(), rngs=nnx.Rngs(0)))
+  vae = jax.eval_shape(lambda: NativeVideoCodec(NativeVideoConfig(), rngs=nnx.Rngs(0)))
   assert sum(leaf.size for leaf in jax.tree.leaves(vae)) < 800_000
   params = jax.tree.leaves(vae, is_leaf=lambda x: isinstance(x, nnx.Variable))
   assert all(isinstance(leaf, nnx.Param) for leaf in params)
@@ -129,7 +129,7 @@ def test_the_cosine_basis_is_orthonormal_and_begins_with_the_mean_colour():
 
 
 def test_an_untrained_codec_shows_the_colours_of_blocks():
-  vae = VideoVAE(VideoVAEConfig(channels=(4, 8, 8)), rngs=nnx.Rngs(0))
+  vae = NativeVideoCodec(NativeVideoConfig(channels=(4, 8, 8)), rngs=nnx.Rngs(0))
   colours = np.random.default_rng(0).uniform(-1, 1, size=(1, 2, 3, 3))
   frame = jnp.asarray(colours.repeat(8, axis=1).repeat(8, axis=2), jnp.float32)
   posterior, _ = vae.encode_first(frame)
@@ -137,7 +137,7 @@ def test_an_untrained_codec_shows_the_colours_of_blocks():
 
 
 def test_training_lowers_the_loss_and_reaches_every_weight():
-  vae, train = VideoVAE(SMALL, rngs=nnx.Rngs(0)), TrainConfig()
+  vae, train = NativeVideoCodec(SMALL, rngs=nnx.Rngs(0)), TrainConfig()
   row = np.linspace(-1, 1, WIDTH)[None, None, :, None] * np.ones((5, HEIGHT, 1, 3))
   clip = jnp.asarray(np.sin(3 * row + np.arange(5)[:, None, None, None]), jnp.float32)
 
@@ -145,7 +145,7 @@ def test_training_lowers_the_loss_and_reaches_every_weight():
 
   @jax.jit
   def step(vae, state, key):
-    (loss, metrics), grads = jax.value_and_grad(video_vae_loss, has_aux=True)(vae, clip, key, train)
+    (loss, metrics), grads = jax.value_and_grad(video_codec_loss, has_aux=True)(vae, clip, key, train)
     updates, state = optimizer.update(grads, state)
     return loss, metrics, grads, optax.apply_updates(vae, updates), state
 

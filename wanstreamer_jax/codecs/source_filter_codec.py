@@ -18,8 +18,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wanstreamer_jax.codecs import pitch, source_filter
+from wanstreamer_jax.codecs.interface import AudioCodec
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
-from wanstreamer_jax.config import AudioVAEConfig
+from wanstreamer_jax.config import SourceFilterConfig
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, Residual1d, UpsampleConv1d, stack_taps
 from wanstreamer_jax.nn.local_attention import LocalAttentionLayer
@@ -37,7 +38,7 @@ class VoiceFrames(NamedTuple):
   cepstra: Float[Array, "T 2 K"]  # filters of pulses and noise
 
 
-def stage_channels(cfg: AudioVAEConfig) -> list[int]:
+def stage_channels(cfg: SourceFilterConfig) -> list[int]:
   """Channels at the frame rate and after each further stride."""
   return [min(cfg.channels * 2**i, cfg.max_channels) for i in range(len(cfg.strides))]
 
@@ -96,15 +97,15 @@ class Chain(nnx.Module):
     return x, after
 
 
-def latent_attention(cfg: AudioVAEConfig, channels: int, rngs: nnx.Rngs) -> list[LocalAttentionLayer]:
+def latent_attention(cfg: SourceFilterConfig, channels: int, rngs: nnx.Rngs) -> list[LocalAttentionLayer]:
   """Attention among latent frames, the same in the encoder and the decoder."""
   if channels % cfg.attention_heads:
-    raise ConfigError(f"audio_vae: {channels} channels do not divide into {cfg.attention_heads} attention heads")
+    raise ConfigError(f"audio_codec: {channels} channels do not divide into {cfg.attention_heads} attention heads")
   heads, window = cfg.attention_heads, cfg.attention_window
   return [LocalAttentionLayer(channels, heads, window, rngs=rngs) for _ in range(cfg.attention_layers)]
 
 
-def encoder_layers(cfg: AudioVAEConfig, features: int, rngs: nnx.Rngs) -> list[nnx.Module]:
+def encoder_layers(cfg: SourceFilterConfig, features: int, rngs: nnx.Rngs) -> list[nnx.Module]:
   """From `features` at the frame rate to (mean, logvar) at the latent rate."""
   channels = stage_channels(cfg)
   layers: list[nnx.Module] = [CausalConv1d(features, channels[0], 1, rngs=rngs)]
@@ -116,7 +117,7 @@ def encoder_layers(cfg: AudioVAEConfig, features: int, rngs: nnx.Rngs) -> list[n
   return [*layers, CausalConv1d(channels[-1], 2 * cfg.latent_dim, 1, rngs=rngs)]
 
 
-def decoder_layers(cfg: AudioVAEConfig, rngs: nnx.Rngs) -> list[nnx.Module]:
+def decoder_layers(cfg: SourceFilterConfig, rngs: nnx.Rngs) -> list[nnx.Module]:
   """From latents back to channels at the frame rate."""
   channels = stage_channels(cfg)
   layers: list[nnx.Module] = [CausalConv1d(cfg.latent_dim, channels[-1], 3, rngs=rngs)]
@@ -128,10 +129,10 @@ def decoder_layers(cfg: AudioVAEConfig, rngs: nnx.Rngs) -> list[nnx.Module]:
   return layers
 
 
-class AudioVAE(nnx.Module):
+class SourceFilterCodec(AudioCodec):
   """Samples [T * hop] <-> standardised latents [T, Z]; see the module's docstring."""
 
-  def __init__(self, cfg: AudioVAEConfig, *, rngs: nnx.Rngs):
+  def __init__(self, cfg: SourceFilterConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
     self.analysis = Analysis(cfg.strides[0])
     self.encoder = Chain(encoder_layers(cfg, self.analysis.features, rngs))

@@ -9,12 +9,12 @@ from flax import nnx
 from tests.conftest import assert_close
 from tests.helpers.streaming import check_causality, check_chunking
 from wanstreamer_jax.codecs import losses, pitch, source_filter
-from wanstreamer_jax.codecs.audio_vae import AudioVAE
 from wanstreamer_jax.codecs.posterior import calibrate
-from wanstreamer_jax.config import AudioVAEConfig, TrainConfig
+from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
+from wanstreamer_jax.config import SourceFilterConfig, TrainConfig
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.mel import mel_filterbank
-from wanstreamer_jax.train.codec_losses import audio_vae_loss, calibration_statistics
+from wanstreamer_jax.train.codec_losses import audio_codec_loss, calibration_statistics
 
 HOP = 48  # samples per frame of the small codec; 384 per latent frame
 SMALL = {"strides": (HOP, 2, 4), "channels": 8, "max_channels": 16, "latent_dim": 4, "cepstrum": 12}
@@ -22,7 +22,7 @@ SMALL = {"strides": (HOP, 2, 4), "channels": 8, "max_channels": 16, "latent_dim"
 
 def small(seed=0, **changes):
   """A small codec whose decoder is loud and whose latents matter, so that no error hides in silence."""
-  vae = AudioVAE(AudioVAEConfig(**(SMALL | changes)), rngs=nnx.Rngs(seed))
+  vae = SourceFilterCodec(SourceFilterConfig(**(SMALL | changes)), rngs=nnx.Rngs(seed))
   vae.head.w = nnx.Param(10 * vae.head.w[...])
   vae.head.b = nnx.Param(vae.head.b[...].at[jnp.array([1, 13])].add(3.0))
   vae.standard.latent_mean = nnx.Param(jnp.array([0.5, -1.0, 0.0, 2.0]))
@@ -111,7 +111,7 @@ def test_lengths_are_exact():
 
 
 def test_the_default_codec_is_small_and_pure():
-  vae = jax.eval_shape(lambda: AudioVAE(AudioVAEConfig(), rngs=nnx.Rngs(0)))
+  vae = jax.eval_shape(lambda: SourceFilterCodec(SourceFilterConfig(), rngs=nnx.Rngs(0)))
   assert sum(leaf.size for leaf in jax.tree.leaves(vae)) < 800_000
   params = jax.tree.leaves(vae, is_leaf=lambda x: isinstance(x, nnx.Variable))
   assert all(isinstance(leaf, nnx.Param) for leaf in params)
@@ -168,7 +168,7 @@ def test_the_filters_are_minimum_phase():
 
 
 def test_silence_in_silence_out():
-  vae = AudioVAE(AudioVAEConfig(**SMALL), rngs=nnx.Rngs(0))
+  vae = SourceFilterCodec(SourceFilterConfig(**SMALL), rngs=nnx.Rngs(0))
   samples, _ = vae.decode(jnp.zeros((4, 4)), vae.decoder_state())
   assert np.sqrt(np.mean(np.square(samples))) < 2e-3
 
@@ -200,12 +200,12 @@ def test_spectral_losses_know_equal_from_different():
 
 
 def test_training_lowers_the_loss_and_reaches_every_weight():
-  vae, train = AudioVAE(AudioVAEConfig(**SMALL), rngs=nnx.Rngs(0)), TrainConfig()
+  vae, train = SourceFilterCodec(SourceFilterConfig(**SMALL), rngs=nnx.Rngs(0)), TrainConfig()
   audio = voice(8 * 384)
 
   @jax.jit
   def step(vae, key):
-    (loss, metrics), grads = jax.value_and_grad(audio_vae_loss, has_aux=True)(vae, audio, key, train)
+    (loss, metrics), grads = jax.value_and_grad(audio_codec_loss, has_aux=True)(vae, audio, key, train)
     return loss, metrics, grads, jax.tree.map(lambda p, g: p - 3e-3 * jnp.sign(g), vae, grads)
 
   first, metrics, grads, vae = step(vae, jax.random.key(0))
