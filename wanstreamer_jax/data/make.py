@@ -51,8 +51,8 @@ class SessionSource(Protocol):
     """Names of the per-frame tracks to store, for both sides."""
     ...
 
-  def sessions(self, item: int) -> Generator[Session, None, ItemReport | None]:
-    """The sessions of one item, always the same ones.
+  def sessions(self, item: int) -> Generator[Session, None, ItemReport | int | None]:
+    """The sessions of one item, always the same ones. Returns a report, or only how many units at its end are unused.
 
     Raises DataError or MediaError for an item that cannot be read."""
     ...
@@ -158,7 +158,7 @@ def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Sessi
     try:
       session = next(sessions)
     except StopIteration as end:
-      report = end.value or ItemReport()
+      report = end.value if isinstance(end.value, ItemReport) else ItemReport(end.value or 0)
       unused = report.unused_units
       notes["unused_units"] += unused
       notes["quality"] += [{"where": where, **report.quality}] if report.quality else []

@@ -28,6 +28,7 @@ form); its words are read from talk.json if that is a transcript. The other keys
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -216,13 +217,13 @@ def world_path(where: str) -> pathlib.Path:
 def _side_words(name: str, side: dict[str, Any], path: Any, folder: pathlib.Path, where: str) -> Words | None:
   """The words of a side: given, in a transcript, beside a moshi-finetune path, or unknown."""
   value = side.get("words")
-  if isinstance(value, str) or isinstance(value, dict) and "file" in value:
+  if isinstance(value, str) or (isinstance(value, dict) and "file" in value):
     if isinstance(value, dict):
       _keys(value, ("file", "speaker"), f"{where}.words")
     file, speaker = (value, None) if isinstance(value, str) else (value.get("file"), value.get("speaker"))
     _file(file, folder, f"{where}.words")
     try:
-      return words_of_speaker(folder / file, speaker)
+      return words_of_speaker(folder / str(file), speaker)
     except DataError as error:
       raise DataError(f"{where}.words: {error}") from error
   if value is not None:
@@ -273,7 +274,7 @@ def _boxes(value: Any, where: str) -> tuple[Box, ...]:
       boxes.append(
         _box(_number(entry.get("time"), f"{where}[{index}].time"), entry.get("box"), f"{where}[{index}].box")
       )
-    if any(a.time >= b.time for a, b in zip(boxes, boxes[1:])):
+    if any(a.time >= b.time for a, b in itertools.pairwise(boxes)):
       raise DataError(f"{where}: the times of its boxes do not rise; sort them")
     return tuple(boxes)
   return (_box(0.0, value, where),)

@@ -72,10 +72,10 @@ def _parse_part(part: str, text: str) -> tuple[str, fractions.Fraction]:
 class SessionsOf(NamedTuple):
   """What the order of a folder's sessions depends on."""
 
-  count: int
+  sessions: int
   units: int  # of each, as stored
-  lengths: np.ndarray | None = None  # int [count], the units that exist; None: all
-  speakers: Sequence[str] | None = None  # [count]; None: not asked for
+  lengths: np.ndarray | None = None  # int [sessions], the units that exist; None: all
+  speakers: Sequence[str] | None = None  # [sessions]; None: not asked for
 
   def length(self, session: int) -> int:
     """Units of one session that exist."""
@@ -115,7 +115,7 @@ class Order:
     folder = int(folders[position])
     number, groups = block * self.shares[folder] + int(ranks[position]), self.groups[folder]
     if groups is None or not self._shuffle:
-      epoch, turn = divmod(number, self.folders[folder].count)
+      epoch, turn = divmod(number, self.folders[folder].sessions)
       session = int(self._permutation(folder, epoch)[turn])
       return Place(folder, session, self.start(folder, session, epoch))
     visit, turn = divmod(number, len(groups))
@@ -157,7 +157,7 @@ class Order:
     return folders, ranks
 
   def _permute(self, folder: int, epoch: int) -> np.ndarray:
-    numbers = np.arange(self.folders[folder].count)
+    numbers = np.arange(self.folders[folder].sessions)
     return self._rng(SESSIONS, epoch, folder).permutation(numbers) if self._shuffle else numbers
 
   def _rng(self, *stream: int) -> np.random.Generator:

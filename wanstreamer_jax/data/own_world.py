@@ -1,4 +1,4 @@
-"""Chooses a portrait and a voice sample out of a recording, for an agent whose manifest gives none.
+"""Chooses a portrait and a voice sample out of a recording, for an agent who has none.
 
 The agent keeps its face and voice only if it was shown them: without a portrait it drifts several times as much. The
 portrait is a sharp, lit frame in which the agent is silent and still, so that its mouth is most likely closed; else the

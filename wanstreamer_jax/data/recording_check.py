@@ -47,7 +47,9 @@ class Outlook:
       out.append(f"{side}: {known} of {used} with words ({self.words[side]}), {seen} with a picture")
     silent = used - self.with_words[AGENT]
     if silent:
-      out.append(f"{silent} recordings do not say what the agent said: its text is not learned from them (docs/data.md)")
+      out.append(
+        f"{silent} recordings do not say what the agent said: its text is not learned from them (docs/data.md)"
+      )
     if self.speakers:
       most = max(self.speakers, key=self.speakers.__getitem__)
       out.append(f"{len(self.speakers)} speakers as the agent; the most frequent, {most}, in {self.speakers[most]}")
@@ -70,8 +72,8 @@ def check_config(config: Config) -> None:
   data, tokenizer = config.data, TextTokenizer(config.data.tokenizer)
   if data.session_units < data.units:
     raise ConfigError(
-      f"data.session_units is {data.session_units}, but training crops are data.units = {data.units} long: make sessions "
-      "at least as long"
+      f"data.session_units is {data.session_units}, but training crops are data.units = {data.units} long: make "
+      "sessions at least as long"
     )
   if tokenizer.vocab_size > config.model.vocab:
     raise ConfigError(
@@ -117,8 +119,8 @@ def check_recordings(source: RecordingsSource) -> Outlook:
   by_side = lambda what: {side: counts[what, side] for side in (USER, AGENT)}
   speakers = {key[1]: n for key, n in counts.items() if isinstance(key, tuple) and key[0] == "speaker" and key[1]}
   return Outlook(
-    list(dict.fromkeys(problems)), seconds, counts["whole"], counts["shorter"], unused, counts["unknown"], by_side("words"), by_side("known"),
-    by_side("video"), speakers, len(source.recordings), counts["usable"],
+    list(dict.fromkeys(problems)), seconds, counts["whole"], counts["shorter"], unused, counts["unknown"],
+    by_side("words"), by_side("known"), by_side("video"), speakers, len(source.recordings), counts["usable"],
   )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """Opens the media of one recording and puts all its streams on one clock.
 
-The clock. A recording may be one file, a file per person, or picture and sound apart. Timestamps of all its files count
-from one zero: the earliest stamp of any of them. A picture file that says that it starts at 0.73 s starts 0.73 s after a
-sound file that starts at 0. Transport streams begin anywhere: beside files of other kinds each counts from its own first
-stamp. `video_start` and `audio_start` of the manifest replace what a file says. Gaps and damaged packets keep their
-time: sound is silent and the picture is held.
+The clock. A recording may be one file, a file per person, or picture and sound apart. Timestamps of all its files
+count from one zero: the earliest stamp of any of them. A picture file that says that it starts at 0.73 s starts 0.73 s
+after a sound file that starts at 0. Transport streams begin anywhere: beside files of other kinds each counts from its
+own first stamp. `video_start` and `audio_start` of the manifest replace what a file says. Gaps and damaged packets keep
+their time: sound is silent and the picture is held.
 """
 
 import dataclasses
@@ -89,6 +89,7 @@ class RecordingMedia:
     path, origin = track.file.path, track.origin
     if isinstance(track.info, VideoInfo):
       pictures = ticks(path, track.info, origin, media, regions_of(track))
+      units: Iterator[np.ndarray]
       units = (np.stack(list(itertools.islice(pictures, media.frames))) for _ in itertools.count())
     else:
       units = blocks(path, track.info, origin, media)
@@ -200,8 +201,8 @@ def checked_length(ends: dict[str, float], duration: float | None) -> float:
     return min(duration, longest)
   if longest - shortest > max(UNEVEN_SECONDS, UNEVEN_SHARE * longest):
     raise DataError(
-      f'{first} ends at {shortest:.2f} s, {last} at {longest:.2f} s: give the recording a "duration", {shortest:.2f} to '
-      f"cut at the shorter, {longest:.2f} to keep all"
+      f"{first} ends at {shortest:.2f} s, {last} at {longest:.2f} s: give the recording a "
+      f'"duration", {shortest:.2f} to cut at the shorter, {longest:.2f} to keep all'
     )
   if shortest <= 0:
     raise DataError(f"{first} ends before the other streams begin; say when each starts")

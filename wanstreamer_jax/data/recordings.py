@@ -1,7 +1,8 @@
 """Reads recordings of two people as sessions. A JSON-lines manifest (`manifest.py`) lists the media files.
 
-Any frame size, frame rate and sample rate will do. A recording gives consecutive sessions of `data.session_units` units;
-what is left at its end is a shorter session, if it has at least `data.min_session_units`, whose other units are invalid.
+Any frame size, frame rate and sample rate will do. A recording gives consecutive sessions of `data.session_units`
+units; what is left at its end is a shorter session, if it has at least `data.min_session_units`, whose other units are
+invalid.
 """
 
 import dataclasses
@@ -189,13 +190,16 @@ class _Piece:
       if start >= begin and start - lead < begin + seconds
     )
     streams = {kind: self._stream(name, kind) for kind in ("video", "audio")}
-    valid = {
-      f"{kind}_valid": self._padded(np.array([getattr(unit[name], f"{kind}_valid") for unit in self.units]))
-      for kind in streams
-    }
-    valid["text_valid"] = self._padded(np.full(len(self.units), side.words is not None))
+    video_valid, audio_valid = (
+      self._padded(np.array([getattr(unit[name], f"{kind}_valid") for unit in self.units])) for kind in streams
+    )
+    text_valid = self._padded(np.full(len(self.units), side.words is not None))
     padded = {kind: None if stream is None else self._filled(stream) for kind, stream in streams.items()}
-    return Side(padded["video"], padded["audio"], written if name == AGENT else (), speech, **valid)
+    words_of_agent = written if name == AGENT else ()
+    return Side(
+      padded["video"], padded["audio"], words_of_agent, speech, video_valid=video_valid, audio_valid=audio_valid,
+      text_valid=text_valid,
+    )  # fmt: skip
 
   def _stream(self, name: str, kind: str) -> np.ndarray | None:
     """One stream over the units that exist, or None."""

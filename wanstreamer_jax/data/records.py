@@ -44,7 +44,12 @@ def unit_dtype(config: Config, tracks: Sequence[str]) -> np.dtype:
   return np.dtype(fields)
 
 
-TEXT_VALID = tuple(f"{side}_text_valid" for side in (USER, AGENT))  # older records have none: all text is valid
+TEXT_VALID = tuple(f"{side}_text_valid" for side in (USER, AGENT))
+
+
+def unit_field(units: np.ndarray, name: str) -> np.ndarray:
+  """A field of unit records [units]. Older records do not say whether text is valid: all of it is."""
+  return np.ones(len(units), bool) if name in TEXT_VALID and name not in (units.dtype.names or ()) else units[name]
 
 
 def session_dtype(config: Config) -> np.dtype:

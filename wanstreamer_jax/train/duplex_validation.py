@@ -40,8 +40,9 @@ def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int
   audio_codec, video_codec = _codecs(config)
   batch = _held_out(config)
   spoken, truth = _roll(streamer, audio_codec, video_codec, batch)
-  text, words = np.asarray(spoken.text), batch.agent_text != PAD
-  wrote, should = (text != PAD).any(-1), (batch.agent_text != PAD).any(-1)
+  known = batch.agent_text_valid  # [B, K]; what is compared with words counts only where they are known
+  text, words = np.asarray(spoken.text), (batch.agent_text != PAD) & known[..., None]
+  wrote, should = (text != PAD).any(-1)[known], words.any(-1)[known]
   sounded, sounds = (np.apply_along_axis(is_loud, -1, np.asarray(x)) for x in (spoken.audio, truth[0]))
   path = run / "pictures" / f"rollout_{step:06d}.png"
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,8 @@
     words/<meeting>.<A-D>.words.xml                      of the manual annotations 1.6.2
     corpusResources/meetings.xml                         who (nxt_agent, global_name) has which channel and camera
 
-Files are found by their names, wherever they lie. A recording has two people, so a meeting gives the pair, or the pairs,
-who take turns with each other most often; the other people are not heard, though both may answer them.
+Files are found by their names, wherever they lie. A recording has two people, so a meeting gives the pair, or the
+pairs, who take turns with each other most often; the other people are not heard, though both may answer them.
 """
 
 import itertools
@@ -15,13 +15,13 @@ import re
 import xml.etree.ElementTree as xml
 from typing import Any, NamedTuple
 
-from wanstreamer_jax.data.importers.imported import Imported, ImportOptions, files_of, listed, opened_folder
+from wanstreamer_jax.data.importers.imported import DEFAULTS, Imported, ImportOptions, files_of, listed, opened_folder
 from wanstreamer_jax.data.transcripts import TimedWord, Words
 from wanstreamer_jax.errors import DataError
 
 TERMS = (
-  "The AMI Meeting Corpus is CC BY 4.0: name it (Carletta et al., 2005) where you show what was made with it. Its people "
-  "consented to the publication of their recordings, not to being imitated: do not serve their faces or voices."
+  "The AMI Meeting Corpus is CC BY 4.0: name it (Carletta et al., 2005) where you show what was made with it. Its "
+  "people consented to the publication of their recordings, not to being imitated: do not serve their faces or voices."
 )
 HEADSET = re.compile(r"(\w+)\.Headset-(\d+)")
 TURN_GAP = 1.0  # seconds of silence that end a turn
@@ -38,13 +38,13 @@ class Person(NamedTuple):
   words: Words | None
 
 
-def ami(folder: str | pathlib.Path, options: ImportOptions = ImportOptions()) -> Imported:
+def ami(folder: str | pathlib.Path, options: ImportOptions = DEFAULTS) -> Imported:
   """Pairs of the meetings of a folder. Raises DataError if it is none, or for broken annotations."""
   folder, found = opened_folder(folder), Imported(TERMS)
   paths = {path.name: path for path in files_of(folder, (".wav", ".xml", *VIDEOS))}
   speakers = _speakers(paths.get("meetings.xml"))
   headsets: dict[str, dict[int, pathlib.Path]] = {}
-  for name, path in sorted(paths.items()):
+  for path in sorted(paths.values()):
     match = HEADSET.fullmatch(path.stem)
     if match:
       headsets.setdefault(match[1], {})[int(match[2])] = path
@@ -53,7 +53,9 @@ def ami(folder: str | pathlib.Path, options: ImportOptions = ImportOptions()) ->
     if len(people) < 2:
       found.left_out.append((meeting, f"{len(people)} headsets of known speakers: a conversation needs two"))
       continue
-    pairs = sorted(itertools.combinations(people, 2), key=lambda pair: (-exchanges(*pair), pair[0].agent, pair[1].agent))
+    pairs = sorted(
+      itertools.combinations(people, 2), key=lambda pair: (-exchanges(*pair), pair[0].agent, pair[1].agent)
+    )
     for a, b in pairs[: options.pairs]:
       line = {"id": f"{meeting}-{a.agent}-{b.agent}", "roles": options.roles, "user": _side(a), "agent": _side(b)}
       found.lines.append(line)
@@ -67,7 +69,9 @@ def _speakers(path: pathlib.Path | None) -> dict[str, dict[str, dict[str, str]]]
   if path is None:
     return {}
   return {
-    meeting.get("observation", ""): {speaker.get("nxt_agent", ""): speaker.attrib for speaker in meeting.iter("speaker")}
+    meeting.get("observation", ""): {
+      speaker.get("nxt_agent", ""): speaker.attrib for speaker in meeting.iter("speaker")
+    }
     for meeting in _parsed(path).iter("meeting")
   }
 

@@ -1,7 +1,7 @@
 """What an importer finds, and the manifest that is written from it.
 
-An importer is a function (folder, ImportOptions) -> Imported. It reads names, annotations and headers, no media, and says
-of everything that it leaves out why.
+An importer is a function (folder, ImportOptions) -> Imported. It reads names, annotations and headers, no media, and
+says why it leaves something out.
 """
 
 import dataclasses
@@ -23,6 +23,9 @@ class ImportOptions:
   roles: str = "both"
   crop: bool = True  # Seamless: to head and shoulders, where keypoints are there
   pairs: int = 1  # AMI: of the four people of a meeting, the pairs who exchange most turns
+
+
+DEFAULTS = ImportOptions()
 
 
 @dataclasses.dataclass

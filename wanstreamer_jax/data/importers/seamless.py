@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from wanstreamer_jax.data.importers.imported import Imported, ImportOptions, files_of, listed, opened_folder
+from wanstreamer_jax.data.importers.imported import DEFAULTS, Imported, ImportOptions, files_of, listed, opened_folder
 from wanstreamer_jax.data.media_probe import read_header
 from wanstreamer_jax.data.recording_media import displayed_size
 from wanstreamer_jax.data.transcripts import Words, words_by_speaker, words_of_speaker
 from wanstreamer_jax.errors import DataError, MediaError
 
 TERMS = (
-  "Seamless Interaction is CC BY-NC 4.0: no commercial use, name the source; an agent trained on it is bound as its data "
-  "are. The participants consented to research on interaction, not to being imitated: do not serve their faces or voices."
+  "Seamless Interaction is CC BY-NC 4.0: no commercial use, name the source; treat what is trained on it alike. Its "
+  "people consented to research on interaction, not to being imitated: do not serve their faces or voices."
 )
 NAME = re.compile(r"(V\d+_S\d+_I\d+)_(P\d+)[A-Z]?")
 EMPTY = 1024  # bytes; a file that is smaller holds nothing but a header
@@ -31,7 +31,7 @@ HEADS = 3.0  # the crop is this many faces high
 ABOVE = 0.45  # the share of the crop above the middle of the face
 
 
-def seamless(folder: str | pathlib.Path, options: ImportOptions = ImportOptions()) -> Imported:
+def seamless(folder: str | pathlib.Path, options: ImportOptions = DEFAULTS) -> Imported:
   """The conversations of a folder. Raises DataError if it is none."""
   folder, found = opened_folder(folder), Imported(TERMS)
   people: dict[str, dict[str, dict[str, pathlib.Path]]] = {}  # interaction -> participant -> kind -> file
@@ -58,7 +58,9 @@ def _kind(path: pathlib.Path) -> str | None:
 
 def _line(name: str, both: dict[str, dict[str, pathlib.Path]], options: ImportOptions) -> dict[str, Any]:
   if len(both) != 2:
-    raise DataError(f"{len(both)} participants ({', '.join(sorted(both))}) are in this folder: a conversation needs two")
+    raise DataError(
+      f"{len(both)} participants ({', '.join(sorted(both))}) are in this folder: a conversation needs two"
+    )
   user, agent = (_side(person, files, options) for person, files in sorted(both.items()))
   return {"id": name, "roles": options.roles, "user": user, "agent": agent}
 

@@ -1,4 +1,4 @@
-"""A folder of two-channel sound files, one speaker a channel: otoSpeech, Fisher, moshi-finetune, call-centre recordings.
+"""A folder of two-channel sound files, a speaker in each channel: otoSpeech, Fisher, moshi-finetune, telephone calls.
 
 The left channel is the agent, as in moshi-finetune; with both roles every session also comes the other way round. The
 transcript of talk.wav is talk.json beside it, in any form that `data/transcripts.py` reads. Files with one channel are
@@ -9,18 +9,18 @@ import math
 import pathlib
 from typing import Any
 
-from wanstreamer_jax.data.importers.imported import Imported, ImportOptions, files_of, opened_folder
+from wanstreamer_jax.data.importers.imported import DEFAULTS, Imported, ImportOptions, files_of, opened_folder
 from wanstreamer_jax.data.media_probe import read_header
 from wanstreamer_jax.errors import MediaError
 
 TERMS = (
-  "The terms are those of your recordings. Both people must have agreed to what you do with them: that a machine learns "
-  "their voices, and, if it is served, speaks with them."
+  "The terms are those of your recordings. Both people must have agreed to what you do with them: that a machine "
+  "learns their voices, and, if it is served, speaks with them."
 )
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".sph", ".mka", ".aac", ".wma")
 
 
-def stereo(folder: str | pathlib.Path, options: ImportOptions = ImportOptions()) -> Imported:
+def stereo(folder: str | pathlib.Path, options: ImportOptions = DEFAULTS) -> Imported:
   """The two-channel files of a folder. Raises DataError if it is none."""
   folder, found = opened_folder(folder), Imported(TERMS)
   for path in files_of(folder, SOUNDS):
