@@ -41,7 +41,7 @@ from wanstreamer_jax.data.transcripts import (
   MAX_TIME,
   TimedWord,
   Words,
-  read_json_lines,
+  read_text_lines,
   read_transcript,
   words_of_speaker,
 )
@@ -54,6 +54,7 @@ SIDE_KEYS = (
   "speaker", "world",
 )  # fmt: skip
 ROLES = ("agent", "both")  # "agent": as written
+SWAPPED = "/swapped"  # ends the id of a recording whose user and agent are exchanged
 CHANNELS = {"left": 0, "right": 1}
 MOSHI_AGENT = "SPEAKER_MAIN"  # the left channel's speaker in moshi-finetune's transcripts
 
@@ -108,7 +109,7 @@ class ManifestLine:
     other = {USER: AGENT, AGENT: USER}
     events = tuple(dataclasses.replace(event, actor=other[event.actor]) for event in self.events)
     sides = {USER: self.sides[AGENT], AGENT: self.sides[USER]}
-    return dataclasses.replace(self, id=f"{self.id}/swapped", sides=sides, events=events)
+    return dataclasses.replace(self, id=self.id + SWAPPED, sides=sides, events=events)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,7 @@ def read_manifest(path: str | pathlib.Path, skip_bad: bool = False, roles: str =
   path = pathlib.Path(path)
   found: list[ManifestLine | BadLine] = []
   used: dict[str, str] = {}  # id -> where
-  for number, line in enumerate(read_json_lines(path, "recordings manifest"), 1):
+  for number, line in enumerate(read_text_lines(path, "recordings manifest"), 1):
     where = f"{path}:{number}"
     try:
       if line.strip():

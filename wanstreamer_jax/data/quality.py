@@ -32,12 +32,12 @@ MIN_SPEECH = 8.0  # seconds of loud sound below which sync says nothing
 LIMITS = {  # flag -> (figure of a side, "below" or "above", limit)
   "silent": ("loud", "below", 0.01),
   "clipped": ("clipped", "above", 0.001),
-  "frozen": ("still", "above", 0.5),
+  "frozen": ("still", "above", 0.8),
   "dark": ("dark", "above", 0.5),
   "not in sync": ("sync", "below", 0.05),
   "words elsewhere": ("words_heard", "below", 0.5),
 }
-MIXED = 0.8
+MIXED, ONE_TRACK = 0.8, "one mixed track"
 
 
 class SideWatch:
@@ -152,6 +152,11 @@ class QualityWatch:
     return entry | {"flags": flags(entry)}
 
 
+def quality_flags() -> list[str]:
+  """All flags that there are."""
+  return [f"{side} {flag}" for side in (USER, AGENT) for flag in LIMITS] + [ONE_TRACK, "unreadable"]
+
+
 def flags(entry: dict[str, Any]) -> list[str]:
   """What is suspicious about a recording: "agent clipped", ..., "one mixed track"."""
   found = []
@@ -160,7 +165,16 @@ def flags(entry: dict[str, Any]) -> list[str]:
       value = entry[name].get(figure)
       if value is not None and (value < limit if direction == "below" else value > limit):
         found.append(f"{name} {flag}")
-  return [*found, *(["one mixed track"] if entry.get("mixed", 0.0) > MIXED else [])]
+  return [*found, *([ONE_TRACK] if entry.get("mixed", 0.0) > MIXED else [])]
+
+
+def line(entry: dict[str, Any]) -> str:
+  """One recording's figures on one line."""
+  if "error" in entry:
+    return f"{entry['id']}: {entry['error']}"
+  sides = [f"{side} " + " ".join(f"{name} {value}" for name, value in entry[side].items()) for side in (USER, AGENT)]
+  odd = f" | {', '.join(entry['flags'])}" if entry["flags"] else ""
+  return f"{entry['id']}: {entry['seconds']} s | " + " | ".join(sides) + odd
 
 
 def lines(entries: list[dict[str, Any]]) -> list[str]:

@@ -8,16 +8,20 @@ import collections
 import dataclasses
 import math
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.manifest import BadLine
+from wanstreamer_jax.data.manifest import SWAPPED, BadLine
 from wanstreamer_jax.data.media_probe import read_header
-from wanstreamer_jax.data.recording_media import open_tracks, recording_length
+from wanstreamer_jax.data.quality import QualityWatch, quality_flags
+from wanstreamer_jax.data.recording_media import RecordingMedia, open_tracks, recording_length
 from wanstreamer_jax.data.recordings import RecordingsSource
 from wanstreamer_jax.data.session import AGENT, USER
 from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.transcripts import read_text_lines
 from wanstreamer_jax.errors import ConfigError, DataError, MediaError
+from wanstreamer_jax.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +126,47 @@ def check_recordings(source: RecordingsSource) -> Outlook:
     list(dict.fromkeys(problems)), seconds, counts["whole"], counts["shorter"], unused, counts["unknown"],
     by_side("words"), by_side("known"), by_side("video"), speakers, len(source.recordings), counts["usable"],
   )  # fmt: skip
+
+
+def measure(source: RecordingsSource) -> Iterator[dict[str, Any]]:
+  """Reads all of every recording and yields its figures (`quality.py`) and "where"; "error" where it cannot be read."""
+  for line in source.recordings:
+    if isinstance(line, BadLine) or line.id.endswith(SWAPPED):
+      continue
+    watch = QualityWatch(line, source.media)
+    try:
+      for unit in RecordingMedia(line, source.manifest.parent, source.media):
+        watch.add(unit)
+    except (DataError, MediaError) as error:
+      yield {"where": line.where, "id": line.id, "error": str(error), "flags": ["unreadable"]}
+      continue
+    yield {"where": line.where, **watch.report()}
+
+
+def write_without(
+  source: RecordingsSource, entries: list[dict[str, Any]], words: Sequence[str], out: str
+) -> tuple[int, list[str]]:  # fmt: skip
+  """Writes the manifest without the recordings that have a flag with one of `words` in it.
+
+  Returns how many are kept, and "id: flags" of the others. Raises DataError for a word that no flag has, and for a
+  manifest in another folder, whose paths would lead elsewhere.
+  """
+  known = quality_flags()
+  for word in words:
+    if not any(word in flag for flag in known):
+      raise DataError(f"--drop {word!r}: no flag has it; the flags are {', '.join(sorted(known))}")
+  path = pathlib.Path(out)
+  if path.resolve().parent != source.manifest.resolve().parent:
+    raise DataError(f"{out}: a manifest's paths are relative to it; write it into {source.manifest.resolve().parent}")
+  gone = {
+    entry["where"]: f"{entry['id']}: {', '.join(entry['flags'])}"
+    for entry in entries
+    if any(word in flag for word in words for flag in entry["flags"])
+  }
+  lines = read_text_lines(source.manifest, "recordings manifest")
+  kept = [line for number, line in enumerate(lines, 1) if line.strip() and f"{source.manifest}:{number}" not in gone]
+  write_text(path, "".join(f"{line}\n" for line in kept))
+  return len(kept), list(gone.values())
 
 
 def check_manifest(path: str | pathlib.Path, config: Config, roles: str = "") -> Outlook:

@@ -34,7 +34,7 @@ class TimedWord(NamedTuple):
 Words = tuple[TimedWord, ...]
 
 
-def read_json_lines(path: pathlib.Path, what: str) -> list[str]:
+def read_text_lines(path: pathlib.Path, what: str) -> list[str]:
   """The lines of a UTF-8 text file with or without a byte order mark. Raises DataError."""
   try:
     return path.read_text(encoding="utf-8-sig").split("\n")
@@ -50,7 +50,7 @@ def read_transcript(path: pathlib.Path, required: bool = True) -> dict[str, Word
   Raises DataError for a bad word, and for JSON of none of the forms, which is None unless a transcript is required.
   """
   try:
-    value = json.loads("\n".join(read_json_lines(path, "transcript")))
+    value = json.loads("\n".join(read_text_lines(path, "transcript")))
   except (ValueError, RecursionError) as error:
     raise DataError(f"transcript {path}: not JSON ({one_line(error)})") from error
   if not is_transcript(value):

@@ -1,4 +1,4 @@
-"""AMI meetings: four people, each with a headset microphone and a close-up camera. CC BY 4.0.
+"""Reads AMI meetings: four people, each with a headset microphone and a close-up camera. CC BY 4.0.
 
     <meeting>/audio/<meeting>.Headset-<channel>.wav      16 kHz, all of a meeting on one clock
     <meeting>/video/<meeting>.Closeup<n>.avi             optional

@@ -1,4 +1,4 @@
-"""What an importer finds, and the manifest that is written from it.
+"""Defines what an importer finds, and writes the manifest from it.
 
 An importer is a function (folder, ImportOptions) -> Imported. It reads names, annotations and headers, no media, and
 says why it leaves something out.

@@ -1,4 +1,4 @@
-"""Seamless Interaction (Meta, 2025): two people, each filmed and recorded apart. CC BY-NC 4.0.
+"""Reads Seamless Interaction (Meta, 2025): two people, each filmed and recorded apart. CC BY-NC 4.0.
 
 Files are named V<site>_S<session>_I<interaction>_P<participant>, and two with one V, S and I are one conversation:
 .mp4 (1080p, 30 fps), .wav (48 kHz, denoised), .json (`metadata:transcript` with words, `metadata:vad`) and .npz
