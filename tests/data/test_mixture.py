@@ -146,3 +146,28 @@ def test_folders_that_do_not_mix(folders, tmp_path):
     Mixture(f"{folders}/a,{tmp_path}/tall")
   with pytest.raises(DataError, match="/a: sessions of 6 units, but data.units is 7"):
     Loader(f"{folders}/b,{folders}/a", small_config(units=7))
+
+
+def test_speakers_take_turns_however_many_sessions_each_has():
+  speakers = ["ada"] * 7 + ["bob"] * 2 + ["", ""]
+  order = Order([SessionsOf(11, 8, None, speakers)], [Fraction(1)], 4, seed=1)
+  seen = [order.place(element).session for element in range(4 * 14)]
+  for begin in range(0, len(seen), 4):  # two speakers, and two sessions of nobody known
+    turn = seen[begin : begin + 4]
+    assert sorted(speakers[session] for session in turn) == ["", "", "ada", "bob"]
+  ada = [session for session in seen if speakers[session] == "ada"]
+  assert sorted(ada[:7]) == sorted(ada[7:14]) == list(range(7))  # each once before one comes again
+  assert ada[:7] != ada[7:14]
+  assert [Order([SessionsOf(11, 8, None, speakers)], [Fraction(1)], 4, seed=1).place(e).session for e in (50, 3)] == [
+    seen[50], seen[3],
+  ]  # fmt: skip
+
+
+def test_crops_lie_in_what_exists_of_a_session():
+  lengths = np.array([20, 9, 3])
+  order = Order([SessionsOf(3, 20, lengths)], [Fraction(1)], 4, seed=0)
+  for session, length in enumerate(lengths):
+    starts = [order.start(0, session, epoch) for epoch in range(12 * order.cycle(0))]
+    assert {0, max(length - 4, 0)} <= set(starts) <= set(range(max(length - 4, 0) + 1))
+    seen = {unit for start in starts[: order.cycle(0)] for unit in range(start, start + 4)}
+    assert seen >= set(range(length))

@@ -108,7 +108,7 @@ BAD = {
      "audio": "sound.mka"}, {}, r"user.crop \[0.5, 0, 1, 1\] at 9 s lies outside",
   ),
   "lengths": (
-    {"audio": "long.wav"}, {}, r'agent.audio \(sound.mka\) ends at 1.00 s, user.audio \(long.wav\) at 9.00 s: .*duration'
+    {"audio": "long.wav"}, {}, r'agent.audio \(sound.mka\) ends at 1.00 s, user.audio .long.wav. at 9.00 s: .*"dur'
   ),
   "duration": ({}, {"duration": 30}, r"duration 30 s: the last stream, .*, ends at 1.00 s"),
   "no video": ({"video": "sound.mka"}, {}, "user.video: .*sound.mka has no video"),

@@ -222,7 +222,8 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: World, cut: bool
 def world_text(config: Config, tokenizer: TextTokenizer, world: World, cut: bool = False) -> np.ndarray:
   """The world's text as PAD-filled ids: int32 [layout.world_text]. cut: as in `world_arrays`."""
   capacity = config.layout.world_text
-  ids = tokenizer.encode(world.text()) if world.fields and capacity else []
+  told = records.told_world(config, world)
+  ids = tokenizer.encode(told.text()) if told.fields and capacity else []
   if len(ids) > capacity and not cut:
     raise DataError(
       f"the world text has {len(ids)} tokens: this model takes {capacity} (layout.world_text); shorten the fields"

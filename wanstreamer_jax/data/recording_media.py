@@ -83,9 +83,10 @@ class RecordingMedia:
       yield from (audio for audio, _ in itertools.islice(self._units(track), self.units))
 
   def _units(self, track: Track) -> Iterator[tuple[np.ndarray, bool]]:
-    """Endless (unit, whether the stream still exists in the middle of it)."""
+    """Endless (unit, whether the stream exists in the middle of it)."""
     media, seconds = self.media, self.media.unit_ms / 1000
-    ends = [(number + 0.5) * seconds < track.end for number in range(self.units)]
+    last = track.end >= self.seconds - SLACK  # it lasts as long as the recording, whose last unit may only have begun
+    ends = [last or (number + 0.5) * seconds < track.end for number in range(self.units)]
     path, origin = track.file.path, track.origin
     if isinstance(track.info, VideoInfo):
       pictures = ticks(path, track.info, origin, media, regions_of(track))
