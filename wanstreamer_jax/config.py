@@ -298,12 +298,13 @@ class AudioCodecConfig(Section):
 
 @section
 class NativeVideoConfig(Section):
-  """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
+  """Causal video VAE: the first frame alone, then groups of `time_stride` frames. Each entry of `channels` halves the
+  picture, so that three entries give latents of 8x8 pixels and four of 16x16."""
 
-  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4 and 1/8 resolution
-  residual_blocks: int = field(1, ge=0)  # of the encoder, at 1/4 and at 1/8
-  decoder_blocks: tuple[int, ...] = field((2, 1, 1), ge=1)  # of the decoder, at 1/8, 1/4 and 1/2
-  time_kernel: int = field(2, ge=1)  # latent frames that a convolution at 1/8 sees
+  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4, 1/8, ... of the resolution
+  encoder_blocks: tuple[int, ...] = field((1, 1), ge=0)  # residual blocks, at 1/4, 1/8, ...
+  decoder_blocks: tuple[int, ...] = field((2, 1, 1), ge=1)  # from the latents' resolution up to 1/2
+  time_kernel: int = field(2, ge=1)  # latent frames that a convolution at the latents' resolution sees
   latent_dim: int = field(8, ge=1)
   time_stride: int = field(4, ge=1)
 
@@ -318,19 +319,25 @@ class NativeVideoConfig(Section):
     return 1 + (self.time_kernel - 1) * (1 + self.decoder_blocks[0])
 
   def check_rules(self) -> None:
-    """There are three resolutions, whose shortcuts can merge and repeat whole channels."""
-    if len(self.channels) != 3:
-      raise ConfigError(
-        f"video_codec.native.channels has {len(self.channels)} entries: expected 3 (at 1/2, 1/4 and 1/8)"
-      )
-    if len(self.decoder_blocks) != 3:
-      raise ConfigError(f"video_codec.native.decoder_blocks {self.decoder_blocks}: expected 3 (at 1/8, 1/4 and 1/2)")
-    half, quarter, eighth = self.channels
-    if 4 * half % quarter or 4 * self.time_stride * quarter % eighth:
-      raise ConfigError(
-        f"video_codec.native.channels {self.channels}: the second must divide 4 x the first, "
-        f"and the third {4 * self.time_stride} x the second"
-      )
+    """Every resolution has its blocks, and the shortcuts between them merge and repeat whole channels."""
+    count = len(self.channels)
+    if count < 2:
+      raise ConfigError(f"video_codec.native.channels {self.channels}: expected at least 2 (at 1/2 and 1/4)")
+    for name, blocks, wanted in (
+      ("encoder_blocks", self.encoder_blocks, count - 1),
+      ("decoder_blocks", self.decoder_blocks, count),
+    ):
+      if len(blocks) != wanted:
+        raise ConfigError(
+          f"video_codec.native.{name} {blocks}: expected {wanted} for the {count} resolutions of channels"
+        )
+    for i, (outer, inner) in enumerate(zip(self.channels, self.channels[1:]), 2):
+      folded = 4 * (self.time_stride if i == count else 1) * outer
+      if folded % inner:
+        raise ConfigError(
+          f"video_codec.native.channels {self.channels}: number {i}, {inner}, must divide {folded}, what one step "
+          "folds together"
+        )
 
 
 @section
@@ -530,6 +537,35 @@ class DataConfig(Section):
 
 
 @section
+class AugmentConfig(Section):
+  """What training changes in the user's stream (data/augment.py), so that other microphones, rooms and cameras are
+  nothing new. A number alone is the probability that a crop has the effect; pairs are what is drawn, from and to."""
+
+  on: bool = True
+  gain: float = field(0.8, ge=0, le=1)  # another level of the microphone
+  gain_db: tuple[float, ...] = field((-24.0, 6.0), ge=-96, le=48)
+  noise: float = field(0.4, ge=0, le=1)  # white or pink
+  noise_snr_db: tuple[float, ...] = field((5.0, 40.0), ge=-20, le=96)  # speech above noise
+  room: float = field(0.3, ge=0, le=1)
+  room_seconds: tuple[float, ...] = field((0.1, 0.6), gt=0, le=5)  # until the sound has decayed by 60 dB
+  codec: float = field(0.15, ge=0, le=1)  # a telephone, or no high frequencies
+  codec_hz: tuple[float, ...] = field((3400.0, 8000.0), gt=0)  # what is above is lost
+  loss: float = field(0.1, ge=0, le=1)  # packets of 20 ms, in bursts
+  loss_share: tuple[float, ...] = field((0.01, 0.1), ge=0, le=1)
+  light: float = field(0.3, ge=0, le=1)  # exposure, contrast, colour
+  light_gain: tuple[float, ...] = field((0.6, 1.4), gt=0)
+  blur: float = field(0.15, ge=0, le=1)
+  blur_factor: tuple[float, ...] = field((1.5, 3.0), ge=1)  # as sharp as pictures that are this many times smaller
+  frame_drop: float = field(0.15, ge=0, le=1)  # the frame before is shown again
+  frame_drop_share: tuple[float, ...] = field((0.1, 0.6), ge=0, lt=1)
+
+  def check_rules(self) -> None:
+    for name, pair in self.fields().items():
+      if isinstance(pair, tuple) and (len(pair) != 2 or pair[0] > pair[1]):
+        raise ConfigError(f"augment.{name} is {pair}: expected two numbers, the lower one first")
+
+
+@section
 class TrainConfig(Section):
   """Optimisation, losses, logging. One loop reads this for every stage."""
 
@@ -608,6 +644,7 @@ class Config(Section):
   video_codec: VideoCodecConfig = dataclasses.field(default_factory=VideoCodecConfig)
   flow: FlowConfig = dataclasses.field(default_factory=FlowConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 

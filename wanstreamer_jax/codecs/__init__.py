@@ -4,7 +4,7 @@ Modules:
     interface.py             The two contracts that every codec meets: `AudioCodec` and `VideoCodec`
     losses.py                Distances between media and their reconstructions, smooth enough to train on
     make.py                  Makes the codecs that a config names
-    native_video_codec.py    Causal video VAE: 8x8 in space and 4x in time
+    native_video_codec.py    The native video codec, a causal VAE: the first frame is encoded alone, the others in groups of 4
     pitch.py                 Estimates pitch by autocorrelation (Boersma 1993), for the audio encoder and its loss
     posterior.py             The parts that both codecs share: a Gaussian posterior and standardised latents
     source_filter.py         Streaming source-filter synthesis: pulses and noise through time-varying filters

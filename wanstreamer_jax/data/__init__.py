@@ -3,6 +3,7 @@
 Modules:
     duplex_world/        The procedural world: a seed gives a session with ground truth
     importers/           Write manifests of recordings for corpora that people have; media are neither copied nor cut
+    augment.py           Changes what the user shows and says in training: other microphones, rooms, cameras
     encode.py            Encodes media records into latent records, and the world of a session into arrays
     loader.py            Loads batches of crops: the rows of each global batch that this host reads
     loudness.py          Measures loudness, and defines the one level above which somebody counts as speaking

@@ -204,7 +204,7 @@ def _loader(config: Config) -> Any:
   mesh = make_mesh(config.train.mesh)
   with jax.set_mesh(mesh):  # before anything is compiled
     check_devices(config.model.heads, config.data.units, noisy_units(config, config.data.units))
-  loader = CropLoader(config.data.path, config, host_rows(config.data.batch, mesh))
+  loader = CropLoader(config.data.path, config, host_rows(config.data.batch, mesh), config.augment.on)
   longest = max(folder.units for folder in loader.folders)
   if keeps_all(config) and longest > config.data.session_units:
     raise ConfigError(

@@ -1,7 +1,8 @@
 """Validates the duplex stage by rollouts on held-out users. Its teacher-forced losses alone would mislead.
 
 The agent answers recorded users and sees its own past, not the truth. It prints how much the agent writes and speaks
-beside the scripted agent, and how many words were right. It draws strips of frames and log-spectra above the true ones.
+beside the scripted agent, and how many words were right; the same again (`_augmented`) with the users changed as
+`config.augment` changes them in training. It draws strips of frames and log-spectra above the true ones.
 """
 
 import functools
@@ -40,17 +41,35 @@ def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int
   audio_codec, video_codec = _codecs(config)
   batch = _held_out(config)
   spoken, truth = _roll(streamer, audio_codec, video_codec, batch)
-  known = batch.agent_text_valid  # [B, K]; what is compared with words counts only where they are known
-  text, words = np.asarray(spoken.text), (batch.agent_text != PAD) & known[..., None]
-  wrote, should = (text != PAD).any(-1)[known], words.any(-1)[known]
-  sounded, sounds = (np.apply_along_axis(is_loud, -1, np.asarray(x)) for x in (spoken.audio, truth[0]))
   path = run / "pictures" / f"rollout_{step:06d}.png"
   path.parent.mkdir(parents=True, exist_ok=True)
   _draw(path, config, batch.agent_text, spoken, truth)
+  should = {
+    "should_write": float((batch.agent_text != PAD).any(-1)[batch.agent_text_valid].mean()),
+    "should_sound": float(np.apply_along_axis(is_loud, -1, np.asarray(truth[0]))[_heard(batch)].mean()),
+  }
+  metrics = _answers(spoken, batch) | should
+  if config.augment.on:
+    changed = _answers(_roll(streamer, audio_codec, video_codec, _held_out(config, augment=True))[0], batch)
+    metrics |= {f"{name}_augmented": value for name, value in changed.items()}
+  return metrics
+
+
+def _answers(spoken: rollout.AgentUnit, batch: Crop) -> Metrics:
+  """How much the agents wrote and sounded, and how many of the true words stand in their places; where words are not
+  known and where there is no sound, nothing is compared (NaN if that is everywhere)."""
+  known = batch.agent_text_valid  # [B, K]
+  text, words = np.asarray(spoken.text), (batch.agent_text != PAD) & known[..., None]
+  sounded = np.apply_along_axis(is_loud, -1, np.asarray(spoken.audio))
   return {
-    "writes": float(wrote.mean()), "should_write": float(should.mean()), "sounds": float(sounded.mean()),
-    "should_sound": float(sounds.mean()), "words_in_place": float((text == batch.agent_text)[words].mean()),
+    "writes": float((text != PAD).any(-1)[known].mean()), "sounds": float(sounded[_heard(batch)].mean()),
+    "words_in_place": float((text == batch.agent_text)[words].mean()),
   }  # fmt: skip
+
+
+def _heard(batch: Crop) -> np.ndarray:
+  """Units in which the true agent has a sound: bool [B, K]."""
+  return last_units(batch.agent_audio_valid.swapaxes(0, 1), batch.agent_text.shape[1]).swapaxes(0, 1)
 
 
 def check(config: Config) -> None:
@@ -77,12 +96,12 @@ def _codecs(config: Config) -> tuple[AudioCodec, VideoCodec]:
   return load_codecs(config, audio, video or audio)
 
 
-@functools.lru_cache(maxsize=1)
-def _held_out(config: Config) -> Crop:
-  """Held-out sessions from their start."""
+@functools.lru_cache(maxsize=2)
+def _held_out(config: Config, augment: bool = False) -> Crop:
+  """Held-out sessions from their start; augment: with users changed as in training, always in the same way."""
   units = min(MAX_UNITS, RecordFolder(config.data.heldout).units)
   data = config.data.replace(shuffle=False, batch=SESSIONS, units=units)
-  return CropLoader(config.data.heldout, config.replace(data=data).freeze()).batch_at(0)
+  return CropLoader(config.data.heldout, config.replace(data=data).freeze(), augment=augment).batch_at(0)
 
 
 def _roll(

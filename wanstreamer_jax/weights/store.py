@@ -31,7 +31,25 @@ META_FILE = "meta/metadata"  # inside a training checkpoint
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
 SCALE = ":scale"  # suffix of the int8 rows' scales
 # Parts of leaves' names in older checkpoints and exports, and what they are called since.
-RENAMED = {"see.conv": "see.w", "audio_vae": "audio_codec", "video_vae": "video_codec"}
+RENAMED = {
+  "see.conv": "see.w",
+  "audio_vae": "audio_codec",
+  "video_vae": "video_codec",
+  "encoder.norm_half": "encoder.steps.0.norm",
+  "encoder.to_quarter": "encoder.steps.0.conv",
+  "encoder.quarter": "encoder.steps.0.stage",
+  "encoder.norm_quarter": "encoder.steps.1.norm",
+  "encoder.to_eighth": "encoder.steps.1.conv",
+  "encoder.eighth": "encoder.steps.1.stage",
+  "decoder.eighth": "decoder.stage",
+  "decoder.norm_eighth": "decoder.steps.0.norm",
+  "decoder.to_quarter": "decoder.steps.0.conv",
+  "decoder.quarter": "decoder.steps.0.stage",
+  "decoder.norm_quarter": "decoder.steps.1.norm",
+  "decoder.to_half": "decoder.steps.1.conv",
+  "decoder.half": "decoder.steps.1.stage",
+  "decoder.norm_half": "decoder.norm_out",
+}
 MIN_INT8_ROW = 16  # shorter rows stay bf16, since their scales would take the space that int8 saves
 
 # The client of Google's store logs a traceback for every failure that it raises; here a failure is one line.
