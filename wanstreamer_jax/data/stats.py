@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.records import unit_field
 from wanstreamer_jax.data.session import AGENT, USER
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 
@@ -20,7 +21,8 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
   folder = RecordFolder(path)
   manifest = folder.manifest
   counted, media = manifest["stats"], manifest["media"]
-  frames = folder.sessions * folder.units * (media["unit_ms"] * media["fps"] // 1000)
+  units = int(folder.lengths.sum())  # that exist: ends of recordings are shorter sessions
+  frames = units * (media["unit_ms"] * media["fps"] // 1000)
   numbers = np.unique(np.linspace(0, folder.sessions - 1, min(sample, folder.sessions)).astype(int))
   size = sum(file["bytes"] for shard in manifest["shards"] for file in shard["files"].values())
   speaking = counted["speaking_frames"]
@@ -28,10 +30,12 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
     "kind": folder.kind,
     "source": manifest["source"],
     "sessions": folder.sessions,
-    "units": folder.sessions * folder.units,
-    "hours": folder.sessions * folder.units * media["unit_ms"] / 3_600_000,
+    "shorter_sessions": int((folder.lengths < folder.units).sum()),
+    "speakers": len(set(folder.speakers()) - {""}),
+    "units": units,
+    "hours": units * media["unit_ms"] / 3_600_000,
     "gigabytes": size / 1e9,
-    "bytes_per_unit": size / (folder.sessions * folder.units),
+    "bytes_per_unit": size / units,
     "speaking": {
       "user": speaking["user"] / frames,
       "agent": speaking["agent"] / frames,
@@ -53,9 +57,11 @@ def _sampled(folder: RecordFolder, tokenizer: TextTokenizer, numbers: list[int])
   tokens: collections.Counter[int] = collections.Counter()
   words: collections.Counter[str] = collections.Counter()
   events: collections.Counter[str] = collections.Counter()
+  known = {USER: 0, AGENT: 0}  # units whose words are known
   for number in numbers:
     units, truth = folder.read_units(number), folder.read_session(number).truth
     for side in (USER, AGENT):
+      known[side] += int(unit_field(units, f"{side}_text_valid").sum())
       tokens.update(units[f"{side}_text"].reshape(-1).tolist())
       words.update(word["text"] for word in truth[side]["words"])
     events.update(f"{event['actor']} {event['kind']}" for event in truth["events"])
@@ -64,6 +70,7 @@ def _sampled(folder: RecordFolder, tokenizer: TextTokenizer, numbers: list[int])
   split = sum(count for word, count in words.items() if len(tokenizer.encode_word(word)) > 1)
   return {
     "sampled_sessions": len(numbers),
+    "words_known": {side: count / max(1, int(folder.lengths[numbers].sum())) for side, count in known.items()},
     "vocabulary": {
       "tokens_used": len(used),
       "tokens": tokenizer.vocab_size,

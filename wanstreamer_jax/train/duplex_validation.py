@@ -69,7 +69,7 @@ def _answers(spoken: rollout.AgentUnit, batch: Crop) -> Metrics:
 
 def _heard(batch: Crop) -> np.ndarray:
   """Units in which the true agent has a sound: bool [B, K]."""
-  return last_units(batch.agent_audio_valid.swapaxes(0, 1), batch.agent_text.shape[1]).swapaxes(0, 1)
+  return batch.agent_audio_valid[:, -batch.agent_text.shape[1] :]
 
 
 def check(config: Config) -> None:
