@@ -336,3 +336,21 @@ def test_gaps_keep_their_time_in_two_channels(folder, config):
     sound = np.concatenate([session.user.audio for session in sessions])
     sounds.append(int((np.abs(sound) > 0.25).argmax()) / config.media.sample_rate)
   assert sounds == pytest.approx([0.92, 0.92], abs=0.02)
+
+
+def test_records_with_other_leads_are_refused(folder, config, tmp_path):
+  """An agent that was told its lead in training must be told it when it is served, and the config decides that."""
+  config.data.text_leads = (1, 2)
+  make(config, RecordingsSource.open(manifest(folder, GOOD), config), tmp_path / "records", progress=False)
+  opened = RecordFolder(tmp_path / "records")
+  opened.check(config, TextTokenizer())
+  config.data.text_leads = None
+  with pytest.raises(DataError, match=r"was made with leads = \[1, 2\], but the config has None"):
+    opened.check(config, TextTokenizer())
+
+
+def test_workers_make_the_same_files(folder, config, tmp_path):
+  lines = [{**GOOD, "id": str(number)} for number in range(2)]
+  source = RecordingsSource.open(manifest(folder, *lines), config)
+  one, two = (make(config, source, tmp_path / str(n), workers=n, progress=False) for n in (1, 2))
+  assert one["shards"] == two["shards"]

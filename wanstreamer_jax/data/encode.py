@@ -35,6 +35,7 @@ from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.rollout import Agent
 
+LEADS = ("lead", "leads")  # of the manifest's text; older ones have the first only
 REPLACED = ("agent_video", "agent_audio")
 STORED = "<f2"  # float16: latents are standardised, and 11 bits resolve a thousandth of their deviation
 
@@ -60,7 +61,9 @@ def encode(
   unit_dtype, session_dtype = latent_dtypes(source, config)
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
   head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
-  head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
+  head["tracks"] = source.manifest["tracks"]
+  of_source = {name: source.manifest["text"][name] for name in LEADS if name in source.manifest["text"]}
+  head["text"] = {name: value for name, value in head["text"].items() if name not in LEADS} | of_source
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished

@@ -124,9 +124,9 @@ def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
     return
   others = set(multiprocessing.active_children())
   context = multiprocessing.get_context("spawn")  # never fork a process that may have started JAX
-  pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _leave_interrupts_to_parent)
+  pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (job,))
   try:
-    for future in concurrent.futures.as_completed([pool.submit(_make_shard, job, shard) for shard in todo]):
+    for future in concurrent.futures.as_completed([pool.submit(_make_shard_in_worker, shard) for shard in todo]):
       yield future.result()
   except BaseException as error:
     for worker in set(multiprocessing.active_children()) - others:
@@ -138,8 +138,16 @@ def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+_worker_job: list[_MakeJob] = []  # of this worker process: sent once, as a manifest with all words is large
+
+
+def _start_worker(job: _MakeJob) -> None:
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are left to the parent
+  _worker_job.append(job)
+
+
+def _make_shard_in_worker(shard: int) -> int:
+  return _make_shard(_worker_job[0], shard)
 
 
 def _make_shard(job: _MakeJob, shard: int) -> int:

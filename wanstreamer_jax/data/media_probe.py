@@ -90,10 +90,13 @@ def probe(path: str | Path, video_track: int | None = None, audio_track: int | N
     return describe(path, container, picture, sound, damaged)
 
 
-def read_header(path: str | Path, video_track: int | None = None, audio_track: int | None = None) -> MediaInfo:
-  """What the header of a file and its first picture say, in milliseconds: `probe` without reading the file through.
+def read_header(
+  path: str | Path, video_track: int | None = None, audio_track: int | None = None, picture: bool = True
+) -> MediaInfo:  # fmt: skip
+  """What the header of a file says, and its first picture, in milliseconds: `probe` without reading the file through.
 
-  Ends are infinite where the header states none. Raises MediaError as `probe` does, for what is seen this early.
+  Ends are infinite where the header states none; without `picture` the size is that before rotation. Raises MediaError
+  as `probe` does, for what is seen this early.
   """
   path = Path(path)
   check_file(path)
@@ -102,13 +105,13 @@ def read_header(path: str | Path, video_track: int | None = None, audio_track: i
     audio = track_of(path, container.streams.audio, audio_track, "audio")
     if video is None and audio is None:
       raise MediaError(f"{path} has neither a readable audio nor a video stream")
-    picture = None if video is None else stated_video(path, container, video)
+    seen = None if video is None else stated_video(path, container, video, picture)
     sound = None if audio is None else stated_audio(container, audio)
-    streams: list[VideoInfo | AudioInfo] = [stream for stream in (picture, sound) if stream is not None]
+    streams: list[VideoInfo | AudioInfo] = [stream for stream in (seen, sound) if stream is not None]
     if not streams:
       raise MediaError(f"{path} has no picture that can be decoded")
     origin = min(stream.start for stream in streams)
-    return MediaInfo(path, container.format.name, picture, sound, origin, math.inf, 0)
+    return MediaInfo(path, container.format.name, seen, sound, origin, math.inf, 0)
 
 
 def stated_end(container: "av.container.InputContainer", stream: Any, start: float) -> float:
@@ -120,23 +123,31 @@ def stated_end(container: "av.container.InputContainer", stream: Any, start: flo
   return (container.start_time or 0) / av.time_base + container.duration / av.time_base
 
 
-def stated_video(path: Path, container: "av.container.InputContainer", stream: Any) -> VideoInfo | None:
-  """A video stream as its header and its first picture describe it; None if there is no picture."""
-  first = next(decoded(path, stream.index, []), None)
-  if first is None:
-    return None
-  start = first.time or 0.0
+def stated_video(
+  path: Path, container: "av.container.InputContainer", stream: Any, picture: bool
+) -> VideoInfo | None:  # fmt: skip
+  """A video stream as its header and, if asked for, its first picture describe it; None if there is no picture."""
+  context, rotation = stream.codec_context, 0
+  width, height, start = context.width, context.height, stated_start(stream)
+  if picture:
+    first = next(decoded(path, stream.index, []), None)
+    if first is None:
+      return None
+    width, height, rotation, start = first.width, first.height, round(first.rotation), first.time or 0.0
   return VideoInfo(
-    index=stream.index, codec=stream.codec_context.name, width=first.width, height=first.height,
-    rotation=round(first.rotation), pixel_aspect=1.0, fps=float(stream.average_rate or 25), start=start,
-    end=stated_end(container, stream, start), cover=is_cover(stream),
+    index=stream.index, codec=context.name, width=width, height=height, rotation=rotation, pixel_aspect=1.0,
+    fps=float(stream.average_rate or 25), start=start, end=stated_end(container, stream, start), cover=is_cover(stream),
   )  # fmt: skip
+
+
+def stated_start(stream: Any) -> float:
+  """Where a header says that a stream starts, in seconds on the file's clock."""
+  return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
 
 
 def stated_audio(container: "av.container.InputContainer", stream: Any) -> AudioInfo:
   """An audio stream as its header describes it."""
-  start = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
-  context = stream.codec_context
+  start, context = stated_start(stream), stream.codec_context
   return AudioInfo(
     index=stream.index, codec=context.name, sample_rate=context.sample_rate, channels=len(context.layout.channels),
     start=start, end=stated_end(container, stream, start), stated_end=None,

@@ -181,7 +181,9 @@ class RecordFolder:
     shapes = {name: list(dtype[name].shape) for dtype in dtypes for name in dtype.names or ()}
     self._same(shapes, _shapes(config, self.kind))
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
-    lead = {} if text["lead"] is None else {"lead": config.data.text_lead}
+    lead: dict[str, Any] = {} if text["lead"] is None else {"lead": config.data.text_lead}
+    if "leads" in text:  # else older records
+      lead["leads"] = config.data.text_leads and list(config.data.text_leads)
     self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256})
 
   def check_media(self, config: Config) -> None:

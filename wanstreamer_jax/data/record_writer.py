@@ -54,6 +54,7 @@ def head(
       "user_slots": config.layout.user_text_slots,
       "world": config.layout.world_text,
       "lead": source.get("text_lead", config.data.text_lead),  # None: it differs from session to session
+      "leads": config.data.text_leads and list(config.data.text_leads),  # not None: the agent is told its lead
     },
     "source": source,
     "unit_dtype": dtype_to_json(unit_dtype),

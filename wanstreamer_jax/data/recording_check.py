@@ -6,6 +6,7 @@ lie outside, sides of different length, words after the end, and settings that d
 
 import collections
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,9 @@ def check_recordings(source: RecordingsSource) -> Outlook:
       problems.append((line.where, line.reason))
       continue
     try:
-      tracks = open_tracks(line, source.manifest.parent, read_header)
+      boxes = any(side.video is not None and side.video.boxes for side in line.sides.values())
+      prober = functools.partial(read_header, picture=boxes)  # whether they fit depends on the rotation
+      tracks = open_tracks(line, source.manifest.parent, prober)
       length = recording_length(tracks, line)
       units = math.inf if length == math.inf else math.ceil((length - 0.001) / unit)
       if units < source.shortest:

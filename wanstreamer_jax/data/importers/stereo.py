@@ -26,7 +26,7 @@ def stereo(folder: str | pathlib.Path, options: ImportOptions = DEFAULTS) -> Imp
   for path in files_of(folder, SOUNDS):
     name = path.relative_to(folder).as_posix()
     try:
-      sound = read_header(path).audio
+      sound = read_header(path, picture=False).audio
     except MediaError as error:
       found.left_out.append((name, str(error)))
       continue
