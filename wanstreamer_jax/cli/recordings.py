@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 from typing import Any
 
 from wanstreamer_jax.cli.parsing import Parser, add_command, add_config, load_config, number
@@ -118,4 +117,7 @@ def data_check(args: argparse.Namespace) -> None:
       kept, dropped = recording_check.write_without(source, entries, args.drop.split(","), args.out)
       print(f"{args.out}: {kept} recordings; {len(dropped)} left out", *(f"  {name}" for name in dropped), sep="\n")
   if outlook.problems:
-    sys.exit(DataError.status)
+    raise DataError(
+      f"{len(outlook.problems)} recordings of {args.manifest} cannot be used: correct their lines, or pass --skip-bad "
+      "to data make"
+    )

@@ -175,13 +175,13 @@ def test_folders_that_hold_nothing_are_one_line(importer, tmp_path):
 
 def test_the_commands(meetings, tmp_path, capsys):
   out = tmp_path / "ami.jsonl"
-  main(["data", "import", "ami", str(meetings), "--out", str(out)])
+  assert main(["data", "import", "ami", str(meetings), "--out", str(out)]) == 0
   printed = capsys.readouterr().out
   assert "ami.jsonl: 2 recordings, roles: both" in printed
   assert "CC BY 4.0" in printed
   assert "pairs who exchange fewer turns" in printed
   short = ["--config.data.min_session_units=3", "--config.data.units=10"]
-  main(["data", "check", str(out), "--config", "configs/nano.py", *short])
+  assert main(["data", "check", str(out), "--config", "configs/nano.py", *short]) == 0
   printed = capsys.readouterr().out
   assert "4 recordings (roles counted), 4 usable" in printed
   assert "2 recordings do not say what the agent said" in printed

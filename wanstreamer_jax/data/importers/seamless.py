@@ -9,6 +9,7 @@ Files are named V<site>_S<session>_I<interaction>_P<participant>, and two with o
 import json
 import pathlib
 import re
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ TERMS = (
 )
 NAME = re.compile(r"(V\d+_S\d+_I\d+)_(P\d+)[A-Z]?")
 EMPTY = 1024  # bytes; a file that is smaller holds nothing but a header
+FRAMES = 3000  # whose keypoints are read: 100 s
 FACE = slice(23, 91)  # of the 133 keypoints of COCO-WholeBody
 CONFIDENT = 0.3
 HEADS = 3.0  # the crop is this many faces high
@@ -91,18 +93,29 @@ def _words(files: dict[str, pathlib.Path]) -> Words | None:
   return words_of_speaker(files["json"], None) if "json" in files else None
 
 
+def first_rows(npz: pathlib.Path, name: str, rows: int = FRAMES) -> np.ndarray:
+  """The first rows of an array of an .npz file, without unpacking the others. Raises ValueError, KeyError, OSError."""
+  with zipfile.ZipFile(npz) as archive, archive.open(f"{name}.npy") as file:
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, by_columns, dtype = read_header[np.lib.format.read_magic(file)](file)
+    if (by_columns and len(shape) > 1) or dtype.hasobject:
+      raise ValueError(f"{name} is not stored row by row")
+    count = min(rows, shape[0])
+    size = count * int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    return np.frombuffer(file.read(size), dtype).reshape(count, *shape[1:])
+
+
 def head_box(npz: pathlib.Path, video: pathlib.Path) -> list[float] | None:
-  """[left, top, width, height] in pixels of head and shoulders over the whole video, or None without keypoints.
+  """[left, top, width, height] in pixels of head and shoulders in the first FRAMES frames, or None without keypoints.
 
   The box is fixed, so that the background stays: it is centred on the median of the face, three faces high and as wide
   as the video's own aspect makes it. Raises DataError for another file.
   """
   try:
-    with np.load(npz, allow_pickle=False) as arrays:
-      points, valid = arrays["boxes_and_keypoints:keypoints"], arrays["boxes_and_keypoints:is_valid_box"]
-  except (OSError, ValueError, KeyError) as error:
+    points, valid = (first_rows(npz, f"boxes_and_keypoints:{name}") for name in ("keypoints", "is_valid_box"))
+    faces = points[valid.reshape(-1).astype(bool), FACE]  # [frames, 68, (x, y, confidence)]
+  except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
     raise DataError(f"{npz}: no keypoints as Seamless Interaction has them ({error}); or pass --no-crop") from error
-  faces = points[valid.reshape(-1).astype(bool), FACE]  # [frames, 68, (x, y, confidence)]
   faces = faces[(faces[..., 2] > CONFIDENT).mean(axis=1) > 0.5] if len(faces) else faces
   if not len(faces):
     return None
