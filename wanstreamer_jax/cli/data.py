@@ -51,6 +51,7 @@ def add_make(group: Any) -> None:
 def data_make(args: argparse.Namespace) -> None:
   config = load_config(args)
   from wanstreamer_jax.data.make import make
+  from wanstreamer_jax.data.record_folder import RecordFolder
 
   source = make_source(args, config)
   recordings.check_codecs(args, config)
@@ -58,7 +59,7 @@ def data_make(args: argparse.Namespace) -> None:
   if made is None:
     print(unfinished(args))
     return
-  count, text = made["sessions"] * made["units"], made["stats"]["text"]["agent"]
+  count, text = int(RecordFolder(args.out).lengths.sum()), made["stats"]["text"]["agent"]
   print(f"{args.out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
   print(
     f"agent words {text['words']}: {text['spilled']} delayed to a later unit, {text['dropped']} dropped (no free slot)"

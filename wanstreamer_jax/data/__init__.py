@@ -2,7 +2,7 @@
 
 Modules:
     duplex_world/        The procedural world: a seed gives a session with ground truth
-    importers/           Write manifests of recordings for corpora that people have; media are neither copied nor cut
+    importers/           Write manifests of recordings for corpora that people have
     augment.py           Changes what the user shows and says in training: other microphones, rooms, cameras
     encode.py            Encodes media records into latent records, and the world of a session into arrays
     loader.py            Loads batches of crops: the rows of each global batch that this host reads
@@ -14,10 +14,10 @@ Modules:
     media_writer.py      Writes media files (H.264 and AAC in mp4) with exactly the given frames and samples
     mixture.py           Defines which crops training reads, and in which order
     own_world.py         Chooses a portrait and a voice sample out of a recording, for an agent who has none
-    quality.py           Measures recordings while they are read, so that a bad one is seen before it is learned
+    quality.py           Measures recordings while they are read, so that bad ones are seen
     record_folder.py     Reads a folder of unit and session records: `manifest.json` and ArrayRecord shards
     record_writer.py     Writes folders of records in shards, by many processes on many hosts; restartable
-    recording_check.py   Looks at all recordings of a manifest before hours of work: headers and first pictures only
+    recording_check.py   Looks at all recordings of a manifest before hours of work
     recording_media.py   Opens the media of one recording and puts all its streams on one clock
     recordings.py        Reads recordings of two people as sessions
     records.py           The stored form of a unit and of a session, as NumPy dtypes

@@ -1,4 +1,4 @@
-"""Measures recordings while they are read, so that a bad one is seen before it is learned. Nothing is dropped here.
+"""Measures recordings while they are read, so that bad ones are seen. Nothing is dropped here.
 
 `QualityWatch` is shown every unit of a recording and gives one entry of report.json:
 

@@ -1,4 +1,4 @@
-"""Looks at all recordings of a manifest before hours of work: headers and first pictures only.
+"""Looks at all recordings of a manifest before hours of work. It reads headers only.
 
 `check_recordings` finds what `data make` would stumble over: files, tracks and channels that do not exist, crops that
 lie outside, sides of different length, words after the end, and settings that do not fit together.

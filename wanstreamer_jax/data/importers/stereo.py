@@ -1,4 +1,4 @@
-"""Reads a folder of two-channel sound files, one speaker a channel: otoSpeech, Fisher, moshi-finetune.
+"""Reads a folder of two-channel sound files, one speaker a channel. So are otoSpeech, Fisher, DailyTalk.
 
 The left channel is the agent, as in moshi-finetune; with both roles every session also comes the other way round. The
 transcript of talk.wav is talk.json beside it, in any form that `data/transcripts.py` reads. Files with one channel are
