@@ -1,7 +1,7 @@
 """Small sessions without a world: noise, tones and known words, for tests of everything behind `Session`."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,9 @@ class FakeSource:
 
   def sessions(self, item: int) -> Generator[Session, None, None]:
     yield fake_session(item, self.config, self.units)
+
+  def spoken(self) -> Iterator[tuple[Word, ...]]:
+    return iter(())
 
   def where(self, item: int) -> str:
     return f"fake {item}"

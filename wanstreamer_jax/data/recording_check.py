@@ -19,7 +19,7 @@ from wanstreamer_jax.data.quality import QualityWatch, quality_flags
 from wanstreamer_jax.data.recording_media import RecordingMedia, open_tracks, recording_length
 from wanstreamer_jax.data.recordings import RecordingsSource
 from wanstreamer_jax.data.session import AGENT, USER
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.data.transcripts import read_text_lines
 from wanstreamer_jax.errors import ConfigError, DataError, MediaError
 from wanstreamer_jax.files import write_text
@@ -73,17 +73,13 @@ class Outlook:
 
 
 def check_config(config: Config) -> None:
-  """Raises ConfigError unless records of this config can be trained on: the tokenizer, and the lengths of sessions."""
-  data, tokenizer = config.data, TextTokenizer(config.data.tokenizer)
+  """Raises DataError or ConfigError unless records of this config can be trained on: its tokenizer, and its lengths."""
+  tokenizer_of(config)
+  data = config.data
   if data.session_units < data.units:
     raise ConfigError(
       f"data.session_units is {data.session_units}, but training crops are data.units = {data.units} long: make "
       "sessions at least as long"
-    )
-  if tokenizer.vocab_size > config.model.vocab:
-    raise ConfigError(
-      f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} token ids, but model.vocab is {config.model.vocab}: "
-      "raise it"
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,14 @@ class RecordingsSource:
       "own_portrait": data.own_portrait,
       "own_voice": self._voice,
     }
+
+  def spoken(self) -> Iterator[tuple[Word, ...]]:
+    """The agent's words of every recording."""
+    for line in self.recordings:
+      if isinstance(line, ManifestLine):
+        lead = self._lead(line) * self.media.unit_ms / 1000
+        known = line.sides[AGENT].words or ()
+        yield tuple(Word(text, max(0.0, start - lead), start, end) for text, start, end in known)
 
   def where(self, item: int) -> str:
     return self.recordings[item].where
