@@ -69,7 +69,7 @@ def test_check_lists_everything_and_drops_what_was_named(calls, tmp_path, capsys
     (["--quality", "--drop", "loud", "--out", "x.jsonl"], "--drop 'loud': no flag has it; the flags are agent clipped"),
     (["--quality", "--drop", "silent", "--out", "x.jsonl"], "paths are relative to it; write it into"),
     (["--config.data.units=50"], "data.session_units is 30, but training crops are data.units = 50 long"),
-    (["--config.model.vocab=50"], "token ids, but model.vocab is 50: raise it"),
+    (["--config.model.vocab=50"], "tokens, but model.vocab is 50"),
     (["--audio-codec", "runs/none"], "give both --audio-codec and --video-codec"),
   ],
 )
