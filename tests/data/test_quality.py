@@ -56,6 +56,8 @@ def test_bad_ones_are_flagged_by_what_is_bad():
   assert report(other, talk, elsewhere)["flags"] == ["agent words elsewhere"]
   assert report(talk, [unit._replace(audio=0.5 * unit.audio) for unit in talk])["flags"] == ["one mixed track"]
   assert report([unit._replace(video=None) for unit in other], shuffled)["agent"]["sync"] < 0.3
+  late = report(other, units_of(TALK, delay=5, noise=3))
+  assert (late["flags"], late["agent"]["late_ms"]) == (["agent sound late or early"], 200)
   dark = [unit._replace(video=unit.video // 32) for unit in talk]
   assert "agent dark" in report(other, dark)["flags"]
   printed = lines([report(silence, talk), report(other, talk)])

@@ -141,3 +141,24 @@ def test_headers_and_whole_files_agree(folder):
     )
     found = {name: (track.origin, round(track.end, 1)) for name, track in tracks.items()}
     assert found == {f"{side}.{kind}": (0.0, 1.0) for side in (USER, AGENT) for kind in ("video", "audio")}
+
+
+def test_a_path_may_name_its_tracks_and_channels(folder):
+  """Its channels are agent left and user right unless a side says otherwise."""
+  path = folder / "manifest.jsonl"
+  unit = lambda line: next(iter(RecordingMedia(line, folder, small_config().media)))
+  heard = lambda unit: [round(float(unit[side].audio[50:].mean()), 1) for side in (USER, AGENT)]
+  path.write_text(json.dumps({"path": "stereo.wav"}))
+  assert heard(unit(read_manifest(path)[0])) == [-0.5, 0.5]
+  tracks = {"user": {"audio_track": 1}, "agent": {"audio_track": 0, "audio_channel": 0}}
+  path.write_text(json.dumps({"path": "sound.mka", **tracks}))
+  assert heard(unit(read_manifest(path)[0])) == [LEVELS[2], LEVELS[0]]
+
+
+def test_crops_that_are_longer_than_recordings_are_said(folder):
+  config = small_config(units=14)
+  config.data.session_units, config.data.min_session_units = 14, 5
+  line(folder)
+  outlook = check_recordings(RecordingsSource.open(folder / "manifest.jsonl", config))
+  assert outlook.empty == 0.5  # seven units of fourteen
+  assert "50 % of a training step would lie past the end of sessions: lower data.units" in outlook.lines()

@@ -8,6 +8,7 @@ from wanstreamer_jax.cli.parsing import Parser, add_command, add_config, load_co
 
 IMPORTERS = ("seamless", "ami", "stereo")
 ROLES = ("agent", "both")
+MOST_LINES = 20  # about what was left out
 
 
 def add_import(group: Any) -> None:
@@ -42,8 +43,10 @@ def data_import(args: argparse.Namespace) -> None:
   found.write(args.out)
   print(f"{args.out}: {len(found.lines)} recordings, roles: {args.roles}")
   print(f"left out: {len(found.left_out)}")
-  for what, why in found.left_out:
+  for what, why in found.left_out[:MOST_LINES]:
     print(f"  {what}: {why}")
+  if len(found.left_out) > MOST_LINES:
+    print(f"  ... and {len(found.left_out) - MOST_LINES} more")
   print(found.terms)
   print(f"next: wanstreamer data check {shlex.quote(args.out)} --config CONFIG")
 

@@ -181,15 +181,18 @@ def _side(name: str, line: dict[str, Any], folder: pathlib.Path, where: str) -> 
   if side.get("video") is not None:
     boxes = _boxes(side.get("crop"), f"{at}.crop")
     video = Stream(side["video"], _track(side, "video", at), None, boxes, _start(side, "video", at))
-  elif side.get("crop") is not None:
-    raise DataError(f'{at}.crop has no picture to crop: name its file as "video"')
+  for key in ("crop", "video_track", "video_start"):
+    if video is None and side.get(key) is not None:
+      raise DataError(f'{at}.{key} belongs to a picture, and there is none: name its file as "video"')
   track, channel, start = _track(side, "audio", at), _channel(side, at), _start(side, "audio", at)
   if side.get("audio") is not None:
     audio = Stream(side["audio"], track, channel, (), start)
   elif path is not None:
-    audio = Stream(path, None, (AGENT, USER).index(name), two_channels=True)
+    side_of = (AGENT, USER).index(name) if channel is None else channel
+    audio = Stream(path, track, side_of, (), start, two_channels=channel is None)
   elif video is not None:
-    audio = Stream(video.file, track, channel, (), video.start if start is None else start, optional=track is None)
+    start, optional = video.start if start is None else start, track is None and channel is None
+    audio = Stream(video.file, track, channel, (), start, optional)
   if video is None and audio is None:
     raise DataError(f"{at} has neither video nor audio; name a file, or give a two-channel path")
   speaker = side.get("speaker", "")

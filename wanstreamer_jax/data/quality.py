@@ -37,6 +37,7 @@ LIMITS = {  # flag -> (figure of a side, "below" or "above", limit)
   "not in sync": ("sync", "below", 0.05),
   "words elsewhere": ("words_heard", "below", 0.5),
 }
+OUT_OF_TIME, OUT_OF_TIME_MS, CERTAIN = "sound late or early", 120, 0.25  # where sync is at least CERTAIN
 MIXED, ONE_TRACK = 0.8, "one mixed track"
 
 
@@ -154,7 +155,7 @@ class QualityWatch:
 
 def quality_flags() -> list[str]:
   """All flags that there are."""
-  return [f"{side} {flag}" for side in (USER, AGENT) for flag in LIMITS] + [ONE_TRACK, "unreadable"]
+  return [f"{side} {flag}" for side in (USER, AGENT) for flag in (*LIMITS, OUT_OF_TIME)] + [ONE_TRACK, "unreadable"]
 
 
 def flags(entry: dict[str, Any]) -> list[str]:
@@ -165,6 +166,8 @@ def flags(entry: dict[str, Any]) -> list[str]:
       value = entry[name].get(figure)
       if value is not None and (value < limit if direction == "below" else value > limit):
         found.append(f"{name} {flag}")
+    if abs(entry[name].get("late_ms", 0)) >= OUT_OF_TIME_MS and entry[name]["sync"] >= CERTAIN:
+      found.append(f"{name} {OUT_OF_TIME}")
   return [*found, *([ONE_TRACK] if entry.get("mixed", 0.0) > MIXED else [])]
 
 

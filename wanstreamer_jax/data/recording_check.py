@@ -41,12 +41,15 @@ class Outlook:
   speakers: dict[str, int]  # recordings in which somebody is the agent
   recordings: int
   usable: int
+  empty: float  # share of the units of training crops that lie past a session's end
 
   def lines(self) -> list[str]:
     """For people."""
     used = self.usable
     out = [f"{self.recordings} recordings (roles counted), {used} usable: {self.seconds / 3600:.2f} h"]
     out.append(f"{self.whole} whole sessions and {self.shorter} shorter ones; {self.unused:.1f} s at ends give none")
+    if self.empty > 0:
+      out.append(f"{100 * self.empty:.0f} % of a training step would lie past the end of sessions: lower data.units")
     for side in (USER, AGENT):
       known, seen = self.with_words[side], self.with_video[side]
       out.append(f"{side}: {known} of {used} with words ({self.words[side]}), {seen} with a picture")
@@ -117,13 +120,16 @@ def check_recordings(source: RecordingsSource) -> Outlook:
     seconds += length
     whole, rest = divmod(int(units), source.units)
     counts["whole"] += whole
-    counts["shorter"] += rest >= source.shortest
+    if rest >= source.shortest:
+      counts["shorter"] += 1
+      counts["empty"] += max(0, source.data.units - rest)
     unused += rest * unit if rest < source.shortest else 0.0
   by_side = lambda what: {side: counts[what, side] for side in (USER, AGENT)}
   speakers = {key[1]: n for key, n in counts.items() if isinstance(key, tuple) and key[0] == "speaker" and key[1]}
   return Outlook(
     list(dict.fromkeys(problems)), seconds, counts["whole"], counts["shorter"], unused, counts["unknown"],
     by_side("words"), by_side("known"), by_side("video"), speakers, len(source.recordings), counts["usable"],
+    counts["empty"] / max(1, source.data.units * (counts["whole"] + counts["shorter"])),
   )  # fmt: skip
 
 
