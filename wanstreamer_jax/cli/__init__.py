@@ -12,6 +12,7 @@ Modules:
     inspect_report.py   `wanstreamer inspect`: prints a layout, a checkpoint or a model; draws the mask
     main.py             The `wanstreamer` command: calls the sub-command and turns errors into exit statuses
     parsing.py          Helpers that the parsers of all sub-commands share
+    recordings.py       `wanstreamer data import | check`: recordings, before `data make` reads them
     results.py          `--record PAGE`: copies what a measuring command prints into a Markdown page
     serve.py            `wanstreamer serve` runs the live service; `wanstreamer client` streams a file to it
     stream.py           `wanstreamer stream`: the agent answers a media file

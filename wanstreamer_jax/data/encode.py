@@ -37,6 +37,7 @@ from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.rollout import Agent
 
+LEADS = ("lead", "leads")  # of the manifest's text; older ones have the first only
 REPLACED = ("agent_video", "agent_audio")
 STORED = "<f2"  # float16: latents are standardised, and 11 bits resolve a thousandth of their deviation
 
@@ -62,7 +63,9 @@ def encode(
   unit_dtype, session_dtype = latent_dtypes(source, config)
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
   head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
-  head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
+  head["tracks"] = source.manifest["tracks"]
+  of_source = {name: source.manifest["text"][name] for name in LEADS if name in source.manifest["text"]}
+  head["text"] = {name: value for name, value in head["text"].items() if name not in LEADS} | of_source
   head |= unknown_given_past(audio_codec, video_codec) | codec_kinds(config)
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
@@ -254,7 +257,8 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: World, cut: bool
 def world_text(config: Config, tokenizer: TextTokenizer, world: World, cut: bool = False) -> np.ndarray:
   """The world's text as PAD-filled ids: int32 [layout.world_text]. cut: as in `world_arrays`."""
   capacity = config.layout.world_text
-  ids = tokenizer.encode(world.text()) if world.fields and capacity else []
+  told = records.told_world(config, world)
+  ids = tokenizer.encode(told.text()) if told.fields and capacity else []
   if len(ids) > capacity and not cut:
     raise DataError(
       f"the world text has {len(ids)} tokens: this model takes {capacity} (layout.world_text); shorten the fields"

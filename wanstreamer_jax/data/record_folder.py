@@ -107,8 +107,9 @@ class RecordFolder:
   """Random access to a folder of records. Opening checks the manifest and every shard's presence and size.
 
   Attributes: path (as given), manifest (dict), kind ("media" or "latents"), sessions, units (per session), unit_dtype,
-  session_dtype, pieces (how pictures are compressed, or None). Raises DataError for a folder that is missing,
-  incomplete, damaged or of another format. Safe to share by threads and to pickle.
+  session_dtype, pieces (how pictures are compressed, or None), lengths (int [sessions], the units of each that exist;
+  the others at its end are invalid). Raises DataError for a folder that is missing, incomplete, damaged or of another
+  format. Safe to share by threads and to pickle.
   """
 
   def __init__(self, path: str | pathlib.Path):
@@ -138,6 +139,7 @@ class RecordFolder:
     if not self._ends:
       raise DataError(f"{self._name(MANIFEST)} lists no shards and hence no session; make it again")
     self.sessions = self._ends[-1]
+    self.lengths = np.array(self._of_sessions("lengths", self.units), np.int64)
     self._lock = threading.Lock()
     self._check_sizes()
 
@@ -206,6 +208,17 @@ class RecordFolder:
     """Sessions in each shard."""
     return [end - begin for begin, end in zip([0, *self._ends], self._ends)]
 
+  def speakers(self) -> list[str]:
+    """Who the agent is in every session; "" where that is not known."""
+    return self._of_sessions("speakers", "")
+
+  def _of_sessions(self, name: str, default: Any) -> list[Any]:
+    """What the shards say of each of their sessions; the default where one says nothing."""
+    values: list[Any] = []
+    for shard in self.manifest["shards"]:
+      values += shard.get(name, [default] * shard["sessions"])
+    return values
+
   def fetch(self, sessions: range) -> None:
     """Copies the shards that hold some sessions to this machine, if the folder is in an object store."""
     if self._remote is not None and sessions:
@@ -238,7 +251,9 @@ class RecordFolder:
     shapes = {name: list(dtype[name].shape) for dtype in dtypes for name in dtype.names or ()}
     self._same(shapes, _shapes(config, self.kind))
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
-    lead = {} if text["lead"] is None else {"lead": config.data.text_lead}
+    lead: dict[str, Any] = {} if text["lead"] is None else {"lead": config.data.text_lead}
+    if "leads" in text:  # else older records
+      lead["leads"] = config.data.text_leads and list(config.data.text_leads)
     self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256, "cut": tokenizer.cut_id})
 
   def check_media(self, config: Config) -> None:
