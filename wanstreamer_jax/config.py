@@ -21,7 +21,6 @@ from typing import Any, Literal, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
 
-PAD = 0  # the token that ends a unit's text and fills its slots; `record_folder` and `engine` refuse other tokenizers
 LONGEST_WORLD_TEXT = 2048  # tokens; their rotary ids, 4 a token, are below 0, where the tables end at -8 192
 POSITIONS_PER_UNIT = 4  # the rotary grid: a unit is 4 steps (40 ms each at 160 ms), and the rotary step is 1/4
 
@@ -271,22 +270,41 @@ class NeuralCodecConfig(Section):
 
 @section
 class PocketConfig(Section):
-  """The tokenizer of Pocket TTS: continuous latents at 12.5 Hz."""
+  """The tokenizer of Pocket TTS: continuous latents at 12.5 Hz. `wanstreamer codec import` writes its sizes."""
 
+  sample_rate: int = field(24_000, ge=1)
   latent_dim: int = field(32, ge=1)
-
-  @property
-  def sample_rate(self) -> int:
-    return 24_000
+  strides: tuple[int, ...] = field((4, 5, 6), ge=1)  # in encoder order, from samples to the Transformers' 200 Hz
+  latent_stride: int = field(16, ge=2)  # from there to latents
+  filters: int = field(64, ge=1)  # channels at the samples' rate; doubled at every stride
+  kernel: int = field(7, ge=1)  # of the first convolution
+  last_kernel: int = field(3, ge=1)
+  residual_kernel: int = field(3, ge=1)
+  residual_blocks: int = field(1, ge=0)  # per stride
+  dilation_growth: int = field(2, ge=1)  # from one residual block to the next
+  compress: int = field(2, ge=1)  # channels inside residual blocks are fewer by this factor
+  width: int = field(512, ge=1)  # of the Transformers
+  layers: int = field(2, ge=0)
+  heads: int = field(8, ge=1)
+  kv_heads: int = field(8, ge=1)
+  head_dim: int = field(64, ge=1, multiple_of=2)
+  mlp: int = field(2048, ge=1)
+  activation: Literal["gelu", "gelu_tanh"] = "gelu_tanh"
+  window: int = field(250, ge=2)  # steps of the Transformers, 1.25 s
+  rope_theta: float = field(10_000.0, ge=1)
+  norm_eps: float = field(1e-5, gt=0)
 
   @property
   def hop(self) -> int:
     """Samples per latent frame."""
-    return 1920
+    return math.prod(self.strides) * self.latent_stride
 
   @property
   def delay(self) -> int:
     return 0
+
+  def check_rules(self) -> None:
+    whole(self.heads, self.kv_heads, "query heads per key head = audio_codec.pocket.heads / kv_heads")
 
 
 @section
@@ -324,12 +342,13 @@ class AudioCodecConfig(Section):
 
 @section
 class NativeVideoConfig(Section):
-  """Causal 3-D video VAE, 8x8 in space and 4x in time: the first frame alone, then groups of 4 frames."""
+  """Causal video VAE: the first frame alone, then groups of `time_stride` frames. Each entry of `channels` halves the
+  picture, so that three entries give latents of 8x8 pixels and four of 16x16."""
 
-  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4 and 1/8 resolution
-  residual_blocks: int = field(1, ge=0)  # of the encoder, at 1/4 and at 1/8
-  decoder_blocks: tuple[int, ...] = field((2, 1, 1), ge=1)  # of the decoder, at 1/8, 1/4 and 1/2
-  time_kernel: int = field(2, ge=1)  # latent frames that a convolution at 1/8 sees
+  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4, 1/8, ... of the resolution
+  encoder_blocks: tuple[int, ...] = field((1, 1), ge=0)  # residual blocks, at 1/4, 1/8, ...
+  decoder_blocks: tuple[int, ...] = field((2, 1, 1), ge=1)  # from the latents' resolution up to 1/2
+  time_kernel: int = field(2, ge=1)  # latent frames that a convolution at the latents' resolution sees
   latent_dim: int = field(8, ge=1)
   time_stride: int = field(4, ge=1)
 
@@ -344,40 +363,65 @@ class NativeVideoConfig(Section):
     return 1 + (self.time_kernel - 1) * (1 + self.decoder_blocks[0])
 
   def check_rules(self) -> None:
-    """There are three resolutions, whose shortcuts can merge and repeat whole channels."""
-    if len(self.channels) != 3:
-      raise ConfigError(
-        f"video_codec.native.channels has {len(self.channels)} entries: expected 3 (at 1/2, 1/4 and 1/8)"
-      )
-    if len(self.decoder_blocks) != 3:
-      raise ConfigError(f"video_codec.native.decoder_blocks {self.decoder_blocks}: expected 3 (at 1/8, 1/4 and 1/2)")
-    half, quarter, eighth = self.channels
-    if 4 * half % quarter or 4 * self.time_stride * quarter % eighth:
-      raise ConfigError(
-        f"video_codec.native.channels {self.channels}: the second must divide 4 x the first, "
-        f"and the third {4 * self.time_stride} x the second"
-      )
+    """Every resolution has its blocks, and the shortcuts between them merge and repeat whole channels."""
+    count = len(self.channels)
+    if count < 2:
+      raise ConfigError(f"video_codec.native.channels {self.channels}: expected at least 2 (at 1/2 and 1/4)")
+    for name, blocks, wanted in (
+      ("encoder_blocks", self.encoder_blocks, count - 1),
+      ("decoder_blocks", self.decoder_blocks, count),
+    ):
+      if len(blocks) != wanted:
+        raise ConfigError(
+          f"video_codec.native.{name} {blocks}: expected {wanted} for the {count} resolutions of channels"
+        )
+    for i, (outer, inner) in enumerate(zip(self.channels, self.channels[1:]), 2):
+      folded = 4 * (self.time_stride if i == count else 1) * outer
+      if folded % inner:
+        raise ConfigError(
+          f"video_codec.native.channels {self.channels}: number {i}, {inner}, must divide {folded}, what one step "
+          "folds together"
+        )
 
 
 @section
 class WanConfig(Section):
-  """The video VAE of Wan2.1; Wan2.2's has the same parts in other sizes (`Wan2p2Config`)."""
+  """The video VAE of Wan2.1; Wan2.2's has the same parts in other sizes (`Wan2p2Config`). `wanstreamer codec import`
+  writes them."""
 
-  base_dim: int = field(96, ge=1)
+  base_dim: int = field(96, ge=1)  # channels of the encoder at full resolution
+  decoder_base_dim: int = field(0, ge=0)  # of the decoder; 0: as the encoder
   latent_dim: int = field(16, ge=1)
+  multiples: tuple[int, ...] = field((1, 2, 4, 4), ge=1)  # of base_dim, per resolution
+  blocks: int = field(2, ge=1)  # per resolution; the decoder has one more
+  time_down: tuple[bool, ...] = (False, True, True)  # which of the encoder's steps halve the frames
+  patch: int = field(1, ge=1)  # side of the squares of pixels that are folded into channels
+  shortcuts: bool = False  # past every resolution
+
+  @property
+  def decoder_width(self) -> int:
+    """Channels of the decoder at full resolution."""
+    return self.decoder_base_dim or self.base_dim
 
   @property
   def space_stride(self) -> int:
     """Pixels per latent, along rows and columns."""
-    return 8
+    return self.patch * 2 ** (len(self.multiples) - 1)
 
   @property
   def time_stride(self) -> int:
-    return 4
+    return 2 ** sum(self.time_down)
 
   @property
   def memory(self) -> int:
     return 1
+
+  def check_rules(self) -> None:
+    if len(self.time_down) != len(self.multiples) - 1:
+      raise ConfigError(
+        f"time_down has {len(self.time_down)} entries: expected {len(self.multiples) - 1}, one per step between the "
+        f"{len(self.multiples)} resolutions of multiples"
+      )
 
 
 @section
@@ -385,12 +429,18 @@ class Wan2p2Config(WanConfig):
   """The video VAE of Wan2.2 TI2V: squares of 2x2 pixels are folded into channels before the same network."""
 
   base_dim: int = field(160, ge=1)
+  decoder_base_dim: int = field(256, ge=0)
   latent_dim: int = field(48, ge=1)
+  patch: int = field(2, ge=1)
+  shortcuts: bool = True
 
-  @property
-  def space_stride(self) -> int:
-    """Pixels per latent, along rows and columns."""
-    return 16
+
+@section
+class TaeConfig(Section):
+  """The small decoder for Wan's latents."""
+
+  channels: tuple[int, ...] = field((256, 128, 64, 64), ge=1)  # at the latents' resolution, at twice it, ...
+  blocks: int = field(3, ge=1)  # with memory, per resolution but the last
 
 
 @section
@@ -402,10 +452,16 @@ class VideoCodecConfig(Section):
   native: NativeVideoConfig = dataclasses.field(default_factory=NativeVideoConfig)
   wan2p1: WanConfig = dataclasses.field(default_factory=WanConfig)
   wan2p2: Wan2p2Config = dataclasses.field(default_factory=Wan2p2Config)
+  tae: TaeConfig = dataclasses.field(default_factory=TaeConfig)
 
   @property
   def chosen(self) -> NativeVideoConfig | WanConfig:
     return getattr(self, self.kind)
+
+  @property
+  def wan(self) -> WanConfig:
+    """The sizes of Wan's codec, of whichever kind it is."""
+    return self.wan2p2 if self.kind == "wan2p2" else self.wan2p1
 
   @property
   def latent_dim(self) -> int:
@@ -430,12 +486,74 @@ class VideoCodecConfig(Section):
   def check_rules(self) -> None:
     if self.decoder == "tae" and self.kind == "native":
       raise ConfigError("video_codec.decoder is tae, which decodes latents of wan2p1 and wan2p2, not of native")
+    if self.decoder == "tae" and (self.space_stride, self.time_stride) != (8 * self.wan.patch, 4):
+      raise ConfigError(
+        f"video_codec.decoder is tae, which makes 4 frames and {8 * self.wan.patch} pixels of a latent, but "
+        f"video_codec.{self.kind} has {self.time_stride} and {self.space_stride}"
+      )
+
+
+@section
+class MoonshineConfig(Section):
+  """A pretrained streaming speech encoder of Moonshine's kind. A window of (16, 4) sees 16 steps of 20 ms, the current
+  one included, and the 3 steps after it."""
+
+  width: int = field(320, ge=1)
+  heads: int = field(8, ge=1)
+  kv_heads: int = field(8, ge=1)
+  head_dim: int | None = field(None, ge=1)  # None: width / heads
+  mlp: int = field(1280, ge=1)
+  past: tuple[int, ...] = field((16, 16, 16, 16, 16, 16), ge=1)  # of every layer
+  future: tuple[int, ...] = field((4, 4, 0, 0, 4, 4), ge=0)  # of every layer, one more than the steps that it sees
+  look_ahead: Literal["none", "delay"] = "none"  # "delay": layers wait for the future that they see
+
+  @property
+  def size_of_head(self) -> int:
+    return self.head_dim or whole(self.width, self.heads, "head size = perception.moonshine.width / heads")
+
+  @property
+  def ahead(self) -> tuple[int, ...]:
+    """Steps that every layer waits for."""
+    waits = self.look_ahead == "delay"
+    return tuple(max(0, steps - 1) if waits else 0 for steps in self.future)
+
+  def check_rules(self) -> None:
+    whole(self.heads, self.kv_heads, "query heads per key head = perception.moonshine.heads / kv_heads")
+    if len(self.past) != len(self.future):
+      raise ConfigError(
+        f"perception.moonshine has {len(self.past)} entries of past and {len(self.future)} of future: expected one of "
+        "each a layer"
+      )
+
+
+@section
+class Siglip2Config(Section):
+  """A pretrained vision Transformer of SigLIP's kind. The defaults are the base model's."""
+
+  width: int = field(768, ge=1)
+  layers: int = field(12, ge=1)
+  heads: int = field(12, ge=1)
+  mlp: int = field(3072, ge=1)
+  patch: int = field(16, ge=1)  # pixels
+  places: int = field(256, ge=1)  # learnt places, a square grid
+  patches: int = field(256, ge=1)  # a picture is resized to at most so many, in its own aspect
+  epsilon: float = field(1e-6, gt=0)
+
+  def check_rules(self) -> None:
+    whole(self.width, self.heads, "head size = perception.siglip2.width / heads")
+    if math.isqrt(self.places) ** 2 != self.places:
+      raise ConfigError(f"perception.siglip2.places is {self.places}: expected a square, such as 256")
 
 
 @section
 class PerceptionConfig(Section):
   """Encoders of what the user shows and says, trained with the Transformer."""
 
+  audio: Literal["native", "pocket", "moonshine"] = "native"  # "pocket" has the sizes of audio_codec.pocket
+  video: Literal["native", "siglip2"] = "native"
+  moonshine: MoonshineConfig = dataclasses.field(default_factory=MoonshineConfig)
+  siglip2: Siglip2Config = dataclasses.field(default_factory=Siglip2Config)
+  video_every: int | None = field(None, ge=1)  # siglip2 looks at every n-th frame; None: at a unit's last
   mel_bins: int = field(64, ge=1)
   mel_hop: int = field(240, ge=1)  # samples, 10 ms
   mel_window: int = field(512, ge=1)  # samples, all of them in the past of the frame's end
@@ -445,9 +563,12 @@ class PerceptionConfig(Section):
   audio_window: int = field(8, ge=1)  # units that the audio encoder's attention sees, including the current one
   video_patch: int = field(16, ge=1, multiple_of=4)  # pixels; the first layer merges 4 by 4
   video_merge: int = field(2, ge=1)  # neighbouring patches merged (per side) into one token of the unit
-  video_channels: int = field(128, ge=1)
+  video_channels: int = field(128, ge=4)  # of a patch; a quarter at 1/4 of the resolution
+  video_blocks: tuple[int, ...] = field((1, 0), ge=0)  # 3x3 convolutions there, and between patches
 
   def check_rules(self) -> None:
+    if len(self.video_blocks) != 2 or not self.video_blocks[0]:
+      raise ConfigError(f"perception.video_blocks is {self.video_blocks}: expected two numbers, the first at least 1")
     if self.mel_window < self.mel_hop:
       raise ConfigError(f"perception.mel_window is {self.mel_window} samples: less than mel_hop {self.mel_hop}")
 
@@ -493,7 +614,9 @@ class ModelConfig(Section):
   kv_heads: int = field(2, ge=1)
   head_dim: int = field(64, ge=1, multiple_of=2)  # rotary embedding turns pairs
   mlp: int = field(704, ge=1)
-  vocab: int = field(1024, ge=1)
+  vocab: int = field(1024, ge=1)  # rows of the embedding
+  tokens: int = field(0, ge=0)  # ids of the tokenizer; rows from there on only fill up and are never written; 0: all
+  pad: int = field(0, ge=0)  # the token that ends a unit's text and fills its slots; the tokenizer's (`tokenizer_of`)
   qk_norm: bool = True
   qkv_bias: bool = False
   tied_embedding: bool = True
@@ -508,6 +631,15 @@ class ModelConfig(Section):
 
   def check_rules(self) -> None:
     whole(self.heads, self.kv_heads, "query heads per key head = heads / kv_heads")
+    if self.tokens > self.vocab:
+      raise ConfigError(f"model.tokens is {self.tokens}: expected at most model.vocab {self.vocab}")
+    if self.pad >= self.token_ids:
+      raise ConfigError(f"model.pad is {self.pad}: expected the id of a token, below {self.token_ids}")
+
+  @property
+  def token_ids(self) -> int:
+    """How many token ids the model may write."""
+    return self.tokens or self.vocab
 
 
 @section
@@ -536,11 +668,50 @@ class DataConfig(Section):
   world: Literal["small", "full"] = "small"  # vocabulary and cast of duplex_world
   session_units: int = field(125, ge=1)  # length of a stored session (20 s)
   batch: int = field(8, ge=1)  # sessions per step, over all devices
+  # The sessions are divided into this many equal shares, and the rows of a batch among them, so that a host reads (and
+  # fetches from an object store) the shares of its rows only. 1: every row may be any session.
+  shares: int = field(1, ge=1)
   seed: int = field(0, ge=0)
   shuffle: bool = True
   voices: Literal["formant", "mixed"] = "formant"  # "mixed": half of the users speak with espeak-ng (extra `espeak`)
+  # How `data make` and `data encode` store pictures (data/video_pieces.py). Raw ones are 0.77 MB a unit at 192x336.
+  user_video: Literal["raw", "h264"] = "raw"
+  agent_video: Literal["raw", "h264"] = "raw"  # of media records; codecs are trained on what is left of them
+  user_video_crf: int = field(20, ge=0, le=51)  # x264's quality: lower is better; 18 to 20 is 6 to 13 kB a unit there
+  agent_video_crf: int = field(14, ge=0, le=51)
+  video_piece: int = field(4, ge=1, le=64)  # units that are compressed together
   text_lead: int = field(1, ge=0)  # units between the writing and the sounding of a word
   tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
+  tokenizer_sha256: str = ""  # of that file; any other is refused. Empty: not checked; training fills it in
+
+
+@section
+class AugmentConfig(Section):
+  """What training changes in the user's stream (data/augment.py), so that other microphones, rooms and cameras are
+  nothing new. A number alone is the probability that a crop has the effect; pairs are what is drawn, from and to."""
+
+  on: bool = True
+  gain: float = field(0.8, ge=0, le=1)  # another level of the microphone
+  gain_db: tuple[float, ...] = field((-24.0, 6.0), ge=-96, le=48)
+  noise: float = field(0.4, ge=0, le=1)  # white or pink
+  noise_snr_db: tuple[float, ...] = field((5.0, 40.0), ge=-20, le=96)  # speech above noise
+  room: float = field(0.3, ge=0, le=1)
+  room_seconds: tuple[float, ...] = field((0.1, 0.6), gt=0, le=5)  # until the sound has decayed by 60 dB
+  codec: float = field(0.15, ge=0, le=1)  # a telephone, or no high frequencies
+  codec_hz: tuple[float, ...] = field((3400.0, 8000.0), gt=0)  # what is above is lost
+  loss: float = field(0.1, ge=0, le=1)  # packets of 20 ms, in bursts
+  loss_share: tuple[float, ...] = field((0.01, 0.1), ge=0, le=1)
+  light: float = field(0.3, ge=0, le=1)  # exposure, contrast, colour
+  light_gain: tuple[float, ...] = field((0.6, 1.4), gt=0)
+  blur: float = field(0.15, ge=0, le=1)
+  blur_factor: tuple[float, ...] = field((1.5, 3.0), ge=1)  # as sharp as pictures that are this many times smaller
+  frame_drop: float = field(0.15, ge=0, le=1)  # the frame before is shown again
+  frame_drop_share: tuple[float, ...] = field((0.1, 0.6), ge=0, lt=1)
+
+  def check_rules(self) -> None:
+    for name, pair in self.fields().items():
+      if isinstance(pair, tuple) and (len(pair) != 2 or pair[0] > pair[1]):
+        raise ConfigError(f"augment.{name} is {pair}: expected two numbers, the lower one first")
 
 
 @section
@@ -597,10 +768,16 @@ class TrainConfig(Section):
   keep_every: int = field(0, ge=0)  # a checkpoint every N steps is kept for good; 0: none
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
+  language_model: str = ""  # a folder of Qwen2, Qwen2.5 or Qwen3 to start from; `config from-hf` writes its geometry
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
   def check_rules(self) -> None:
     group_rates(self.groups)
+    if self.init and self.language_model:
+      raise ConfigError(
+        f"train.init is {self.init!r} and train.language_model {self.language_model!r}: weights come from one of them; "
+        "leave the other empty"
+      )
 
 
 @section
@@ -627,13 +804,16 @@ class Config(Section):
   video_codec: VideoCodecConfig = dataclasses.field(default_factory=VideoCodecConfig)
   flow: FlowConfig = dataclasses.field(default_factory=FlowConfig)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
   @property
   def audio_latents(self) -> int:
     """Agent audio latents per unit."""
-    return whole(self.media.samples, self.audio_codec.hop, "audio latents per unit = samples per unit / audio VAE hop")
+    samples, hop = self.media.samples, self.audio_codec.hop
+    what = f"audio latents per unit = samples per unit / audio_codec hop, here {samples / max(hop, 1):.4g}"
+    return whole(samples, hop, what)
 
   @property
   def latent_height(self) -> int:
@@ -674,21 +854,52 @@ class Config(Section):
     return self.video_codec.space_stride * self.layout.patch
 
   @property
-  def user_video_side(self) -> int:
-    """Pixels along a user video token."""
-    return self.perception.video_patch * self.perception.video_merge
+  def siglip2_grid(self) -> tuple[int, int]:
+    """Rows and columns of patches that a picture is resized to: as many as allowed, in the picture's aspect, which may
+    gain a part of a patch at the end of a row or a column (as in SigLIP 2's NaFlex)."""
+    height, width, most = self.media.height, self.media.width, self.perception.siglip2.patches
+    grids = [(n, -(-n * width // height)) for n in range(1, most + 1)]
+    grids += [(-(-n * height // width), n) for n in range(1, most + 1)]
+    fitting = [grid for grid in grids if math.prod(grid) <= most]
+    return max(fitting, key=math.prod, default=(1, 1))
+
+  @property
+  def pictures_per_unit(self) -> int:
+    """Frames of a unit that siglip2 looks at."""
+    every, frames = self.perception.video_every, self.media.frames
+    what = f"frames seen in a unit = frames per unit {frames} / perception.video_every {every}"
+    return 1 if every is None else whole(frames, every, what)
+
+  @property
+  def features_per_audio_token(self) -> int:
+    """Features of Moonshine, 20 ms each, that become one token."""
+    features = whole(self.media.unit_ms, 20, "features per unit = unit_ms / 20")
+    return whole(features, self.perception.audio_tokens, "features per audio token = features per unit / audio_tokens")
+
+  @property
+  def user_video_sides(self) -> tuple[float, float]:
+    """Pixels along the rows and the columns of a user video token."""
+    perception, media = self.perception, self.media
+    if perception.video == "native":
+      return (perception.video_patch * perception.video_merge,) * 2
+    rows, columns = self.siglip2_grid
+    return perception.video_merge * media.height / rows, perception.video_merge * media.width / columns
 
   @property
   def user_video_grid(self) -> tuple[int, int]:
     """Rows and columns of user video tokens; borders are padded to whole tokens."""
-    side = self.user_video_side
-    return -(-self.media.height // side), -(-self.media.width // side)
+    perception, media = self.perception, self.media
+    side, (rows, columns) = perception.video_merge, self.siglip2_grid
+    if perception.video == "native":
+      side, rows, columns = side * perception.video_patch, media.height, media.width
+    return -(-rows // side), -(-columns // side)
 
   def check_rules(self) -> None:
     self._check_unit()
     self._check_hearing()
     self._check_codecs()
     whole(self.data.batch, self.train.accumulate, "sessions at a time = data.batch / train.accumulate")
+    whole(self.data.batch, self.data.shares, "rows of a share = data.batch / data.shares")
 
   def _check_unit(self) -> None:
     """A unit holds one group of the video codec, and whole numbers of audio latents and noisy video tokens."""
@@ -700,12 +911,39 @@ class Config(Section):
     _ = self.audio_latents, self.noisy_grid
 
   def _check_hearing(self) -> None:
-    """A unit holds whole mel frames, an audio token whole ones of these, and a mel window at most a second."""
+    """A unit holds whole mel frames (or features), an audio token whole ones of these."""
     perception = self.perception
+    _ = self.pictures_per_unit
+    if perception.audio == "moonshine":
+      self._check_moonshine()
+    if perception.audio == "pocket":
+      self._check_pocket_hearing()
+    if perception.audio != "native":
+      return
     hops = whole(self.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
     whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
     if perception.mel_window > self.media.sample_rate:
       raise ConfigError(f"perception.mel_window is {perception.mel_window} samples: more than a second")
+
+  def _check_moonshine(self) -> None:
+    _ = self.features_per_audio_token, self.perception.moonshine.size_of_head
+    if self.media.sample_rate not in (16_000, 24_000, 48_000):
+      raise ConfigError(
+        f"perception.audio is moonshine, which hears 16 kHz: media.sample_rate is {self.media.sample_rate}, expected "
+        "16000, 24000 or 48000"
+      )
+
+  def _check_pocket_hearing(self) -> None:
+    pocket, tokens = self.audio_codec.pocket, self.perception.audio_tokens
+    if self.media.sample_rate != pocket.sample_rate:
+      raise ConfigError(
+        f"perception.audio is pocket, which hears {pocket.sample_rate} Hz: media.sample_rate is "
+        f"{self.media.sample_rate}"
+      )
+    latents = whole(
+      self.media.samples, pocket.hop, "latents heard per unit = samples per unit / audio_codec.pocket hop"
+    )
+    whole(latents, tokens, "latents per audio token = latents heard per unit / perception.audio_tokens")
 
   def _check_codecs(self) -> None:
     """The audio codec has the sample rate of the media; clips of the video codec fill its decoder's memory."""

@@ -105,9 +105,24 @@ def test_lengths_are_exact_and_other_sizes_refused():
   for shape in ((6, 16, 24, 3), (4, 20, 24, 3), (4, 16, 20, 3)):
     with pytest.raises(ValueError, match="not whole groups of 4 frames with sides divisible by 8"):
       vae.encode(jnp.zeros(shape), vae.encoder_state(HEIGHT, WIDTH))
-  for channels in ((4, 8), (4, 6, 8), (4, 8, 24)):
-    with pytest.raises(ConfigError, match=r"video_codec.native.channels"):
+  for channels in ((4,), (4, 8), (4, 6, 8), (4, 8, 24)):
+    with pytest.raises(ConfigError, match=r"video_codec.native.(channels|encoder_blocks)"):
       NativeVideoCodec(NativeVideoConfig(channels=channels), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(("channels", "side", "frames"), [((4, 8), 4, 2), ((4, 4, 8, 8), 16, 4)])
+def test_the_lists_set_the_size_of_a_latent(channels, side, frames):
+  count = len(channels)
+  cfg = NativeVideoConfig(
+    channels=channels, encoder_blocks=(1,) * (count - 1), decoder_blocks=(1,) * count, time_stride=frames, latent_dim=3
+  ).freeze()
+  vae = NativeVideoCodec(cfg, rngs=nnx.Rngs(0))
+  clip = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1 + 2 * frames, 2 * side, side, 3)), jnp.float32)
+  latents = vae.encode_clip(clip).mean
+  assert latents.shape == (3, 2, 1, 3)
+  assert vae.decode_clip(latents).shape == clip.shape
+  state = vae.primed_encoder_state(2 * side, side)
+  check_chunking(encode, vae, clip[1:], state, [[frames, frames]])
 
 
 def test_the_default_codec_is_small_and_pure():

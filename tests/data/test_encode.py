@@ -162,6 +162,19 @@ def test_crops_carry_the_latents_before_them(folders):
   assert starts == {0, 1, 2, 3}
 
 
+def test_augmentation_changes_the_user_alone_and_is_the_same_on_resume_and_on_other_hosts(folders):
+  config = tiny_config()
+  plain, changed = (CropLoader(folders[1], config, augment=augment) for augment in (False, True))
+  hosts = [CropLoader(folders[1], config, rows, augment=True) for rows in ([0, 1], [2, 3])]
+  seen = set()
+  for step in (5, 0):
+    a, b = plain.batch_at(step), changed.batch_at(step)
+    assert all(np.array_equal(x, y) for x, y in zip(b, CropLoader(folders[1], config, augment=True).batch_at(step)))
+    assert all(np.array_equal(x, np.concatenate(parts)) for x, *parts in zip(b, *(h.batch_at(step) for h in hosts)))
+    seen |= {name for name, x, y in zip(a._fields, a, b) if not np.array_equal(x, y)}
+  assert seen == {"user_audio", "user_video"}
+
+
 def test_encoding_continues_behind_the_last_shard(folders, codecs, tmp_path, monkeypatch):
   config, out = tiny_config(), tmp_path / "latents"
   original = encode_module._encoded

@@ -45,10 +45,18 @@ def frozen(config, **changes):
 
 def test_a_rollout_is_scored_and_drawn(config, tmp_path):
   metrics = duplex_validation.validate(nano_agent(f"data.units={UNITS}").streamer, frozen(config), tmp_path, 7)
-  assert set(metrics) == {"writes", "should_write", "sounds", "should_sound", "words_in_place"}
+  once = {"writes", "sounds", "words_in_place"}
+  assert set(metrics) == {*once, *(f"{name}_augmented" for name in once), "should_write", "should_sound"}
   assert all(np.isfinite(list(metrics.values())))
   assert metrics["should_write"] == 1 / UNITS  # both words of every fake session are written in one unit
   assert min(Image.open(tmp_path / "pictures" / "rollout_000007.png").size) > 300
+
+
+def test_users_are_changed_for_the_second_figures_only(config):
+  plain, changed = (duplex_validation._held_out(frozen(config), augment) for augment in (False, True))
+  for name in plain._fields:
+    same = np.array_equal(getattr(plain, name), getattr(changed, name))
+    assert same == (name not in ("user_audio", "user_video")), name
 
 
 def test_nothing_is_validated_where_nothing_is_given(config, tmp_path):

@@ -1,9 +1,10 @@
-"""Causal video VAE: 8x8 in space and 4x in time. The first frame is encoded alone, the others in groups of 4.
+"""The native video codec, a causal VAE: the first frame alone, then groups of 4.
 
 Squares of 2x2 pixels are folded into channels at the start and unfolded at the end: convolutions at full resolution
-would have few channels and still cost more than all others. Frames of a group are convolved one by one in
-space down to 1/4 of the frame, then the group is folded into channels and convolved in space and time at 1/8; the
-decoder mirrors this. A linear map between blocks of 8x8 pixels x 4 frames and latents runs beside both networks.
+would have few channels and still cost more than all others. Every entry of `channels` is one more halving. Frames of a
+group are convolved one by one in space down to the last but one, then the group is folded into channels and convolved
+in space and time; the decoder mirrors this. A linear map between blocks of pixels (8x8 with three entries, 16x16 with
+four) x 4 frames and latents runs beside both networks.
 It starts as a cosine transform of the lowest frequencies, so that an untrained codec already gives blurred frames and
 training begins with the details.
 
@@ -91,93 +92,107 @@ def merge_channels(x: Float[Array, "... KC"], channels: int) -> Float[Array, "..
   return x.reshape(*x.shape[:-1], channels, -1).mean(axis=-1)
 
 
+class StepDown(nnx.Module):
+  """Folds squares of 2x2 (and, in the last step, groups of frames) into channels, then convolves."""
+
+  def __init__(self, inputs: int, channels: int, blocks: int, time_stride: int, time_kernel: int, *, rngs: nnx.Rngs):
+    self.time_stride = time_stride
+    self.norm = ChannelNorm(inputs)
+    self.conv = CausalConv3d(4 * time_stride * inputs, channels, POINT, rngs=rngs)
+    self.stage = Stage3d(channels, blocks, time_kernel, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "F H W C"], state: list[Any]) -> tuple[Float[Array, "n h w D"], list[Any]]:
+    y = pointwise(self.conv, self.fold(jax.nn.silu(self.norm(x))))
+    return self.stage(y + merge_channels(self.fold(x), y.shape[-1]), state)
+
+  def fold(self, x: Float[Array, "F H W C"]) -> Float[Array, "n h w D"]:
+    return time_to_depth(space_to_depth(x, 2), self.time_stride)
+
+
+class StepUp(nnx.Module):
+  """More channels, which unfold into squares of 2x2 (and, in the first step, groups of frames); then convolves."""
+
+  def __init__(self, inputs: int, channels: int, blocks: int, time_stride: int, *, rngs: nnx.Rngs):
+    self.time_stride = time_stride
+    self.norm = ChannelNorm(inputs)
+    self.conv = CausalConv3d(inputs, 4 * time_stride * channels, POINT, rngs=rngs)
+    self.stage = Stage3d(channels, blocks, 1, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "n h w C"], state: list[Any]) -> tuple[Float[Array, "F H W D"], list[Any]]:
+    y = pointwise(self.conv, jax.nn.silu(self.norm(x)))
+    y = y + jnp.repeat(x, y.shape[-1] // x.shape[-1], axis=-1)  # the shortcut repeats channels
+    return self.stage(depth_to_space(depth_to_time(y, self.time_stride), 2), state)
+
+
 class NativeVideoEncoder(nnx.Module):
   """Frames [4n, H, W, 3] to a posterior's (mean, logvar), each [n, h, w, Z]."""
 
   def __init__(self, cfg: NativeVideoConfig, *, rngs: nnx.Rngs):
-    half, quarter, eighth = cfg.channels
-    self.time_stride = cfg.time_stride
-    self.conv_in = CausalConv3d(3 * PATCH**2, half, FRAME, rngs=rngs)
-    self.norm_half = ChannelNorm(half)
-    self.to_quarter = CausalConv3d(4 * half, quarter, POINT, rngs=rngs)
-    self.quarter = Stage3d(quarter, cfg.residual_blocks, 1, rngs=rngs)
-    self.norm_quarter = ChannelNorm(quarter)
-    self.to_eighth = CausalConv3d(4 * cfg.time_stride * quarter, eighth, POINT, rngs=rngs)
-    self.eighth = Stage3d(eighth, cfg.residual_blocks, cfg.time_kernel, rngs=rngs)
-    self.norm_out = ChannelNorm(eighth)
-    self.conv_out = CausalConv3d(eighth, 2 * cfg.latent_dim, FRAME, scale=0.05, rngs=rngs)
-    basis = cosine_basis(cfg.latent_dim, cfg.space_stride, cfg.time_stride)
+    self.time_stride, self.side = cfg.time_stride, cfg.space_stride
+    self.conv_in = CausalConv3d(3 * PATCH**2, cfg.channels[0], FRAME, rngs=rngs)
+    steps = []
+    for i, (inputs, outputs, blocks) in enumerate(zip(cfg.channels, cfg.channels[1:], cfg.encoder_blocks), 2):
+      in_time = (cfg.time_stride, cfg.time_kernel) if i == len(cfg.channels) else (1, 1)
+      steps.append(StepDown(inputs, outputs, blocks, *in_time, rngs=rngs))
+    self.steps = nnx.List(steps)
+    self.norm_out = ChannelNorm(cfg.channels[-1])
+    self.conv_out = CausalConv3d(cfg.channels[-1], 2 * cfg.latent_dim, FRAME, scale=0.05, rngs=rngs)
+    basis = cosine_basis(cfg.latent_dim, self.side, cfg.time_stride)
     self.linear = CausalConv3d(basis.shape[1], cfg.latent_dim, POINT, rngs=rngs)
     self.linear.w = nnx.Param(jnp.asarray(LATENT_SCALE * basis.T / basis.shape[1])[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
-    return {
-      "quarter": self.quarter.initial_state(height // 4, width // 4),
-      "eighth": self.eighth.initial_state(height // 8, width // 8),
-    }
+    """One entry a step: those of 1/4, 1/8, ... of the picture."""
+    return [step.stage.initial_state(height // 2**scale, width // 2**scale) for scale, step in enumerate(self.steps, 2)]
 
   def __call__(self, frames: Float[Array, "F H W 3"], state: State) -> tuple[tuple[Array, Array], State]:
-    blocks = time_to_depth(space_to_depth(frames, 4 * PATCH), self.time_stride)
-    x = pointwise(self.conv_in, space_to_depth(frames, PATCH))
-    y = pointwise(self.to_quarter, space_to_depth(jax.nn.silu(self.norm_half(x)), 2))
-    x = y + merge_channels(space_to_depth(x, 2), y.shape[-1])
-    x, quarter = self.quarter(x, state["quarter"])
-    y = pointwise(self.to_eighth, self.fold(jax.nn.silu(self.norm_quarter(x))))
-    x = y + merge_channels(self.fold(x), y.shape[-1])
-    x, eighth = self.eighth(x, state["eighth"])
+    blocks = time_to_depth(space_to_depth(frames, self.side), self.time_stride)
+    x, after = pointwise(self.conv_in, space_to_depth(frames, PATCH)), []
+    for step, before in zip(self.steps, state, strict=True):
+      x, new = step(x, before)
+      after.append(new)
     mean, logvar = jnp.split(pointwise(self.conv_out, jax.nn.silu(self.norm_out(x))), 2, axis=-1)
-    return (mean + pointwise(self.linear, blocks), logvar), {"quarter": quarter, "eighth": eighth}
-
-  def fold(self, x: Float[Array, "F H W C"]) -> Float[Array, "n h w D"]:
-    return time_to_depth(space_to_depth(x, 2), self.time_stride)
+    return (mean + pointwise(self.linear, blocks), logvar), after
 
 
 class NativeVideoDecoder(nnx.Module):
   """Latents [n, h, w, Z] to frames [4n, H, W, 3]."""
 
   def __init__(self, cfg: NativeVideoConfig, *, rngs: nnx.Rngs):
-    half, quarter, eighth = cfg.channels
-    self.time_stride = cfg.time_stride
-    self.conv_in = CausalConv3d(cfg.latent_dim, eighth, (cfg.time_kernel, 3, 3), rngs=rngs)
-    self.eighth = Stage3d(eighth, cfg.decoder_blocks[0], cfg.time_kernel, rngs=rngs)
-    self.norm_eighth = ChannelNorm(eighth)
-    self.to_quarter = CausalConv3d(eighth, 4 * cfg.time_stride * quarter, POINT, rngs=rngs)
-    self.quarter = Stage3d(quarter, cfg.decoder_blocks[1], 1, rngs=rngs)
-    self.norm_quarter = ChannelNorm(quarter)
-    self.to_half = CausalConv3d(quarter, 4 * half, POINT, rngs=rngs)
-    self.half = Stage3d(half, cfg.decoder_blocks[2], 1, rngs=rngs)
-    self.norm_half = ChannelNorm(half)
-    self.conv_out = CausalConv3d(half, 3 * PATCH**2, FRAME, scale=0.02, rngs=rngs)
-    self.colour = CausalConv3d(half, 3 * PATCH**2, POINT, scale=0.02, rngs=rngs)
-    basis = cosine_basis(cfg.latent_dim, cfg.space_stride, cfg.time_stride)
+    self.time_stride, self.side = cfg.time_stride, cfg.space_stride
+    channels = cfg.channels[::-1]
+    self.conv_in = CausalConv3d(cfg.latent_dim, channels[0], (cfg.time_kernel, 3, 3), rngs=rngs)
+    self.stage = Stage3d(channels[0], cfg.decoder_blocks[0], cfg.time_kernel, rngs=rngs)
+    steps = []
+    for i, (inputs, outputs, blocks) in enumerate(zip(channels, channels[1:], cfg.decoder_blocks[1:])):
+      steps.append(StepUp(inputs, outputs, blocks, cfg.time_stride if i == 0 else 1, rngs=rngs))
+    self.steps = nnx.List(steps)
+    self.norm_out = ChannelNorm(channels[-1])
+    self.conv_out = CausalConv3d(channels[-1], 3 * PATCH**2, FRAME, scale=0.02, rngs=rngs)
+    self.colour = CausalConv3d(channels[-1], 3 * PATCH**2, POINT, scale=0.02, rngs=rngs)
+    basis = cosine_basis(cfg.latent_dim, self.side, cfg.time_stride)
     self.linear = CausalConv3d(cfg.latent_dim, basis.shape[1], POINT, rngs=rngs)
     self.linear.w = nnx.Param(jnp.asarray(basis / LATENT_SCALE)[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
+    rows, columns = height // self.side, width // self.side
     return {
-      "conv_in": self.conv_in.initial_state(height // 8, width // 8),
-      "eighth": self.eighth.initial_state(height // 8, width // 8),
-      "quarter": self.quarter.initial_state(height // 4, width // 4),
-      "half": self.half.initial_state(height // 2, width // 2),
+      "conv_in": self.conv_in.initial_state(rows, columns),
+      "stage": self.stage.initial_state(rows, columns),
+      "steps": [step.stage.initial_state(rows * 2**i, columns * 2**i) for i, step in enumerate(self.steps, 1)],
     }
 
   def __call__(self, latents: Float[Array, "n h w Z"], state: State) -> tuple[Float[Array, "F H W 3"], State]:
     x, conv_in = self.conv_in(latents, state["conv_in"])
-    x, eighth = self.eighth(x, state["eighth"])
-    x = self.step_up(x, self.norm_eighth, self.to_quarter)
-    x = depth_to_space(depth_to_time(x, self.time_stride), 2)
-    x, quarter = self.quarter(x, state["quarter"])
-    x = depth_to_space(self.step_up(x, self.norm_quarter, self.to_half), 2)
-    x, half = self.half(x, state["half"])
-    x = pointwise(self.conv_out, jax.nn.silu(self.norm_half(x))) + pointwise(self.colour, x)
+    x, stage = self.stage(x, state["stage"])
+    after = []
+    for step, before in zip(self.steps, state["steps"], strict=True):
+      x, new = step(x, before)
+      after.append(new)
+    x = pointwise(self.conv_out, jax.nn.silu(self.norm_out(x))) + pointwise(self.colour, x)
     blocks = depth_to_time(pointwise(self.linear, latents), self.time_stride)
-    x = depth_to_space(x, PATCH) + depth_to_space(blocks, 4 * PATCH)
-    return x, {"conv_in": conv_in, "eighth": eighth, "quarter": quarter, "half": half}
-
-  def step_up(self, x: Float[Array, "T H W C"], norm: ChannelNorm, conv: CausalConv3d) -> Float[Array, "T H W D"]:
-    """More channels, which the caller unfolds; the shortcut past the convolution repeats channels."""
-    y = pointwise(conv, jax.nn.silu(norm(x)))
-    return y + jnp.repeat(x, y.shape[-1] // x.shape[-1], axis=-1)
+    x = depth_to_space(x, PATCH) + depth_to_space(blocks, self.side)
+    return x, {"conv_in": conv_in, "stage": stage, "steps": after}
 
 
 class NativeVideoCodec(VideoCodec):

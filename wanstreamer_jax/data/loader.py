@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.augment import augment_audio, augment_video, draws
 from wanstreamer_jax.data.mixture import Mixture, Place
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import session_dtype, unit_dtype
@@ -73,7 +74,7 @@ def batch_shapes(config: Config) -> Crop:
 
 def read_fields(folder: RecordFolder, session: int, start: int, units: int, fields: Sequence[str]) -> dict[str, Any]:
   """`units` units of a session from `start` on: the given unit fields, the session's, and `session` and `start`."""
-  read, fixed = folder.read_units(session, start, units), folder.read_session(session).fixed
+  read, fixed = folder.read_units(session, start, units, fields), folder.read_session(session).fixed
   found = {name: read[name] for name in fields}
   found |= {name: fixed[name] for name in folder.session_dtype.names or ()}
   return found | {"session": np.asarray(session, np.int32), "start": np.asarray(start, np.int32)}
@@ -94,17 +95,33 @@ def pad_before(x: np.ndarray, units: int, axis: int = 0) -> np.ndarray:
   return np.pad(x, [(units if a == axis else 0, 0) for a in range(x.ndim)])
 
 
-class CropLoader:
-  """Batches of crops from folders of latents; arguments and errors are those of `Loader`."""
+def augmented(crop: Crop, config: Config, step: int, row: int) -> Crop:
+  """A crop with the user's stream as `config.augment` changes it in one row of a global batch."""
+  rngs = draws(config.data.seed, step, row)
+  return crop._replace(
+    user_audio=augment_audio(crop.user_audio, crop.user_audio_valid, config.media.sample_rate, config.augment, rngs),
+    user_video=augment_video(crop.user_video, crop.user_video_valid, config.augment, rngs),
+  )
 
-  def __init__(self, path: str | os.PathLike[str], config: Config, rows: Sequence[int] | None = None):
+
+class CropLoader:
+  """Batches of crops from folders of latents; arguments and errors are those of `Loader`.
+
+  augment: change the user's stream as `config.augment` says, as training does.
+  """
+
+  def __init__(
+    self, path: str | os.PathLike[str], config: Config, rows: Sequence[int] | None = None, augment: bool = False
+  ):
     self.loader = Loader(path, config, rows, UNIT_FIELDS)
-    self.folders = self.loader.folders
+    self.folders, self.config, self.augment = self.loader.folders, config, augment
 
   def batch_at(self, step: int) -> Crop:
     """This host's rows of global batch `step`: arrays [rows, ...]."""
     places, units = self.loader.places(step), self.loader.units
     crops = [read_crop(self.folders[folder], session, start, units) for folder, session, start in places]
+    if self.augment:
+      crops = [augmented(crop, self.config, step, row) for row, crop in zip(self.loader.rows, crops)]
     return Crop(*map(np.stack, zip(*crops)))
 
 
@@ -130,6 +147,8 @@ class Loader:
     self.folders, self.order = mixture.folders, mixture.order(config)
     self.batch, self.units = config.data.batch, config.data.units
     self.rows = range(self.batch) if rows is None else rows
+    if config.data.shuffle:  # else they are read in order, and few may be wanted: each is fetched when it is read
+      mixture.fetch(config, self.rows)
     known = mixture.fields()
     unknown = sorted(set(fields or ()) - set(known))
     if mixture.kind == "media" and set(unknown) & set(LATENTS):

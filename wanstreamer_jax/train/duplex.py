@@ -18,7 +18,7 @@ from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.flow import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import WanStreamer
-from wanstreamer_jax.model.tokens import PAD, Latents, Past, text_valid
+from wanstreamer_jax.model.tokens import Latents, Past, text_valid
 from wanstreamer_jax.model.ulysses import check_devices
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
 from wanstreamer_jax.teacher_forcing import (
@@ -131,7 +131,7 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   """`crop_loss` of given draws."""
   train = streamer.config.train
   inputs, targets = stage_inputs(crop, draws)
-  told = crop_conditions(streamer, mask_inputs(crop, draws.shown))
+  told = crop_conditions(streamer, mask_inputs(crop, draws.shown, streamer.config.model.pad))
   told = told._replace(first_unit=crop.start + draws.first_unit, first_text_token=draws.first_text_token)
   predictions = teacher_forced(streamer, told, inputs, evicts=not keeps_all(streamer.config))
   errors = squared_errors(predictions.velocity, targets)
@@ -147,11 +147,12 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
 
 def text_losses(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> tuple[jax.Array, Metrics]:
   """Cross-entropy of the slots that exist (up to and including the first PAD). hidden: [K, n, D]; text: [K, n]."""
-  train, valid, token = streamer.config.train, text_valid(text), text != PAD
+  train, pad = streamer.config.train, streamer.config.model.pad
+  valid, token = text_valid(text, pad), text != pad
   scores = text_scores(streamer, hidden, text)
   weight = valid * jnp.where(token, 1.0, train.pad_weight)
   tokens = jnp.maximum(jnp.sum(token), 1)
-  onset = onsets(text)
+  onset = onsets(text, pad)
   metrics = {
     "text": jnp.sum(scores.nll * valid) / jnp.sum(valid),
     "token_nll": jnp.sum(scores.nll * token) / tokens,
@@ -199,7 +200,7 @@ def _loader(config: Config) -> Any:
   mesh = make_mesh(config.train.mesh)
   with jax.set_mesh(mesh):  # before anything is compiled
     check_devices(config.model.heads, config.data.units, noisy_units(config, config.data.units))
-  loader = CropLoader(config.data.path, config, host_rows(config.data.batch, mesh))
+  loader = CropLoader(config.data.path, config, host_rows(config.data.batch, mesh), config.augment.on)
   longest = max(folder.units for folder in loader.folders)
   if keeps_all(config) and longest > config.data.session_units:
     raise ConfigError(
