@@ -20,7 +20,7 @@ from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.weights import pocket, tae, wan
 from wanstreamer_jax.weights.tensors import Tensors, read_json, read_tensors
 
-STANDARD = ("standard.latent_mean", "standard.latent_std")
+STANDARD = ("standard.latent_mean", "standard.latent_std", "standard.residual_std")
 # Tokenizers that cannot fill units of 160 ms: their latents a second.
 UNFIT = {"vibevoice_acoustic_tokenizer": 7.5, "vibevoice_semantic_tokenizer": 7.5, "vibevoice": 7.5}
 
@@ -96,11 +96,13 @@ def _wan(folder: Path, config: Config, decoder: Path | None) -> Imported:
 
 
 def _neutral(channels: int) -> tuple[np.ndarray, np.ndarray]:
+  """Mean 0 and deviation 1, until `codecs.posterior.calibrate` measures them."""
   return np.zeros(channels, np.float32), np.ones(channels, np.float32)
 
 
 def _put_statistics(tensors: Tensors, names: Any, values: tuple[np.ndarray, np.ndarray]) -> None:
-  for name, value in zip(names, values):
+  """Mean and deviation of the latents; no folder says what the past leaves unknown of them: 0 is not measured."""
+  for name, value in zip(names, (*values, np.zeros_like(values[0]))):
     tensors.put(name, value)
 
 
