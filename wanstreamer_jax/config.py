@@ -711,6 +711,8 @@ class TrainConfig(Section):
   keep_every: int = field(0, ge=0)  # a checkpoint every N steps is kept for good; 0: none
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
+  hearing: str = ""  # a folder with the pretrained encoder that `perception.audio` names, to start from
+  seeing: str = ""  # and with the one that `perception.video` names
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
   def check_rules(self) -> None:

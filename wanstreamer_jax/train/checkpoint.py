@@ -46,7 +46,7 @@ from wanstreamer_jax.weights.store import (
 # data are moved and mixtures change, but a notice is printed.
 FREE_FIELDS = (
   "name", "data.path", "data.heldout", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
-  "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
+  "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.hearing", "train.seeing", "train.codecs",
   "flow.steps", "flow.shift", "flow.guidance", "model.kv_cache", "model.remat", "model.attention",
 )  # fmt: skip
 FREE_SECTIONS = ("eval.",)

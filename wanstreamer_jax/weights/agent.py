@@ -32,7 +32,10 @@ from wanstreamer_jax.weights.store import (
 )
 
 DEMO = "demo"
-RUN_PATHS = ("data.path", "data.heldout", "train.run", "train.init", "train.codecs", "train.mesh")
+RUN_PATHS = (
+  "data.path", "data.heldout", "train.run", "train.init", "train.hearing", "train.seeing", "train.codecs",
+  "train.mesh",
+)  # fmt: skip
 DEMO_FOLDER = pathlib.Path(__file__).parent / "demo"
 
 
