@@ -21,7 +21,6 @@ from typing import Any, Literal, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
 
-PAD = 0  # the token that ends a unit's text and fills its slots; `record_folder` and `engine` refuse other tokenizers
 LONGEST_WORLD_TEXT = 2048  # tokens; their rotary ids, 4 a token, are below 0, where the tables end at -8 192
 POSITIONS_PER_UNIT = 4  # the rotary grid: a unit is 4 steps (40 ms each at 160 ms), and the rotary step is 1/4
 
@@ -461,6 +460,11 @@ class VideoCodecConfig(Section):
   def check_rules(self) -> None:
     if self.decoder == "tae" and self.kind == "native":
       raise ConfigError("video_codec.decoder is tae, which decodes latents of wan2p1 and wan2p2, not of native")
+    if self.decoder == "tae" and (self.space_stride, self.time_stride) != (8 * self.wan.patch, 4):
+      raise ConfigError(
+        f"video_codec.decoder is tae, which makes 4 frames and {8 * self.wan.patch} pixels of a latent, but "
+        f"video_codec.{self.kind} has {self.time_stride} and {self.space_stride}"
+      )
 
 
 @section
@@ -584,7 +588,9 @@ class ModelConfig(Section):
   kv_heads: int = field(2, ge=1)
   head_dim: int = field(64, ge=1, multiple_of=2)  # rotary embedding turns pairs
   mlp: int = field(704, ge=1)
-  vocab: int = field(1024, ge=1)
+  vocab: int = field(1024, ge=1)  # rows of the embedding
+  tokens: int = field(0, ge=0)  # ids of the tokenizer; rows from there on only fill up and are never written; 0: all
+  pad: int = field(0, ge=0)  # the token that ends a unit's text and fills its slots; the tokenizer's (`tokenizer_of`)
   qk_norm: bool = True
   qkv_bias: bool = False
   tied_embedding: bool = True
@@ -599,6 +605,15 @@ class ModelConfig(Section):
 
   def check_rules(self) -> None:
     whole(self.heads, self.kv_heads, "query heads per key head = heads / kv_heads")
+    if self.tokens > self.vocab:
+      raise ConfigError(f"model.tokens is {self.tokens}: expected at most model.vocab {self.vocab}")
+    if self.pad >= self.token_ids:
+      raise ConfigError(f"model.pad is {self.pad}: expected the id of a token, below {self.token_ids}")
+
+  @property
+  def token_ids(self) -> int:
+    """How many token ids the model may write."""
+    return self.tokens or self.vocab
 
 
 @section
@@ -626,11 +641,21 @@ class DataConfig(Section):
   world: Literal["small", "full"] = "small"  # vocabulary and cast of duplex_world
   session_units: int = field(125, ge=1)  # length of a stored session (20 s)
   batch: int = field(8, ge=1)  # sessions per step, over all devices
+  # The sessions are divided into this many equal shares, and the rows of a batch among them, so that a host reads (and
+  # fetches from an object store) the shares of its rows only. 1: every row may be any session.
+  shares: int = field(1, ge=1)
   seed: int = field(0, ge=0)
   shuffle: bool = True
   voices: Literal["formant", "mixed"] = "formant"  # "mixed": half of the users speak with espeak-ng (extra `espeak`)
+  # How `data make` and `data encode` store pictures (data/video_pieces.py). Raw ones are 0.77 MB a unit at 192x336.
+  user_video: Literal["raw", "h264"] = "raw"
+  agent_video: Literal["raw", "h264"] = "raw"  # of media records; codecs are trained on what is left of them
+  user_video_crf: int = field(20, ge=0, le=51)  # x264's quality: lower is better; 18 to 20 is 6 to 13 kB a unit there
+  agent_video_crf: int = field(14, ge=0, le=51)
+  video_piece: int = field(4, ge=1, le=64)  # units that are compressed together
   text_lead: int = field(1, ge=0)  # units between the writing and the sounding of a word
   tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
+  tokenizer_sha256: str = ""  # of that file; any other is refused. Empty: not checked; training fills it in
 
 
 @section
@@ -711,12 +736,18 @@ class TrainConfig(Section):
   keep_every: int = field(0, ge=0)  # a checkpoint every N steps is kept for good; 0: none
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
+  language_model: str = ""  # a folder of Qwen2, Qwen2.5 or Qwen3 to start from; `config from-hf` writes its geometry
   hearing: str = ""  # a folder with the pretrained encoder that `perception.audio` names, to start from
   seeing: str = ""  # and with the one that `perception.video` names
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
   def check_rules(self) -> None:
     group_rates(self.groups)
+    if self.init and self.language_model:
+      raise ConfigError(
+        f"train.init is {self.init!r} and train.language_model {self.language_model!r}: weights come from one of them; "
+        "leave the other empty"
+      )
 
 
 @section
@@ -750,7 +781,9 @@ class Config(Section):
   @property
   def audio_latents(self) -> int:
     """Agent audio latents per unit."""
-    return whole(self.media.samples, self.audio_codec.hop, "audio latents per unit = samples per unit / audio VAE hop")
+    samples, hop = self.media.samples, self.audio_codec.hop
+    what = f"audio latents per unit = samples per unit / audio_codec hop, here {samples / max(hop, 1):.4g}"
+    return whole(samples, hop, what)
 
   @property
   def latent_height(self) -> int:
@@ -836,6 +869,7 @@ class Config(Section):
     self._check_hearing()
     self._check_codecs()
     whole(self.data.batch, self.train.accumulate, "sessions at a time = data.batch / train.accumulate")
+    whole(self.data.batch, self.data.shares, "rows of a share = data.batch / data.shares")
 
   def _check_unit(self) -> None:
     """A unit holds one group of the video codec, and whole numbers of audio latents and noisy video tokens."""

@@ -113,7 +113,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     ({"hidden_act": "relu"}, "hidden_act 'relu'"),
     ({"encoder_config": None}, "the encoder was dropped: both halves are needed"),
     ({"num_filters": "wide"}, "audio_codec.pocket.filters is 'wide'"),
-    ({"latent_stride": 7}, "3840 / 84"),
+    ({"latent_stride": 7}, "hop, here 45.71: 3840 / 84 is not a whole number"),
     ({"sampling_rate": 16_000}, "16000"),
   ],
 )
@@ -127,11 +127,11 @@ def test_another_architecture_is_refused(tmp_path, values, message):
   [
     ({"attn_scales": [1.0]}, "has attn_scales [1.0]: this codec supports []"),
     ({"patch_size": 2}, "has in_channels 3: this codec supports 12"),
-    ({"temperal_downsample": [True]}, "time_down has 1 entries: expected 3"),
+    ({"temperal_downsample": [True, True]}, "time_down has 2 entries: expected 3"),
     ({"temperal_downsample": [True, True, True]}, "has scale_factor_temporal 4: this codec supports 8"),
     ({"latents_std": [1.0]}, "latents_mean and latents_std have 4 and 1 numbers: expected 4 each"),
     ({"latents_mean": ["a"] * 4}, "are not lists of numbers"),
-    ({"latents_mean": None}, "are not lists of numbers"),
+    ({"latents_mean": None}, "have 1 and 4 numbers: expected 4 each"),
   ],
 )
 def test_wan_folders_that_this_codec_cannot_be_are_refused(tmp_path, values, message):

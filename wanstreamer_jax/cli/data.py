@@ -42,6 +42,10 @@ def add_make(group: Any) -> None:
   add_split(parser)
   parser.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
   parser.add_argument("--workers", type=number(int, 1), default=1, help="processes (default: 1)")
+  parser.add_argument(
+    "--late-words", type=number(float, 0, 1), default=0.05, metavar="SHARE",
+    help="let this share of the agent's words end later than they begin to sound, for want of slots (default: 0.05)",
+  )  # fmt: skip
   add_share(parser)
 
 
@@ -50,14 +54,16 @@ def data_make(args: argparse.Namespace) -> None:
   from wanstreamer_jax.data.make import make
 
   source = make_source(args, config)
-  made = make(config, source, args.out, args.workers, args.share, args.skip_bad)
+  made = make(config, source, args.out, args.workers, args.share, args.skip_bad, late=args.late_words)
   if made is None:
     print(unfinished(args))
     return
   count, text = made["sessions"] * made["units"], made["stats"]["text"]["agent"]
   print(f"{args.out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
+  late = sum(text.get(f"late_{units}", 0) for units in (1, 2, 3))
   print(
-    f"agent words {text['words']}: {text['spilled']} delayed to a later unit, {text['dropped']} dropped (no free slot)"
+    f"agent words {text['words']}: {text['spilled']} delayed to a later unit, {late} of them past their onset, "
+    f"{text['dropped']} cut off by a session's end"
   )
   print(skipped(args.out))
   print(f"next: wanstreamer data stats {shlex.quote(args.out)}, or data encode (see wanstreamer data encode --help)")
@@ -125,7 +131,9 @@ def add_stats(group: Any) -> None:
   """
   parser = add_command(group, "stats", summary, examples, data_stats)
   parser.add_argument("path", metavar="DIR", help="a folder of records")
-  parser.add_argument("--tokenizer", default="default", help="a tokenizer.json (default: the shipped one)")
+  parser.add_argument(
+    "--tokenizer", default="default", help="the tokenizer.json of the records (default: the shipped one)"
+  )
   parser.add_argument("--sample", type=number(int, 1), default=200, help="sessions whose words are counted")
   parser.add_argument("--verify", action="store_true", help="also compare every file with the manifest's hashes")
 

@@ -1,6 +1,6 @@
-"""The tokenizer of Pocket TTS (Kyutai, arXiv 2509.06926): 24 kHz speech <-> continuous 32-d latents at 12.5 Hz.
+"""The tokenizer of Pocket TTS: 24 kHz speech to 32 numbers at 12.5 Hz, and back.
 
-Encoder: causal convolutions down to 200 Hz (SEANet), a small Transformer that sees the last 1.25 s, one more strided
+It is Kyutai's (arXiv 2509.06926). Encoder: causal convolutions down to 200 Hz (SEANet), a small Transformer that sees the last 1.25 s, one more strided
 convolution. The decoder mirrors it. Everything is causal, so that it streams with the convolutions' left context and
 the Transformers' keys and values as states. Weights are imported (`weights/pocket.py`), never trained here. Latents
 have no posterior: their variance is negligible.

@@ -1,6 +1,6 @@
-"""The video VAEs of Wan2.1 and Wan2.2 (arXiv 2503.20314): causal, 4x in time and 8x8 or 16x16 in space, streaming.
+"""The video VAEs of Wan2.1 and Wan2.2: causal, 4x in time and 8x8 or 16x16 in space.
 
-The first frame is encoded alone, the others in groups of 4. All convolutions over time look back two frames, and their
+They are described in arXiv 2503.20314. The first frame is encoded alone, the others in groups of 4. All convolutions over time look back two frames, and their
 states hold these. The first frame takes another way past the steps in time: a step down lets it pass as it is, a step
 up neither doubles it nor remembers it. So `encode_first` and `decode_first` are programs of their own, and `encode`
 and `decode` go on from the states that these leave.
@@ -23,7 +23,7 @@ from wanstreamer_jax.codecs.interface import State, VideoCodec
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.codecs.tae import TaeDecoder, within_frame
 from wanstreamer_jax.config import TaeConfig, WanConfig
-from wanstreamer_jax.nn.causal_conv import CausalConv3d, stack_taps
+from wanstreamer_jax.nn.causal_conv import CausalConv3d
 from wanstreamer_jax.nn.folding import depth_to_time
 
 CUBE, FRAME, POINT = (3, 3, 3), (1, 3, 3), (1, 1, 1)  # kernels
@@ -153,7 +153,7 @@ class StepDown(nnx.Module):
     if first:
       return x, x
     past = jnp.concatenate([state, x])
-    taps = stack_taps(past, 3, 2)  # [n, h, w, 3 C]
+    taps = jnp.concatenate([past[i : i + x.shape[0] - 1 : 2] for i in range(3)], axis=-1)  # [n, h, w, 3 C]
     weight = self.time_conv.w[...].reshape(taps.shape[-1], -1)
     return taps @ weight + self.time_conv.b[...], past[-1:]
 

@@ -15,5 +15,5 @@ Modules:
     mel.py                  Power spectra and the mel scale, for perception, codecs, codec losses and metrics
     resample.py             Causal resampling by a rational factor
     rotary.py               Multimodal rotary embedding (M-RoPE) with exact angles at any session length
-    windowed_attention.py   Causal attention over the last `window` steps with LayerNorm, GELU and gains, as speech tokenizers have it
+    windowed_attention.py   Causal attention over the last `window` steps, as speech tokenizers have it
 """

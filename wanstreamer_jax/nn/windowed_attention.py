@@ -1,4 +1,6 @@
-"""Causal attention over the last `window` steps with LayerNorm, GELU and gains, as speech tokenizers have it.
+"""Causal attention over the last `window` steps, as speech tokenizers have it.
+
+A layer has LayerNorm, GELU and gains.
 
 `(x, state) -> (y, state)`, chunks of any length. Keys are stored as they come, without rotation, and are rotated
 relative to the chunk that reads them: rotary scores depend on distances only, so that no clock can run out and the

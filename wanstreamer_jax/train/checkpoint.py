@@ -43,10 +43,12 @@ from wanstreamer_jax.weights.store import (
 
 # Fields that may differ between a run and its continuation. They change the numbers of later steps only by rounding, or
 # only how many steps there are (train.steps also moves the end of a decaying schedule). data.path may differ too, since
-# data are moved and mixtures change, but a notice is printed.
+# data are moved and mixtures change, but a notice is printed. The tokenizer's path is free, its hash is not.
 FREE_FIELDS = (
-  "name", "data.path", "data.heldout", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
-  "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.hearing", "train.seeing", "train.codecs",
+  "name", "data.path", "data.heldout", "data.user_video", "data.agent_video", "data.user_video_crf",
+  "data.agent_video_crf", "data.video_piece", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
+  "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
+  "train.language_model", "train.hearing", "train.seeing", "data.tokenizer",
   "flow.steps", "flow.shift", "flow.guidance", "model.kv_cache", "model.remat", "model.attention",
 )  # fmt: skip
 FREE_SECTIONS = ("eval.",)
@@ -92,6 +94,7 @@ def changed_fields(saved: Config, current: Config) -> list[str]:
     f"{name}: {before[name]!r} -> {now[name]!r}"
     for name in now
     if before[name] != now[name] and name not in FREE_FIELDS and not name.startswith(FREE_SECTIONS)
+    if not (name == "data.tokenizer_sha256" and not before[name])  # older checkpoints do not have it
   ]
 
 

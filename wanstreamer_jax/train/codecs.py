@@ -20,7 +20,7 @@ from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.codecs.posterior import calibrate
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.mixture import Mixture, Order
+from wanstreamer_jax.data.mixture import Mixture, Order, SharedOrder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.files import replacing, save_figure
@@ -55,7 +55,7 @@ class ClipLoader:
     _ = self._order
 
   @functools.cached_property
-  def _order(self) -> Order:
+  def _order(self) -> Order | SharedOrder:
     return self.mixture.order(self.config)
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ class ClipLoader:
     number, session, start = self._order.place(step * data.batch + row)
     folder, rng = self.mixture.folders[number], np.random.default_rng([data.seed, step, row])
     for _ in range(TRIES):
-      units = folder.read_units(session, start, data.units)
+      units = folder.read_units(session, start, data.units, [f"{side}_{self.name}" for side in SIDES])
       first = int(rng.random() >= AGENT_SHARE)
       for side in (SIDES[first], SIDES[1 - first]):  # where this side lacks the stream, the other may have it
         if units[f"{side}_{self.name}_valid"].all():

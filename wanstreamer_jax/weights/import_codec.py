@@ -1,6 +1,6 @@
-"""Imports a pretrained codec: a folder of another library becomes a codec with its sizes in the config.
+"""Imports a pretrained codec from a folder of another library.
 
-The result is exported like a trained codec (`store.export_weights`), so that `data encode`, `export` and the agent's
+Its sizes go into the config. The result is exported like a trained codec (`store.export_weights`), so that `data encode`, `export` and the agent's
 config take it as they take a native one.
 """
 
@@ -111,7 +111,7 @@ def _summary(tensors: Tensors) -> str:
 
 def _filled(tensors: Tensors, abstract: Any) -> Any:
   shapes = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
-  return fill_leaves(abstract, tensors.finish(shapes))
+  return jax.device_put(fill_leaves(abstract, tensors.finish(shapes)))
 
 
 def flags(before: Config, after: Config) -> list[str]:

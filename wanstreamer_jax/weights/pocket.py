@@ -1,6 +1,6 @@
-"""Imports the Pocket TTS tokenizer from a folder of transformers (`PocketTTSAudioTokenizerModel`).
+"""Imports the Pocket TTS tokenizer from a folder of transformers.
 
-Torch stores convolutions as [out, in, taps] and linear maps as [out, in]; ours are [taps, in, out] and [in, out], with
+The class there is `PocketTTSAudioTokenizerModel`. Torch stores convolutions as [out, in, taps] and linear maps as [out, in]; ours are [taps, in, out] and [in, out], with
 heads as an axis of their own. A transposed convolution of 2 r taps becomes one of 2 taps with r times the channels.
 """
 

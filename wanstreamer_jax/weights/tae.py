@@ -1,4 +1,4 @@
-"""Imports the small decoder for Wan's latents from a folder with the safetensors of TAEW2.1 or TAEW2.2.
+"""Imports the small decoder for Wan's latents, TAEW2.1 or TAEW2.2, from safetensors.
 
 Its layers are numbered as in a torch Sequential; activations and repetitions of pixels have numbers too. Its encoder is
 not used: latents are those of Wan's own encoder. A step in time that does not double the frames may be stored with the

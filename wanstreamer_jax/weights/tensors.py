@@ -1,6 +1,6 @@
-"""Reads folders of other libraries' weights: config.json and safetensors files, one or several with an index.
+"""Reads folders of other libraries' weights: config.json and safetensors files.
 
-Only safetensors are read. A pickle (`.pth`, `.bin`) can run code when it is opened, and is refused with the command
+There may be several files with an index. Only safetensors are read. A pickle (`.pth`, `.bin`) can run code when it is opened, and is refused with the command
 that converts it. Every tensor becomes float32 and must be taken exactly once, so that nothing is dropped in silence.
 """
 
