@@ -748,6 +748,10 @@ class TrainConfig(Section):
         f"train.init is {self.init!r} and train.language_model {self.language_model!r}: weights come from one of them; "
         "leave the other empty"
       )
+    if self.init and (self.hearing or self.seeing):
+      raise ConfigError(
+        f"train.init is {self.init!r}, which brings ears and eyes of its own: leave train.hearing and train.seeing empty"
+      )
 
 
 @section

@@ -4,7 +4,6 @@ Laws 1 (chunks), 2 (causality), 4 (every leaf has one sharding rule) and 9 (stat
 enough to compile in a second or two each.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -37,7 +36,6 @@ from wanstreamer_jax.config import (
 )
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.parallel.rules import matching_rules, named_leaves
-from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.weights.agent import export_agent, load_agent
 
 UNIT = 3840  # samples

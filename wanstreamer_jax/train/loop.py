@@ -46,6 +46,7 @@ from wanstreamer_jax.train.metric_log import MetricLog
 from wanstreamer_jax.train.nonfinite import first_nonfinite
 from wanstreamer_jax.train.prefetch import Prefetcher
 from wanstreamer_jax.train.run_folder import RunFolder
+from wanstreamer_jax.train.senses import with_senses
 from wanstreamer_jax.train.stage import Batch, BatchLoader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights.agent import resolve
@@ -93,8 +94,8 @@ def train(stage: Stage, config: Config) -> TrainState:
 
 
 def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
-  """The run's last checkpoint, else the weights of `train.init`, else those of `train.language_model` and random ones,
-  else random ones; all are created on their own devices.
+  """The run's last checkpoint, else the weights of `train.init`, else random ones with those of `train.language_model`,
+  `train.hearing` and `train.seeing` in their places; all are created on their own devices.
   """
   abstract, shardings = state_shardings(stage, config, mesh)
   state = checkpoints.restore(abstract, shardings)
@@ -105,8 +106,11 @@ def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoin
     weights = jax.device_put(load_weights(resolve(config.train.init), abstract.params), shardings.params)
   elif config.train.language_model:
     weights = language_model_params(stage, config, abstract.params, shardings.params)
+  elif config.train.hearing or config.train.seeing:
+    weights = jax.jit(lambda: init_state(stage, config).params, out_shardings=shardings.params)()
   else:
     return jax.jit(functools.partial(init_state, stage, config), out_shardings=shardings)()
+  weights = with_senses(config, weights)
   return jax.jit(functools.partial(fresh_state, stage, config), out_shardings=shardings)(weights)
 
 
