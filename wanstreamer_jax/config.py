@@ -225,11 +225,20 @@ class SourceFilterConfig(Section):
 
 @section
 class NeuralCodecConfig(Section):
-  """The native codec of any sound: causal convolutions over spectra, and an inverse STFT."""
+  """The native codec of any sound: causal ConvNeXt blocks over spectra, and an inverse STFT."""
 
   sample_rate: int = field(24_000, ge=1)
   rate: int = field(25, ge=1)  # latent frames a second
+  frames: int = field(4, ge=1)  # spectral frames per latent frame; 10 ms each
+  window: int = field(3, ge=2)  # spectral frames that a synthesis window covers; the delay is one less
   latent_dim: int = field(32, ge=1)
+  channels: int = field(128, ge=1)  # at the frame rate
+  latent_channels: int = field(192, ge=1)  # at the latent rate
+  kernel: int = field(5, ge=1)  # spectral frames that a block sees
+  latent_kernel: int = field(3, ge=1)  # latent frames that a block sees
+  expansion: int = field(3, ge=1)  # of channels inside a block
+  encoder_blocks: tuple[int, ...] = field((2, 2), ge=0)  # at the frame rate, at the latent rate
+  decoder_blocks: tuple[int, ...] = field((2, 4), ge=0)  # at the latent rate, at the frame rate
 
   @property
   def hop(self) -> int:
@@ -237,9 +246,26 @@ class NeuralCodecConfig(Section):
     return whole(self.sample_rate, self.rate, "samples per latent = audio_codec.neural.sample_rate / rate")
 
   @property
+  def frame(self) -> int:
+    """Samples per spectral frame (240 at 24 kHz)."""
+    return whole(self.hop, self.frames, "samples per spectral frame = samples per latent / audio_codec.neural.frames")
+
+  @property
+  def bins(self) -> int:
+    """Frequencies of a synthesis window."""
+    return self.window * self.frame // 2 + 1
+
+  @property
   def delay(self) -> int:
-    """20 ms of samples: half of the synthesis window."""
-    return self.sample_rate // 50
+    """Samples: a sample is finished when the last window that covers it has come (20 ms at three frames of 10 ms)."""
+    return (self.window - 1) * self.frame
+
+  def check_rules(self) -> None:
+    """A latent frame holds whole spectral frames, and both networks have two resolutions."""
+    _ = self.frame
+    for name in ("encoder_blocks", "decoder_blocks"):
+      if len(getattr(self, name)) != 2:
+        raise ConfigError(f"audio_codec.neural.{name} is {getattr(self, name)}: expected 2 numbers, one a resolution")
 
 
 @section
@@ -626,7 +652,8 @@ class FlowConfig(Section):
   train_shift: float = field(3.0, gt=0)  # towards noise: what the past implies is learned where little else is known
   train_mean: float = 0.0  # of the logit-normal law of tau
   train_std: float = field(1.0, gt=0)
-  video_std: float = field(0.2, gt=0)  # deviation of latents given the past, for the velocity heads (flow.py)
+  # Deviation of latents given the past, for the velocity heads (flow.py), where the records state none per channel.
+  video_std: float = field(0.2, gt=0)
   audio_std: float = field(0.6, gt=0)
 
 
@@ -725,6 +752,11 @@ class TrainConfig(Section):
   stft_weight: float = field(1.0, ge=0)  # audio codec: multi-resolution STFT
   mel_weight: float = field(1.0, ge=0)  # audio codec: log-mel distance
   pitch_weight: float = field(1.0, ge=0)  # audio codec: octaves of pitch, on voiced frames
+  adversarial_weight: float = field(0.0, ge=0)  # audio codec: deceiving discriminators (train/critic.py); 0: none
+  feature_weight: float = field(2.0, ge=0)  # audio codec: distance of the discriminators' activations, beside it
+  critic_channels: int = field(16, ge=1)
+  critic_windows: tuple[int, ...] = field((512, 1024, 2048), ge=64, multiple_of=64)  # samples, of spectra
+  critic_periods: tuple[int, ...] = field((2, 3, 5, 7, 11), ge=1)  # samples, of the folded waveform
   edge_weight: float = field(1.0, ge=0)  # video codec: differences in space and time
   motion_weight: float = field(10.0, ge=0)  # video codec: extra weight of a pixel per unit that it changes in the clip
   mesh: str = ""  # e.g. "data=2,fsdp=4"; empty is all devices on `data`
@@ -750,7 +782,7 @@ class TrainConfig(Section):
       )
     if self.init and (self.hearing or self.seeing):
       raise ConfigError(
-        f"train.init is {self.init!r}, which brings ears and eyes of its own: leave train.hearing and train.seeing empty"
+        f"train.init is {self.init!r}, which has ears and eyes of its own: leave train.hearing and train.seeing empty"
       )
 
 

@@ -69,13 +69,16 @@ CELLS = (
   PodCell("demo.py", "v5e:2x2", "train"),
   *_on("qwen2p5_1p5b", "v5e:16x16"),
   *_on("qwen2p5_1p5b", "v6e:16x16"),
+  *_on("qwen3_1p7b", "v5e:16x16"),
+  *_on("qwen3_1p7b", "v6e:16x16"),
   *_on("qwen3_1p7b", "v5p:4x4x4"),
   *_on("qwen3_8b", "v5p:4x4x8"),
   *_on("qwen3_8b", "v6e:16x16"),
   *_on("qwen3_8b", "v5p:4x4x8", slices=2),
   PodCell("demo.py", "v5e:2x2", "step", window=10),
   *(
-    PodCell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
+    PodCell(f"real.py:{size},{pictures}", topology, "step", window=seconds)
+    for size in ("qwen2p5_1p5b", "qwen3_1p7b")
     for topology in ("v6e:1x1", "v5p:2x2x1")
     for pictures, seconds in (("192x336", 60), ("640x368", 20))
   ),
@@ -187,7 +190,9 @@ def _pod(cell: PodCell) -> str:
 
 def _size(cell: PodCell) -> str:
   """The config's name without the pod: "qwen3_8b, 640x368"."""
-  name = cell.config.removeprefix("pods.py:").replace(f",{cell.topology}", "").replace(".py", "")
+  name = (
+    cell.config.removeprefix("pods.py:").removeprefix("real.py:").replace(f",{cell.topology}", "").replace(".py", "")
+  )
   return name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
 
 

@@ -17,6 +17,10 @@ def make_audio_codec(config: AudioCodecConfig, *, rngs: nnx.Rngs) -> AudioCodec:
     from wanstreamer_jax.codecs.pocket import PocketCodec
 
     return PocketCodec(config.pocket, rngs=rngs)
+  if config.kind == "neural":
+    from wanstreamer_jax.codecs.neural_codec import NeuralCodec
+
+    return NeuralCodec(config.neural, rngs=rngs)
   raise ConfigError(f"audio_codec.kind {config.kind} is not built yet")
 
 

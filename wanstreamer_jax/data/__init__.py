@@ -18,6 +18,7 @@ Modules:
     records.py         The stored form of a unit and of a session, as NumPy dtypes
     remote.py          Copies folders of records from object stores to this machine, as they are needed
     session.py         The session: both sides of one conversation on one clock
+    sounds.py          Sounds to train and to judge audio codecs on: one voice, two at once, chords, noise, and a voice in a room
     stats.py           Statistics of a folder of records: size, shares of speech, text, spill, events
     tfds_builder.py    Exports records as a TensorFlow Datasets dataset
     tokenizer.py       Converts text to token ids and back with a `tokenizer.json`

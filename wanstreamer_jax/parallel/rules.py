@@ -48,6 +48,7 @@ RULES: tuple[Rule, ...] = (
   Rule(r"tokens\.(kinds|state)"),  # [a few, D]
   Rule(r"heads\.text\.w", (FSDP, "tensor")),  # [D, V]
   Rule(r"heads\.(audio|video)\.w", (FSDP, None)),  # [D, O]
+  Rule(r"heads\.(audio|video)_variance"),  # [Z]
   Rule(r"flow_time\.proj\.w"),  # [C, C]
   Rule(r"(shared_modulation|modulation\.proj)\.w", (None, None, FSDP)),  # [C, 6, D]
   Rule(r"modulation\.bias"),  # [6, D]
@@ -60,7 +61,8 @@ RULES: tuple[Rule, ...] = (
   # Codecs and pretrained encoders: kernels [..., I, O]
   Rule(r"(encoder|decoder|trunk)\.[\w.]+(?<!_proj)\.w", (FSDP,)),
   Rule(r"head\.w", (None,)),
-  Rule(r"standard\.latent_(mean|std)"),
+  Rule(r"standard\.\w+"),
+  Rule(r"critic\.[\w.]+\.w"),  # small, and of the training alone
   # Norms and biases
   Rule(r"\w*norm\w*\.scale"),
   Rule(r"(?<![qkv]_proj\.)b"),
