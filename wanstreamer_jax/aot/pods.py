@@ -14,12 +14,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from wanstreamer_jax.aot.compile import DECODERS, SENSES
 from wanstreamer_jax.aot.report import report_lines
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import REPOSITORY, load_config
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.files import write_text
-from wanstreamer_jax.parallel.machine import GIB
+from wanstreamer_jax.parallel.machine import CHIPS, GIB
 
 HOURS = 10_000  # of conversation, the amount of training that the document plans for
 
@@ -171,8 +172,12 @@ STEP_TEXT = """One unit is 160 ms of the conversation, and its step must take le
 whole history are included; the host's work and the network to the browser are not. Attention over the history is a
 kernel (`nn/attention_cache.py`); everything that it computes and reads is counted, padding included. The work of the
 vector units is not in the bound, since their rates are not published: 60 billion exponentials a unit at 192x336, 250
-billion at 640x368."""
-STEP_HEAD = "| size, frames | history | chip | HBM of chip | unit: at best, serial | bound by |"
+billion at 640x368. The last two columns are the products of encoders and decoders and their time at the full rate of
+the matrix units, both of which are in the unit as well. Latents of Wan2.2 are decoded by TAEW2.2's layout: its own
+decoder would need 4.7 TFLOP a unit at 192x336."""
+STEP_HEAD = (
+  "| size, frames | history | chip | HBM of chip | unit: at best, serial | bound by | hear and see | speak and draw |"
+)
 
 
 TABLES_TEXT = """All figures are for one chip. Links: the dimensions of the torus along which the members of a
@@ -230,8 +235,17 @@ def _step_row(cell: PodCell, result: dict[str, Any]) -> str:
   roofline = result["roofline"]
   return (
     f"| {_size(cell)} | {_seconds(cell)} | one of {_pod(cell)} | {_memory(result)} | "
-    f"{roofline['seconds'] * 1e3:.1f} ms, {roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} |"
+    f"{roofline['seconds'] * 1e3:.1f} ms, {roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} | "
+    f"{_share(result, SENSES)} | {_share(result, DECODERS)} |"
   )
+
+
+def _share(result: dict[str, Any], part: str) -> str:
+  """What a part of the unit costs: "46 GFLOP, 0.1 ms" at the rate of the matrix units."""
+  if part not in result["flops"]:
+    return "not counted"
+  flops = result["flops"][part]
+  return f"{flops / 1e9:.3g} GFLOP, {1e3 * flops / CHIPS[result['device']].flops:.3g} ms"
 
 
 def _table(result: dict[str, Any]) -> str:
