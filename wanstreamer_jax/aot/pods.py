@@ -17,7 +17,7 @@ from typing import Any
 from wanstreamer_jax.aot.compile import DECODERS, SENSES
 from wanstreamer_jax.aot.report import report_lines
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.config_files import REPOSITORY, load_config
+from wanstreamer_jax.config_files import REPOSITORY, flat_fields, load_config
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.files import write_text
 from wanstreamer_jax.parallel.machine import CHIPS, GIB
@@ -89,7 +89,8 @@ CELLS = (
 def compile_cells(
   store: pathlib.Path, cells: Sequence[PodCell], only: str = "", plan: bool = False
 ) -> dict[str, dict[str, Any]]:
-  """Results by the names of cells: those of `store`, and those that were missing there, compiled now.
+  """Results by the names of cells: those of `store`, and those that were missing there or are of another config than
+  today's, compiled now. Results of another config are never returned.
 
   only: compile only cells whose names contain it. plan: stop at the memory plan (`compile.plan_memory`); without it, a
   stored plan counts as missing.
@@ -104,18 +105,14 @@ def compile_cells(
     done[cell.name] = {"key": key, **compile_cell(cell, plan)}
     store.parent.mkdir(parents=True, exist_ok=True)
     write_text(store, json.dumps(done, indent=1) + "\n")
-  return {cell.name: done[cell.name] for cell in cells if cell.name in done}
+  current = lambda cell: done.get(cell.name, {}).get("key") == fingerprint(cell.load())
+  return {cell.name: done[cell.name] for cell in cells if current(cell)}
 
 
 def fingerprint(config: Config) -> str:
   """A hash of the fields that differ from their defaults, so that a new field at its default changes nothing."""
-  values, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
-  changed = {
-    f"{section}.{name}": value
-    for section, fields in values.items()
-    for name, value in (fields.items() if isinstance(fields, dict) else (("", fields),))
-    if value != (defaults[section][name] if isinstance(fields, dict) else defaults[section])
-  }
+  defaults = flat_fields(Config())
+  changed = {name: value for name, value in flat_fields(config).items() if value != defaults[name]}
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
