@@ -782,6 +782,8 @@ class TrainConfig(Section):
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
   language_model: str = ""  # a folder of Qwen2, Qwen2.5 or Qwen3 to start from; `config from-hf` writes its geometry
+  hearing: str = ""  # a folder with the pretrained encoder that `perception.audio` names, to start from
+  seeing: str = ""  # and with the one that `perception.video` names
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
   def check_rules(self) -> None:
@@ -790,6 +792,10 @@ class TrainConfig(Section):
       raise ConfigError(
         f"train.init is {self.init!r} and train.language_model {self.language_model!r}: weights come from one of them; "
         "leave the other empty"
+      )
+    if self.init and (self.hearing or self.seeing):
+      raise ConfigError(
+        f"train.init is {self.init!r}, which has ears and eyes of its own: leave train.hearing and train.seeing empty"
       )
 
 

@@ -33,7 +33,8 @@ from wanstreamer_jax.weights.store import (
 
 DEMO = "demo"
 RUN_PATHS = (
-  "data.path", "data.heldout", "train.run", "train.init", "train.language_model", "train.codecs", "train.mesh"
+  "data.path", "data.heldout", "train.run", "train.init", "train.language_model", "train.hearing", "train.seeing",
+  "train.codecs", "train.mesh",
 )  # fmt: skip
 DEMO_FOLDER = pathlib.Path(__file__).parent / "demo"
 

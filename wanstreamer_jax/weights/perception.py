@@ -46,6 +46,24 @@ class Encoder(NamedTuple):
   note: str
 
 
+def with_encoders(config: Config, hearing: Path = "", seeing: Path = "") -> Config:
+  """`config`, frozen, that hears and sees through the encoders of folders and starts training from them.
+
+  Raises CheckpointError for a folder of another kind, ConfigError where it does not fit the unit.
+  """
+  perception, train, voice = config.perception.replace(), config.train.replace(), config.audio_codec.replace()
+  if hearing:
+    train.hearing = str(hearing)
+    if read_json(pathlib.Path(hearing) / "config.json", "an encoder").get("model_type") == pocket.MODEL_TYPE:
+      perception.audio, voice.pocket = "pocket", pocket.pocket_config(hearing)
+      perception.audio_tokens = min(perception.audio_tokens, config.media.samples // voice.pocket.hop)
+    else:
+      perception.audio, perception.moonshine = "moonshine", hearing_config(hearing)
+  if seeing:
+    train.seeing, perception.video, perception.siglip2 = str(seeing), "siglip2", seeing_config(seeing)
+  return config.replace(perception=perception, train=train, audio_codec=voice).freeze()
+
+
 def seeing_config(folder: Path) -> Siglip2Config:
   """The geometry of a vision encoder. Raises CheckpointError: no config.json, another architecture."""
   values, kind = _encoder_config(folder, SIGLIP, "a SigLIP or SigLIP 2 vision encoder", SIGLIP_BASE)

@@ -10,6 +10,7 @@ from wanstreamer_jax.config_files import config_from_dict, config_to_dict, flat_
 from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.files import Path, write_text
+from wanstreamer_jax.weights.perception import with_encoders
 from wanstreamer_jax.weights.qwen import GEOMETRY, ROWS, LanguageModel, folder_tokenizer, language_model_config
 
 TEMPLATE = '''"""{base} with the geometry and the tokenizer of {folder}.
@@ -34,8 +35,10 @@ def get_config() -> Config:
 '''
 
 
-def write_config(folder: Path, base: str, out: Path) -> list[str]:
+def write_config(folder: Path, base: str, out: Path, hearing: Path = "", seeing: Path = "") -> list[str]:
   """Writes `out`, the config `base` with the geometry of `folder`, and checks that all of its weights fit.
+
+  hearing, seeing: folders of encoders (`weights/perception.py`), which then hear and see.
 
   Returns lines for the user. Raises CheckpointError, DataError or ConfigError, before anything is written, for a folder
   or a base that cannot be used, and for a file that exists.
@@ -44,7 +47,7 @@ def write_config(folder: Path, base: str, out: Path) -> list[str]:
   if out.suffix != ".py" or out.exists():
     raise ConfigError(f"--out {out}: expected the name of a new Python file, such as {out.with_suffix('')}_new.py")
   before = load_config(base)
-  after = with_language_model(before, folder)
+  after = with_encoders(with_language_model(before, folder), hearing, seeing)
   model, own = LanguageModel(folder, after), flat_fields(before)
   changed = {name: value for name, value in flat_fields(after).items() if own[name] != value}
   stored = sum(math.prod(tensor.shape) for tensor in model.stored())
