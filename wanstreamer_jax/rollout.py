@@ -31,7 +31,6 @@ from wanstreamer_jax.model.tokens import Latents, Past, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, single_device
 from wanstreamer_jax.nn.attention_parts import KeyValue
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
-from wanstreamer_jax.perception.audio_encoder import AudioState
 from wanstreamer_jax.units import COMMIT, HEAR, PERFORM, REFEED, STATE, TEXT, Coords, Layout, build_layout
 
 
@@ -107,7 +106,7 @@ class SessionState(NamedTuple):
   cache: Cache
   unconditional: Unconditional | None  # with `flow.guidance`
   past: Latents  # the last commit_delay units' latents, newest last: [d, h, w, Z], [d, A, Z]
-  hearing: AudioState
+  hearing: Any  # of the encoder that hears
   audio_decoder: Any
   video_decoder: Any
   sampling: Sampling

@@ -324,8 +324,8 @@ def edit_manifest(path, change):
   [
     (lambda path: (path / MANIFEST).unlink(), "holds no records: no manifest.json"),
     (lambda path: (path / MANIFEST).write_text("{"), "not JSON"),
-    (lambda path: (path / MANIFEST).write_text("[]"), "format None, expected 1"),
-    (lambda path: edit_manifest(path, lambda manifest: manifest.update(format=2)), "format 2, expected 1"),
+    (lambda path: (path / MANIFEST).write_text("[]"), "format None, expected 1 or 2"),
+    (lambda path: edit_manifest(path, lambda manifest: manifest.update(format=7)), "format 7, expected 1 or 2"),
     (lambda path: edit_manifest(path, lambda manifest: manifest.pop("unit_dtype")), "incomplete or damaged"),
     (lambda path: (path / "units-00001.array_record").unlink(), "units-00001.array_record: missing"),
     (lambda path: (path / "sessions-00000.array_record").write_bytes(b"x"), "1 bytes, but the manifest says"),

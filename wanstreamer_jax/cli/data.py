@@ -20,11 +20,12 @@ def add_data(commands: Any) -> None:
 
 
 def add_make(group: Any) -> None:
-  summary = "write sessions of duplex_world, or a folder of recordings, as records"
+  summary = "write sessions of duplex_world, a folder of recordings, or sounds for codecs, as records"
   examples = """
     wanstreamer data make --config configs/tiny.py --out data_cache/train --sessions 2000 --workers 2
     wanstreamer data make --config configs/tiny.py --out data_cache/heldout --sessions 100 --split heldout
     wanstreamer data make --config configs/tiny.py --out data_cache/mine --source recordings --manifest mine.jsonl
+    wanstreamer data make --config configs/tiny.py --out data_cache/sounds --source sounds --speech ~/speech
     wanstreamer data make --config configs/tiny.py --out shared/train --sessions 100000 --workers 32 --shard 3/8
 
     The same command continues what was interrupted; the files are the same for any number of workers and hosts.
@@ -34,9 +35,15 @@ def add_make(group: Any) -> None:
   parser = add_command(group, "make", summary, examples, data_make)
   add_config(parser)
   add_out(parser)
-  parser.add_argument("--source", choices=("duplex_world", "recordings"), default="duplex_world")
+  parser.add_argument("--source", choices=("duplex_world", "recordings", "sounds"), default="duplex_world")
   parser.add_argument(
     "--manifest", metavar="M.jsonl", default="", help="for --source recordings: a file with a line per recording"
+  )
+  parser.add_argument(
+    "--speech",
+    metavar="DIR",
+    default="",
+    help="for --source sounds: files of speech, one folder below DIR for a voice",
   )
   parser.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
   add_split(parser)
@@ -79,12 +86,18 @@ def make_source(args: argparse.Namespace, config: Any) -> Any:
     if not args.manifest:
       raise DataError("--source recordings needs --manifest M.jsonl, one line per recording")
     return RecordingsSource.open(args.manifest, config, args.skip_bad)
-  from wanstreamer_jax.data.duplex_world.source import DuplexSource
-
   if args.skip_bad:
-    raise DataError("--skip-bad goes with --source recordings: duplex_world has no bad sessions")
+    raise DataError(f"--skip-bad goes with --source recordings: {args.source} has no bad sessions")
   if args.manifest:
     raise DataError("--manifest goes with --source recordings")
+  if args.source == "sounds":
+    from wanstreamer_jax.data.sounds import SoundSource
+
+    return SoundSource.of(config, args.first_seed, args.sessions, args.speech)
+  if args.speech:
+    raise DataError("--speech goes with --source sounds")
+  from wanstreamer_jax.data.duplex_world.source import DuplexSource
+
   return DuplexSource.of(config, args.split, args.first_seed, args.sessions)
 
 

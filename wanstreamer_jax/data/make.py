@@ -73,6 +73,7 @@ class _MakeJob:
   unit_dtype: np.dtype
   session_dtype: np.dtype
   folder: pathlib.Path
+  head: dict[str, Any]  # of the manifest
   skip_bad: bool
 
   @property
@@ -110,7 +111,7 @@ def make(
   known = _first_words(source)
   stats = lateness.placed(known, config.layout.text_slots, tokenizer, config.media.unit_ms / 1000)
   lateness.check_late(stats, late, config, known)
-  job = _MakeJob(source, config, unit_dtype, session_dtype, writer.partial, skip_bad)
+  job = _MakeJob(source, config, unit_dtype, session_dtype, writer.partial, writer.head, skip_bad)
   todo, own = writer.missing(job.shards(), share), len(range(share[0], job.shards(), share[1]))
   bar = tqdm.tqdm(total=own, initial=own - len(todo), unit="shard", disable=not progress)
   with bar, writer.beside_others():
@@ -161,7 +162,7 @@ def _make_shard(job: _MakeJob, shard: int) -> int:
   notes: dict[str, Any] = {"skipped": [], "unused_units": 0}
   items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
   sessions = (session for item in items for session in _sessions(job, item, notes))
-  record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes)
+  record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes, job.head)
   return shard
 
 
@@ -188,7 +189,7 @@ def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Sessi
 
 def _to_records(
   job: _MakeJob, tokenizer: TextTokenizer, sessions: Iterable[Session], notes: dict[str, Any]
-) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
+) -> Iterator[record_writer.Entry]:
   """Records of sessions; adds their statistics to `notes`."""
   text = {USER: records.TextStats(), AGENT: records.TextStats()}
   truncated, speech = 0, np.zeros(3, np.int64)
@@ -202,7 +203,7 @@ def _to_records(
     notes["text"] = {side: dataclasses.asdict(text[side]) for side in text}
     notes["world_tokens_cut"] = truncated
     notes["speaking_frames"] = dict(zip(("user", "agent", "both"), speech.tolist()))
-    yield units, record
+    yield record_writer.Entry(units, record)
 
 
 def summarise(notes: list[dict[str, Any]], config: Config, late: float = MAX_LATE) -> dict[str, Any]:

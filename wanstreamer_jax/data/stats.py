@@ -29,7 +29,10 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
   counted, media = manifest["stats"], manifest["media"]
   frames = folder.sessions * folder.units * (media["unit_ms"] * media["fps"] // 1000)
   numbers = np.unique(np.linspace(0, folder.sessions - 1, min(sample, folder.sessions)).astype(int))
-  size = sum(file["bytes"] for shard in manifest["shards"] for file in shard["files"].values())
+  sizes: collections.Counter[str] = collections.Counter()
+  for shard in manifest["shards"]:
+    sizes.update({kind: file["bytes"] for kind, file in shard["files"].items()})
+  size = sizes.total()
   speaking = counted["speaking_frames"]
   return {
     "kind": folder.kind,
@@ -39,6 +42,7 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
     "hours": folder.sessions * folder.units * media["unit_ms"] / 3_600_000,
     "gigabytes": size / 1e9,
     "bytes_per_unit": size / (folder.sessions * folder.units),
+    "bytes_per_unit_of": {kind: count / (folder.sessions * folder.units) for kind, count in sizes.items()},
     "speaking": {
       "user": speaking["user"] / frames,
       "agent": speaking["agent"] / frames,
@@ -70,7 +74,7 @@ def _sampled(folder: RecordFolder, tokenizer: TextTokenizer, numbers: list[int])
   words: collections.Counter[str] = collections.Counter()
   events: collections.Counter[str] = collections.Counter()
   for number in numbers:
-    units, truth = folder.read_units(number), folder.read_session(number).truth
+    units, truth = folder.read_units(number, fields=()), folder.read_session(number).truth
     for side in (USER, AGENT):
       tokens.update(units[f"{side}_text"].reshape(-1).tolist())
       words.update(word["text"] for word in truth[side]["words"])

@@ -1,7 +1,7 @@
 """WanStreamer joins perception, tokens, Transformer and heads. `rollout.py` and `teacher_forcing.py` run it."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,7 @@ from wanstreamer_jax.model.tokens import Content, Past, Tokens, pack_world
 from wanstreamer_jax.model.transformer import Transformer
 from wanstreamer_jax.model.ulysses import CONTEXT, locally
 from wanstreamer_jax.parallel.mesh import axis_size
-from wanstreamer_jax.perception.audio_encoder import AudioState, UserAudioEncoder
-from wanstreamer_jax.perception.video_encoder import UserVideoEncoder
+from wanstreamer_jax.perception.make import make_hearing, make_seeing
 from wanstreamer_jax.units import NO_FLOW_TIME, Coords, Dynamic, build_layout
 
 
@@ -60,16 +59,16 @@ class WanStreamer(nnx.Module):
   """One Transformer that hears, sees, reads, and answers with text, speech and video (arXiv 2606.25041)."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
-    self.hear = UserAudioEncoder(config, rngs=rngs)
-    self.see = UserVideoEncoder(config, rngs=rngs)
+    self.hear = make_hearing(config, rngs=rngs)
+    self.see = make_seeing(config, rngs=rngs)
     self.tokens = Tokens(config, rngs=rngs)
     self.transformer = Transformer(config, rngs=rngs)
     self.heads = Heads(config, rngs=rngs)
     self.config = config
 
   def perceive(
-    self, audio: Float[Array, "S"], video: Float[Array, "K frames H W 3"], state: AudioState
-  ) -> tuple[Float[Array, "K Ta D"], Float[Array, "K Tv D"], AudioState]:
+    self, audio: Float[Array, "S"], video: Float[Array, "K frames H W 3"], state: Any
+  ) -> tuple[Float[Array, "K Ta D"], Float[Array, "K Tv D"], Any]:
     """Audio [K * samples] and video of K units -> their tokens, and the state after them."""
 
     def local(encoders, audio, video, state):

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.loader import Crop
-from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.data.mixture import Mixture
+from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.flow import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import Latents, Past, text_valid
@@ -214,11 +216,26 @@ def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: in
   return validate(streamer, config, run, step)
 
 
+def _constants(config: Config) -> dict[str, np.ndarray]:
+  """Variances of the latents given the past, by parameter, as the codecs of the records measured them; {} where the
+  records are older. Raises DataError for another number of channels."""
+  folder = Mixture(config.data.path).folders[0]  # the others were made by the same codecs
+  found = {}
+  for name, codec in (("audio", config.audio_codec), ("video", config.video_codec)):
+    stated = folder.manifest.get("residual_std", {}).get(name)
+    if stated is None:
+      continue
+    if len(stated) != codec.latent_dim:
+      raise DataError(f"{folder.path} states residual_std of {len(stated)} {name} channels, not of {codec.latent_dim}")
+    found[f"heads.{name}_variance"] = np.square(np.asarray(stated, np.float32))
+  return found
+
+
 def duplex_stage() -> Stage:
   """Teacher-forced duplex training of the WanStreamer; the codecs were trained before and do not appear."""
   return Stage(
     name="duplex", init=_init, make_loss=lambda config: duplex_loss, make_loader=_loader, evaluate=_evaluate,
-    attention_flops=duplex_attention_flops,
+    attention_flops=duplex_attention_flops, constants=_constants, frozen=(r"heads\.(audio|video)_variance",),
   )  # fmt: skip
 
 

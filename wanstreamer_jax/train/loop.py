@@ -38,6 +38,7 @@ from wanstreamer_jax.files import write_json
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.machine import peak_flops
 from wanstreamer_jax.parallel.mesh import check_batch, enable_compilation_cache, make_mesh
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.flops import model_flops
@@ -49,7 +50,6 @@ from wanstreamer_jax.train.run_folder import RunFolder
 from wanstreamer_jax.train.stage import Batch, BatchLoader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights.agent import resolve
-from wanstreamer_jax.weights.store import load_weights
 
 
 def train(stage: Stage, config: Config) -> TrainState:
@@ -101,12 +101,16 @@ def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoin
   if state is not None:
     print(f"continuing {config.train.run} from step {int(state.step)}", flush=True)
     return state
+  constants = stage.constants(config) if stage.constants else {}
   if config.train.init:
-    weights = jax.device_put(load_weights(resolve(config.train.init), abstract.params), shardings.params)
+    weights = stage.load(resolve(config.train.init), abstract.params, config)
   elif config.train.language_model:
     weights = language_model_params(stage, config, abstract.params, shardings.params)
+  elif constants:
+    weights = jax.jit(lambda: init_state(stage, config).params, out_shardings=shardings.params)()
   else:
     return jax.jit(functools.partial(init_state, stage, config), out_shardings=shardings)()
+  weights = jax.device_put(fill_leaves(weights, named_leaves(weights) | constants), shardings.params)
   return jax.jit(functools.partial(fresh_state, stage, config), out_shardings=shardings)(weights)
 
 

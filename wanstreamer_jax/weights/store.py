@@ -11,14 +11,14 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import AudioCodecConfig, Config, VideoCodecConfig
 from wanstreamer_jax.config_files import config_from_dict, config_to_dict
 from wanstreamer_jax.errors import CheckpointError, ConfigError, one_line_with_type
 from wanstreamer_jax.files import Path, absolute_path, is_remote, local_copy, replacing
@@ -52,6 +52,13 @@ RENAMED = {
   "decoder.half": "decoder.steps.1.stage",
   "decoder.norm_half": "decoder.norm_out",
 }
+# Constants that older weights lack, the leaf that has stood beside each of them, and what they were then.
+ADDED: dict[str, tuple[str, Callable[[Config, int], np.ndarray]]] = {
+  "heads.audio_variance": ("heads.audio.b", lambda config, _: _full(config.audio_codec, config.flow.audio_std**2)),
+  "heads.video_variance": ("heads.video.b", lambda config, _: _full(config.video_codec, config.flow.video_std**2)),
+  "standard.residual_std": ("standard.latent_std", lambda _, channels: np.zeros(channels, np.float32)),
+}
+EXACT = re.compile(r"(.*\.)?heads\.(audio|video)_variance")  # leaves that every export keeps in float32
 MIN_INT8_ROW = 16  # shorter rows stay bf16, since their scales would take the space that int8 saves
 
 # The client of Google's store logs a traceback for every failure that it raises; here a failure is one line.
@@ -96,7 +103,7 @@ def export_weights(
 def _pack(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
   import ml_dtypes
 
-  if dtype == "f32":
+  if dtype == "f32" or EXACT.fullmatch(name):
     return {name: value.astype(np.float32)}
   if dtype == "bf16" or value.ndim < 2 or value.shape[-1] < MIN_INT8_ROW:
     return {name: value.astype(ml_dtypes.bfloat16)}
@@ -150,6 +157,21 @@ def _with_own_tokenizer(config: Config, folder: epath.Path) -> Config:
       f"{stated[:12]}...): it is damaged or from another export; copy the folder again"
     )
   return config.replace(data=config.data.replace(tokenizer=str(file))).freeze()
+
+
+def _full(codec: AudioCodecConfig | VideoCodecConfig, value: float) -> np.ndarray:
+  return np.full(codec.latent_dim, value, np.float32)
+
+
+def added_since(shapes: Mapping[str, tuple[int, ...]], config: Config) -> dict[str, np.ndarray]:
+  """The constants that weights of these names and shapes lack because they are older, by name."""
+  found = {}
+  for added, (beside, value) in ADDED.items():
+    for name, shape in shapes.items():
+      front = name.removesuffix(beside)
+      if front != name and front + added not in shapes and (not front or front.endswith(".")):
+        found[front + added] = value(config, shape[-1])
+  return found
 
 
 def current_name(name: str) -> str:
@@ -211,9 +233,11 @@ def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   """(config, {name: float32 array}) of an export or a training checkpoint; the averaged weights where it has them."""
   folder = find_weights(path)
   if (folder / WEIGHTS_FILE).exists():
-    return load_export(folder)
-  config = read_header(folder, META_FILE)
-  return config, read_checkpoint(folder, "ema" if config.train.ema else "params")
+    config, values = load_export(folder)
+  else:
+    config = read_header(folder, META_FILE)
+    values = read_checkpoint(folder, "ema" if config.train.ema else "params")
+  return config, values | added_since({name: value.shape for name, value in values.items()}, config)
 
 
 def checksum(leaf: Any, xp: Any = np) -> Any:
