@@ -16,11 +16,12 @@ import numpy as np
 
 from wanstreamer_jax.errors import CheckpointError, one_line
 from wanstreamer_jax.files import Path
+from wanstreamer_jax.weights.tensors import weight_files
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F32", "BF16", "F16")
 MAX_HEADER = 100_000_000  # bytes, as in the format's own library
-AGAIN = "download the folder again"
+AGAIN = "copy the folder again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
   """
   folder = pathlib.Path(folder)
   found: dict[str, StoredTensor] = {}
-  for name in _files(folder):
-    found |= _header(folder / name)
+  for file in weight_files(folder):
+    found |= _header(file)
   index = folder / INDEX
   listed = json.loads(index.read_text())["weight_map"] if index.exists() else {}
   for tensor, name in listed.items():
@@ -63,20 +64,6 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
         "before it was quantised"
       )
   return found
-
-
-def _files(folder: pathlib.Path) -> list[str]:
-  index = folder / INDEX
-  if index.exists():
-    try:
-      return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-      raise CheckpointError(f"{index} is not an index of tensors ({one_line(error)}): {AGAIN}") from error
-  if not (folder / SINGLE).exists():
-    other = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pth"))]
-    hint = f"; {other[0]} is pickled and not read: save the model with safe_serialization" if other else f": {AGAIN}"
-    raise CheckpointError(f"cannot read the weights in {folder}: it has neither {SINGLE} nor {INDEX}{hint}")
-  return [SINGLE]
 
 
 def _header(file: pathlib.Path) -> dict[str, StoredTensor]:
