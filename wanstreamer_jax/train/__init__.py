@@ -8,7 +8,7 @@ Modules:
     duplex.py              Stage 2: duplex interaction with teacher forcing; text and flow losses
     duplex_validation.py   Validates the duplex stage by rollouts on held-out users
     flops.py               Counts the FLOPs that the mathematics of a training step needs
-    language_model.py      Starts a streamer from a language model (`train.language_model`): every leaf is created on its own devices
+    language_model.py      Starts a streamer from the folder of `train.language_model`
     lock.py                Locks a run's folder: two jobs that train into one would destroy each other's files
     loop.py                One training loop for all stages: `train(stage, config)`
     metric_log.py          Logs a run: `RUN/metrics.jsonl`, TensorBoard, and lines on the terminal

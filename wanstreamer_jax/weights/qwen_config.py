@@ -1,4 +1,7 @@
-"""Writes the config file of a streamer that starts from a language model: the diff of another config file."""
+"""Writes the config file of a streamer that starts from a language model.
+
+It is the diff of another config file.
+"""
 
 import math
 import os

@@ -22,7 +22,7 @@ STEMS = ("model", "diffusion_pytorch_model")  # as transformers and diffusers na
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 FLOATS = ("F32", "BF16", "F16")
 MAX_HEADER = 100_000_000  # bytes, as in the format's own library
-AGAIN = "download the folder again"
+AGAIN = "copy the folder again"
 
 
 @dataclasses.dataclass(frozen=True)
