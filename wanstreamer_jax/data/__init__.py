@@ -5,7 +5,7 @@ Modules:
     importers/           Write manifests of recordings for corpora that people have
     augment.py           Changes what the user shows and says in training: other microphones, rooms, cameras
     encode.py            Encodes media records into latent records, and the world of a session into arrays
-    lateness.py          How late agents write their words: texts against the slots of units, before and after records are made
+    lateness.py          How late agents write their words: texts against the slots of units
     loader.py            Loads batches of crops: the rows of each global batch that this host reads
     loudness.py          Measures loudness, and defines the one level above which somebody counts as speaking
     make.py              Defines `SessionSource`, and writes the sessions of any as a folder of media records
