@@ -37,7 +37,8 @@ from wanstreamer_jax.teacher_forcing import (
 
 
 class UnitErrors(NamedTuple):
-  """Errors of every unit of a crop. audio, video: mean squared latent error [K]; nll: of text slots [K, n]."""
+  """Errors of every unit of a crop. audio, video: mean squared latent error [K], NaN where the stream does not exist;
+  nll: of text slots [K, n]."""
 
   audio: jax.Array
   video: jax.Array
@@ -51,7 +52,7 @@ def unit_errors(streamer: WanStreamer, crop: Crop, key: jax.Array) -> UnitErrors
   noise = Latents(*(jax.random.normal(k, x.shape) for k, x in zip(jax.random.split(key), clean)))
   predictions = teacher_forced(streamer, crop_conditions(streamer, crop), Inputs(past, noise, jnp.ones(units)))
   errors = squared_errors(predictions.velocity, jax.tree.map(velocity, clean, noise))  # of v, which is that of z - v
-  return UnitErrors(errors.audio, errors.video, text_scores(streamer, predictions.text, crop.agent_text).nll)
+  return _existing(errors, crop, text_scores(streamer, predictions.text, crop.agent_text).nll)
 
 
 def copy_errors(crop: Crop) -> UnitErrors:
@@ -59,7 +60,14 @@ def copy_errors(crop: Crop) -> UnitErrors:
   latents, units = crop_past(crop).latents, crop.agent_text.shape[0]
   before = jax.tree.map(lambda x: x[-units - 1 : -1], latents)
   errors = squared_errors(before, last_units(latents, units))
-  return UnitErrors(errors.audio, errors.video, jnp.full(crop.agent_text.shape, jnp.nan))
+  return _existing(errors, crop, jnp.full(crop.agent_text.shape, jnp.nan))
+
+
+def _existing(errors: Latents, crop: Crop, nll: jax.Array) -> UnitErrors:
+  """Leaves out units without the stream. errors: [K] each."""
+  units = crop.agent_text.shape[0]
+  audio = jnp.where(crop.agent_audio_valid[-units:], errors.audio, jnp.nan)
+  return UnitErrors(audio, jnp.where(crop.agent_video_valid[-units:], errors.video, jnp.nan), nll)
 
 
 def variant_of(crops: Crop, variant: str) -> Crop:
