@@ -31,7 +31,7 @@ from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dt
 from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.rollout import Agent
@@ -56,12 +56,13 @@ def encode(
   source = RecordFolder(media)
   if source.kind != "media":
     raise DataError(f"{media} holds {source.kind}: encode needs the folder that `wanstreamer data make` wrote")
-  tokenizer = TextTokenizer(config.data.tokenizer)
+  tokenizer = tokenizer_of(config)
   source.check(config, tokenizer)
   unit_dtype, session_dtype = latent_dtypes(source, config)
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
   head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
   head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
+  head |= unknown_given_past(audio_codec, video_codec)
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished
@@ -116,6 +117,14 @@ def latent_dtypes(source: RecordFolder, config: Config) -> tuple[np.dtype, np.dt
   return dtype_from_json(units), dtype_from_json(sessions)
 
 
+def unknown_given_past(audio_codec: AudioCodec, video_codec: VideoCodec) -> dict[str, Any]:
+  """{"residual_std": {"audio": [Z], "video": [Z]}} for the manifest; codecs that measured none are left out."""
+  stated = {"audio": audio_codec.standard, "video": video_codec.standard}
+  measured = {name: np.asarray(standard.residual_std[...]).tolist() for name, standard in stated.items()}
+  measured = {name: values for name, values in measured.items() if min(values) > 0}
+  return {"residual_std": measured} if measured else {}
+
+
 def fingerprint(*codecs: Any) -> str:
   """A hash over the weights of codecs, in the order of their tree."""
   digest = hashlib.sha256()
@@ -130,7 +139,8 @@ def encode_session(
   """One session's latents: video [K, h, w, Z], audio [K, A, Z], portrait [h, w, Z], voice [V, Z].
 
   inputs: video uint8 [K, F, H, W, 3], audio int16 [K, S], portrait uint8 [H, W, 3] with portrait_valid, and voice
-  int16 [samples] where the layout has one.
+  int16 [samples] where the layout has one. The agent's audio is encoded as much earlier as its codec decodes it
+  late, so that what is decoded is in step with the picture; the codec hears silence in the last `cfg.delay` samples.
   """
   portrait = records.video_to_float(inputs["portrait"])
   first, behind = video_codec.encode_first(portrait[None])
@@ -143,11 +153,18 @@ def encode_session(
     return (video_state, audio_state), (video.mean[0], audio.mean)
 
   states = (video_state, audio_codec.encoder_state())
-  _, (video, audio) = jax.lax.scan(unit, states, (inputs["video"], inputs["audio"]))
+  sound = advanced(inputs["audio"], audio_codec.cfg.delay)
+  _, (video, audio) = jax.lax.scan(unit, states, (inputs["video"], sound))
   voice = jnp.zeros((0, audio.shape[-1]))
   if inputs["voice"].shape[0]:
     voice = audio_codec.encode(records.audio_to_float(inputs["voice"]), audio_codec.encoder_state())[0].mean
   return {"video": video, "audio": audio, "portrait": first.mean[0], "voice": voice}
+
+
+def advanced(audio: jax.Array, delay: int) -> jax.Array:
+  """Sound of K units [K, S], `delay` samples earlier; silence at the end."""
+  flat = audio.reshape(-1)
+  return jnp.concatenate([flat[delay:], jnp.zeros(delay, audio.dtype)]).reshape(audio.shape)
 
 
 def _encoded(job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]) -> Iterator[record_writer.Entry]:

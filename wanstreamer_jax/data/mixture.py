@@ -30,7 +30,7 @@ import numpy as np
 
 from wanstreamer_jax.config import Config, DataConfig
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import DataError
 
 MAX_BLOCK = 100_000  # elements
@@ -202,7 +202,7 @@ class Mixture:
 
   def check(self, config: Config) -> None:
     """Raises DataError when the records were made for another config than this one."""
-    tokenizer = TextTokenizer(config.data.tokenizer)
+    tokenizer = tokenizer_of(config)
     for folder in self.folders:
       folder.check(config, tokenizer)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from wanstreamer_jax.config import PAD, Config
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.data.records import SessionRecord
 from wanstreamer_jax.data.remote import RemoteFolder
@@ -220,9 +220,10 @@ class RecordFolder:
     text, layout = self.manifest["text"], config.layout
     if text["vocab"] > config.model.vocab:
       raise DataError(f"{self.path} has {text['vocab']} token ids, but model.vocab is {config.model.vocab}: raise it")
-    if text["pad"] != PAD:
+    if text["pad"] != config.model.pad:
       raise DataError(
-        f"{self.path} pads with token {text['pad']}, but the model pads with {PAD}: use another tokenizer"
+        f"{self.path} pads with token {text['pad']}, but model.pad is {config.model.pad}: set data.tokenizer and "
+        "model.pad to those of the records, or make the records again"
       )
     self.check_media(config)
     dtypes = (self.unit_dtype, self.session_dtype)
@@ -230,7 +231,7 @@ class RecordFolder:
     self._same(shapes, _shapes(config, self.kind))
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
     lead = {} if text["lead"] is None else {"lead": config.data.text_lead}
-    self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256})
+    self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256, "cut": tokenizer.cut_id})
 
   def check_media(self, config: Config) -> None:
     """Raises DataError when the records have other pictures, rates or units than the config."""
