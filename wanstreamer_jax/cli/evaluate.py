@@ -52,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def evaluate_on_records(args: argparse.Namespace, changes: dict[str, Any]) -> None:
   """`wanstreamer eval --records`: writes eval.json and eval.png and prints the table. changes: of the options."""
-  from wanstreamer_jax.data.tokenizer import TextTokenizer
+  from wanstreamer_jax.data.tokenizer import tokenizer_of
   from wanstreamer_jax.eval import real_speech
   from wanstreamer_jax.eval.records import RecordsOptions, evaluate_records
   from wanstreamer_jax.eval.report import lines, make_folder, write_report
@@ -61,7 +61,7 @@ def evaluate_on_records(args: argparse.Namespace, changes: dict[str, Any]) -> No
   if args.no_stream and (args.recogniser or args.dnsmos):
     raise UserError("--recogniser and --dnsmos judge the voice, which --no-stream leaves out: drop one of them")
   agent = load_agent(args.checkpoint)
-  media, tokenizer = agent.config.media, TextTokenizer(agent.config.data.tokenizer)
+  media, tokenizer = agent.config.media, tokenizer_of(agent.config)
   judge = real_speech.judge(media, tokenizer, args.recogniser, args.dnsmos)  # and the folder: before the work
   make_folder(args.out)
   sizes = {name: getattr(agent.config.eval, name) for name in ("sessions", "baseline_sessions", "batch", "seed")}

@@ -19,12 +19,12 @@ from tqdm import tqdm
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import fingerprint
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.records import audio_to_float
+from wanstreamer_jax.data.records import audio_to_float, session_from_truth
 from wanstreamer_jax.data.session import AGENT, USER, MediaUnit
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.eval import heldout
+from wanstreamer_jax.eval import duplex_world, heldout
 from wanstreamer_jax.eval.baselines import VARIANTS, Answers, Lockstep
 from wanstreamer_jax.eval.closed_loop import batches
 from wanstreamer_jax.eval.evaluate import Collected, Evaluation, engines, speech_distances
@@ -70,7 +70,7 @@ def evaluate_records(
   Raises DataError for a folder that was made for another agent, and for one with fewer than two sessions.
   """
   config, begin = agent.config, time.perf_counter()
-  tokenizer = TextTokenizer(config.data.tokenizer)
+  tokenizer = tokenizer_of(config)
   folder = RecordFolder(path)
   folder.check(config, tokenizer)
   if folder.sessions < 2:
@@ -151,9 +151,13 @@ def _baselines(batch: Batch, options: RecordsOptions) -> int:
 
 
 def _script(batch: Batch, row: int, units: int, config: Config) -> Script:
-  """What the recorded user of one session called for."""
+  """What the recorded user of one session called for: as its events say, if the source wrote down what was asked
+  (duplex_world does), else as the recorded agent took it."""
   media, truth = config.media, batch.truths[row]
   seconds = units * media.unit_ms / 1000
+  if any(event["kind"] == "question" and "act" in event["detail"] for event in truth["events"]):
+    session = session_from_truth(truth)
+    return duplex_world.script_of(session.events, session.user.speech, seconds)
   sound = {
     side: audio_to_float(batch.rows[f"{side}_audio"][row]).reshape(-1)
     if f"{side}_audio" in batch.rows
