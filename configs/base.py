@@ -25,6 +25,9 @@ def large_video(config: Config, size: str) -> Config:
   voice.strides = (240, 4)  # 960 samples: 25 Hz, 4 latents a unit
   voice.channels, voice.max_channels, voice.latent_dim = 32, 512, 64
   pictures.channels, pictures.latent_dim = (128, 256, 512), 16
+  perception = config.perception
+  perception.audio_channels, perception.audio_layers = 512, 6  # hears through 18 M parameters, sees through 30 M
+  perception.video_channels, perception.video_blocks = 768, (2, 3)
   config.layout.commit_patch = 1  # 252 video tokens a unit at 192x336, in the history too
   config.layout.world_text = 256
   config.layout.window = 375  # a minute

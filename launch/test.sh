@@ -3,7 +3,7 @@
 #
 #   bash launch/test.sh                          all of it
 #   bash launch/test.sh tests/cli/test_cli.py -x     any arguments of pytest: only those tests (lint and types are skipped)
-#   bash launch/test.sh --oracles                also fetches torch and transformers, to compare with them
+#   bash launch/test.sh --oracles                also fetches torch, transformers and diffusers, to compare with them
 #   bash launch/test.sh -m slow                  the tests that take minutes
 #   bash launch/test.sh --browser                a headless Chromium talks with the demo weights (installs Chromium)
 #
@@ -42,14 +42,14 @@ install_browser() {
 if $browser; then install_browser; fi
 
 install_oracles() {
-  if "$python" -c 'import torch, transformers' >/dev/null 2>&1; then return; fi
+  if "$python" -c 'import torch, transformers, diffusers' >/dev/null 2>&1; then return; fi
   local pip=("$python" -m pip install --quiet --disable-pip-version-check)
   say "looking for torch's CPU build (comparisons with independent implementations)"
-  if "${pip[@]}" "torch==$torch+cpu" "transformers>=4.57" >/dev/null 2>&1; then return; fi
+  if "${pip[@]}" "torch==$torch+cpu" "transformers>=5.2" "diffusers>=0.35" >/dev/null 2>&1; then return; fi
   if ! $oracles; then say "not in the package index: those tests will be skipped (bash launch/test.sh --oracles fetches it)"; return; fi
   local index=()
   if [ "$(uname -s)" = Linux ]; then index=(--index-url https://download.pytorch.org/whl/cpu); fi
-  if ! { "${pip[@]}" ${index[@]+"${index[@]}"} "torch==$torch" && "${pip[@]}" "transformers>=4.57"; }; then
+  if ! { "${pip[@]}" ${index[@]+"${index[@]}"} "torch==$torch" && "${pip[@]}" "transformers>=5.2" "diffusers>=0.35"; }; then
     say "error: torch could not be installed; see the lines above"
     exit 1
   fi

@@ -16,19 +16,27 @@ def test_the_velocity_is_the_best_linear_guess(tau, std):
   z0, noise = mean + std * jax.random.normal(keys[0], (200_000,)), jax.random.normal(keys[1], (200_000,))
   z = interpolate(z0, noise, tau)
   slope, offset = np.polyfit(np.asarray(z, np.float64), np.asarray(velocity(z0, noise), np.float64), 1)
-  at = lambda z: float(velocity_from_mean(jnp.asarray(mean), jnp.asarray(z), tau, std))
+  at = lambda z: float(velocity_from_mean(jnp.asarray(mean), jnp.asarray(z), tau, std**2))
   np.testing.assert_allclose([at(1.0) - at(0.0), at(0.0)], [slope, offset], atol=0.05)
 
 
 def test_from_pure_noise_the_mean_itself_is_reached():
   """z - v at tau = 1 is the mean, to the last bit of what is left of the noise."""
   mean, noise = jax.random.normal(jax.random.key(1), (2, 64))
-  np.testing.assert_allclose(noise - velocity_from_mean(mean, noise, jnp.ones(()), 0.2), mean, atol=1e-6)
+  np.testing.assert_allclose(noise - velocity_from_mean(mean, noise, jnp.ones(()), 0.04), mean, atol=1e-6)
+
+
+def test_every_channel_has_its_own_variance():
+  mean, z = jax.random.normal(jax.random.key(1), (2, 5, 3))
+  variance, tau = jnp.array([0.01, 0.2, 1.0]), jnp.asarray(0.3)
+  whole = velocity_from_mean(mean, z, tau, variance)
+  for channel, value in enumerate((0.01, 0.2, 1.0)):
+    np.testing.assert_array_equal(whole[:, channel], velocity_from_mean(mean[:, channel], z[:, channel], tau, value))
 
 
 def test_data_and_noise_meet_finite_velocities():
   for tau in (0.0, 1e-6, 1.0):
-    assert np.isfinite(velocity_from_mean(jnp.ones(4), jnp.ones(4), jnp.asarray(tau), 0.2)).all()
+    assert np.isfinite(velocity_from_mean(jnp.ones(4), jnp.ones(4), jnp.asarray(tau), 0.04)).all()
 
 
 def test_steps_that_are_not_taken_move_nothing():

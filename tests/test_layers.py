@@ -19,7 +19,8 @@ LAYERS = (
   ("errors", "files", "flow"),
   ("config", "nn", "parallel"),
   ("config_files", "units"),
-  ("codecs", "perception"),
+  ("codecs",),
+  ("perception",),
   ("model",),
   ("rollout",),
   ("data",),
@@ -36,7 +37,7 @@ LEVEL = {group: level for level, groups in enumerate(LAYERS) for group in groups
 NO_JAX = ("__init__.py", "__main__.py", "cli/main.py", "config.py", "errors.py", "data/session.py", "serve/protocol.py")
 NO_JAX_FOLDERS = ("data/duplex_world/", "parallel/xla_flags.py")
 STANDARD_LIBRARY_ONLY = ("__init__.py", "__main__.py", "cli/", "config.py", "errors.py", "parallel/xla_flags.py")
-HEAVY = ("cli/inspect_report.py",)  # which a handler imports
+HEAVY = ("cli/inspect_report.py", "cli/inspect_parts.py")  # which a handler imports
 # All that the package's own __init__ imports: it sets flags before jax reads them.
 FLAGS = f"{PACKAGE}.parallel.xla_flags"
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.helpers.agents import random_text, random_users, random_world, replay, small_agent, small_config
 from tests.helpers.streaming import check_causality, check_chunking
@@ -13,6 +14,7 @@ from wanstreamer_jax import rollout
 from wanstreamer_jax.config_files import apply_override
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import text_valid
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 
 UNITS = 8  # past the window of 4, the sink, and one whole turn of the ring
 LAYOUTS = {
@@ -56,7 +58,7 @@ def test_law_3_teacher_forced_pass_equals_rollout(name, first, close):
   agent, world, users, _, spoken = rolled_out(name, first, 5 * (first > 0))
   step = agent.config.flow.steps - 1
   predicted = jax.jit(lambda a: replay(a, world, users, spoken, step, first, 5 * (first > 0)))(agent)
-  exists = text_valid(spoken.text)[..., None]
+  exists = text_valid(spoken.text, agent.config.model.pad)[..., None]
   close(jnp.where(exists, agent.streamer.logits(predicted.text), 0), jnp.where(exists, spoken.trace["logits"], 0))
   last = jax.tree.map(lambda x: x[:, step], spoken.trace["solver_inputs"])
   tau = spoken.trace["times"][:, step]
@@ -265,3 +267,45 @@ def test_a_session_with_int8_keys_is_smaller_and_nearly_the_same():
   for a, b in zip(plain.latents, small.latents):
     assert 0 < jnp.abs(a - b).max() < 0.05 * jnp.abs(a).max()
   np.testing.assert_allclose(plain.trace["logits"], small.trace["logits"], atol=0.3)
+
+
+def test_pad_may_be_any_token(close):
+  """The model whose PAD is token 9, with rows 0 and 9 of the embedding exchanged, does the same."""
+  agent, world, users, state, spoken = rolled_out("paper")
+  config, ids = agent.config.replace(), np.arange(agent.config.model.vocab)
+  config.model.pad = 9
+  ids[[0, 9]] = 9, 0
+  renamed = jnp.asarray(ids)
+  embedding = agent.streamer.tokens.embedding[...][renamed]
+  leaves = named_leaves(agent) | {"streamer.tokens.embedding": embedding}
+  other = fill_leaves(jax.eval_shape(lambda: rollout.Agent(config.freeze(), rngs=nnx.Rngs(0))), leaves)
+  world, users = (x._replace(text=renamed[x.text]) for x in (world, users))
+  words = renamed[random_text(config, UNITS)]
+
+  def run(agent):
+    state = rollout.start_session(agent, jax.random.key(7), world, capacity=UNITS)
+    return rollout.rollout(agent, state, users, words)
+
+  found_state, found = jax.jit(run)(other)
+  close(found.latents, spoken.latents)
+  close(found.trace["logits"][..., renamed], spoken.trace["logits"])
+  assert int(found_state.text_tokens) == int(state.text_tokens)
+  step = config.flow.steps - 1
+  predicted = jax.jit(lambda a: replay(a, world, users, found, step, 0, 0))(other)
+  exists = text_valid(found.text, 9)[..., None]
+  close(jnp.where(exists, other.streamer.logits(predicted.text), 0), jnp.where(exists, found.trace["logits"], 0))
+
+
+def test_rows_that_fill_the_vocabulary_up_are_never_written():
+  agent, world, users, _, _ = rolled_out("paper")
+  config = agent.config.replace()
+  config.model.tokens = 5
+  other = fill_leaves(jax.eval_shape(lambda: rollout.Agent(config.freeze(), rngs=nnx.Rngs(0))), named_leaves(agent))
+
+  def run(agent):
+    state = rollout.start_session(agent, jax.random.key(1), world)
+    state = state._replace(sampling=rollout.Sampling(5.0, -1e9, *state.sampling[2:]))  # any word but PAD
+    return rollout.rollout(agent, state, users)[1].text
+
+  assert set(np.unique(jax.jit(run)(other))) == {1, 2, 3, 4}
+  assert np.asarray(jax.jit(run)(agent)).max() > 5

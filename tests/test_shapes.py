@@ -34,4 +34,4 @@ def test_a_result_is_checked():
 
 def test_the_package_is_checked():
   with pytest.raises(jaxtyping.TypeCheckError, match="text_valid"):
-    text_valid(jnp.ones((2, 3)))
+    text_valid(jnp.ones((2, 3)), 0)

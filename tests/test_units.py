@@ -164,10 +164,11 @@ def test_the_users_picture_lies_over_the_agents(size):
   name, _, picture = size.partition(":")
   config = load_config(f"configs/{name}.py:{picture}" if picture else f"configs/{name}.py")
   tokens = {segment.name: np.asarray(segment.positions) for segment in build_layout(config).unit}
-  for axis, pixels in ((1, config.media.height), (2, config.media.width)):
+  sizes, sides = (config.media.height, config.media.width), config.user_video_sides
+  for axis, pixels, side in zip((1, 2), sizes, sides):
     noisy, user = np.unique(tokens["noisy_video"][:, axis]), np.unique(tokens["user_video"][:, axis])
-    at = np.arange(len(user)) * config.user_video_side
-    assert at[-1] < pixels <= at[-1] + config.user_video_side
+    at = np.arange(len(user)) * side
+    assert at[-1] < pixels <= at[-1] + side
     assert np.abs(user - np.interp(at, np.arange(len(noisy)) * config.noisy_side, noisy)).max() <= 2
 
 

@@ -21,7 +21,6 @@ from typing import Any, Literal, Self, TypeVar, dataclass_transform
 
 from wanstreamer_jax.errors import ConfigError
 
-PAD = 0  # the token that ends a unit's text and fills its slots; `record_folder` and `engine` refuse other tokenizers
 LONGEST_WORLD_TEXT = 2048  # tokens; their rotary ids, 4 a token, are below 0, where the tables end at -8 192
 POSITIONS_PER_UNIT = 4  # the rotary grid: a unit is 4 steps (40 ms each at 160 ms), and the rotary step is 1/4
 
@@ -226,11 +225,20 @@ class SourceFilterConfig(Section):
 
 @section
 class NeuralCodecConfig(Section):
-  """The native codec of any sound: causal convolutions over spectra, and an inverse STFT."""
+  """The native codec of any sound: causal ConvNeXt blocks over spectra, and an inverse STFT."""
 
   sample_rate: int = field(24_000, ge=1)
   rate: int = field(25, ge=1)  # latent frames a second
+  frames: int = field(4, ge=1)  # spectral frames per latent frame; 10 ms each
+  window: int = field(3, ge=2)  # spectral frames that a synthesis window covers; the delay is one less
   latent_dim: int = field(32, ge=1)
+  channels: int = field(128, ge=1)  # at the frame rate
+  latent_channels: int = field(192, ge=1)  # at the latent rate
+  kernel: int = field(5, ge=1)  # spectral frames that a block sees
+  latent_kernel: int = field(3, ge=1)  # latent frames that a block sees
+  expansion: int = field(3, ge=1)  # of channels inside a block
+  encoder_blocks: tuple[int, ...] = field((2, 2), ge=0)  # at the frame rate, at the latent rate
+  decoder_blocks: tuple[int, ...] = field((2, 4), ge=0)  # at the latent rate, at the frame rate
 
   @property
   def hop(self) -> int:
@@ -238,29 +246,65 @@ class NeuralCodecConfig(Section):
     return whole(self.sample_rate, self.rate, "samples per latent = audio_codec.neural.sample_rate / rate")
 
   @property
+  def frame(self) -> int:
+    """Samples per spectral frame (240 at 24 kHz)."""
+    return whole(self.hop, self.frames, "samples per spectral frame = samples per latent / audio_codec.neural.frames")
+
+  @property
+  def bins(self) -> int:
+    """Frequencies of a synthesis window."""
+    return self.window * self.frame // 2 + 1
+
+  @property
   def delay(self) -> int:
-    """20 ms of samples: half of the synthesis window."""
-    return self.sample_rate // 50
+    """Samples: a sample is finished when the last window that covers it has come (20 ms at three frames of 10 ms)."""
+    return (self.window - 1) * self.frame
+
+  def check_rules(self) -> None:
+    """A latent frame holds whole spectral frames, and both networks have two resolutions."""
+    _ = self.frame
+    for name in ("encoder_blocks", "decoder_blocks"):
+      if len(getattr(self, name)) != 2:
+        raise ConfigError(f"audio_codec.neural.{name} is {getattr(self, name)}: expected 2 numbers, one a resolution")
 
 
 @section
 class PocketConfig(Section):
-  """The tokenizer of Pocket TTS: continuous latents at 12.5 Hz."""
+  """The tokenizer of Pocket TTS: continuous latents at 12.5 Hz. `wanstreamer codec import` writes its sizes."""
 
+  sample_rate: int = field(24_000, ge=1)
   latent_dim: int = field(32, ge=1)
-
-  @property
-  def sample_rate(self) -> int:
-    return 24_000
+  strides: tuple[int, ...] = field((4, 5, 6), ge=1)  # in encoder order, from samples to the Transformers' 200 Hz
+  latent_stride: int = field(16, ge=2)  # from there to latents
+  filters: int = field(64, ge=1)  # channels at the samples' rate; doubled at every stride
+  kernel: int = field(7, ge=1)  # of the first convolution
+  last_kernel: int = field(3, ge=1)
+  residual_kernel: int = field(3, ge=1)
+  residual_blocks: int = field(1, ge=0)  # per stride
+  dilation_growth: int = field(2, ge=1)  # from one residual block to the next
+  compress: int = field(2, ge=1)  # channels inside residual blocks are fewer by this factor
+  width: int = field(512, ge=1)  # of the Transformers
+  layers: int = field(2, ge=0)
+  heads: int = field(8, ge=1)
+  kv_heads: int = field(8, ge=1)
+  head_dim: int = field(64, ge=1, multiple_of=2)
+  mlp: int = field(2048, ge=1)
+  activation: Literal["gelu", "gelu_tanh"] = "gelu_tanh"
+  window: int = field(250, ge=2)  # steps of the Transformers, 1.25 s
+  rope_theta: float = field(10_000.0, ge=1)
+  norm_eps: float = field(1e-5, gt=0)
 
   @property
   def hop(self) -> int:
     """Samples per latent frame."""
-    return 1920
+    return math.prod(self.strides) * self.latent_stride
 
   @property
   def delay(self) -> int:
     return 0
+
+  def check_rules(self) -> None:
+    whole(self.heads, self.kv_heads, "query heads per key head = audio_codec.pocket.heads / kv_heads")
 
 
 @section
@@ -342,23 +386,42 @@ class NativeVideoConfig(Section):
 
 @section
 class WanConfig(Section):
-  """The video VAE of Wan2.1; Wan2.2's has the same parts in other sizes (`Wan2p2Config`)."""
+  """The video VAE of Wan2.1; Wan2.2's has the same parts in other sizes (`Wan2p2Config`). `wanstreamer codec import`
+  writes them."""
 
-  base_dim: int = field(96, ge=1)
+  base_dim: int = field(96, ge=1)  # channels of the encoder at full resolution
+  decoder_base_dim: int = field(0, ge=0)  # of the decoder; 0: as the encoder
   latent_dim: int = field(16, ge=1)
+  multiples: tuple[int, ...] = field((1, 2, 4, 4), ge=1)  # of base_dim, per resolution
+  blocks: int = field(2, ge=1)  # per resolution; the decoder has one more
+  time_down: tuple[bool, ...] = (False, True, True)  # which of the encoder's steps halve the frames
+  patch: int = field(1, ge=1)  # side of the squares of pixels that are folded into channels
+  shortcuts: bool = False  # past every resolution
+
+  @property
+  def decoder_width(self) -> int:
+    """Channels of the decoder at full resolution."""
+    return self.decoder_base_dim or self.base_dim
 
   @property
   def space_stride(self) -> int:
     """Pixels per latent, along rows and columns."""
-    return 8
+    return self.patch * 2 ** (len(self.multiples) - 1)
 
   @property
   def time_stride(self) -> int:
-    return 4
+    return 2 ** sum(self.time_down)
 
   @property
   def memory(self) -> int:
     return 1
+
+  def check_rules(self) -> None:
+    if len(self.time_down) != len(self.multiples) - 1:
+      raise ConfigError(
+        f"time_down has {len(self.time_down)} entries: expected {len(self.multiples) - 1}, one per step between the "
+        f"{len(self.multiples)} resolutions of multiples"
+      )
 
 
 @section
@@ -366,12 +429,18 @@ class Wan2p2Config(WanConfig):
   """The video VAE of Wan2.2 TI2V: squares of 2x2 pixels are folded into channels before the same network."""
 
   base_dim: int = field(160, ge=1)
+  decoder_base_dim: int = field(256, ge=0)
   latent_dim: int = field(48, ge=1)
+  patch: int = field(2, ge=1)
+  shortcuts: bool = True
 
-  @property
-  def space_stride(self) -> int:
-    """Pixels per latent, along rows and columns."""
-    return 16
+
+@section
+class TaeConfig(Section):
+  """The small decoder for Wan's latents."""
+
+  channels: tuple[int, ...] = field((256, 128, 64, 64), ge=1)  # at the latents' resolution, at twice it, ...
+  blocks: int = field(3, ge=1)  # with memory, per resolution but the last
 
 
 @section
@@ -383,10 +452,16 @@ class VideoCodecConfig(Section):
   native: NativeVideoConfig = dataclasses.field(default_factory=NativeVideoConfig)
   wan2p1: WanConfig = dataclasses.field(default_factory=WanConfig)
   wan2p2: Wan2p2Config = dataclasses.field(default_factory=Wan2p2Config)
+  tae: TaeConfig = dataclasses.field(default_factory=TaeConfig)
 
   @property
   def chosen(self) -> NativeVideoConfig | WanConfig:
     return getattr(self, self.kind)
+
+  @property
+  def wan(self) -> WanConfig:
+    """The sizes of Wan's codec, of whichever kind it is."""
+    return self.wan2p2 if self.kind == "wan2p2" else self.wan2p1
 
   @property
   def latent_dim(self) -> int:
@@ -411,12 +486,74 @@ class VideoCodecConfig(Section):
   def check_rules(self) -> None:
     if self.decoder == "tae" and self.kind == "native":
       raise ConfigError("video_codec.decoder is tae, which decodes latents of wan2p1 and wan2p2, not of native")
+    if self.decoder == "tae" and (self.space_stride, self.time_stride) != (8 * self.wan.patch, 4):
+      raise ConfigError(
+        f"video_codec.decoder is tae, which makes 4 frames and {8 * self.wan.patch} pixels of a latent, but "
+        f"video_codec.{self.kind} has {self.time_stride} and {self.space_stride}"
+      )
+
+
+@section
+class MoonshineConfig(Section):
+  """A pretrained streaming speech encoder of Moonshine's kind. A window of (16, 4) sees 16 steps of 20 ms, the current
+  one included, and the 3 steps after it."""
+
+  width: int = field(320, ge=1)
+  heads: int = field(8, ge=1)
+  kv_heads: int = field(8, ge=1)
+  head_dim: int | None = field(None, ge=1)  # None: width / heads
+  mlp: int = field(1280, ge=1)
+  past: tuple[int, ...] = field((16, 16, 16, 16, 16, 16), ge=1)  # of every layer
+  future: tuple[int, ...] = field((4, 4, 0, 0, 4, 4), ge=0)  # of every layer, one more than the steps that it sees
+  look_ahead: Literal["none", "delay"] = "none"  # "delay": layers wait for the future that they see
+
+  @property
+  def size_of_head(self) -> int:
+    return self.head_dim or whole(self.width, self.heads, "head size = perception.moonshine.width / heads")
+
+  @property
+  def ahead(self) -> tuple[int, ...]:
+    """Steps that every layer waits for."""
+    waits = self.look_ahead == "delay"
+    return tuple(max(0, steps - 1) if waits else 0 for steps in self.future)
+
+  def check_rules(self) -> None:
+    whole(self.heads, self.kv_heads, "query heads per key head = perception.moonshine.heads / kv_heads")
+    if len(self.past) != len(self.future):
+      raise ConfigError(
+        f"perception.moonshine has {len(self.past)} entries of past and {len(self.future)} of future: expected one of "
+        "each a layer"
+      )
+
+
+@section
+class Siglip2Config(Section):
+  """A pretrained vision Transformer of SigLIP's kind. The defaults are the base model's."""
+
+  width: int = field(768, ge=1)
+  layers: int = field(12, ge=1)
+  heads: int = field(12, ge=1)
+  mlp: int = field(3072, ge=1)
+  patch: int = field(16, ge=1)  # pixels
+  places: int = field(256, ge=1)  # learnt places, a square grid
+  patches: int = field(256, ge=1)  # a picture is resized to at most so many, in its own aspect
+  epsilon: float = field(1e-6, gt=0)
+
+  def check_rules(self) -> None:
+    whole(self.width, self.heads, "head size = perception.siglip2.width / heads")
+    if math.isqrt(self.places) ** 2 != self.places:
+      raise ConfigError(f"perception.siglip2.places is {self.places}: expected a square, such as 256")
 
 
 @section
 class PerceptionConfig(Section):
   """Encoders of what the user shows and says, trained with the Transformer."""
 
+  audio: Literal["native", "pocket", "moonshine"] = "native"  # "pocket" has the sizes of audio_codec.pocket
+  video: Literal["native", "siglip2"] = "native"
+  moonshine: MoonshineConfig = dataclasses.field(default_factory=MoonshineConfig)
+  siglip2: Siglip2Config = dataclasses.field(default_factory=Siglip2Config)
+  video_every: int | None = field(None, ge=1)  # siglip2 looks at every n-th frame; None: at a unit's last
   mel_bins: int = field(64, ge=1)
   mel_hop: int = field(240, ge=1)  # samples, 10 ms
   mel_window: int = field(512, ge=1)  # samples, all of them in the past of the frame's end
@@ -426,9 +563,12 @@ class PerceptionConfig(Section):
   audio_window: int = field(8, ge=1)  # units that the audio encoder's attention sees, including the current one
   video_patch: int = field(16, ge=1, multiple_of=4)  # pixels; the first layer merges 4 by 4
   video_merge: int = field(2, ge=1)  # neighbouring patches merged (per side) into one token of the unit
-  video_channels: int = field(128, ge=1)
+  video_channels: int = field(128, ge=4)  # of a patch; a quarter at 1/4 of the resolution
+  video_blocks: tuple[int, ...] = field((1, 0), ge=0)  # 3x3 convolutions there, and between patches
 
   def check_rules(self) -> None:
+    if len(self.video_blocks) != 2 or not self.video_blocks[0]:
+      raise ConfigError(f"perception.video_blocks is {self.video_blocks}: expected two numbers, the first at least 1")
     if self.mel_window < self.mel_hop:
       raise ConfigError(f"perception.mel_window is {self.mel_window} samples: less than mel_hop {self.mel_hop}")
 
@@ -474,7 +614,9 @@ class ModelConfig(Section):
   kv_heads: int = field(2, ge=1)
   head_dim: int = field(64, ge=1, multiple_of=2)  # rotary embedding turns pairs
   mlp: int = field(704, ge=1)
-  vocab: int = field(1024, ge=1)
+  vocab: int = field(1024, ge=1)  # rows of the embedding
+  tokens: int = field(0, ge=0)  # ids of the tokenizer; rows from there on only fill up and are never written; 0: all
+  pad: int = field(0, ge=0)  # the token that ends a unit's text and fills its slots; the tokenizer's (`tokenizer_of`)
   qk_norm: bool = True
   qkv_bias: bool = False
   tied_embedding: bool = True
@@ -489,6 +631,15 @@ class ModelConfig(Section):
 
   def check_rules(self) -> None:
     whole(self.heads, self.kv_heads, "query heads per key head = heads / kv_heads")
+    if self.tokens > self.vocab:
+      raise ConfigError(f"model.tokens is {self.tokens}: expected at most model.vocab {self.vocab}")
+    if self.pad >= self.token_ids:
+      raise ConfigError(f"model.pad is {self.pad}: expected the id of a token, below {self.token_ids}")
+
+  @property
+  def token_ids(self) -> int:
+    """How many token ids the model may write."""
+    return self.tokens or self.vocab
 
 
 @section
@@ -501,7 +652,8 @@ class FlowConfig(Section):
   train_shift: float = field(3.0, gt=0)  # towards noise: what the past implies is learned where little else is known
   train_mean: float = 0.0  # of the logit-normal law of tau
   train_std: float = field(1.0, gt=0)
-  video_std: float = field(0.2, gt=0)  # deviation of latents given the past, for the velocity heads (flow.py)
+  # Deviation of latents given the past, for the velocity heads (flow.py), where the records state none per channel.
+  video_std: float = field(0.2, gt=0)
   audio_std: float = field(0.6, gt=0)
 
 
@@ -516,11 +668,21 @@ class DataConfig(Section):
   world: Literal["small", "full"] = "small"  # vocabulary and cast of duplex_world
   session_units: int = field(125, ge=1)  # length of a stored session (20 s)
   batch: int = field(8, ge=1)  # sessions per step, over all devices
+  # The sessions are divided into this many equal shares, and the rows of a batch among them, so that a host reads (and
+  # fetches from an object store) the shares of its rows only. 1: every row may be any session.
+  shares: int = field(1, ge=1)
   seed: int = field(0, ge=0)
   shuffle: bool = True
   voices: Literal["formant", "mixed"] = "formant"  # "mixed": half of the users speak with espeak-ng (extra `espeak`)
+  # How `data make` and `data encode` store pictures (data/video_pieces.py). Raw ones are 0.77 MB a unit at 192x336.
+  user_video: Literal["raw", "h264"] = "raw"
+  agent_video: Literal["raw", "h264"] = "raw"  # of media records; codecs are trained on what is left of them
+  user_video_crf: int = field(20, ge=0, le=51)  # x264's quality: lower is better; 18 to 20 is 6 to 13 kB a unit there
+  agent_video_crf: int = field(14, ge=0, le=51)
+  video_piece: int = field(4, ge=1, le=64)  # units that are compressed together
   text_lead: int = field(1, ge=0)  # units between the writing and the sounding of a word
   tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
+  tokenizer_sha256: str = ""  # of that file; any other is refused. Empty: not checked; training fills it in
 
 
 @section
@@ -590,6 +752,11 @@ class TrainConfig(Section):
   stft_weight: float = field(1.0, ge=0)  # audio codec: multi-resolution STFT
   mel_weight: float = field(1.0, ge=0)  # audio codec: log-mel distance
   pitch_weight: float = field(1.0, ge=0)  # audio codec: octaves of pitch, on voiced frames
+  adversarial_weight: float = field(0.0, ge=0)  # audio codec: deceiving discriminators (train/critic.py); 0: none
+  feature_weight: float = field(2.0, ge=0)  # audio codec: distance of the discriminators' activations, beside it
+  critic_channels: int = field(16, ge=1)
+  critic_windows: tuple[int, ...] = field((512, 1024, 2048), ge=64, multiple_of=64)  # samples, of spectra
+  critic_periods: tuple[int, ...] = field((2, 3, 5, 7, 11), ge=1)  # samples, of the folded waveform
   edge_weight: float = field(1.0, ge=0)  # video codec: differences in space and time
   motion_weight: float = field(10.0, ge=0)  # video codec: extra weight of a pixel per unit that it changes in the clip
   mesh: str = ""  # e.g. "data=2,fsdp=4"; empty is all devices on `data`
@@ -601,10 +768,16 @@ class TrainConfig(Section):
   keep_every: int = field(0, ge=0)  # a checkpoint every N steps is kept for good; 0: none
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
+  language_model: str = ""  # a folder of Qwen2, Qwen2.5 or Qwen3 to start from; `config from-hf` writes its geometry
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
   def check_rules(self) -> None:
     group_rates(self.groups)
+    if self.init and self.language_model:
+      raise ConfigError(
+        f"train.init is {self.init!r} and train.language_model {self.language_model!r}: weights come from one of them; "
+        "leave the other empty"
+      )
 
 
 @section
@@ -638,7 +811,9 @@ class Config(Section):
   @property
   def audio_latents(self) -> int:
     """Agent audio latents per unit."""
-    return whole(self.media.samples, self.audio_codec.hop, "audio latents per unit = samples per unit / audio VAE hop")
+    samples, hop = self.media.samples, self.audio_codec.hop
+    what = f"audio latents per unit = samples per unit / audio_codec hop, here {samples / max(hop, 1):.4g}"
+    return whole(samples, hop, what)
 
   @property
   def latent_height(self) -> int:
@@ -679,21 +854,52 @@ class Config(Section):
     return self.video_codec.space_stride * self.layout.patch
 
   @property
-  def user_video_side(self) -> int:
-    """Pixels along a user video token."""
-    return self.perception.video_patch * self.perception.video_merge
+  def siglip2_grid(self) -> tuple[int, int]:
+    """Rows and columns of patches that a picture is resized to: as many as allowed, in the picture's aspect, which may
+    gain a part of a patch at the end of a row or a column (as in SigLIP 2's NaFlex)."""
+    height, width, most = self.media.height, self.media.width, self.perception.siglip2.patches
+    grids = [(n, -(-n * width // height)) for n in range(1, most + 1)]
+    grids += [(-(-n * height // width), n) for n in range(1, most + 1)]
+    fitting = [grid for grid in grids if math.prod(grid) <= most]
+    return max(fitting, key=math.prod, default=(1, 1))
+
+  @property
+  def pictures_per_unit(self) -> int:
+    """Frames of a unit that siglip2 looks at."""
+    every, frames = self.perception.video_every, self.media.frames
+    what = f"frames seen in a unit = frames per unit {frames} / perception.video_every {every}"
+    return 1 if every is None else whole(frames, every, what)
+
+  @property
+  def features_per_audio_token(self) -> int:
+    """Features of Moonshine, 20 ms each, that become one token."""
+    features = whole(self.media.unit_ms, 20, "features per unit = unit_ms / 20")
+    return whole(features, self.perception.audio_tokens, "features per audio token = features per unit / audio_tokens")
+
+  @property
+  def user_video_sides(self) -> tuple[float, float]:
+    """Pixels along the rows and the columns of a user video token."""
+    perception, media = self.perception, self.media
+    if perception.video == "native":
+      return (perception.video_patch * perception.video_merge,) * 2
+    rows, columns = self.siglip2_grid
+    return perception.video_merge * media.height / rows, perception.video_merge * media.width / columns
 
   @property
   def user_video_grid(self) -> tuple[int, int]:
     """Rows and columns of user video tokens; borders are padded to whole tokens."""
-    side = self.user_video_side
-    return -(-self.media.height // side), -(-self.media.width // side)
+    perception, media = self.perception, self.media
+    side, (rows, columns) = perception.video_merge, self.siglip2_grid
+    if perception.video == "native":
+      side, rows, columns = side * perception.video_patch, media.height, media.width
+    return -(-rows // side), -(-columns // side)
 
   def check_rules(self) -> None:
     self._check_unit()
     self._check_hearing()
     self._check_codecs()
     whole(self.data.batch, self.train.accumulate, "sessions at a time = data.batch / train.accumulate")
+    whole(self.data.batch, self.data.shares, "rows of a share = data.batch / data.shares")
 
   def _check_unit(self) -> None:
     """A unit holds one group of the video codec, and whole numbers of audio latents and noisy video tokens."""
@@ -705,12 +911,39 @@ class Config(Section):
     _ = self.audio_latents, self.noisy_grid
 
   def _check_hearing(self) -> None:
-    """A unit holds whole mel frames, an audio token whole ones of these, and a mel window at most a second."""
+    """A unit holds whole mel frames (or features), an audio token whole ones of these."""
     perception = self.perception
+    _ = self.pictures_per_unit
+    if perception.audio == "moonshine":
+      self._check_moonshine()
+    if perception.audio == "pocket":
+      self._check_pocket_hearing()
+    if perception.audio != "native":
+      return
     hops = whole(self.media.samples, perception.mel_hop, "mel frames per unit = samples per unit / mel_hop")
     whole(hops, perception.audio_tokens, "mel frames per audio token = mel frames per unit / audio_tokens")
     if perception.mel_window > self.media.sample_rate:
       raise ConfigError(f"perception.mel_window is {perception.mel_window} samples: more than a second")
+
+  def _check_moonshine(self) -> None:
+    _ = self.features_per_audio_token, self.perception.moonshine.size_of_head
+    if self.media.sample_rate not in (16_000, 24_000, 48_000):
+      raise ConfigError(
+        f"perception.audio is moonshine, which hears 16 kHz: media.sample_rate is {self.media.sample_rate}, expected "
+        "16000, 24000 or 48000"
+      )
+
+  def _check_pocket_hearing(self) -> None:
+    pocket, tokens = self.audio_codec.pocket, self.perception.audio_tokens
+    if self.media.sample_rate != pocket.sample_rate:
+      raise ConfigError(
+        f"perception.audio is pocket, which hears {pocket.sample_rate} Hz: media.sample_rate is "
+        f"{self.media.sample_rate}"
+      )
+    latents = whole(
+      self.media.samples, pocket.hop, "latents heard per unit = samples per unit / audio_codec.pocket hop"
+    )
+    whole(latents, tokens, "latents per audio token = latents heard per unit / perception.audio_tokens")
 
   def _check_codecs(self) -> None:
     """The audio codec has the sample rate of the media; clips of the video codec fill its decoder's memory."""

@@ -23,11 +23,11 @@ def velocity(z0: jax.Array, noise: jax.Array) -> jax.Array:
   return noise - z0
 
 
-def velocity_from_mean(mean: jax.Array, z: jax.Array, tau: jax.Array, std: float) -> jax.Array:
-  """E[eps - z0 | z_tau = z] for z0 ~ N(mean, std^2), eps ~ N(0, 1). It turns a network's prediction `mean`, made from
-  the past, into a velocity. tau: a scalar. As std goes to 0 it becomes x0-prediction; with mean = 0 and std = 1 it is
-  the skip of EDM (arXiv 2206.00364)."""
-  data, noise = (1 - tau) * std**2, tau
+def velocity_from_mean(mean: jax.Array, z: jax.Array, tau: jax.Array, variance: jax.Array | float) -> jax.Array:
+  """E[eps - z0 | z_tau = z] for z0 ~ N(mean, variance), eps ~ N(0, 1). It turns a network's prediction `mean`, made
+  from the past, into a velocity. tau: a scalar; variance: one number, or one per channel [Z]. As it goes to 0 this
+  becomes x0-prediction; with mean = 0 and variance = 1 it is the skip of EDM (arXiv 2206.00364)."""
+  data, noise = (1 - tau) * variance, tau
   slope = (noise - data) / ((1 - tau) * data + tau * noise)
   return slope * (z - (1 - tau) * mean) - mean
 

@@ -22,16 +22,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
 from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import Config, ModelConfig
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow import Field, euler, guided, schedule
 from wanstreamer_jax.model.attention import cached_attention
 from wanstreamer_jax.model.streamer import UnitHistory, UserTokens, WanStreamer, WorldArrays
-from wanstreamer_jax.model.tokens import PAD, Latents, Past, pack, text_valid
+from wanstreamer_jax.model.tokens import Latents, Past, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, single_device
 from wanstreamer_jax.nn.attention_parts import KeyValue
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
-from wanstreamer_jax.perception.audio_encoder import AudioState
 from wanstreamer_jax.units import COMMIT, HEAR, PERFORM, REFEED, STATE, TEXT, Coords, Layout, build_layout
 
 
@@ -107,7 +106,7 @@ class SessionState(NamedTuple):
   cache: Cache
   unconditional: Unconditional | None  # with `flow.guidance`
   past: Latents  # the last commit_delay units' latents, newest last: [d, h, w, Z], [d, A, Z]
-  hearing: AudioState
+  hearing: Any  # of the encoder that hears
   audio_decoder: Any
   video_decoder: Any
   sampling: Sampling
@@ -208,21 +207,21 @@ def think(
 
   forced_text replaces the choice of tokens (teacher forcing, and the tests of law 3); logits are those of the model.
   """
-  layout = build_layout(agent.config)
+  layout, pad = build_layout(agent.config), agent.config.model.pad
   with jax.named_scope("think"):
     content, text_tokens = agent.streamer.user_content(user, state.text_tokens)
     tokens = pack(layout, layout.phase(HEAR, STATE), state.unit, content)
     hidden, cache = _append(agent, state, state.cache, *tokens, layout.tokens(COMMIT))
     logits, text, open_ = [agent.streamer.logits(hidden[-1:])[0]], [], jnp.ones((), bool)  # open: no PAD yet
     for slot in range(layout.config.text_slots):  # each pass writes the KV that the next one, and PERFORM, sees
-      token = _choose(state, logits[-1], slot) if forced_text is None else forced_text[slot]
-      token = jnp.where(open_, token, PAD)
+      token = _choose(agent.config.model, state, logits[-1], slot) if forced_text is None else forced_text[slot]
+      token = jnp.where(open_, token, pad)
       written, text_tokens = agent.streamer.text_content(token[None], open_[None], text_tokens)
       tokens = _text_slot(layout, state.unit, slot, written)
       hidden, cache = _append(agent, state, cache, *tokens, layout.tokens(COMMIT, HEAR, STATE) + slot)
       logits.append(agent.streamer.logits(hidden)[0])
       text.append(token)
-      open_ = open_ & (token != PAD)
+      open_ = open_ & (token != pad)
     state = state._replace(cache=cache, text_tokens=text_tokens)
     if state.unconditional is not None:
       state = state._replace(unconditional=_think_unconditional(agent, state, user, jnp.stack(text)))
@@ -234,9 +233,11 @@ def _think_unconditional(agent: Agent, state: SessionState, user: UserTokens, te
   assert state.unconditional is not None
   layout, (text_tokens, cache) = build_layout(agent.config), state.unconditional
   no = jnp.zeros((), bool)
-  nothing = user._replace(text=jnp.full_like(user.text, PAD), audio_valid=no, video_valid=no)
+  nothing = user._replace(text=jnp.full_like(user.text, agent.config.model.pad), audio_valid=no, video_valid=no)
   content, text_tokens = agent.streamer.user_content(nothing, text_tokens)
-  content["text"], text_tokens = agent.streamer.text_content(text, text_valid(text), text_tokens)
+  content["text"], text_tokens = agent.streamer.text_content(
+    text, text_valid(text, agent.config.model.pad), text_tokens
+  )
   tokens = pack(layout, layout.phase(HEAR, STATE, TEXT), state.unit, content)
   return Unconditional(text_tokens, _append(agent, state, cache, *tokens, layout.tokens(COMMIT))[1])
 
@@ -268,9 +269,11 @@ def _history(state: SessionState, layout: Layout) -> UnitHistory:
   return UnitHistory(commit=past(0, layout.config.commit_delay), previous=past(-1, 1))
 
 
-def _choose(state: SessionState, logits: Float[Array, "V"], slot: int) -> Int[Array, ""]:
+def _choose(model: ModelConfig, state: SessionState, logits: Float[Array, "V"], slot: int) -> Int[Array, ""]:
   """The next text token: greedy at temperature 0, sampled otherwise; the same session draws the same text."""
-  logits = logits.at[PAD].add(state.sampling.pad_bias)
+  logits = logits.at[model.pad].add(state.sampling.pad_bias)
+  if model.token_ids < model.vocab:  # no text belongs to the rows that fill the vocabulary up
+    logits = logits.at[model.token_ids :].set(-jnp.inf)
   key = jax.random.fold_in(unit_keys(state.seed, state.unit)[2], slot)
   temperature = jnp.maximum(state.sampling.temperature, 1e-6)
   drawn = jax.random.categorical(key, logits / temperature)

@@ -29,7 +29,7 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import AttentionFn, teacher_forced_attention
 from wanstreamer_jax.model.attention_gpu import teacher_forced_attention_gpu
 from wanstreamer_jax.model.streamer import UnitHistory, UserTokens, WanStreamer, WorldArrays
-from wanstreamer_jax.model.tokens import PAD, Latents, Past, pack, text_valid
+from wanstreamer_jax.model.tokens import Latents, Past, pack, text_valid
 from wanstreamer_jax.model.ulysses import CONTEXT, ContextSharding, check_devices, ulysses
 from wanstreamer_jax.nn.attention_merge import CuDNN
 from wanstreamer_jax.parallel.mesh import axis_size, constrain
@@ -101,17 +101,17 @@ def _clean_tokens(
   streamer: WanStreamer, conditions: Conditions, history: UnitHistory
 ) -> tuple[Float[Array, "T D"], Coords]:
   """COMMIT, HEAR, STATE and TEXT of all units, one unit after the other: [K * Tc, D]."""
-  layout = build_layout(streamer.config)
+  layout, pad = build_layout(streamer.config), streamer.config.model.pad
 
   def unit(before: jax.Array, inputs: Any) -> tuple[jax.Array, Coords]:
     number, history, user, text = inputs
     content, text_tokens = streamer.user_content(user, before)
     content |= streamer.commit_content(history)
-    content["text"], _ = streamer.text_content(text, text_valid(text), text_tokens)
+    content["text"], _ = streamer.text_content(text, text_valid(text, pad), text_tokens)
     return pack(layout, layout.phase(*CLEAN_PHASES), number, content)
 
   text, user = conditions.text, conditions.user
-  counts = jnp.sum(user.text != PAD, axis=1) + jnp.sum(text_valid(text) & (text != PAD), axis=1)
+  counts = jnp.sum(user.text != pad, axis=1) + jnp.sum(text_valid(text, pad) & (text != pad), axis=1)
   before = conditions.first_text_token + jnp.cumsum(counts) - counts  # [K]: text tokens before each unit
   return _in_a_row(jax.vmap(unit)(before, _split((_numbers(conditions), history, user, text))))
 
@@ -243,13 +243,13 @@ class Shown(NamedTuple):
   user_video: jax.Array
 
 
-def mask_inputs(crop: Crop, shown: Shown) -> Crop:
-  """Hides the inputs that are not shown: text becomes PAD, media become invalid."""
+def mask_inputs(crop: Crop, shown: Shown, pad: int) -> Crop:
+  """Hides the inputs that are not shown: text becomes PAD, whose id is `pad`, and media become invalid."""
   return crop._replace(
-    world_text=jnp.where(shown.world, crop.world_text, PAD),
+    world_text=jnp.where(shown.world, crop.world_text, pad),
     voice_valid=crop.voice_valid & shown.world,
     portrait_valid=crop.portrait_valid & shown.portrait,
-    user_text=jnp.where(shown.user_text, crop.user_text, PAD),
+    user_text=jnp.where(shown.user_text, crop.user_text, pad),
     user_audio_valid=crop.user_audio_valid & shown.user_audio,
     user_video_valid=crop.user_video_valid & shown.user_video,
   )
@@ -289,7 +289,7 @@ def text_scores(streamer: WanStreamer, hidden: Float[Array, "K n D"], text: Int[
   return jax.tree.map(jnp.transpose, by_slot)
 
 
-def onsets(text: Int[Array, "K n"]) -> Bool[Array, "K"]:
-  """Units with text that follow a unit without text."""
-  written = text[:, 0] != PAD
+def onsets(text: Int[Array, "K n"], pad: int) -> Bool[Array, "K"]:
+  """Units with text that follow a unit without text. pad: the id of PAD."""
+  written = text[:, 0] != pad
   return written & ~jnp.concatenate([jnp.zeros(1, bool), written[:-1]])

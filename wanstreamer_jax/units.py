@@ -180,10 +180,11 @@ class Layout:
     return self.world_tokens + index * self.clean_tokens
 
 
-def _grid(rows: int, columns: int, side: float, t: int = 0) -> tuple[tuple[int, int, int], ...]:
-  """Positions of a grid of patches whose side is `side` noisy patches, on the rotary grid."""
-  step = POSITIONS_PER_UNIT * side
-  return tuple((t, round(row * step), round(column * step)) for row in range(rows) for column in range(columns))
+def _grid(rows: int, columns: int, side: float | tuple[float, float], t: int = 0) -> tuple[tuple[int, int, int], ...]:
+  """Positions of a grid of patches whose sides (height and width) are `side` noisy patches, on the rotary grid."""
+  height, width = side if isinstance(side, tuple) else (side, side)
+  down, right = POSITIONS_PER_UNIT * height, POSITIONS_PER_UNIT * width
+  return tuple((t, round(row * down), round(column * right)) for row in range(rows) for column in range(columns))
 
 
 def _line(tokens: int, units: int = 1) -> tuple[tuple[int, int, int], ...]:
@@ -232,7 +233,8 @@ def build_layout(config: Config) -> Layout:
   layout, blocks = config.layout, _Blocks()
   video, audio = _grid(*config.noisy_grid, 1), _line(config.audio_latents)
   commit_video = _grid(*config.commit_grid, layout.commit_patch)
-  user_side = config.user_video_side / config.noisy_side  # the user's frame covers the same square as the agent's
+  height, width = config.user_video_sides
+  user_side = (height / config.noisy_side, width / config.noisy_side)  # both sides' frames cover the same square
   user_video = _grid(*config.user_video_grid, user_side) if layout.user_video else ()
   media = blocks.apart if layout.split_modalities else blocks.together
 

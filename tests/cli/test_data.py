@@ -93,6 +93,8 @@ def test_stats_and_bench_are_printed(folder, capsys):
     (["--source", "recordings"], "needs --manifest"),
     (["--manifest", "m.jsonl"], "--manifest goes with"),
     (["--skip-bad"], "--skip-bad goes with --source recordings"),
+    (["--speech", "folder"], "--speech goes with --source sounds"),
+    (["--source", "sounds", "--speech", "no/folder"], "no/folder holds no sound files"),
   ],
 )
 def test_impossible_sources_are_refused(tmp_path, options, message):

@@ -11,11 +11,13 @@ import pytest
 from flax import nnx
 
 from tests.helpers.fake_sessions import FakeSource, small_config
+from tests.helpers.late_codec import Late
 from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec
 from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
+from wanstreamer_jax.config import NeuralCodecConfig
 from wanstreamer_jax.data import encode as encode_module
 from wanstreamer_jax.data import records
-from wanstreamer_jax.data.encode import encode
+from wanstreamer_jax.data.encode import encode, encode_session
 from wanstreamer_jax.data.loader import PREVIOUS, WITH_PAST, CropLoader
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
@@ -102,6 +104,35 @@ def test_latents_are_those_of_the_whole_session(folders, codecs, session, close)
   close(header.fixed["portrait_latent"], expected["portrait"], 1e-3)
   close(header.fixed["voice_latent"], expected["voice"], 1e-3)
   assert header.truth == media.read_session(session).truth
+
+
+def test_sound_of_a_codec_that_is_late_is_encoded_as_much_earlier():
+  """What is decoded is in step with the picture; in the last samples the codec hears silence."""
+  codec = Late(NeuralCodecConfig(sample_rate=1200))
+  rng = np.random.default_rng(0)
+  inputs = {
+    "video": np.zeros((UNITS, 4, 16, 16, 3), np.uint8), "portrait": np.zeros((16, 16, 3), np.uint8),
+    "audio": rng.integers(-9999, 9999, (UNITS, 192)).astype(np.int16), "portrait_valid": np.False_,
+    "voice": np.zeros(192, np.int16),
+  }  # fmt: skip
+  video = NativeVideoCodec(tiny_config().video_codec.native, rngs=nnx.Rngs(1))
+  latents = encode_session(codec, video, jax.tree.map(jnp.asarray, inputs))["audio"]
+  heard, _ = codec.decode(latents.reshape(-1, codec.cfg.hop), codec.decoder_state())
+  sound, late = records.audio_to_float(inputs["audio"]).reshape(-1), codec.cfg.delay
+  assert late == 24
+  np.testing.assert_array_equal(heard[late:], sound[late:])
+  assert not latents.reshape(-1)[-late:].any()
+
+
+def test_the_manifest_says_what_the_past_leaves_unknown(folders, codecs, tmp_path):
+  assert "residual_std" not in RecordFolder(folders[1]).manifest  # these codecs have numbers below 0
+  audio, video = jax.tree.map(lambda leaf: leaf, codecs)
+  audio.standard.residual_std = nnx.Param(jnp.array([0.1, 0.2, 0.3, 0.4, 0.5, 1.0]))
+  video.standard.residual_std = nnx.Param(jnp.zeros(5))  # not measured
+  manifest = encode(folders[0], audio, video, tiny_config(), tmp_path / "latents", share=(0, 12), progress=False)
+  assert manifest is None
+  plan = json.loads((tmp_path / "latents.partial" / "plan.json").read_text())
+  assert plan["residual_std"] == {"audio": [pytest.approx(x) for x in (0.1, 0.2, 0.3, 0.4, 0.5, 1.0)]}
 
 
 def test_the_rest_is_kept_and_agent_media_are_not(folders):

@@ -248,7 +248,7 @@ def truncate(path):
     (lambda path: (path / "units-00000.array_record").unlink(), "units-00000.array_record: missing; copy"),
     (lambda path: truncate(path / "sessions-00001.array_record"), "sessions-00001.array_record: .* bytes, but the man"),
     (lambda path: truncate(path / MANIFEST), "manifest.json: not JSON"),
-    (lambda path: (path / MANIFEST).write_text('{"format": 7}'), "format 7, expected 1; make the records again"),
+    (lambda path: (path / MANIFEST).write_text('{"format": 7}'), "format 7, expected 1 or 2; make the records again"),
     (lambda path: (path / MANIFEST).unlink(), "copy holds no records: no manifest.json"),
     (lambda path: path.rename(path.with_name("copy.partial")), "copy.partial is not finished: repeat the command"),
     (lambda path: path.rename(path.with_name("copies")), r"no folder \S*copy; did you mean \S*copies"),

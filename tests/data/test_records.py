@@ -54,30 +54,35 @@ def test_words_enter_the_unit_they_are_written_in(tokenizer):
   assert stats == records.TextStats(words=3, tokens=3)
 
 
-def test_a_word_that_does_not_fit_spills_in_order_and_never_past_its_onset(tokenizer):
+def test_a_word_that_does_not_fit_spills_in_order_and_is_late_past_its_onset(tokenizer):
   text, stats = place(tokenizer, [(word, 1.0, 2.5) for word in ("one", "two", "three", "four", "five")])
-  assert text == ["", "one two", "three four", ""]
-  assert stats == records.TextStats(words=5, tokens=4, spilled=2, dropped=1)
+  assert text == ["", "one two", "three four", "five"]
+  assert stats == records.TextStats(words=5, tokens=5, spilled=3, late_1=1)
 
 
-def test_a_word_is_placed_whole_or_not_at_all(tokenizer):
+def test_the_tail_of_a_long_word_comes_later_and_is_never_dropped(tokenizer):
   long = "antidisestablishment"
-  count = len(tokenizer.encode(long))
-  assert count > 4
-  text, stats = place(tokenizer, [(long, 0.0, 1.0), ("red", 0.0, 1.0)])
-  assert text == ["red", "", "", ""]
-  assert (stats.dropped, stats.tokens) == (1, 1)
-  text, stats = place(tokenizer, [(long, 0.0, 3.0)], slots=count - 1)
-  assert "".join(text).replace(" ", "") == long
-  assert (stats.spilled, stats.dropped) == (1, 0)
+  assert len(tokenizer.encode(long)) == 13
+  text, stats = place(tokenizer, [(long, 0.0, 0.5), ("red", 0.0, 1.0)], slots=5)
+  assert "".join(text) == f"{long} red"
+  assert stats == records.TextStats(words=2, tokens=14, spilled=2, late_1=1, late_2=1)  # both end in unit 2
+  assert place(tokenizer, [(long, 0.0, 0.0)], units=8)[1].late_3 == 1
+  assert place(tokenizer, [(long, 0.0, 2.0)], slots=5)[1] == records.TextStats(words=1, tokens=13, spilled=1)
+
+
+def test_only_the_end_of_the_session_cuts_a_word_off(tokenizer):
+  text, stats = place(tokenizer, [("red", 2.0, 2.0), ("antidisestablishment", 2.0, 3.0), ("blue", 3.0, 3.0)])
+  assert text[:2] == ["", ""]
+  assert text[2:] == ["red an", "ti"]
+  assert stats == records.TextStats(words=3, tokens=4, dropped=2)
 
 
 def test_cut_has_no_onset_and_typed_text_has_none_either(tokenizer):
   full = [("one", 0.0, 0.0), ("two", 0.0, 0.0), (CUT, 0.0, 0.0)]
-  assert place(tokenizer, full)[0] == ["one two", CUT, "", ""]
+  assert place(tokenizer, full) == (["one two", CUT, "", ""], records.TextStats(3, 3, spilled=1))
   typed = [(word, 0.0, 0.0) for word in ("one", "two", "three")]
-  assert place(tokenizer, typed, onsets=False)[0] == ["one two", "three", "", ""]
-  assert place(tokenizer, typed)[1].dropped == 1
+  assert place(tokenizer, typed, onsets=False) == (["one two", "three", "", ""], records.TextStats(3, 3, spilled=1))
+  assert place(tokenizer, typed)[1].late == 1
 
 
 def test_free_slots_are_pad_and_rounding_does_not_move_a_word(tokenizer):
@@ -319,8 +324,8 @@ def edit_manifest(path, change):
   [
     (lambda path: (path / MANIFEST).unlink(), "holds no records: no manifest.json"),
     (lambda path: (path / MANIFEST).write_text("{"), "not JSON"),
-    (lambda path: (path / MANIFEST).write_text("[]"), "format None, expected 1"),
-    (lambda path: edit_manifest(path, lambda manifest: manifest.update(format=2)), "format 2, expected 1"),
+    (lambda path: (path / MANIFEST).write_text("[]"), "format None, expected 1 or 2"),
+    (lambda path: edit_manifest(path, lambda manifest: manifest.update(format=7)), "format 7, expected 1 or 2"),
     (lambda path: edit_manifest(path, lambda manifest: manifest.pop("unit_dtype")), "incomplete or damaged"),
     (lambda path: (path / "units-00001.array_record").unlink(), "units-00001.array_record: missing"),
     (lambda path: (path / "sessions-00000.array_record").write_bytes(b"x"), "1 bytes, but the manifest says"),

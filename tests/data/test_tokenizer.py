@@ -27,7 +27,7 @@ def shipped():
 def test_text_comes_back(shipped, text):
   ids = shipped.encode(text)
   assert shipped.decode(ids) == text
-  assert not {shipped.pad_id, shipped.cut_id, shipped.unk_id} & set(ids)
+  assert not shipped.control_ids & set(ids)
 
 
 def test_random_unicode_comes_back(shipped):
@@ -40,7 +40,7 @@ def test_random_unicode_comes_back(shipped):
 
 def test_shipped_file_fits_the_default_model(shipped):
   assert shipped.vocab_size <= Config().model.vocab
-  assert len({shipped.pad_id, shipped.cut_id, shipped.unk_id}) == 3
+  assert (shipped.pad_id, shipped.cut_id, len(shipped.control_ids)) == (0, 1, 3)
 
 
 def test_every_word_of_the_world_is_one_token_of_the_shipped_file(shipped):
@@ -106,7 +106,7 @@ def test_foreign_tokenizer_gets_control_tokens_behind_its_vocabulary(tmp_path):
   foreign.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   foreign.save(str(tmp_path / "f.json"))
   tokenizer = TextTokenizer(tmp_path / "f.json")
-  assert (tokenizer.pad_id, tokenizer.cut_id, tokenizer.unk_id, tokenizer.vocab_size) == (5, 6, 7, 8)
+  assert (tokenizer.pad_id, tokenizer.cut_id, tokenizer.added, tokenizer.vocab_size) == (5, 6, {5, 6}, 7)
   assert tokenizer.encode("a b") == [0, 3]
   assert tokenizer.encode_word("a") == [1]  # as it stands behind other words
 

@@ -1,7 +1,7 @@
 """Small sessions without a world: noise, tones and known words, for tests of everything behind `Session`."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,9 @@ class FakeSource:
   def sessions(self, item: int) -> Generator[Session, None, int]:
     yield fake_session(item, self.config, self.units)
     return 0
+
+  def spoken(self) -> Iterator[tuple[Word, ...]]:
+    return iter(())
 
   def where(self, item: int) -> str:
     return f"fake {item}"

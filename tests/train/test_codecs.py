@@ -5,18 +5,23 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.helpers.fake_sessions import FakeSource
+from wanstreamer_jax.codecs.make import make_audio_codec
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.codec_losses import calibration_statistics
 from wanstreamer_jax.train.codecs import ClipLoader
 from wanstreamer_jax.train.loop import train
 from wanstreamer_jax.train.stages import get_stage
+from wanstreamer_jax.train.state import init_state
 from wanstreamer_jax.weights.agent import load_codecs
+from wanstreamer_jax.weights.store import read_weights
 
 UNITS = 6
 
@@ -96,3 +101,45 @@ def test_clips_longer_than_sessions_and_too_short_for_the_kernel(media):
     ClipLoader(Mixture(str(media / "both")), config_of("audio_codec", **{"data.units": 7}), "audio")
   with pytest.raises(ConfigError, match="never fill that memory; set data.units to at least 9"):
     config_of("video_codec", **{"video_codec.native.time_kernel": 4})
+
+
+NEURAL = {
+  "audio_codec.kind": "neural", "audio_codec.neural.channels": 8, "audio_codec.neural.latent_channels": 8,
+  "audio_codec.neural.latent_dim": 4, "audio_codec.neural.encoder_blocks": "(1,0)",
+  "audio_codec.neural.decoder_blocks": "(0,1)",
+}  # fmt: skip
+ADVERSARIAL = NEURAL | {
+  "train.adversarial_weight": 1.0, "train.critic_channels": 2, "train.critic_windows": "(256,)",
+  "train.critic_periods": "(2,)", "train.schedule": "constant", "train.checkpoint_every": 2, "train.eval_every": 0,
+}  # fmt: skip
+
+
+def test_an_adversarial_run_resumes_bit_for_bit_and_leaves_the_critic_behind(media, tmp_path):
+  """Law 7 for codec, critic, moments and averages; what is exported is the codec alone, and so is what `init` reads."""
+  stage, config = get_stage("audio_codec"), lambda run, steps: config_of(
+    "audio_codec", tmp_path / run, media / "both", **ADVERSARIAL | {"train.steps": steps}
+  )  # fmt: skip
+  whole = train(stage, config("whole", 3))
+  train(stage, config("cut", 2))
+  resumed = train(stage, config("cut", 3))
+  jax.tree.map(np.testing.assert_array_equal, named_leaves(whole), named_leaves(resumed))
+  names = named_leaves(whole.params)
+  assert {name.partition(".")[0] for name in names} == {"codec", "critic"}
+  first = named_leaves(init_state(stage, config("whole", 3)).params)
+  moved = {name for name in names if np.any(np.asarray(names[name]) != np.asarray(first[name]))}
+  assert {name for name in names if "standard" not in name} == moved
+
+  _, exported = read_weights(tmp_path / "whole")
+  assert {f"codec.{name}" for name in exported} == {name for name in names if name.startswith("codec.")}
+  abstract = jax.eval_shape(lambda: init_state(stage, config("next", 3)).params)
+  loaded = named_leaves(stage.load(tmp_path / "whole", abstract, config("next", 3)))
+  assert loaded.keys() == names.keys()
+  for name, value in exported.items():
+    np.testing.assert_array_equal(loaded[f"codec.{name}"], value)
+  unfinished = tmp_path / "whole" / "checkpoints" / "3"
+  again = named_leaves(stage.load(unfinished, abstract, config("next", 3)))
+  jax.tree.map(np.testing.assert_array_equal, dict(again), named_leaves(whole.averaged))
+  plain = config_of("audio_codec", **NEURAL)
+  codec = jax.eval_shape(lambda: make_audio_codec(plain.audio_codec, rngs=nnx.Rngs(0)))
+  alone = named_leaves(stage.load(unfinished, codec, plain))
+  assert all(np.array_equal(value, again[f"codec.{name}"]) for name, value in alone.items())

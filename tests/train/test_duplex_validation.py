@@ -1,5 +1,8 @@
 """What the duplex stage looks at while it trains: held-out rollouts and their picture; errors before the first step."""
 
+import json
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -10,8 +13,12 @@ from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.data.encode import encode
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.errors import ConfigError, DataError, UserError
+from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train import duplex_validation
+from wanstreamer_jax.train.loop import train
+from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.weights import agent as agent_weights
+from wanstreamer_jax.weights.store import export_weights, read_weights
 
 UNITS = 4
 
@@ -82,3 +89,32 @@ def test_latents_of_other_codecs_are_refused(config, tmp_path):
 def test_what_cannot_be_read_is_said_before_the_first_step(config, changes):
   with pytest.raises(UserError, match="nowhere"):
     duplex_validation.check(frozen(config, **changes))
+
+
+def test_a_new_run_takes_the_latents_variances_from_its_records(config, tmp_path):
+  """They are constants: training, averaging and exporting leave them as they are."""
+  agent = nano_agent(f"data.units={UNITS}")
+  stated = json.loads((pathlib.Path(config.data.path) / "manifest.json").read_text())["residual_std"]
+  wanted = {f"heads.{name}_variance": np.square(np.asarray(values, np.float32)) for name, values in stated.items()}
+  assert {name: len(values) for name, values in wanted.items()} == {
+    "heads.audio_variance": config.audio_codec.latent_dim, "heads.video_variance": config.video_codec.latent_dim,
+  }  # fmt: skip
+  run = frozen(
+    config, heldout="", codecs="", run=str(tmp_path / "run"), steps=2, checkpoint_every=2, eval_every=0, mesh="data=1"
+  )
+  state = train(get_stage("duplex"), run)
+  for tree in (state.params, state.ema):
+    leaves = named_leaves(tree)
+    for name, value in wanted.items():
+      np.testing.assert_array_equal(leaves[name], value)
+  moments = named_leaves(state.optimizer)
+  assert not any("variance" in name for name in moments)
+  export_weights(state.averaged, run, tmp_path / "export", "bf16")
+  _, exported = read_weights(tmp_path / "export")
+  for name, value in wanted.items():
+    np.testing.assert_array_equal(exported[name], value)  # in float32, whatever the export's dtype
+
+  fewer = agent.config.replace()
+  fewer.audio_codec.source_filter.latent_dim, fewer.data.path = 4, config.data.path
+  with pytest.raises(DataError, match="states residual_std of 8 audio channels, not of 4"):
+    get_stage("duplex").constants(fewer.freeze())

@@ -66,6 +66,9 @@ def checkpoint(meta, tmp_path_factory):
   return folder, parts
 
 
+CONSTANTS = {"heads.audio_variance": np.float32(0.36), "heads.video_variance": np.float32(0.2**2)}  # as they were
+
+
 def abstract_streamer(config):
   return jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
 
@@ -73,14 +76,14 @@ def abstract_streamer(config):
 def test_the_weights_of_a_checkpoint_are_its_average(config, checkpoint):
   folder, parts = checkpoint
   loaded = load_weights(folder.parent, abstract_streamer(config))
-  assert numbers(named_leaves(loaded)) == numbers(parts["ema"])
+  assert numbers(named_leaves(loaded)) == numbers(parts["ema"]) | CONSTANTS
 
 
 def test_an_export_loads(meta, config, tmp_path):
   values = numbered(meta["leaves"]["params"], 1)
   save_file(values, tmp_path / WEIGHTS_FILE)
   (tmp_path / CONFIG_FILE).write_text(json.dumps({"format": meta["format"], "config": meta["config"]}))
-  assert numbers(named_leaves(load_weights(tmp_path, abstract_streamer(config)))) == numbers(values)
+  assert numbers(named_leaves(load_weights(tmp_path, abstract_streamer(config)))) == numbers(values) | CONSTANTS
 
 
 def test_a_run_continues(config, checkpoint):
@@ -92,16 +95,19 @@ def test_a_run_continues(config, checkpoint):
   assert int(state.step) == STEP
   found = flatten_state(state)
   for part in ("params", "optimizer", "ema"):
-    assert numbers(found[part]) == numbers(parts[part]), part
+    assert numbers(found[part]) == numbers(parts[part]) | (CONSTANTS if part != "optimizer" else {}), part
 
 
 def test_the_shipped_weights_load_whole():
   stored = {current_name(name): value for name, value in load_file(DEMO_FOLDER / WEIGHTS_FILE).items()}
   assert not any(name.endswith(":scale") for name in stored)  # int8 would have to be scaled here
   loaded = named_leaves(load_agent())
-  assert loaded.keys() == stored.keys()
+  later = {f"streamer.{name}": value for name, value in CONSTANTS.items()}
+  later |= {f"{codec}.standard.residual_std": 0 for codec in ("audio_codec", "video_codec")}
+  assert loaded.keys() == stored.keys() | later.keys()
   for name, leaf in loaded.items():
-    np.testing.assert_array_equal(leaf, stored[name].astype(np.float32), err_msg=name)
+    expected = later[name] if name in later else stored[name].astype(np.float32)
+    np.testing.assert_array_equal(leaf, np.broadcast_to(expected, leaf.shape), err_msg=name)
 
 
 def test_records_open_and_suit_their_config(config, tmp_path):

@@ -105,7 +105,7 @@ def random_unit(config: Config) -> UserUnit:
   media, random = config.media, np.random.default_rng(1)
   audio = random.uniform(-0.5, 0.5, media.samples).astype(np.float32)
   video = random.integers(0, 256, (media.frames, media.height, media.width, 3), np.uint8)
-  text = np.zeros(config.layout.user_text_slots, np.int32)
+  text = np.full(config.layout.user_text_slots, config.model.pad, np.int32)
   return UserUnit(audio, video, text, np.True_, np.True_)
 
 

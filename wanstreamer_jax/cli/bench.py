@@ -29,9 +29,10 @@ def add_bench(commands: Any) -> None:
     wanstreamer bench loader data_cache/latents --config configs/tiny.py
     wanstreamer bench serve --slots 2 --clients 3
     wanstreamer bench session --minutes 60
+    wanstreamer bench codec demo runs/neural
   """
   group = add_group(commands, "bench", "measure on this machine", examples)
-  for add in (add_step, add_train, add_serve, add_session, add_loader, add_gpu):
+  for add in (add_step, add_train, add_serve, add_session, add_loader, add_codec, add_gpu):
     add(group)
 
 
@@ -191,6 +192,27 @@ def bench_loader(args: argparse.Namespace) -> None:
     seconds = useful / (args.mfu * len(devices) * compile.CHIPS[devices[0].device_kind].flops)
     hosts = len({device.process_index for device in devices})
   bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
+
+
+def add_codec(group: Any) -> None:
+  summary = "how near audio codecs come to one voice, two at once, chords, noise, and a voice in a room"
+  examples = """
+    wanstreamer bench codec demo
+    wanstreamer bench codec runs/source_filter runs/neural --speech ~/speech --record docs/results.md
+  """
+  parser = add_command(group, "codec", summary, examples, bench_codec)
+  parser.add_argument("runs", nargs="+", metavar="RUN", help="training runs or exports of codecs, or exported agents")
+  parser.add_argument("--seconds", type=number(float, 1), default=6.0, metavar="S", help="of a clip (default: 6)")
+  parser.add_argument("--clips", type=number(int, 1), default=8, metavar="N", help="of each kind (default: 8)")
+  parser.add_argument("--speech", metavar="DIR", default="", help="sound files of speech (default: the formant voices)")
+  add_json(parser)
+  add_record(parser)
+
+
+def bench_codec(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.bench import codec
+
+  codec.bench_codec_command(args.runs, args.seconds, args.clips, args.speech, args.json)
 
 
 def add_gpu(group: Any) -> None:

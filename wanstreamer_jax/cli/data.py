@@ -20,11 +20,12 @@ def add_data(commands: Any) -> None:
 
 
 def add_make(group: Any) -> None:
-  summary = "write sessions of duplex_world, or a folder of recordings, as records"
+  summary = "write sessions of duplex_world, a folder of recordings, or sounds for codecs, as records"
   examples = """
     wanstreamer data make --config configs/tiny.py --out data_cache/train --sessions 2000 --workers 2
     wanstreamer data make --config configs/tiny.py --out data_cache/heldout --sessions 100 --split heldout
     wanstreamer data make --config configs/tiny.py --out data_cache/mine --source recordings --manifest mine.jsonl
+    wanstreamer data make --config configs/tiny.py --out data_cache/sounds --source sounds --speech ~/speech
     wanstreamer data make --config configs/tiny.py --out shared/train --sessions 100000 --workers 32 --shard 3/8
 
     The same command continues what was interrupted; the files are the same for any number of workers and hosts.
@@ -34,14 +35,24 @@ def add_make(group: Any) -> None:
   parser = add_command(group, "make", summary, examples, data_make)
   add_config(parser)
   add_out(parser)
-  parser.add_argument("--source", choices=("duplex_world", "recordings"), default="duplex_world")
+  parser.add_argument("--source", choices=("duplex_world", "recordings", "sounds"), default="duplex_world")
   parser.add_argument(
     "--manifest", metavar="M.jsonl", default="", help="for --source recordings: a file with a line per recording"
+  )
+  parser.add_argument(
+    "--speech",
+    metavar="DIR",
+    default="",
+    help="for --source sounds: files of speech, one folder below DIR for a voice",
   )
   parser.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
   add_split(parser)
   parser.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
   parser.add_argument("--workers", type=number(int, 1), default=1, help="processes (default: 1)")
+  parser.add_argument(
+    "--late-words", type=number(float, 0, 1), default=0.05, metavar="SHARE",
+    help="let this share of the agent's words end later than they begin to sound, for want of slots (default: 0.05)",
+  )  # fmt: skip
   add_share(parser)
 
 
@@ -50,14 +61,16 @@ def data_make(args: argparse.Namespace) -> None:
   from wanstreamer_jax.data.make import make
 
   source = make_source(args, config)
-  made = make(config, source, args.out, args.workers, args.share, args.skip_bad)
+  made = make(config, source, args.out, args.workers, args.share, args.skip_bad, late=args.late_words)
   if made is None:
     print(unfinished(args))
     return
   count, text = made["sessions"] * made["units"], made["stats"]["text"]["agent"]
   print(f"{args.out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
+  late = sum(text.get(f"late_{units}", 0) for units in (1, 2, 3))
   print(
-    f"agent words {text['words']}: {text['spilled']} delayed to a later unit, {text['dropped']} dropped (no free slot)"
+    f"agent words {text['words']}: {text['spilled']} delayed to a later unit, {late} of them past their onset, "
+    f"{text['dropped']} cut off by a session's end"
   )
   print(skipped(args.out))
   print(f"next: wanstreamer data stats {shlex.quote(args.out)}, or data encode (see wanstreamer data encode --help)")
@@ -73,12 +86,18 @@ def make_source(args: argparse.Namespace, config: Any) -> Any:
     if not args.manifest:
       raise DataError("--source recordings needs --manifest M.jsonl, one line per recording")
     return RecordingsSource.open(args.manifest, config, args.skip_bad)
-  from wanstreamer_jax.data.duplex_world.source import DuplexSource
-
   if args.skip_bad:
-    raise DataError("--skip-bad goes with --source recordings: duplex_world has no bad sessions")
+    raise DataError(f"--skip-bad goes with --source recordings: {args.source} has no bad sessions")
   if args.manifest:
     raise DataError("--manifest goes with --source recordings")
+  if args.source == "sounds":
+    from wanstreamer_jax.data.sounds import SoundSource
+
+    return SoundSource.of(config, args.first_seed, args.sessions, args.speech)
+  if args.speech:
+    raise DataError("--speech goes with --source sounds")
+  from wanstreamer_jax.data.duplex_world.source import DuplexSource
+
   return DuplexSource.of(config, args.split, args.first_seed, args.sessions)
 
 
@@ -125,7 +144,9 @@ def add_stats(group: Any) -> None:
   """
   parser = add_command(group, "stats", summary, examples, data_stats)
   parser.add_argument("path", metavar="DIR", help="a folder of records")
-  parser.add_argument("--tokenizer", default="default", help="a tokenizer.json (default: the shipped one)")
+  parser.add_argument(
+    "--tokenizer", default="default", help="the tokenizer.json of the records (default: the shipped one)"
+  )
   parser.add_argument("--sample", type=number(int, 1), default=200, help="sessions whose words are counted")
   parser.add_argument("--verify", action="store_true", help="also compare every file with the manifest's hashes")
 

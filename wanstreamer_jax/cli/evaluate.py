@@ -82,7 +82,7 @@ def evaluate_checkpoint(checkpoint: str, out: str, changes: dict[str, Any]) -> N
   """`wanstreamer eval`: writes eval.json and eval.png into `out` and prints the table. changes: of the eval config."""
   import dataclasses
 
-  from wanstreamer_jax.data.tokenizer import TextTokenizer
+  from wanstreamer_jax.data.tokenizer import tokenizer_of
   from wanstreamer_jax.eval.evaluate import evaluate_agent
   from wanstreamer_jax.eval.report import lines, make_folder, write_report
   from wanstreamer_jax.weights.agent import load_agent
@@ -91,6 +91,6 @@ def evaluate_checkpoint(checkpoint: str, out: str, changes: dict[str, Any]) -> N
   make_folder(out)  # before the work
   options = dataclasses.replace(agent.config.eval, **changes)
   evaluation = evaluate_agent(agent, options)
-  files = write_report(evaluation, out, agent.config.media, TextTokenizer(agent.config.data.tokenizer))
+  files = write_report(evaluation, out, agent.config.media, tokenizer_of(agent.config))
   print(*lines(evaluation.figures), sep="\n")
   print(*(f"{name}: {path}" for name, path in files.items()), sep="\n")

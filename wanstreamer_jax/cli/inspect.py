@@ -56,7 +56,7 @@ def inspect_checkpoint(args: argparse.Namespace) -> None:
 
 
 def add_model(group: Any) -> None:
-  summary = "print a config's parameter counts by part; nothing is allocated"
+  summary = "print what hears, sees, thinks, speaks and draws, and what each costs; nothing is allocated"
   examples = """
     wanstreamer inspect model --config configs/demo.py
     wanstreamer inspect model --config configs/qwen3_8b.py:640x368 --depth 4

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax import units
+from wanstreamer_jax.cli.inspect_parts import part_lines
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import CheckpointError, UserError
 from wanstreamer_jax.files import save_figure
@@ -259,7 +260,7 @@ def run_shapes(leaves: Mapping[str, dict[str, list[int]]]) -> tuple[dict[str, li
 
 
 def model_lines(config: Config, depth: int) -> list[str]:
-  """The parameters of the whole agent (Transformer system and codecs) as a tree, through `jax.eval_shape`."""
+  """What each part of the agent costs, and its parameters as a tree, through `jax.eval_shape`."""
   from flax import nnx
 
   from wanstreamer_jax.rollout import Agent
@@ -270,4 +271,8 @@ def model_lines(config: Config, depth: int) -> list[str]:
   sizes = ", ".join(
     f"{bytes_text(total * size)} as {kind}" for kind, size in (("float32", 4), ("bf16", 2), ("int8", 1))
   )
-  return [f"{config.name}: {count(total)} parameters, {sizes}", "", *tree_lines(shapes, depth)]
+  return [
+    f"{config.name}: {count(total)} parameters, {sizes}", "",
+    *part_lines(config, count, bytes_text, table), "",
+    *tree_lines(shapes, depth),
+  ]  # fmt: skip

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from wanstreamer_jax import __version__
-from wanstreamer_jax.cli import aot, bench, data, evaluate, inspect, serve, stream, train
+from wanstreamer_jax.cli import aot, bench, codec, config, data, evaluate, inspect, serve, stream, train
 from wanstreamer_jax.cli.parsing import Parser
 from wanstreamer_jax.cli.results import recorded
 from wanstreamer_jax.errors import UserError
@@ -21,7 +21,8 @@ from wanstreamer_jax.errors import UserError
 PROGRAM = "wanstreamer"
 ADDERS = (
   stream.add_stream, serve.add_serve, serve.add_client,
-  data.add_data, train.add_train, train.add_export, evaluate.add_eval, evaluate.add_ablate,
+  config.add_config_group, data.add_data, codec.add_codec, train.add_train, train.add_export, evaluate.add_eval,
+  evaluate.add_ablate,
   bench.add_bench, aot.add_aot, inspect.add_inspect,
 )  # fmt: skip
 

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from wanstreamer_jax.cli.parsing import add_command, add_config, add_out, load_config, number
+from wanstreamer_jax.cli.parsing import add_command, add_config, folder, load_config, number
+from wanstreamer_jax.errors import UserError
 
 
 def add_train(commands: Any) -> None:
@@ -48,21 +49,21 @@ def add_export(commands: Any) -> None:
       --world runs/tiny/persona/world.json --out runs/tiny/agent
     wanstreamer export --streamer runs/tiny/duplex --audio-codec demo --video-codec demo \\
       --dtype int8 --out runs/tiny/small
+    wanstreamer export --streamer runs/qwen3 --hf out/qwen3         its text path, for transformers
 
     `wanstreamer data preview --config configs/tiny.py --seed 1 --out runs/tiny/persona` makes such a world.
   """
   parser = add_command(commands, "export", "join trained parts into one folder for `stream`", examples, export)
   parser.add_argument("--streamer", metavar="C", required=True, help="the run of stage `duplex`")
+  parser.add_argument("--audio-codec", metavar="C", help="the run of stage `audio_codec`, or an exported agent")
+  parser.add_argument("--video-codec", metavar="C", help="the run of stage `video_codec`, or an exported agent")
   parser.add_argument(
-    "--audio-codec", metavar="C", required=True, help="the run of stage `audio_codec`, or an exported agent"
-  )
-  parser.add_argument(
-    "--video-codec", metavar="C", required=True, help="the run of stage `video_codec`, or an exported agent"
+    "--hf", metavar="DIR", type=folder, help="write the language model alone, as a folder that transformers loads"
   )
   parser.add_argument(
     "--world", metavar="W.json", help="persona and portrait to store beside the weights, for everyone who runs them"
   )
-  add_out(parser)
+  parser.add_argument("--out", metavar="DIR", type=folder, help="folder to write the agent to")
   parser.add_argument(
     "--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="number format on disk (default: bf16)"
   )
@@ -71,8 +72,24 @@ def add_export(commands: Any) -> None:
 def export(args: argparse.Namespace) -> None:
   from wanstreamer_jax.weights import agent as agent_weights
 
+  if args.hf:
+    export_language_model(args)
+    return
+  missing = [name for name in ("audio_codec", "video_codec", "out") if getattr(args, name) is None]
+  if missing:
+    raise UserError(f"export needs --{missing[0].replace('_', '-')} too (or --hf DIR for the language model alone)")
   agent = agent_weights.assemble(args.streamer, args.audio_codec, args.video_codec)
   size = agent_weights.export_agent(agent, args.out, args.dtype, args.world)
   print(f"{args.out}: {size / 1e6:.1f} MB; try it: wanstreamer stream CLIP --checkpoint {args.out} --out out")
   if not agent_weights.own_world(args.out).exists():
     print("it has no persona and no portrait: export it with --world W.json, or give --world to `stream` and `serve`")
+
+
+def export_language_model(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.weights.qwen_export import export_streamer
+
+  given = [name for name in ("audio_codec", "video_codec", "out", "world") if getattr(args, name) is not None]
+  if given:
+    raise UserError(f"--hf writes the language model alone: leave --{given[0].replace('_', '-')} out")
+  size = export_streamer(args.streamer, args.hf, args.dtype)
+  print(f"{args.hf}: {size / 1e6:.1f} MB; try it: transformers.AutoModelForCausalLM.from_pretrained({args.hf!r})")

@@ -42,6 +42,11 @@ def edge_loss(x: Float[Array, "T H W C"], y: Float[Array, "T H W C"]) -> Float[A
   return sum((charbonnier(jnp.diff(difference, axis=axis)) for axis in (0, 1, 2)), jnp.float32(0.0))
 
 
+def in_step(original: Float[Array, "S"], decoded: Float[Array, "S"], delay: int) -> tuple[Array, Array]:
+  """Both without the samples that have no counterpart: decoded sound is `delay` samples late. [S - delay] each."""
+  return original[: original.shape[0] - delay], decoded[delay:]
+
+
 def magnitudes(x: Float[Array, "S"], size: int) -> Float[Array, "T F"]:
   """STFT magnitudes, a sine having its amplitude: Hann windows of `size`, hop size / 4, whole windows only."""
   hop = size // 4

@@ -13,13 +13,23 @@ def make_audio_codec(config: AudioCodecConfig, *, rngs: nnx.Rngs) -> AudioCodec:
     from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
 
     return SourceFilterCodec(config.source_filter, rngs=rngs)
+  if config.kind == "pocket":
+    from wanstreamer_jax.codecs.pocket import PocketCodec
+
+    return PocketCodec(config.pocket, rngs=rngs)
+  if config.kind == "neural":
+    from wanstreamer_jax.codecs.neural_codec import NeuralCodec
+
+    return NeuralCodec(config.neural, rngs=rngs)
   raise ConfigError(f"audio_codec.kind {config.kind} is not built yet")
 
 
 def make_video_codec(config: VideoCodecConfig, *, rngs: nnx.Rngs) -> VideoCodec:
-  """The video codec of `config.kind`, with random weights. Raises ConfigError."""
+  """The video codec of `config.kind`, with random weights."""
   if config.kind == "native":
     from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec
 
     return NativeVideoCodec(config.native, rngs=rngs)
-  raise ConfigError(f"video_codec.kind {config.kind} is not built yet")
+  from wanstreamer_jax.codecs.wan import WanCodec
+
+  return WanCodec(config.wan, config.tae if config.decoder == "tae" else None, rngs=rngs)

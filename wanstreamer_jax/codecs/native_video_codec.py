@@ -1,4 +1,4 @@
-"""The native video codec, a causal VAE: the first frame is encoded alone, the others in groups of 4.
+"""The native video codec, a causal VAE: the first frame alone, then groups of 4.
 
 Squares of 2x2 pixels are folded into channels at the start and unfolded at the end: convolutions at full resolution
 would have few channels and still cost more than all others. Every entry of `channels` is one more halving. Frames of a

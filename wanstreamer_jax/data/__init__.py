@@ -4,6 +4,7 @@ Modules:
     duplex_world/      The procedural world: a seed gives a session with ground truth
     augment.py         Changes what the user shows and says in training: other microphones, rooms, cameras
     encode.py          Encodes media records into latent records, and the world of a session into arrays
+    lateness.py        How late agents write their words: texts against the slots of units, before and after records are made
     loader.py          Loads batches of crops: the rows of each global batch that this host reads
     loudness.py        Measures loudness, and defines the one level above which somebody counts as speaking
     make.py            Defines `SessionSource`, and writes the sessions of any as a folder of media records
@@ -15,9 +16,12 @@ Modules:
     record_writer.py   Writes folders of records in shards, by many processes on many hosts; restartable
     recordings.py      Reads recordings of two people as sessions
     records.py         The stored form of a unit and of a session, as NumPy dtypes
+    remote.py          Copies folders of records from object stores to this machine, as they are needed
     session.py         The session: both sides of one conversation on one clock
+    sounds.py          Sounds to train and to judge audio codecs on: one voice, two at once, chords, noise, and a voice in a room
     stats.py           Statistics of a folder of records: size, shares of speech, text, spill, events
     tfds_builder.py    Exports records as a TensorFlow Datasets dataset
     tokenizer.py       Converts text to token ids and back with a `tokenizer.json`
+    video_pieces.py    Stores pictures as short pieces of H.264, each of which is decoded by itself
     world_file.py      Reads world files: JSON that gives the agent its name, other fields, looks and voice
 """

@@ -20,6 +20,7 @@ from wanstreamer_jax.data.records import audio_to_float, audio_to_int16
 
 STREAM = 3  # number of this random stream, beside those of data/mixture.py
 BANK = 2**18  # samples of noise that are made once and read from anywhere
+AT_ONCE = 16  # units of pictures whose light is changed in one call
 PIECE = 50  # lost packets a second: 20 ms each
 LONGEST_BURST = 5  # packets that are lost in a row
 TELEPHONE = (300.0, 3400.0)  # Hz (ITU-T G.712)
@@ -146,13 +147,13 @@ def augment_video(video: np.ndarray, valid: np.ndarray, augment: AugmentConfig, 
   )
   if not valid.any() or not (light or blur or drop):
     return video
-  table = light_table(augment.light_gain, rngs.light) if light else None
-  factor = _between(rngs.blur, augment.blur_factor) if blur else 1.0
+  changed = video
+  if light:
+    changed = in_light(changed, light_table(augment.light_gain, rngs.light))
+  if blur:
+    changed = blurred(changed, _between(rngs.blur, augment.blur_factor))
   if light or blur:
-    changed = np.empty_like(video)
-    for unit, pictures in enumerate(video):
-      changed[unit] = _with_lens(pictures, table, factor) if valid[unit] else pictures
-    video = changed
+    video = np.where(valid[:, None, None, None, None], changed, video)
   if drop:
     frames = video.reshape(-1, *video.shape[2:])
     video = frames[held_frames(np.repeat(valid, video.shape[1]), augment.frame_drop_share, rngs.drop)]
@@ -168,18 +169,25 @@ def light_table(gain: tuple[float, ...], rng: np.random.Generator) -> list[int]:
   return np.round(255 * np.clip(table, 0.0, 1.0)).astype(int).reshape(-1).tolist()
 
 
-def _with_lens(pictures: np.ndarray, table: list[int] | None, factor: float) -> np.ndarray:
-  """Pictures [F, H, W, 3] in another light, and as sharp as pictures that are `factor` times smaller."""
-  if table is not None:
-    tall = Image.fromarray(pictures.reshape(-1, *pictures.shape[2:]))
-    pictures = np.asarray(tall.point(table)).reshape(pictures.shape)
-  if factor > 1:
-    height, width = pictures.shape[1:3]
-    small = (max(1, round(width / factor)), max(1, round(height / factor)))
-    shrink, grow = Image.Resampling.BOX, Image.Resampling.BILINEAR
-    blurred = (Image.fromarray(frame).resize(small, shrink).resize((width, height), grow) for frame in pictures)
-    pictures = np.stack([np.asarray(frame) for frame in blurred])
-  return pictures
+def in_light(video: np.ndarray, table: list[int]) -> np.ndarray:
+  """Pictures [K, F, H, W, 3] with new values for each colour, as of `light_table`."""
+  changed = np.empty_like(video)
+  for start in range(0, len(video), AT_ONCE):
+    part = video[start : start + AT_ONCE]
+    tall = Image.fromarray(part.reshape(-1, *part.shape[3:]))  # all pictures below one another
+    changed[start : start + AT_ONCE] = np.asarray(tall.point(table)).reshape(part.shape)
+  return changed
+
+
+def blurred(video: np.ndarray, factor: float) -> np.ndarray:
+  """Pictures [K, F, H, W, 3] as sharp as pictures that are `factor` times smaller."""
+  height, width = video.shape[2:4]
+  small = (max(1, round(width / factor)), max(1, round(height / factor)))
+  shrink, grow = Image.Resampling.BOX, Image.Resampling.BILINEAR
+  changed = np.empty_like(video)
+  for index in np.ndindex(video.shape[:2]):
+    changed[index] = np.asarray(Image.fromarray(video[index]).resize(small, shrink).resize((width, height), grow))
+  return changed
 
 
 def held_frames(valid: np.ndarray, share: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,8 @@ video and audio become `agent_video_latent` float16 [rows, columns, channels] an
 [frames, channels] per unit. A session adds `portrait_latent` and `voice_latent`. Latents are posterior means. The
 portrait is the video codec's first frame, so the session's first unit is encoded from the state after it; without a
 portrait the codec is primed with grey. Sessions are encoded side by side and unit after unit, so that memory does not
-grow with their length.
+grow with their length. The user's pictures are stored as `data.user_video` says; media that have them in the same form
+give their pieces as they are.
 
 `world_arrays` is the same for a world that is given at run time: text to ids, portrait and voice to latents.
 """
@@ -30,7 +31,7 @@ from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dt
 from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.rollout import Agent
@@ -55,19 +56,20 @@ def encode(
   source = RecordFolder(media)
   if source.kind != "media":
     raise DataError(f"{media} holds {source.kind}: encode needs the folder that `wanstreamer data make` wrote")
-  tokenizer = TextTokenizer(config.data.tokenizer)
+  tokenizer = tokenizer_of(config)
   source.check(config, tokenizer)
   unit_dtype, session_dtype = latent_dtypes(source, config)
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
   head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
   head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
+  head |= unknown_given_past(audio_codec, video_codec)
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished
   program = jax.jit(jax.vmap(encode_session, in_axes=(None, None, 0)))
   job = _EncodeJob(
     source, min(batch, max(source.shard_sessions)), config.layout.portrait, unit_dtype, session_dtype,
-    lambda inputs: program(audio_codec, video_codec, inputs), skip_bad,
+    lambda inputs: program(audio_codec, video_codec, inputs), skip_bad, _carried(source, writer.head),
   )  # fmt: skip
   counts = source.shard_sessions
   begins = [0, *itertools.accumulate(counts)]
@@ -93,6 +95,14 @@ class _EncodeJob:
   session_dtype: np.dtype
   encoder: Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]  # arrays [batch, ...]
   skip_bad: bool
+  carried: tuple[str, ...]  # fields whose pieces are copied
+
+
+def _carried(source: RecordFolder, head: dict[str, Any]) -> tuple[str, ...]:
+  """Compressed fields of the source that the new folder, whose manifest begins with `head`, stores in the same form."""
+  if source.pieces is None or head.get("pieces", {}).get("units") != source.pieces.units:
+    return ()
+  return tuple(name for name, crf in head["pieces"]["quality"].items() if source.pieces.quality.get(name) == crf)
 
 
 def latent_dtypes(source: RecordFolder, config: Config) -> tuple[np.dtype, np.dtype]:
@@ -105,6 +115,14 @@ def latent_dtypes(source: RecordFolder, config: Config) -> tuple[np.dtype, np.dt
   sessions = dtype_to_json(source.session_dtype)
   sessions += [["portrait_latent", STORED, video], ["voice_latent", STORED, voice]]
   return dtype_from_json(units), dtype_from_json(sessions)
+
+
+def unknown_given_past(audio_codec: AudioCodec, video_codec: VideoCodec) -> dict[str, Any]:
+  """{"residual_std": {"audio": [Z], "video": [Z]}} for the manifest; codecs that measured none are left out."""
+  stated = {"audio": audio_codec.standard, "video": video_codec.standard}
+  measured = {name: np.asarray(standard.residual_std[...]).tolist() for name, standard in stated.items()}
+  measured = {name: values for name, values in measured.items() if min(values) > 0}
+  return {"residual_std": measured} if measured else {}
 
 
 def fingerprint(*codecs: Any) -> str:
@@ -121,7 +139,8 @@ def encode_session(
   """One session's latents: video [K, h, w, Z], audio [K, A, Z], portrait [h, w, Z], voice [V, Z].
 
   inputs: video uint8 [K, F, H, W, 3], audio int16 [K, S], portrait uint8 [H, W, 3] with portrait_valid, and voice
-  int16 [samples] where the layout has one.
+  int16 [samples] where the layout has one. The agent's audio is encoded as much earlier as its codec decodes it
+  late, so that what is decoded is in step with the picture; the codec hears silence in the last `cfg.delay` samples.
   """
   portrait = records.video_to_float(inputs["portrait"])
   first, behind = video_codec.encode_first(portrait[None])
@@ -134,16 +153,21 @@ def encode_session(
     return (video_state, audio_state), (video.mean[0], audio.mean)
 
   states = (video_state, audio_codec.encoder_state())
-  _, (video, audio) = jax.lax.scan(unit, states, (inputs["video"], inputs["audio"]))
+  sound = advanced(inputs["audio"], audio_codec.cfg.delay)
+  _, (video, audio) = jax.lax.scan(unit, states, (inputs["video"], sound))
   voice = jnp.zeros((0, audio.shape[-1]))
   if inputs["voice"].shape[0]:
     voice = audio_codec.encode(records.audio_to_float(inputs["voice"]), audio_codec.encoder_state())[0].mean
   return {"video": video, "audio": audio, "portrait": first.mean[0], "voice": voice}
 
 
-def _encoded(
-  job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]
-) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
+def advanced(audio: jax.Array, delay: int) -> jax.Array:
+  """Sound of K units [K, S], `delay` samples earlier; silence at the end."""
+  flat = audio.reshape(-1)
+  return jnp.concatenate([flat[delay:], jnp.zeros(delay, audio.dtype)]).reshape(audio.shape)
+
+
+def _encoded(job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]) -> Iterator[record_writer.Entry]:
   """Latent sessions of media sessions. The last batch is filled up, so that one program serves all batches."""
   readable = _readable(job, numbers, skipped)
   while chosen := list(itertools.islice(readable, job.batch)):
@@ -155,15 +179,18 @@ def _encoded(
     latents = jax.device_get(job.encoder(inputs))
     for row, (number, media, session) in enumerate(chosen):
       with _skipping(job, number, skipped):
-        yield _record(job, media, session, {name: values[row] for name, values in latents.items()})
+        record = _record(job, media, session, {name: values[row] for name, values in latents.items()})
+        pieces = {name: job.source.read_pieces(number, name) for name in job.carried}
+        yield record_writer.Entry(*record, pieces)
 
 
 def _readable(
   job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]
 ) -> Iterator[tuple[int, np.ndarray, records.SessionRecord]]:
+  fields = [name for name in job.source.unit_dtype.names or () if name not in job.carried]
   for number in numbers:
     with _skipping(job, number, skipped):
-      yield number, job.source.read_units(number), job.source.read_session(number)
+      yield number, job.source.read_units(number, fields=fields), job.source.read_session(number)
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def batch_shapes(config: Config) -> Crop:
 
 def read_fields(folder: RecordFolder, session: int, start: int, units: int, fields: Sequence[str]) -> dict[str, Any]:
   """`units` units of a session from `start` on: the given unit fields, the session's, and `session` and `start`."""
-  read, fixed = folder.read_units(session, start, units), folder.read_session(session).fixed
+  read, fixed = folder.read_units(session, start, units, fields), folder.read_session(session).fixed
   found = {name: read[name] for name in fields}
   found |= {name: fixed[name] for name in folder.session_dtype.names or ()}
   return found | {"session": np.asarray(session, np.int32), "start": np.asarray(start, np.int32)}
@@ -147,6 +147,8 @@ class Loader:
     self.folders, self.order = mixture.folders, mixture.order(config)
     self.batch, self.units = config.data.batch, config.data.units
     self.rows = range(self.batch) if rows is None else rows
+    if config.data.shuffle:  # else they are read in order, and few may be wanted: each is fetched when it is read
+      mixture.fetch(config, self.rows)
     known = mixture.fields()
     unknown = sorted(set(fields or ()) - set(known))
     if mixture.kind == "media" and set(unknown) & set(LATENTS):

@@ -17,14 +17,16 @@ import numpy as np
 import tqdm
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data import record_writer, records
+from wanstreamer_jax.data import lateness, record_writer, records
+from wanstreamer_jax.data.lateness import MAX_LATE
 from wanstreamer_jax.data.record_writer import WHOLE
-from wanstreamer_jax.data.session import AGENT, USER, Session
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.session import AGENT, USER, Session, Word
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError, MediaError
 
 MIN_SHARDS = 16  # of a source with as many items, so that many processes can share the work
 MAX_SHARD_ITEMS = 32  # more would lose more work when a process is killed
+EARLY_WORDS = 20_000  # of the source that are placed before any session is made
 
 
 class SessionSource(Protocol):
@@ -49,6 +51,10 @@ class SessionSource(Protocol):
     Raises DataError or MediaError for an item that cannot be read."""
     ...
 
+  def spoken(self) -> Iterator[tuple[Word, ...]]:
+    """The agent's words, as far as they are known without media: one tuple for each of some items, or of all."""
+    ...
+
   def where(self, item: int) -> str:
     """The name of an item in messages: its line or its seed."""
     ...
@@ -67,6 +73,7 @@ class _MakeJob:
   unit_dtype: np.dtype
   session_dtype: np.dtype
   folder: pathlib.Path
+  head: dict[str, Any]  # of the manifest
   skip_bad: bool
 
   @property
@@ -80,7 +87,7 @@ class _MakeJob:
 
 def make(
   config: Config, source: SessionSource, out: str | pathlib.Path, workers: int = 1, share: tuple[int, int] = WHOLE,
-  skip_bad: bool = False, progress: bool = True,
+  skip_bad: bool = False, progress: bool = True, late: float = MAX_LATE,
 ) -> dict[str, Any] | None:  # fmt: skip
   """Writes every session of `source` to the folder `out` and returns its manifest.
 
@@ -88,24 +95,40 @@ def make(
   share: (i, n) makes every n-th shard from the i-th on, while other calls, perhaps on other hosts, make the others. The
     call that finds all shards present finishes the folder; the others return None.
   skip_bad: leave out what cannot be read and list it in report.json; otherwise it raises DataError or MediaError.
+  late: the largest share of the agent's words that may end later than they begin to sound.
 
   Repeat an interrupted call to continue it; repeating a finished one does nothing. Raises DataError when `out` is
-  another folder, or was begun with other settings.
+  another folder, or was begun with other settings, and, before anything is made, for a tokenizer that does not fit the
+  config and for a text that is too fast for its slots.
   """
-  tokenizer = TextTokenizer(config.data.tokenizer)
+  tokenizer = tokenizer_of(config)
   unit_dtype, session_dtype = records.unit_dtype(config, source.tracks), records.session_dtype(config)
   head = record_writer.head("media", config, tokenizer, unit_dtype, session_dtype, source.units, source.describe())
   head["tracks"] = list(source.tracks)
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished
-  job = _MakeJob(source, config, unit_dtype, session_dtype, writer.partial, skip_bad)
+  known = _first_words(source)
+  stats = lateness.placed(known, config.layout.text_slots, tokenizer, config.media.unit_ms / 1000)
+  lateness.check_late(stats, late, config, known)
+  job = _MakeJob(source, config, unit_dtype, session_dtype, writer.partial, writer.head, skip_bad)
   todo, own = writer.missing(job.shards(), share), len(range(share[0], job.shards(), share[1]))
   bar = tqdm.tqdm(total=own, initial=own - len(todo), unit="shard", disable=not progress)
   with bar, writer.beside_others():
     for _ in _run(job, todo, workers):
       bar.update()
-  return writer.finish(job.shards(), summarise)
+  return writer.finish(job.shards(), functools.partial(summarise, config=config, late=late))
+
+
+def _first_words(source: SessionSource) -> list[tuple[Word, ...]]:
+  """About EARLY_WORDS words of the source, before any session is made."""
+  found, count = [], 0
+  for words in source.spoken():
+    found.append(words)
+    count += len(words)
+    if count >= EARLY_WORDS:
+      break
+  return found
 
 
 def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
@@ -135,11 +158,11 @@ def _leave_interrupts_to_parent() -> None:
 
 
 def _make_shard(job: _MakeJob, shard: int) -> int:
-  tokenizer = TextTokenizer(job.config.data.tokenizer)
+  tokenizer = tokenizer_of(job.config)
   notes: dict[str, Any] = {"skipped": [], "unused_units": 0}
   items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
   sessions = (session for item in items for session in _sessions(job, item, notes))
-  record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes)
+  record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes, job.head)
   return shard
 
 
@@ -166,7 +189,7 @@ def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Sessi
 
 def _to_records(
   job: _MakeJob, tokenizer: TextTokenizer, sessions: Iterable[Session], notes: dict[str, Any]
-) -> Iterator[tuple[np.ndarray, records.SessionRecord]]:
+) -> Iterator[record_writer.Entry]:
   """Records of sessions; adds their statistics to `notes`."""
   text = {USER: records.TextStats(), AGENT: records.TextStats()}
   truncated, speech = 0, np.zeros(3, np.int64)
@@ -180,16 +203,24 @@ def _to_records(
     notes["text"] = {side: dataclasses.asdict(text[side]) for side in text}
     notes["world_tokens_cut"] = truncated
     notes["speaking_frames"] = dict(zip(("user", "agent", "both"), speech.tolist()))
-    yield units, record
+    yield record_writer.Entry(units, record)
 
 
-def summarise(notes: list[dict[str, Any]]) -> dict[str, Any]:
-  """Sums of the shards' counts, for the manifest: text statistics (spill), speech frames."""
-  return {"stats": functools.reduce(_add, ({k: v for k, v in n.items() if k in COUNTS} for n in notes if "text" in n))}
+def summarise(notes: list[dict[str, Any]], config: Config, late: float = MAX_LATE) -> dict[str, Any]:
+  """Sums of the shards' counts, for the manifest: text statistics (spill), speech frames.
+
+  Raises DataError when more than the share `late` of the agent's words is late.
+  """
+  stats = functools.reduce(_add, ({k: v for k, v in n.items() if k in COUNTS} for n in notes if "text" in n))
+  lateness.check_late(records.TextStats(**stats["text"][AGENT]), late, config)
+  return {"stats": stats}
 
 
 COUNTS = ("text", "world_tokens_cut", "speaking_frames")
 
 
 def _add(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-  return {key: _add(a[key], b[key]) if isinstance(a[key], dict) else a[key] + b[key] for key in a}
+  return {
+    key: _add(a[key], b[key]) if isinstance(a.get(key), dict) else a.get(key, 0) + b.get(key, 0)
+    for key in dict.fromkeys((*a, *b))  # a shard of an older version has fewer counts
+  }

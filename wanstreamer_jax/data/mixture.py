@@ -11,6 +11,10 @@ Row r of global batch b is element b * batch + r of one endless sequence, a pure
   3. Its crop is one of the few that together cover the session (`Order.start`), so that a few epochs show every unit.
 There is no other state: the step is the state of a loader, and hosts only choose which rows they read.
 
+With `data.shares` = G the sessions of every folder are cut into G ranges, whose sizes differ by at most one, and the
+rows of a batch into G groups; a group draws from its range alone, in the way above. Then a host needs the ranges of its
+rows only, and another number of hosts still continues with the same crops.
+
 Nothing is packed: the sessions of a folder have one length, and so have crops. Units that do not fill a session are
 left out, and counted, when records are made.
 """
@@ -24,9 +28,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import Config, DataConfig
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import DataError
 
 MAX_BLOCK = 100_000  # elements
@@ -76,8 +80,9 @@ class Order:
 
   def __init__(
     self, sessions: Sequence[int], lengths: Sequence[int], weights: Sequence[fractions.Fraction], crop: int, seed: int,
-    shuffle: bool = True,
+    shuffle: bool = True, share: int = 0,
   ):  # fmt: skip
+    """share: which of several shares these sessions are; each is shuffled by itself."""
     self.sessions, self.lengths, self.crop = tuple(sessions), tuple(lengths), crop
     scale = math.lcm(*(weight.denominator for weight in weights))
     whole = [int(weight * scale) for weight in weights]
@@ -88,7 +93,7 @@ class Order:
         f"the weights {', '.join(map(str, weights))} of data.path repeat after {self.block} crops: expected at most "
         f"{MAX_BLOCK}; use rounder weights"
       )
-    self._seed, self._shuffle = seed, shuffle
+    self._seed, self._shuffle, self._share = seed, shuffle, share
     self._mixed = functools.lru_cache(maxsize=4)(self._mix)
     self._permutation = functools.lru_cache(maxsize=2 * len(self.sessions))(self._permute)
 
@@ -138,7 +143,41 @@ class Order:
     return self._rng(SESSIONS, epoch, folder).permutation(numbers) if self._shuffle else numbers
 
   def _rng(self, *stream: int) -> np.random.Generator:
-    return np.random.default_rng([self._seed, *stream])
+    return np.random.default_rng([self._seed, *stream, *([self._share] if self._share else [])])
+
+
+class SharedOrder:
+  """Element -> crop, where the rows of a batch are divided among shares of the sessions; see the module's docstring.
+
+  Raises DataError for folders with fewer sessions than shares.
+  """
+
+  def __init__(self, folders: Sequence[RecordFolder], weights: Sequence[fractions.Fraction], data: DataConfig):
+    for folder in folders:
+      if folder.sessions < data.shares:
+        raise DataError(
+          f"{folder.path} has {folder.sessions} sessions, fewer than data.shares {data.shares}: lower data.shares"
+        )
+    self.batch, self.rows = data.batch, data.batch // data.shares
+    parts = [[share_of(folder, share, data.shares) for folder in folders] for share in range(data.shares)]
+    lengths = [folder.units for folder in folders]
+    self._firsts = [[part.start for part in own] for own in parts]
+    self._orders = [
+      Order([len(part) for part in own], lengths, weights, data.units, data.seed, data.shuffle, share)
+      for share, own in enumerate(parts)
+    ]
+
+  def place(self, element: int) -> Place:
+    """The crop of row element % batch of global batch element // batch."""
+    step, row = divmod(element, self.batch)
+    share, own = divmod(row, self.rows)
+    place = self._orders[share].place(step * self.rows + own)
+    return place._replace(session=place.session + self._firsts[share][place.folder])
+
+
+def share_of(folder: RecordFolder, share: int, shares: int) -> range:
+  """The sessions of one of several equal shares of a folder."""
+  return range(folder.sessions * share // shares, folder.sessions * (share + 1) // shares)
 
 
 class Mixture:
@@ -163,11 +202,18 @@ class Mixture:
 
   def check(self, config: Config) -> None:
     """Raises DataError when the records were made for another config than this one."""
-    tokenizer = TextTokenizer(config.data.tokenizer)
+    tokenizer = tokenizer_of(config)
     for folder in self.folders:
       folder.check(config, tokenizer)
 
-  def order(self, config: Config) -> Order:
+  def fetch(self, config: Config, rows: Sequence[int]) -> None:
+    """Copies to this machine what these rows of all batches read from folders in object stores. Raises DataError."""
+    shares = config.data.shares
+    for share in sorted({row * shares // config.data.batch for row in rows}):
+      for folder in self.folders:
+        folder.fetch(share_of(folder, share, shares))
+
+  def order(self, config: Config) -> Order | SharedOrder:
     """The order of the crops that a config asks for. Raises DataError for sessions shorter than a crop."""
     data = config.data
     for folder in self.folders:
@@ -175,6 +221,8 @@ class Mixture:
         raise DataError(
           f"{folder.path}: sessions of {folder.units} units, but data.units is {data.units}; make longer sessions"
         )
+    if data.shares > 1:
+      return SharedOrder(self.folders, self.weights, data)
     sessions, lengths = ([getattr(folder, name) for folder in self.folders] for name in ("sessions", "units"))
     return Order(sessions, lengths, self.weights, data.units, data.seed, data.shuffle)
 

@@ -4,9 +4,11 @@
     report.json                      what was skipped when it was made, and why
     units-00000.array_record         session after session, `units` records each
     sessions-00000.array_record      one record per session
+    user_video-00000.array_record    if pictures are compressed: a session's pieces (video_pieces.py), one after another
 
 Two kinds share the format: "media" (from `data make`) and "latents" (from `data encode`). `record_writer.py` writes
-them in `<folder>.partial`: a folder under its final name is complete.
+them in `<folder>.partial`: a folder under its final name is complete. A path like gs://bucket/latents is a folder in an
+object store, which `remote.py` copies as it is needed.
 """
 
 import difflib
@@ -14,20 +16,25 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
 
-from wanstreamer_jax.config import PAD, Config
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.data.records import SessionRecord
+from wanstreamer_jax.data.remote import RemoteFolder
 from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.video_pieces import Pieces
 from wanstreamer_jax.errors import DataError, one_line
+from wanstreamer_jax.files import is_remote
 
 FORMAT = 1
+PIECES_FORMAT = 2  # of folders with compressed pictures, which older programs must refuse
 MANIFEST = "manifest.json"
 READER_OPTIONS = "readahead_buffer_size:0"
 FILES = ("units", "sessions")
@@ -41,6 +48,11 @@ def dtype_to_json(dtype: np.dtype) -> list[list[Any]]:
 def dtype_from_json(fields: list[list[Any]]) -> np.dtype:
   """The layout that `dtype_to_json` wrote."""
   return np.dtype([(name, code, tuple(shape)) for name, code, shape in fields])
+
+
+def stored_dtype(unit_dtype: np.dtype, compressed: Collection[str]) -> np.dtype:
+  """The layout of a unit without its compressed fields."""
+  return dtype_from_json([field for field in dtype_to_json(unit_dtype) if field[0] not in compressed])
 
 
 def partial_path(path: pathlib.Path) -> pathlib.Path:
@@ -87,30 +99,37 @@ def _no_records(path: pathlib.Path) -> str:
 class RecordFolder:
   """Random access to a folder of records. Opening checks the manifest and every shard's presence and size.
 
-  Attributes: manifest (dict), kind ("media" or "latents"), sessions, units (per session), unit_dtype, session_dtype.
-  Raises DataError for a folder that is missing, incomplete, damaged or of another format. Safe to share by threads
-  and to pickle.
+  Attributes: path (as given), manifest (dict), kind ("media" or "latents"), sessions, units (per session), unit_dtype,
+  session_dtype, pieces (how pictures are compressed, or None). Raises DataError for a folder that is missing,
+  incomplete, damaged or of another format. Safe to share by threads and to pickle.
   """
 
   def __init__(self, path: str | pathlib.Path):
-    self.path = pathlib.Path(path)
-    if not (self.path / MANIFEST).is_file():
-      raise DataError(_no_records(self.path))
-    self.manifest = read_json(self.path / MANIFEST)
+    self._remote = RemoteFolder(os.fspath(path), MANIFEST) if is_remote(path) else None
+    self.path: str | pathlib.Path = pathlib.Path(path) if self._remote is None else self._remote.path
+    self._local = pathlib.Path(path) if self._remote is None else self._remote.local
+    if not (self._local / MANIFEST).is_file():
+      raise DataError(_no_records(self._local))
+    self.manifest = read_json(self._local / MANIFEST)
     found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
-    if found != FORMAT:
-      raise DataError(f"{self.path / MANIFEST}: format {found!r}, expected {FORMAT}; make the records again")
+    if found not in (FORMAT, PIECES_FORMAT):
+      known = f"{FORMAT} or {PIECES_FORMAT}"
+      raise DataError(f"{self._name(MANIFEST)}: format {found!r}, expected {known}; make the records again")
     try:
       self.kind: str = self.manifest["kind"]
       self.units: int = self.manifest["units"]
       self.unit_dtype = dtype_from_json(self.manifest["unit_dtype"])
       self.session_dtype = dtype_from_json(self.manifest["session_dtype"])
+      self.pieces = Pieces(**self.manifest["pieces"]) if self.manifest.get("pieces") else None
+      self._compressed = tuple(self.pieces.quality) if self.pieces else ()
+      self._stored_dtype = stored_dtype(self.unit_dtype, self._compressed)
       self._ends = list(itertools.accumulate(shard["sessions"] for shard in self.manifest["shards"]))
-      self._files = [{kind: shard["files"][kind] for kind in FILES} for shard in self.manifest["shards"]]
+      kinds = (*FILES, *self._compressed)
+      self._files = [{kind: shard["files"][kind] for kind in kinds} for shard in self.manifest["shards"]]
     except (KeyError, TypeError, ValueError) as error:
-      raise DataError(f"{self.path / MANIFEST}: incomplete or damaged ({one_line(error)}); make it again") from error
+      raise DataError(f"{self._name(MANIFEST)}: incomplete or damaged ({one_line(error)}); make it again") from error
     if not self._ends:
-      raise DataError(f"{self.path / MANIFEST} lists no shards and hence no session; make it again")
+      raise DataError(f"{self._name(MANIFEST)} lists no shards and hence no session; make it again")
     self.sessions = self._ends[-1]
     self._lock = threading.Lock()
     self._check_sizes()
@@ -124,15 +143,51 @@ class RecordFolder:
   def __len__(self) -> int:
     return self.sessions
 
-  def read_units(self, session: int, start: int = 0, count: int | None = None) -> np.ndarray:
-    """`count` consecutive unit records of a session from `start` on, by default all of them: [count] of unit_dtype."""
+  def read_units(
+    self, session: int, start: int = 0, count: int | None = None, fields: Collection[str] | None = None
+  ) -> np.ndarray:
+    """`count` consecutive unit records of a session from `start` on, by default all of them: [count] of unit_dtype.
+
+    fields: what is needed. Compressed pictures that are not are left out of the dtype, which saves decoding them.
+    """
     shard, row = self._locate(session)
     count = self.units - start if count is None else count
     if not 0 <= start <= start + count <= self.units:
       raise DataError(f"units {start}..{start + count} of a session: expected a range within 0..{self.units}")
     first = row * self.units + start
     blobs = self._read(shard, "units", first, first + count)
-    return np.frombuffer(b"".join(blobs), self.unit_dtype)
+    stored = np.frombuffer(b"".join(blobs), self._stored_dtype)
+    wanted = [name for name in self._compressed if fields is None or name in fields]
+    if not wanted:
+      return stored
+    left_out = set(self._compressed) - set(wanted)
+    units = np.zeros(count, stored_dtype(self.unit_dtype, left_out))
+    for name in stored.dtype.names or ():
+      units[name] = stored[name]
+    for name in wanted:
+      valid = stored[f"{name}_valid"]
+      units[name][valid] = self._pictures(name, session, start, count)[valid]
+    return units
+
+  def read_pieces(self, session: int, field: str, start: int = 0, count: int | None = None) -> list[bytes]:
+    """The pieces of a compressed field that hold `count` units of a session from `start` on, by default all."""
+    assert self.pieces is not None
+    shard, row = self._locate(session)
+    stop = self.units if count is None else start + count
+    first = row * self.pieces.count(self.units)
+    return self._read(shard, field, first + start // self.pieces.units, first + self.pieces.count(stop))
+
+  def _pictures(self, field: str, session: int, start: int, count: int) -> np.ndarray:
+    """Compressed pictures: uint8 [count, F, H, W, 3]."""
+    assert self.pieces is not None
+    begin = start // self.pieces.units * self.pieces.units
+    end = min(self.units, self.pieces.count(start + count) * self.pieces.units)
+    blobs = self.read_pieces(session, field, start, count)
+    try:
+      found = self.pieces.join(blobs, end - begin, self.unit_dtype[field].shape)
+    except DataError as error:
+      raise DataError(f"{self.path}: {field} of session {session}: {error}; make it again") from error
+    return found[start - begin : start - begin + count]
 
   def read_session(self, session: int) -> SessionRecord:
     """The fixed part and the ground truth of a session."""
@@ -144,6 +199,12 @@ class RecordFolder:
     """Sessions in each shard."""
     return [end - begin for begin, end in zip([0, *self._ends], self._ends)]
 
+  def fetch(self, sessions: range) -> None:
+    """Copies the shards that hold some sessions to this machine, if the folder is in an object store."""
+    if self._remote is not None and sessions:
+      first, last = self._locate(sessions.start)[0], self._locate(sessions.stop - 1)[0]
+      self._remote.fetch_all(file for files in self._files[first : last + 1] for file in files.values())
+
   def fingerprint(self) -> str:
     """A hash over the hashes of all files: equal for equal contents."""
     return hashlib.sha256("".join(file["sha256"] for file in self._all_files()).encode()).hexdigest()
@@ -151,17 +212,18 @@ class RecordFolder:
   def verify(self) -> None:
     """Reads every file and compares its hash with the manifest's. Raises DataError with the first that differs."""
     for file in self._all_files():
-      if sha256_of(self.path / file["name"]) != file["sha256"]:
-        raise DataError(f"{self.path / file['name']}: its contents do not match the manifest's hash; make it again")
+      if sha256_of(self._file(file)) != file["sha256"]:
+        raise DataError(f"{self._name(file['name'])}: its contents do not match the manifest's hash; make it again")
 
   def check(self, config: Config, tokenizer: TextTokenizer) -> None:
     """Raises DataError when the records were made for other media, text slots or another tokenizer."""
     text, layout = self.manifest["text"], config.layout
     if text["vocab"] > config.model.vocab:
       raise DataError(f"{self.path} has {text['vocab']} token ids, but model.vocab is {config.model.vocab}: raise it")
-    if text["pad"] != PAD:
+    if text["pad"] != config.model.pad:
       raise DataError(
-        f"{self.path} pads with token {text['pad']}, but the model pads with {PAD}: use another tokenizer"
+        f"{self.path} pads with token {text['pad']}, but model.pad is {config.model.pad}: set data.tokenizer and "
+        "model.pad to those of the records, or make the records again"
       )
     self.check_media(config)
     dtypes = (self.unit_dtype, self.session_dtype)
@@ -169,7 +231,7 @@ class RecordFolder:
     self._same(shapes, _shapes(config, self.kind))
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
     lead = {} if text["lead"] is None else {"lead": config.data.text_lead}
-    self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256})
+    self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256, "cut": tokenizer.cut_id})
 
   def check_media(self, config: Config) -> None:
     """Raises DataError when the records have other pictures, rates or units than the config."""
@@ -184,15 +246,27 @@ class RecordFolder:
         )
 
   def _all_files(self) -> Iterator[dict[str, Any]]:
-    return itertools.chain.from_iterable((files[kind] for kind in FILES) for files in self._files)
+    return itertools.chain.from_iterable(files.values() for files in self._files)
+
+  def _name(self, file: str) -> str:
+    """A file of the folder as messages name it."""
+    return f"{self.path}/{file}"
+
+  def _file(self, file: dict[str, Any]) -> pathlib.Path:
+    """A file of the manifest on this machine."""
+    return self._local / file["name"] if self._remote is None else self._remote.fetch(file)
 
   def _check_sizes(self) -> None:
+    remote = None if self._remote is None else self._remote.sizes()
     for file in self._all_files():
-      path = self.path / file["name"]
-      if not path.is_file():
-        raise DataError(f"{path}: missing; copy the whole folder, or make it again")
-      if path.stat().st_size != file["bytes"]:
-        raise DataError(f"{path}: {path.stat().st_size} bytes, but the manifest says {file['bytes']}; make it again")
+      path = self._local / file["name"]
+      size = remote.get(file["name"]) if remote is not None else path.stat().st_size if path.is_file() else None
+      if size is None:
+        raise DataError(f"{self._name(file['name'])}: missing; copy the whole folder, or make it again")
+      if size != file["bytes"]:
+        raise DataError(
+          f"{self._name(file['name'])}: {size} bytes, but the manifest says {file['bytes']}; make it again"
+        )
 
   def _locate(self, session: int) -> tuple[int, int]:
     """(shard, row in it) of a session."""
@@ -202,27 +276,29 @@ class RecordFolder:
     return shard, session - (self._ends[shard - 1] if shard else 0)
 
   def _read(self, shard: int, kind: str, start: int, stop: int) -> list[bytes]:
-    name = self._files[shard][kind]["name"]
+    file = self._files[shard][kind]
     try:
-      blobs = self._reader(shard, kind).read(list(range(start, stop))) if stop > start else []
+      blobs = self._reader(self._file(file)).read(list(range(start, stop))) if stop > start else []
     except (RuntimeError, ValueError, IndexError) as error:
-      raise DataError(f"{self.path / name}: damaged at record {start} ({one_line(error)}); make it again") from error
-    size = self.unit_dtype.itemsize
+      raise DataError(
+        f"{self._name(file['name'])}: damaged at record {start} ({one_line(error)}); make it again"
+      ) from error
+    size = self._stored_dtype.itemsize
     if kind == "units" and any(len(blob) != size for blob in blobs):
-      raise DataError(f"{self.path / name}: damaged at record {start} (not {size} bytes); make it again")
+      raise DataError(f"{self._name(file['name'])}: damaged at record {start} (not {size} bytes); make it again")
     return blobs
 
-  def _reader(self, shard: int, kind: str) -> Any:
+  def _reader(self, path: pathlib.Path) -> Any:
     with self._lock:
-      return self._readers(shard, kind)
+      return self._readers(path)
 
   @functools.cached_property
-  def _readers(self) -> Callable[[int, str], Any]:
+  def _readers(self) -> Callable[[pathlib.Path], Any]:
     """Opens files when they are first read, and keeps up to 256 of them open."""
     from array_record.python import array_record_module
 
     @functools.lru_cache(maxsize=256)
-    def reader(shard: int, kind: str) -> Any:
-      return array_record_module.ArrayRecordReader(str(self.path / self._files[shard][kind]["name"]), READER_OPTIONS)
+    def reader(path: pathlib.Path) -> Any:
+      return array_record_module.ArrayRecordReader(str(path), READER_OPTIONS)
 
     return reader

@@ -9,8 +9,8 @@ import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,16 @@ from wanstreamer_jax.data.record_folder import (
   FILES,
   FORMAT,
   MANIFEST,
+  PIECES_FORMAT,
   dtype_to_json,
   partial_path,
   read_json,
   sha256_of,
+  stored_dtype,
 )
 from wanstreamer_jax.data.records import SessionRecord
 from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.video_pieces import Pieces
 from wanstreamer_jax.errors import DataError, one_line
 from wanstreamer_jax.files import TEMPORARY, replacing, write_json
 
@@ -35,13 +38,24 @@ WRITER_OPTIONS = "group_size:1,zstd:3"  # group_size:1 makes random access fast;
 WHOLE = (0, 1)  # a share (i, n) is the shards i, i + n, i + 2n, ...
 
 
+class Entry(NamedTuple):
+  """What is written of one session. pieces: those of its compressed fields that are there already; the others are cut
+  from the units."""
+
+  units: np.ndarray
+  session: SessionRecord
+  pieces: dict[str, list[bytes]] = {}
+
+
 def head(
   kind: str, config: Config, tokenizer: TextTokenizer, unit_dtype: np.dtype, session_dtype: np.dtype, units: int,
   source: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
   """The part of a manifest that is known before the first session, and that a resumed run must find unchanged."""
+  pieces = Pieces.of(config, *(name for name in ("user_video", "agent_video") if name in (unit_dtype.names or ())))
   return {
-    "format": FORMAT,
+    "format": PIECES_FORMAT if pieces else FORMAT,
+    **({"pieces": pieces._asdict()} if pieces else {}),
     "kind": kind,
     "units": units,
     "media": config_to_dict(config.media),
@@ -121,9 +135,9 @@ class FolderWriter:
     for leftover in (self.path / PLAN, *self.path.glob("shard-*.json"), *self.path.glob(f"*{TEMPORARY}")):
       leftover.unlink(missing_ok=True)
 
-  def write(self, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]) -> None:
+  def write(self, shard: int, sessions: Iterable[Entry], notes: dict[str, Any]) -> None:
     """Writes one shard. notes: JSON values for manifest and report, to which iterating over `sessions` may add."""
-    write_shard(self.partial, shard, sessions, notes)
+    write_shard(self.partial, shard, sessions, notes, self.head)
 
   def _has(self, shard: int) -> bool:
     note = note_path(self.partial, shard)
@@ -159,19 +173,25 @@ def note_path(folder: pathlib.Path, shard: int) -> pathlib.Path:
 
 
 def write_shard(
-  folder: pathlib.Path, shard: int, sessions: Iterable[tuple[np.ndarray, SessionRecord]], notes: dict[str, Any]
+  folder: pathlib.Path, shard: int, sessions: Iterable[Entry], notes: dict[str, Any], head: dict[str, Any]
 ) -> None:
-  """Writes a shard's two files and then the note that marks it as done. Runs in worker processes."""
+  """Writes a shard's files and then the note that marks it as done. Runs in worker processes. head: of the manifest."""
   from array_record.python import array_record_module
 
-  names = {kind: f"{kind}-{shard:05d}.array_record" for kind in FILES}
+  pieces, fps = Pieces(**head["pieces"]) if "pieces" in head else None, head["media"]["fps"]
+  compressed = tuple(pieces.quality) if pieces else ()
+  names = {kind: f"{kind}-{shard:05d}.array_record" for kind in (*FILES, *compressed)}
   count, files = 0, {}
   try:
     with contextlib.ExitStack() as both:
       temporary = {kind: both.enter_context(replacing(folder / name)) for kind, name in names.items()}
-      writers = {kind: array_record_module.ArrayRecordWriter(str(temporary[kind]), WRITER_OPTIONS) for kind in FILES}
-      for units, session in sessions:
-        for unit in units:
+      writers = {kind: array_record_module.ArrayRecordWriter(str(temporary[kind]), WRITER_OPTIONS) for kind in names}
+      for units, session, ready in sessions:
+        for name in compressed:
+          assert pieces is not None
+          for piece in ready.get(name) or pieces.cut(units, name, fps):
+            writers[name].write(piece)
+        for unit in without(units, compressed):
           writers["units"].write(unit.tobytes())
         writers["sessions"].write(session.to_bytes())
         count += 1
@@ -183,3 +203,13 @@ def write_shard(
   except (RuntimeError, OSError) as error:  # the library's writer errors, such as a full disk
     gone = "" if folder.is_dir() else "the folder is gone, perhaps because another process has finished it: "
     raise DataError(f"cannot write {folder / names['units']}: {gone}{one_line(error)}") from error
+
+
+def without(units: np.ndarray, fields: Collection[str]) -> np.ndarray:
+  """Unit records without some of their fields."""
+  if not fields:
+    return units
+  kept = np.zeros(len(units), stored_dtype(units.dtype, fields))
+  for name in kept.dtype.names or ():
+    kept[name] = units[name]
+  return kept

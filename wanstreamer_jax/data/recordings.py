@@ -203,6 +203,13 @@ class RecordingsSource:
     known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items}
     return {"name": "recordings", **known, "text_lead": None}  # chosen for each recording and stated in its world
 
+  def spoken(self) -> Iterator[tuple[Word, ...]]:
+    """The agent's words of every recording."""
+    for recording in self.recordings:
+      if isinstance(recording, ManifestLine):
+        lead = lead_of(recording) * self.media.unit_ms / 1000
+        yield tuple(Word(text, max(0.0, start - lead), start, end) for text, start, end in recording.words[AGENT])
+
   def where(self, item: int) -> str:
     return self.recordings[item].where
 
@@ -212,7 +219,7 @@ class RecordingsSource:
     if isinstance(recording, BadLine):
       raise DataError(recording.reason)
     world = world_of(_at(folder, recording.where), recording.world, self.media)
-    lead = LEADS[int(hashlib.sha256(recording.id.encode()).hexdigest(), 16) % len(LEADS)]
+    lead = lead_of(recording)
     world = dataclasses.replace(world, fields={**world.fields, "lead": str(lead)})
     both = zip(*(_units(recording, name, folder, self.media) for name in (USER, AGENT)))
     number, piece = 0, list(itertools.islice(both, self.units))
@@ -220,6 +227,11 @@ class RecordingsSource:
       yield _session(recording, number, piece, world, lead * self.media.unit_ms / 1000, self.media)
       number, piece = number + 1, list(itertools.islice(both, self.units))
     return len(piece)
+
+
+def lead_of(recording: ManifestLine) -> int:
+  """How many units before they sound a recording's words are written; always the same for the same id."""
+  return LEADS[int(hashlib.sha256(recording.id.encode()).hexdigest(), 16) % len(LEADS)]
 
 
 Pair = tuple[np.ndarray | None, np.ndarray | None]  # video, audio of one unit

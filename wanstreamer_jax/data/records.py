@@ -84,7 +84,15 @@ class TextStats:
   words: int = 0
   tokens: int = 0
   spilled: int = 0  # words that ended in a later unit than the one they were written in
-  dropped: int = 0  # words without a free slot up to their onset
+  dropped: int = 0  # words that the session's end cut off, whole or in part
+  late_1: int = 0  # words whose text ends one unit after the unit in which they begin to sound
+  late_2: int = 0  # two units
+  late_3: int = 0  # three or more
+
+  @property
+  def late(self) -> int:
+    """Words whose text ends after the unit in which they begin to sound."""
+    return self.late_1 + self.late_2 + self.late_3
 
   def __add__(self, other: "TextStats") -> "TextStats":
     return TextStats(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
@@ -95,25 +103,25 @@ def text_to_units(
 ) -> tuple[np.ndarray, TextStats]:
   """Places words into the text slots of units (design section 3). Returns ids int32 [units, slots] and statistics.
 
-  A word enters the unit in which it is `written`; if it does not fit, it spills into the next unit, in order. With
-  `onsets` a word never goes past the unit in which it starts to sound: it is dropped whole instead. `<cut>` has no
-  onset. Free slots hold PAD; the first PAD of a unit is a token of the stream, the others are padding. Typed text has
-  no onsets.
+  A word enters the unit in which it is `written`; what does not fit spills into the next units, in order. No word is
+  left out: one with more tokens than there are free slots up to its onset ends later than it begins to sound, and so do
+  the words behind it until the stream has caught up. Only the session's end cuts words off. Free slots hold PAD; the
+  first PAD of a unit is a token of the stream, the others are padding. onsets: whether words sound (typed text does
+  not, nor does `<cut>`), so that they can be late.
   """
   ids = np.full((units, slots), tokenizer.pad_id, np.int32)
   cursor, stats = 0, TextStats()  # cursor: the next free slot, counted from the session's start
   for word in sorted(words, key=lambda word: word.written):
     tokens = tokenizer.encode_word(word.text)
     written = max(0, int(word.written / unit_seconds + ROUNDING))
-    last = int(word.start / unit_seconds + ROUNDING) if onsets and word.text != CUT else units - 1
     first = max(cursor, written * slots)
-    end = first + len(tokens)
-    fits = end <= (min(max(last, written), units - 1) + 1) * slots
-    if fits and tokens:
-      ids.reshape(-1)[first:end] = tokens
-      cursor = end
-    spilled = bool(fits and tokens and (end - 1) // slots > written)
-    stats += TextStats(1, len(tokens) if fits else 0, int(spilled), int(not fits))
+    placed = tokens[: max(0, units * slots - first)]
+    ids.reshape(-1)[first : first + len(placed)] = placed
+    cursor, whole = first + len(placed), len(placed) == len(tokens)
+    last = (cursor - 1) // slots if placed else written
+    late = last - max(written, int(word.start / unit_seconds + ROUNDING)) if onsets and word.text != CUT else 0
+    by = [int(whole and late == 1), int(whole and late == 2), int(whole and late > 2)]
+    stats += TextStats(1, len(placed), int(whole and last > written), int(not whole), *by)
   return ids, stats
 
 

@@ -6,23 +6,33 @@ from typing import Any
 
 import numpy as np
 
+from wanstreamer_jax.data.lateness import table
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.session import AGENT, USER
+from wanstreamer_jax.data.session import AGENT, USER, Word
 from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.errors import DataError
 
 
 def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200) -> dict[str, Any]:
   """Figures of a folder. Speech and spill are of every session; words, tokens and events of `sample` evenly spaced
   ones.
 
-  Raises DataError as `RecordFolder` does.
+  Raises DataError as `RecordFolder` does, and for another tokenizer than the one of the records.
   """
   folder = RecordFolder(path)
   manifest = folder.manifest
+  if manifest["text"]["tokenizer"] != tokenizer.sha256:
+    raise DataError(
+      f"{path} was made with the tokenizer of SHA-256 {manifest['text']['tokenizer'][:12]}..., but {tokenizer.path} "
+      f"has {tokenizer.sha256[:12]}...: give the records' own with --tokenizer"
+    )
   counted, media = manifest["stats"], manifest["media"]
   frames = folder.sessions * folder.units * (media["unit_ms"] * media["fps"] // 1000)
   numbers = np.unique(np.linspace(0, folder.sessions - 1, min(sample, folder.sessions)).astype(int))
-  size = sum(file["bytes"] for shard in manifest["shards"] for file in shard["files"].values())
+  sizes: collections.Counter[str] = collections.Counter()
+  for shard in manifest["shards"]:
+    sizes.update({kind: file["bytes"] for kind, file in shard["files"].items()})
+  size = sizes.total()
   speaking = counted["speaking_frames"]
   return {
     "kind": folder.kind,
@@ -32,6 +42,7 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
     "hours": folder.sessions * folder.units * media["unit_ms"] / 3_600_000,
     "gigabytes": size / 1e9,
     "bytes_per_unit": size / (folder.sessions * folder.units),
+    "bytes_per_unit_of": {kind: count / (folder.sessions * folder.units) for kind, count in sizes.items()},
     "speaking": {
       "user": speaking["user"] / frames,
       "agent": speaking["agent"] / frames,
@@ -40,13 +51,22 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
     },
     "text": {side: _text_rates(counted["text"][side]) for side in (USER, AGENT)},
     "world_tokens_cut": counted["world_tokens_cut"],
+    "late_words": _late(folder, tokenizer, [int(number) for number in numbers]),
     **_sampled(folder, tokenizer, [int(number) for number in numbers]),
   }
 
 
 def _text_rates(counts: dict[str, int]) -> dict[str, float]:
-  words = max(1, counts["words"])
-  return {**counts, "spill_rate": counts["spilled"] / words, "drop_rate": counts["dropped"] / words}
+  words, late = max(1, counts["words"]), sum(counts.get(f"late_{n}", 0) for n in (1, 2, 3))  # older folders have none
+  return {**counts, "spill_rate": counts["spilled"] / words, "drop_rate": counts["dropped"] / words,
+          "late_rate": late / words}  # fmt: skip
+
+
+def _late(folder: RecordFolder, tokenizer: TextTokenizer, numbers: list[int]) -> dict[str, str]:
+  """Which share of the agent's words would end how many units after their onset, for 1 to 4 text slots a unit."""
+  spoken = [tuple(Word(**word) for word in folder.read_session(number).truth[AGENT]["words"]) for number in numbers]
+  slots = folder.manifest["text"]["slots"]
+  return {"slots_of_these_records": str(slots), **table(spoken, tokenizer, folder.manifest["media"]["unit_ms"] / 1000)}
 
 
 def _sampled(folder: RecordFolder, tokenizer: TextTokenizer, numbers: list[int]) -> dict[str, Any]:
@@ -54,13 +74,12 @@ def _sampled(folder: RecordFolder, tokenizer: TextTokenizer, numbers: list[int])
   words: collections.Counter[str] = collections.Counter()
   events: collections.Counter[str] = collections.Counter()
   for number in numbers:
-    units, truth = folder.read_units(number), folder.read_session(number).truth
+    units, truth = folder.read_units(number, fields=()), folder.read_session(number).truth
     for side in (USER, AGENT):
       tokens.update(units[f"{side}_text"].reshape(-1).tolist())
       words.update(word["text"] for word in truth[side]["words"])
     events.update(f"{event['actor']} {event['kind']}" for event in truth["events"])
-  control = {tokenizer.pad_id, tokenizer.cut_id, tokenizer.unk_id}
-  used = {token for token in tokens if token not in control}
+  used = {token for token in tokens if token not in tokenizer.control_ids}
   split = sum(count for word, count in words.items() if len(tokenizer.encode_word(word)) > 1)
   return {
     "sampled_sessions": len(numbers),

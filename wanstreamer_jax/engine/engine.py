@@ -29,7 +29,7 @@ from wanstreamer_jax.config_files import config_to_dict
 from wanstreamer_jax.data.encode import world_arrays, world_text
 from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.session import MediaUnit, World
-from wanstreamer_jax.data.tokenizer import Keyboard, TextStream, TextTokenizer
+from wanstreamer_jax.data.tokenizer import Keyboard, TextStream, TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.interface import SlotEngine, Span, UnitOutput
 from wanstreamer_jax.engine.phases import (
   PhaseTimer,
@@ -46,7 +46,7 @@ from wanstreamer_jax.engine.request import Request
 from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from wanstreamer_jax.files import write_json
 from wanstreamer_jax.model.streamer import WorldArrays
-from wanstreamer_jax.model.tokens import PAD, Latents
+from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.parallel.machine import check_memory
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.rollout import Agent, Sampling, SessionState
@@ -100,8 +100,7 @@ class Engine(SlotEngine):
     self.agent, self.media = rollout.cast_layers_to_compute_dtype(agent), agent.config.media
     self.slots, self.placement = slots, placement
     self.capacity = capacity if agent.config.layout.window is None else None
-    self.tokenizer = TextTokenizer(agent.config.data.tokenizer)
-    check_tokenizer(agent.config, self.tokenizer)
+    self.tokenizer = tokenizer_of(agent.config)
     self._weights, treedef = jax.tree.flatten(self.agent)
     self.phases = compile_phases(treedef, slots, self.capacity)
     self._empty = abstract_states(self.agent, slots, self.capacity)
@@ -354,14 +353,3 @@ def host_unit(media: MediaConfig, user: MediaUnit, text: np.ndarray) -> rollout.
   video = np.zeros(frames, np.uint8) if user.video is None else user.video  # floats are made on the device
   audio = np.zeros(media.samples, np.float32) if user.audio is None else user.audio
   return rollout.UserUnit(audio, video, text, np.asarray(user.audio is not None), np.asarray(user.video is not None))
-
-
-def check_tokenizer(config: Config, tokenizer: TextTokenizer) -> None:
-  """Raises DataError when the tokenizer makes ids that the model has no embedding for."""
-  if tokenizer.vocab_size > config.model.vocab:
-    raise DataError(
-      f"tokenizer {tokenizer.path} has {tokenizer.vocab_size} tokens, but the model embeds {config.model.vocab}: "
-      "use the tokenizer that the checkpoint was trained with"
-    )
-  if tokenizer.pad_id != PAD:
-    raise DataError(f"tokenizer {tokenizer.path} pads with id {tokenizer.pad_id}: this model needs {PAD}")

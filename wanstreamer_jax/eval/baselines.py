@@ -15,7 +15,7 @@ from wanstreamer_jax.engine.engine import SILENCE, Engine, ThinkerOutput
 from wanstreamer_jax.engine.interface import UnitOutput
 from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.model.streamer import WorldArrays
-from wanstreamer_jax.model.tokens import PAD, Latents
+from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Sampling
 
 VARIANTS = ("model", "shuffled_user", "text_only", "copy_previous")
@@ -47,7 +47,8 @@ class Lockstep:
     """One unit of all sessions' users, and what they typed. Raises CheckpointError when a session is not finite."""
     if self._latents is not None:
       unit = self.engine.render(self._latents)
-      text = np.full((len(unit.audio), self.engine.agent.config.layout.text_slots), PAD, np.int32)
+      config = self.engine.agent.config
+      text = np.full((len(unit.audio), config.layout.text_slots), config.model.pad, np.int32)
       return Answers(unit.audio, unit.video, text)
     thought = self.engine.think(*self._perceived(users, typed))
     outputs = self.engine.perform(thought)

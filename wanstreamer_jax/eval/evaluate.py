@@ -21,7 +21,7 @@ from wanstreamer_jax.config import Config, EvalConfig
 from wanstreamer_jax.data.duplex_world.source import world_config
 from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.session import Session
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.eval import heldout, metrics
@@ -101,7 +101,7 @@ def evaluate(
   """
   check(options)
   config, begin = agent.config, time.perf_counter()
-  tokenizer = TextTokenizer(config.data.tokenizer)
+  tokenizer = tokenizer_of(config)
   few = dataclasses.replace(options, sessions=min(options.sessions, options.baseline_sessions))
   truth, offline = held_out(agent, few, make_session, tokenizer, progress)
   engine_of = engines(agent, units_of(config, options))
@@ -149,7 +149,7 @@ def rollouts(
   progress: bool,
 ) -> Collected:  # fmt: skip
   """All closed-loop sessions of one variant. engine_of: see `engines`."""
-  units, kept = units_of(config, options), Collected(config, TextTokenizer(config.data.tokenizer))
+  units, kept = units_of(config, options), Collected(config, tokenizer_of(config))
   with tqdm(total=options.sessions, desc=variant, unit="session", disable=not progress) as bar:
     for seeds, count in batches(options.sessions, options.batch, options.seed):
       kept.add(converse(engine_of(len(seeds)), make_user, seeds, units, variant)[:count])

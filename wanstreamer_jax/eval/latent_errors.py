@@ -23,7 +23,7 @@ from wanstreamer_jax.eval.metrics import mean
 from wanstreamer_jax.eval.turns import SPEECH_GAP, merge, runs
 from wanstreamer_jax.flow import velocity
 from wanstreamer_jax.model.streamer import WanStreamer
-from wanstreamer_jax.model.tokens import PAD, Latents
+from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.teacher_forcing import (
   Inputs,
   crop_conditions,
@@ -114,9 +114,10 @@ class Tally:
       errors = self._copy(seen) if variant == "copy_previous" else self._errors(self.streamer, seen, keys)
       self.kept[variant].append(jax.tree.map(lambda x: x[:counted], jax.device_get(errors)))
     fps, text = self.streamer.config.media.fps, crops.agent_text[:counted]
+    pad = self.streamer.config.model.pad
     self.states.append(np.stack([unit_states(row, fps) for row in speaking[:counted]]))
-    self.tokens.append(text != PAD)
-    self.onsets.append(np.stack([np.asarray(onsets(jnp.asarray(row))) for row in text]))
+    self.tokens.append(text != pad)
+    self.onsets.append(np.stack([np.asarray(onsets(jnp.asarray(row), pad)) for row in text]))
     self.count += rows
 
   def result(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The velocity heads predict the clean latents from the past, and `velocity_from_m
 latents. So the noise, which is as large as the latents, need not pass through the Transformer.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Float32
@@ -25,19 +26,22 @@ class Heads(nnx.Module):
     self.audio = Linear(model.width, config.audio_codec.latent_dim, rngs=rngs, scale=0.0, bias=True)
     patch = config.layout.patch**2 * config.video_codec.latent_dim
     self.video = Linear(model.width, patch, rngs=rngs, scale=0.0, bias=True)
+    # Constants: how much the past leaves unknown of each channel, measured with the codecs (`train/duplex.py`).
+    self.audio_variance = nnx.Param(jnp.full(config.audio_codec.latent_dim, config.flow.audio_std**2))
+    self.video_variance = nnx.Param(jnp.full(config.video_codec.latent_dim, config.flow.video_std**2))
     self.text = None if model.tied_embedding else Linear(model.width, model.vocab, rngs=rngs)
     self.config = config
 
   def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""]) -> Latents:
     """Hidden states of PERFORM for latents `noisy` at flow time tau -> their velocity, float32."""
-    config = self.config
+    config, still = self.config, jax.lax.stop_gradient
     at = segment_slices(build_layout(config).phase(PERFORM))
     hidden = self.latent_norm(hidden).astype(jnp.float32)
     patches = self.video(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R Q, P^2 Z] -> [R, Q, P^2 Z]
     video, audio = depth_to_space(patches, config.layout.patch), self.audio(hidden[at["noisy_audio"]])
     return Latents(
-      velocity_from_mean(video, noisy.video, tau, config.flow.video_std),
-      velocity_from_mean(audio, noisy.audio, tau, config.flow.audio_std),
+      velocity_from_mean(video, noisy.video, tau, still(self.video_variance[...])),
+      velocity_from_mean(audio, noisy.audio, tau, still(self.audio_variance[...])),
     )
 
   def logits(self, hidden: Float[Array, "*T D"], embedding: Float[Array, "V D"]) -> Float32[Array, "*T V"]:

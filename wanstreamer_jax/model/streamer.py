@@ -1,7 +1,7 @@
 """WanStreamer joins perception, tokens, Transformer and heads. `rollout.py` and `teacher_forcing.py` run it."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
 from wanstreamer_jax.model.attention import AttentionFn, cached_attention
 from wanstreamer_jax.model.heads import Heads
-from wanstreamer_jax.model.tokens import PAD, Content, Past, Tokens, pack_world
+from wanstreamer_jax.model.tokens import Content, Past, Tokens, pack_world
 from wanstreamer_jax.model.transformer import Transformer
 from wanstreamer_jax.model.ulysses import CONTEXT, locally
 from wanstreamer_jax.parallel.mesh import axis_size
-from wanstreamer_jax.perception.audio_encoder import AudioState, UserAudioEncoder
-from wanstreamer_jax.perception.video_encoder import UserVideoEncoder
+from wanstreamer_jax.perception.make import make_hearing, make_seeing
 from wanstreamer_jax.units import NO_FLOW_TIME, Coords, Dynamic, build_layout
 
 
@@ -36,7 +35,7 @@ class WorldArrays(NamedTuple):
     no = jnp.zeros((), bool)
     portrait = jnp.zeros((config.latent_height, config.latent_width, config.video_codec.latent_dim))
     voice = jnp.zeros((config.layout.voice_units * config.audio_latents, config.audio_codec.latent_dim))
-    return cls(jnp.full(config.layout.world_text, PAD, jnp.int32), portrait, no, voice, no)
+    return cls(jnp.full(config.layout.world_text, config.model.pad, jnp.int32), portrait, no, voice, no)
 
 
 class UserTokens(NamedTuple):
@@ -60,16 +59,16 @@ class WanStreamer(nnx.Module):
   """One Transformer that hears, sees, reads, and answers with text, speech and video (arXiv 2606.25041)."""
 
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
-    self.hear = UserAudioEncoder(config, rngs=rngs)
-    self.see = UserVideoEncoder(config, rngs=rngs)
+    self.hear = make_hearing(config, rngs=rngs)
+    self.see = make_seeing(config, rngs=rngs)
     self.tokens = Tokens(config, rngs=rngs)
     self.transformer = Transformer(config, rngs=rngs)
     self.heads = Heads(config, rngs=rngs)
     self.config = config
 
   def perceive(
-    self, audio: Float[Array, "S"], video: Float[Array, "K frames H W 3"], state: AudioState
-  ) -> tuple[Float[Array, "K Ta D"], Float[Array, "K Tv D"], AudioState]:
+    self, audio: Float[Array, "S"], video: Float[Array, "K frames H W 3"], state: Any
+  ) -> tuple[Float[Array, "K Ta D"], Float[Array, "K Tv D"], Any]:
     """Audio [K * samples] and video of K units -> their tokens, and the state after them."""
 
     def local(encoders, audio, video, state):
@@ -88,7 +87,7 @@ class WanStreamer(nnx.Module):
 
   def world(self, world: WorldArrays) -> tuple[Float[Array, "T D"], Coords]:
     """WORLD as tokens and coordinates; the ordinals of its text are below 0."""
-    valid = world.text != PAD
+    valid = world.text != self.config.model.pad
     ordinal = jnp.cumsum(valid) - 1 - jnp.sum(valid)  # -n, ..., -1 for n tokens
     content = {
       "world_text": self.tokens.text("world_text", world.text, valid, ordinal),
@@ -107,7 +106,7 @@ class WanStreamer(nnx.Module):
 
   def user_content(self, user: UserTokens, text_tokens: Int[Array, ""]) -> tuple[dict[str, Content], Int[Array, ""]]:
     """Content of HEAR and STATE. text_tokens: text tokens of the session so far. -> (content, text tokens after it)."""
-    typed = user.text != PAD
+    typed = user.text != self.config.model.pad
     ordinal = text_tokens + jnp.cumsum(typed) - 1
     text_tokens = text_tokens + jnp.sum(typed)
     content = {
@@ -122,7 +121,7 @@ class WanStreamer(nnx.Module):
     self, ids: Int[Array, "slots"], valid: Bool[Array, "slots"], text_tokens: Int[Array, ""]
   ) -> tuple[Content, Int[Array, ""]]:
     """Content of TEXT slots; PAD repeats the last ordinal. text_tokens: as for `user_content`."""
-    written = valid & (ids != PAD)
+    written = valid & (ids != self.config.model.pad)
     content = self.tokens.text("text", ids, valid, text_tokens + jnp.cumsum(written) - 1)
     return content, text_tokens + jnp.sum(written)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from wanstreamer_jax.config import PAD, Config
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.nn.blocks import Linear
 from wanstreamer_jax.nn.folding import space_to_depth
 from wanstreamer_jax.units import Coords, Dynamic, Layout, Segment, unit_coords, world_coords
@@ -131,7 +131,7 @@ def pack_world(layout: Layout, content: dict[str, Content], width: int) -> tuple
   return jnp.concatenate([*tokens, jnp.zeros((0, width))]), world_coords(layout, dynamic)
 
 
-def text_valid(ids: Int[Array, "*K n"]) -> Bool[Array, "*K n"]:
-  """Which text slots of a unit exist: all up to and including the first PAD."""
-  pads = jnp.cumsum(ids == PAD, axis=-1)  # up to and including the slot
-  return pads - (ids == PAD) == 0  # none before it
+def text_valid(ids: Int[Array, "*K n"], pad: int) -> Bool[Array, "*K n"]:
+  """Which text slots of a unit exist: all up to and including the first PAD, whose id is `pad`."""
+  pads = jnp.cumsum(ids == pad, axis=-1)  # up to and including the slot
+  return pads - (ids == pad) == 0  # none before it

@@ -49,8 +49,10 @@ class MLP(nnx.Module):
 class OutputProjection(nnx.Module):
   """Joins the heads."""
 
-  def __init__(self, heads: int, head_dim: int, width: int, *, rngs: nnx.Rngs, scale: float):
+  def __init__(self, heads: int, head_dim: int, width: int, *, rngs: nnx.Rngs, scale: float, bias: bool = False):
     self.w = nnx.Param(jax.random.normal(rngs.params(), (heads, head_dim, width)) * scale * (heads * head_dim) ** -0.5)
+    self.b = nnx.Param(jnp.zeros(width)) if bias else None
 
   def __call__(self, x: Float[Array, "T N H"]) -> Float[Array, "T D"]:
-    return jnp.tensordot(x, self.w[...].astype(x.dtype), axes=2)
+    y = jnp.tensordot(x, self.w[...].astype(x.dtype), axes=2)
+    return y if self.b is None else y + self.b[...].astype(x.dtype)

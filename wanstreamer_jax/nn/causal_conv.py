@@ -143,6 +143,32 @@ class Residual1d(nnx.Module):
     return x + y, {"conv_in": conv_in, "conv_out": conv_out}
 
 
+class ConvNeXt1d(nnx.Module):
+  """x + down(gelu(up(norm(depthwise(x))))), the branch damped at initialisation (ConvNeXt, arXiv 2201.03545).
+
+  The depthwise convolution of `kernel` inputs alone sees time. State: its last kernel - 1 inputs, [P, C].
+  """
+
+  def __init__(self, channels: int, kernel: int, expansion: int, *, rngs: nnx.Rngs):
+    self.channels, self.kernel = channels, kernel
+    self.w = normal_weight(rngs, (kernel, channels))
+    self.norm = ChannelNorm(channels)
+    self.up = CausalConv1d(channels, expansion * channels, 1, rngs=rngs)
+    self.down = CausalConv1d(expansion * channels, channels, 1, scale=0.3, rngs=rngs)
+
+  def initial_state(self) -> Float[Array, "P C"]:
+    return jnp.zeros((self.kernel - 1, self.channels))
+
+  def __call__(
+    self, x: Float[Array, "T C"], state: Float[Array, "P C"]
+  ) -> tuple[Float[Array, "T C"], Float[Array, "P C"]]:
+    past = jnp.concatenate([state, x])
+    mixed = sum(past[tap : tap + x.shape[0]] * self.w[tap] for tap in range(self.kernel))
+    y, _ = self.up(self.norm(mixed), self.up.initial_state())
+    y, _ = self.down(jax.nn.gelu(y), self.down.initial_state())
+    return x + y, past[x.shape[0] :]
+
+
 class Residual3d(nnx.Module):
   """x + conv_1x3x3(act(norm(conv_kx3x3(act(norm(x)))))), the branch damped at initialisation."""
 

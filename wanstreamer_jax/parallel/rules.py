@@ -48,19 +48,25 @@ RULES: tuple[Rule, ...] = (
   Rule(r"tokens\.(kinds|state)"),  # [a few, D]
   Rule(r"heads\.text\.w", (FSDP, "tensor")),  # [D, V]
   Rule(r"heads\.(audio|video)\.w", (FSDP, None)),  # [D, O]
+  Rule(r"heads\.(audio|video)_variance"),  # [Z]
   Rule(r"flow_time\.proj\.w"),  # [C, C]
   Rule(r"(shared_modulation|modulation\.proj)\.w", (None, None, FSDP)),  # [C, 6, D]
   Rule(r"modulation\.bias"),  # [6, D]
   # Perception
-  Rule(r"(hear|see)\.\w+\.w", (None, FSDP)),  # [I, O]
+  Rule(r"(hear|see)\.(project\.)?\w+\.w", (None, FSDP)),  # [I, O]
+  Rule(r"see\.trunk\.places"),  # [places, D]
+  Rule(r"hear\.trunk\.log_gain"),
   Rule(r"see\.w"),  # [3, 3, I, I]
-  # Codecs: kernels [..., I, O]
-  Rule(r"(encoder|decoder)\.[\w.]+(?<!_proj)\.w", (FSDP,)),
+  Rule(r"see\.(fine|coarse)\.\d+\.w", (None, FSDP)),  # [3, 3, I, I]
+  # Codecs and pretrained encoders: kernels [..., I, O]
+  Rule(r"(encoder|decoder|trunk)\.[\w.]+(?<!_proj)\.w", (FSDP,)),
   Rule(r"head\.w", (None,)),
-  Rule(r"standard\.latent_(mean|std)"),
+  Rule(r"standard\.\w+"),
+  Rule(r"critic\.[\w.]+\.w"),  # small, and of the training alone
   # Norms and biases
   Rule(r"\w*norm\w*\.scale"),
   Rule(r"(?<![qkv]_proj\.)b"),
+  Rule(r"\w+_gain\.gain"),  # of residual branches
 )
 
 

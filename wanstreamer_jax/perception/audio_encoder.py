@@ -43,6 +43,8 @@ def mel_frames(
 class UserAudioEncoder(nnx.Module):
   """User audio [K * samples] -> tokens [K, audio_tokens, D]. A stream: `(x, state) -> (y, state)`."""
 
+  delay = 0.0  # seconds between a sound and the tokens about it, beyond the unit itself
+
   def __init__(self, config: Config, *, rngs: nnx.Rngs):
     p = config.perception
     self.group = config.media.samples // p.mel_hop // p.audio_tokens  # mel frames per token

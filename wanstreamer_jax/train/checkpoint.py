@@ -32,6 +32,7 @@ from wanstreamer_jax.train.state import TrainState
 from wanstreamer_jax.weights.store import (
   FORMAT,
   META_FILE,
+  added_since,
   checkpoint_steps,
   checksum,
   current_name,
@@ -43,10 +44,12 @@ from wanstreamer_jax.weights.store import (
 
 # Fields that may differ between a run and its continuation. They change the numbers of later steps only by rounding, or
 # only how many steps there are (train.steps also moves the end of a decaying schedule). data.path may differ too, since
-# data are moved and mixtures change, but a notice is printed.
+# data are moved and mixtures change, but a notice is printed. The tokenizer's path is free, its hash is not.
 FREE_FIELDS = (
-  "name", "data.path", "data.heldout", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
+  "name", "data.path", "data.heldout", "data.user_video", "data.agent_video", "data.user_video_crf",
+  "data.agent_video_crf", "data.video_piece", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
   "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
+  "train.language_model", "data.tokenizer",
   "flow.steps", "flow.shift", "flow.guidance", "model.kv_cache", "model.remat", "model.attention",
 )  # fmt: skip
 FREE_SECTIONS = ("eval.",)
@@ -92,6 +95,7 @@ def changed_fields(saved: Config, current: Config) -> list[str]:
     f"{name}: {before[name]!r} -> {now[name]!r}"
     for name in now
     if before[name] != now[name] and name not in FREE_FIELDS and not name.startswith(FREE_SECTIONS)
+    if not (name == "data.tokenizer_sha256" and not before[name])  # older checkpoints do not have it
   ]
 
 
@@ -262,11 +266,15 @@ class Checkpoints:
     """(parts, their checksums) of a checkpoint. Raises _Damaged, or CheckpointError if it is of another run."""
     folder = self.folder / str(step)
     meta = self._read_meta(folder)
-    _check_shapes(folder, current_names(meta["leaves"]), flatten_state(abstract))
-    placed = jax.tree.map(
-      lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, shardings
+    saved = current_names(meta["leaves"])
+    added = {part: added_since(saved[part], self.config) for part in ("params", "ema") if part in saved}
+    later = {part: {name: x.shape for name, x in leaves.items()} for part, leaves in added.items()}
+    _check_shapes(folder, {part: x | later.get(part, {}) for part, x in saved.items()}, flatten_state(abstract))
+    placed = flatten_state(
+      jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, shardings)
     )
-    target = _as_saved(flatten_state(placed), meta["leaves"])
+    stored = {part: {name: x for name, x in leaves.items() if name in saved[part]} for part, leaves in placed.items()}
+    target = _as_saved(stored, meta["leaves"])
     arguments = ocp.checkpoint_utils.construct_restore_args(target)
     try:
       restore = ocp.args.PyTreeRestore(target, restore_args=arguments)
@@ -277,7 +285,10 @@ class Checkpoints:
       raise _Damaged(f"checkpoint {folder} is incomplete or damaged ({one_line_with_type(error)})") from error
     if int(np.asarray(parts["step"]["step"])) != step:
       raise _Damaged(f"checkpoint {folder} holds step {int(np.asarray(parts['step']['step']))}")
-    return current_names(parts), current_names(meta.get("checksums", {}))
+    parts = current_names(parts)
+    for part, leaves in added.items():
+      parts[part] |= {name: jax.device_put(x, placed[part][name].sharding) for name, x in leaves.items()}
+    return parts, current_names(meta.get("checksums", {}))
 
   def _read_meta(self, folder: epath.Path) -> dict[str, Any]:
     try:

@@ -4,6 +4,8 @@ The decoder is trained on a sample of the posterior plus some noise, since it wi
 generates, which are never exactly those of an encoder.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,6 +17,7 @@ from wanstreamer_jax.codecs.posterior import Posterior
 from wanstreamer_jax.codecs.source_filter import LOWEST_PITCH, pitch_octaves
 from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
 from wanstreamer_jax.config import TrainConfig
+from wanstreamer_jax.train.critic import CodecWithCritic, adversarial_loss
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -35,27 +38,55 @@ def pitch_loss(logit: Float[Array, "T"], audio: Float[Array, "S"], hop: int) -> 
   return jnp.sum(voiced * error) / jnp.maximum(jnp.sum(voiced), 1.0)
 
 
+class Comparison(NamedTuple):
+  """What the losses of one clip of sound compare: aligned, both [S]."""
+
+  original: Float[Array, "S"]
+  decoded: Float[Array, "S"]
+
+
 def audio_codec_loss(
-  vae: SourceFilterCodec, audio: Float[Array, "S"], key: jax.Array, train: TrainConfig
+  codec: AudioCodec, audio: Float[Array, "S"], key: jax.Array, train: TrainConfig
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Spectral distances, pitch and KL of one clip of whole latent frames. Returns (loss, metrics)."""
-  posterior, _ = vae.encode(audio, vae.encoder_state())
-  state = vae.decoder_state()
-  frames, _ = vae.voice_frames(noisy_sample(posterior, key, train.latent_noise), state["decoder"])
-  decoded, _ = vae.synthesise(frames, state["voice"])
-  metrics = {
-    "stft": losses.stft_loss(audio, decoded),
-    "mel": losses.mel_distance(audio, decoded, vae.cfg.sample_rate),
-    "pitch": pitch_loss(frames.pitch_logit, audio, vae.cfg.strides[0]),
+  """Spectral distances and KL of one clip of whole latent frames; pitch where there is an oscillator.
+
+  Returns (loss, metrics).
+  """
+  loss, metrics, _ = reconstruction_loss(codec, audio, key, train)
+  return loss, metrics | {"loss": loss}
+
+
+def adversarial_codec_loss(
+  both: CodecWithCritic, audio: Float[Array, "S"], key: jax.Array, train: TrainConfig
+) -> tuple[Float[Array, ""], Metrics]:
+  """`audio_codec_loss`, and what codec and critic learn from each other. Returns (loss, metrics)."""
+  loss, metrics, (original, decoded) = reconstruction_loss(both.codec, audio, key, train)
+  contest, more = adversarial_loss(both.critic, original, decoded, train)
+  return loss + contest, metrics | more | {"loss": loss + contest}
+
+
+def reconstruction_loss(
+  codec: AudioCodec, audio: Float[Array, "S"], key: jax.Array, train: TrainConfig
+) -> tuple[Float[Array, ""], Metrics, Comparison]:
+  """Compares decoded sound with sound `codec.cfg.delay` samples earlier, which is what the codec gives then."""
+  posterior, _ = codec.encode(audio, codec.encoder_state())
+  latents, state, metrics = noisy_sample(posterior, key, train.latent_noise), codec.decoder_state(), {}
+  if isinstance(codec, SourceFilterCodec):
+    frames, _ = codec.voice_frames(latents, state["decoder"])
+    decoded, _ = codec.synthesise(frames, state["voice"])
+    metrics["pitch"] = pitch_loss(frames.pitch_logit, audio, codec.cfg.strides[0])
+  else:
+    decoded, _ = codec.decode(latents, state)
+  heard = Comparison(*losses.in_step(audio, decoded, codec.cfg.delay))
+  metrics |= {
+    "stft": losses.stft_loss(*heard),
+    "mel": losses.mel_distance(*heard, codec.cfg.sample_rate),
     "kl": losses.kl(posterior),
   }
-  loss = (
-    train.stft_weight * metrics["stft"]
-    + train.mel_weight * metrics["mel"]
-    + train.pitch_weight * metrics["pitch"]
-    + train.kl_weight * metrics["kl"]
-  )
-  return loss, metrics | {"loss": loss}
+  loss = train.stft_weight * metrics["stft"] + train.mel_weight * metrics["mel"] + train.kl_weight * metrics["kl"]
+  if "pitch" in metrics:
+    loss += train.pitch_weight * metrics["pitch"]
+  return loss, metrics, heard
 
 
 def video_codec_loss(
@@ -78,7 +109,7 @@ def video_codec_loss(
   return loss, metrics | {"loss": loss}
 
 
-def calibration_statistics(vae: AudioCodec | VideoCodec, clips: Float[Array, "B ..."]) -> Float[Array, "N Z"]:
+def calibration_statistics(vae: AudioCodec | VideoCodec, clips: Float[Array, "B ..."]) -> Float[Array, "B T ... Z"]:
   """Posterior means of a batch of clips (audio [B, S] or video [B, 1 + 4n, H, W, 3]), for `posterior.calibrate`.
 
   The first two latent frames of each clip are left out if there are more, since they see the empty past.
@@ -88,5 +119,4 @@ def calibration_statistics(vae: AudioCodec | VideoCodec, clips: Float[Array, "B 
     posterior = vae.encode(clip, vae.encoder_state())[0] if isinstance(vae, AudioCodec) else vae.encode_clip(clip)
     return posterior.mean[min(2, posterior.mean.shape[0] - 1) :]
 
-  latents = jax.vmap(means)(clips)
-  return latents.reshape(-1, latents.shape[-1])
+  return jax.vmap(means)(clips)

@@ -20,15 +20,21 @@ from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.codecs.posterior import calibrate
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.mixture import Mixture, Order
+from wanstreamer_jax.data.mixture import Mixture, Order, SharedOrder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
 from wanstreamer_jax.errors import DataError
-from wanstreamer_jax.files import replacing, save_figure
+from wanstreamer_jax.files import Path, replacing, save_figure
 from wanstreamer_jax.parallel.mesh import make_mesh
-from wanstreamer_jax.train.codec_losses import audio_codec_loss, calibration_statistics, video_codec_loss
+from wanstreamer_jax.train.codec_losses import (
+  adversarial_codec_loss,
+  audio_codec_loss,
+  calibration_statistics,
+  video_codec_loss,
+)
+from wanstreamer_jax.train.critic import CodecWithCritic, Critic
 from wanstreamer_jax.train.prefetch import host_rows
 from wanstreamer_jax.train.stage import Loss, Metrics, Stage
-from wanstreamer_jax.weights.store import EXPORTED, export_weights
+from wanstreamer_jax.weights.store import EXPORTED, export_weights, fit_weights, load_weights, read_weights
 
 CALIBRATION_BATCHES = 16
 EVALUATION_STEP = 1_000_000_000  # number of the evaluation's batch, which training never reaches
@@ -55,7 +61,7 @@ class ClipLoader:
     _ = self._order
 
   @functools.cached_property
-  def _order(self) -> Order:
+  def _order(self) -> Order | SharedOrder:
     return self.mixture.order(self.config)
 
   def batch_at(self, step: int) -> dict[str, np.ndarray]:
@@ -68,7 +74,7 @@ class ClipLoader:
     number, session, start = self._order.place(step * data.batch + row)
     folder, rng = self.mixture.folders[number], np.random.default_rng([data.seed, step, row])
     for _ in range(TRIES):
-      units = folder.read_units(session, start, data.units)
+      units = folder.read_units(session, start, data.units, [f"{side}_{self.name}" for side in SIDES])
       first = int(rng.random() >= AGENT_SHARE)
       for side in (SIDES[first], SIDES[1 - first]):  # where this side lacks the stream, the other may have it
         if units[f"{side}_{self.name}_valid"].all():
@@ -83,9 +89,18 @@ def audio_codec_stage() -> Stage:
   """The audio codec."""
 
   def make_loss(config: Config) -> Loss:
-    return lambda vae, batch, keys: _mean_loss(audio_codec_loss, vae, audio_to_float(batch["audio"]), keys, config)
+    def loss(params: Any, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+      one = adversarial_codec_loss if isinstance(params, CodecWithCritic) else audio_codec_loss
+      return _mean_loss(one, params, audio_to_float(batch["audio"]), keys, config)
 
-  init = lambda config, key: make_audio_codec(config.audio_codec, rngs=nnx.Rngs(key))
+    return loss
+
+  def init(config: Config, key: jax.Array) -> Any:
+    codec = make_audio_codec(config.audio_codec, rngs=nnx.Rngs(key))
+    if not config.train.adversarial_weight:
+      return codec
+    return CodecWithCritic(codec, Critic(config.train, rngs=nnx.Rngs(jax.random.fold_in(key, 1))))
+
   return _stage("audio_codec", "audio", init, make_loss, _draw_audio)
 
 
@@ -99,6 +114,11 @@ def video_codec_stage() -> Stage:
   return _stage("video_codec", "video", init, make_loss, _draw_video)
 
 
+def codec_of(params: Any) -> Any:
+  """The codec among the parameters of stage 0, without what only trains it."""
+  return params.codec if isinstance(params, CodecWithCritic) else params
+
+
 def _mean_loss(loss: Any, vae: Any, clips: jax.Array, keys: jax.Array, config: Config) -> tuple[jax.Array, Metrics]:
   values, metrics = jax.vmap(lambda clip, k: loss(vae, clip, k, config.train))(clips, keys)
   metrics.pop("loss")
@@ -110,34 +130,47 @@ def _stage(name: str, medium: str, init: Any, make_loss: Callable[[Config], Loss
   own_rows = lambda config: host_rows(config.data.batch, make_mesh(config.train.mesh))
   evaluation_loss = jax.jit(lambda vae, batch, keys, config: make_loss(config)(vae, batch, keys), static_argnums=3)
 
-  def evaluate(vae: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
+  def evaluate(params: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
     """Losses of one batch (of `data.heldout` where it is set); draws originals above their reconstructions."""
+    codec = codec_of(params)
     held_out = config.data.replace(path=config.data.heldout or config.data.path)
     batch = loader(config.replace(data=held_out).freeze()).batch_at(EVALUATION_STEP)
     keys = jax.random.split(jax.random.key(0), config.data.batch)
-    value, metrics = evaluation_loss(vae, batch, keys, config)
+    value, metrics = evaluation_loss(codec, batch, keys, config)
     path = run / "pictures" / f"{step:06d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(vae, batch[medium], path)
+    draw(codec, batch[medium], path)
     return {"loss": float(value)} | {key: float(metric) for key, metric in metrics.items()}
 
-  def finish(vae: Any, config: Config, run: pathlib.Path) -> None:
-    export_weights(standardised(vae, loader(config), medium), config, run / EXPORTED, "f32")
+  def finish(params: Any, config: Config, run: pathlib.Path) -> None:
+    export_weights(standardised(codec_of(params), loader(config), medium), config, run / EXPORTED, "f32")
 
   return Stage(
     name=name, init=init, make_loss=make_loss, make_loader=lambda config: loader(config, own_rows(config)),
-    evaluate=evaluate, finish=finish, frozen=("standard.*",),
+    evaluate=evaluate, finish=finish, frozen=("standard.*",), load=_load,
   )  # fmt: skip
+
+
+def _load(path: Path, abstract: Any, config: Config) -> Any:
+  """`train.init`: a codec, or what an adversarial run trains; a codec alone is joined with a new critic."""
+  if not isinstance(abstract, CodecWithCritic):
+    return load_weights(path, abstract)
+  _, values = read_weights(path)
+  if any(name.startswith("critic.") for name in values):
+    return fit_weights(values, abstract, path)
+  critic = Critic(config.train, rngs=nnx.Rngs(config.train.seed))
+  return CodecWithCritic(load_weights(path, abstract.codec), critic)
 
 
 _measure = jax.jit(calibration_statistics)
 
 
 def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
-  """The codec with its latents' mean and deviation measured over some batches."""
+  """The codec with its latents' mean, deviation and what the past leaves unknown, measured over some batches."""
   to_float = audio_to_float if medium == "audio" else video_to_float
+  lag = loader.config.audio_latents if medium == "audio" else loader.config.video_groups
   means = [_measure(vae, to_float(loader.batch_at(EVALUATION_STEP + i)[medium])) for i in range(CALIBRATION_BATCHES)]
-  return calibrate(vae, jnp.concatenate(means))
+  return calibrate(vae, jnp.concatenate(means), lag)
 
 
 @jax.jit

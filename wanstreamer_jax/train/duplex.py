@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.loader import Crop
-from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.data.mixture import Mixture
+from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.flow import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import WanStreamer
-from wanstreamer_jax.model.tokens import PAD, Latents, Past, text_valid
+from wanstreamer_jax.model.tokens import Latents, Past, text_valid
 from wanstreamer_jax.model.ulysses import check_devices
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
 from wanstreamer_jax.teacher_forcing import (
@@ -129,7 +131,7 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   """`crop_loss` of given draws."""
   train = streamer.config.train
   inputs, targets = stage_inputs(crop, draws)
-  told = crop_conditions(streamer, mask_inputs(crop, draws.shown))
+  told = crop_conditions(streamer, mask_inputs(crop, draws.shown, streamer.config.model.pad))
   told = told._replace(first_unit=crop.start + draws.first_unit, first_text_token=draws.first_text_token)
   predictions = teacher_forced(streamer, told, inputs, evicts=not keeps_all(streamer.config))
   errors = squared_errors(predictions.velocity, targets)
@@ -145,11 +147,12 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
 
 def text_losses(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> tuple[jax.Array, Metrics]:
   """Cross-entropy of the slots that exist (up to and including the first PAD). hidden: [K, n, D]; text: [K, n]."""
-  train, valid, token = streamer.config.train, text_valid(text), text != PAD
+  train, pad = streamer.config.train, streamer.config.model.pad
+  valid, token = text_valid(text, pad), text != pad
   scores = text_scores(streamer, hidden, text)
   weight = valid * jnp.where(token, 1.0, train.pad_weight)
   tokens = jnp.maximum(jnp.sum(token), 1)
-  onset = onsets(text)
+  onset = onsets(text, pad)
   metrics = {
     "text": jnp.sum(scores.nll * valid) / jnp.sum(valid),
     "token_nll": jnp.sum(scores.nll * token) / tokens,
@@ -213,11 +216,26 @@ def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: in
   return validate(streamer, config, run, step)
 
 
+def _constants(config: Config) -> dict[str, np.ndarray]:
+  """Variances of the latents given the past, by parameter, as the codecs of the records measured them; {} where the
+  records are older. Raises DataError for another number of channels."""
+  folder = Mixture(config.data.path).folders[0]  # the others were made by the same codecs
+  found = {}
+  for name, codec in (("audio", config.audio_codec), ("video", config.video_codec)):
+    stated = folder.manifest.get("residual_std", {}).get(name)
+    if stated is None:
+      continue
+    if len(stated) != codec.latent_dim:
+      raise DataError(f"{folder.path} states residual_std of {len(stated)} {name} channels, not of {codec.latent_dim}")
+    found[f"heads.{name}_variance"] = np.square(np.asarray(stated, np.float32))
+  return found
+
+
 def duplex_stage() -> Stage:
   """Teacher-forced duplex training of the WanStreamer; the codecs were trained before and do not appear."""
   return Stage(
     name="duplex", init=_init, make_loss=lambda config: duplex_loss, make_loader=_loader, evaluate=_evaluate,
-    attention_flops=duplex_attention_flops,
+    attention_flops=duplex_attention_flops, constants=_constants, frozen=(r"heads\.(audio|video)_variance",),
   )  # fmt: skip
 
 

@@ -20,11 +20,10 @@ from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.model.streamer import WanStreamer
-from wanstreamer_jax.model.tokens import PAD
 from wanstreamer_jax.teacher_forcing import crop_past, crop_world, last_units
 from wanstreamer_jax.train.stage import Metrics
 from wanstreamer_jax.weights.agent import load_codecs, with_streamer
@@ -45,22 +44,23 @@ def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int
   path.parent.mkdir(parents=True, exist_ok=True)
   _draw(path, config, batch.agent_text, spoken, truth)
   should = {
-    "should_write": float((batch.agent_text != PAD).any(-1).mean()),
+    "should_write": float((batch.agent_text != config.model.pad).any(-1).mean()),
     "should_sound": float(np.apply_along_axis(is_loud, -1, np.asarray(truth[0])).mean()),
   }
-  metrics = _answers(spoken, batch) | should
+  metrics = _answers(spoken, batch, config.model.pad) | should
   if config.augment.on:
-    changed = _answers(_roll(streamer, audio_codec, video_codec, _held_out(config, augment=True))[0], batch)
+    heard, _ = _roll(streamer, audio_codec, video_codec, _held_out(config, augment=True))
+    changed = _answers(heard, batch, config.model.pad)
     metrics |= {f"{name}_augmented": value for name, value in changed.items()}
   return metrics
 
 
-def _answers(spoken: rollout.AgentUnit, batch: Crop) -> Metrics:
+def _answers(spoken: rollout.AgentUnit, batch: Crop, pad: int) -> Metrics:
   """How much the agents wrote and sounded, and how many of the true words stand in their places."""
-  text, words = np.asarray(spoken.text), batch.agent_text != PAD
+  text, words = np.asarray(spoken.text), batch.agent_text != pad
   sounded = np.apply_along_axis(is_loud, -1, np.asarray(spoken.audio))
   return {
-    "writes": float((text != PAD).any(-1).mean()), "sounds": float(sounded.mean()),
+    "writes": float((text != pad).any(-1).mean()), "sounds": float(sounded.mean()),
     "words_in_place": float((text == batch.agent_text)[words].mean()),
   }  # fmt: skip
 
@@ -133,7 +133,7 @@ def _draw(path: pathlib.Path, config: Config, text: np.ndarray, spoken: rollout.
   """Per session: the agent's film and log-spectrum, then the truth's; words where they are written."""
   from matplotlib.figure import Figure
 
-  tokenizer = TextTokenizer(config.data.tokenizer)
+  tokenizer = tokenizer_of(config)
   rows = [("agent", spoken.audio, spoken.video, spoken.text), ("truth", *truth, text)]
   figure = Figure(figsize=(26, 16))
   axes = figure.subplots(4 * 2, 2, height_ratios=[1.0, 1.6] * 4)
@@ -149,8 +149,8 @@ def _draw(path: pathlib.Path, config: Config, text: np.ndarray, spoken: rollout.
       hiss = 1e-6 * np.random.default_rng(0).standard_normal(len(samples))
       sound.specgram(samples + hiss, NFFT=512, noverlap=256, Fs=config.media.sample_rate, vmin=-140, vmax=-40)
       sound.set_ylim(0, 5000)
-      for unit in np.flatnonzero((ids[session] != PAD).any(-1)):
-        words = tokenizer.captions([int(i) for i in ids[session][unit] if i != PAD])
+      for unit in np.flatnonzero((ids[session] != tokenizer.pad_id).any(-1)):
+        words = tokenizer.captions([int(i) for i in ids[session][unit] if i != tokenizer.pad_id])
         sound.text(unit * config.media.unit_ms / 1000, 4200 - 500 * (unit % 4), words, fontsize=7, color="white")
   figure.tight_layout()
   save_figure(path, figure, dpi=60)

@@ -2,7 +2,7 @@
 
 A run is a folder (`config.train.run`), here or in an object store (train/run_folder.py):
   config.json     the exact config of the last start
-  code.json       the code of that start: git revision, whether it was changed, versions
+  code.json       the code of that start: git revision, whether it was changed, versions; the language model's hash
   metrics.jsonl   one line per step and per evaluation (train/metric_log.py)
   tensorboard/    the same for TensorBoard
   checkpoints/    whole states (train/checkpoint.py)
@@ -32,14 +32,17 @@ from jax.sharding import Mesh
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict
+from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import ConfigError, Stopped, TrainingError
 from wanstreamer_jax.files import write_json
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.machine import peak_flops
 from wanstreamer_jax.parallel.mesh import check_batch, enable_compilation_cache, make_mesh
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.flops import model_flops
+from wanstreamer_jax.train.language_model import language_model_params
 from wanstreamer_jax.train.metric_log import MetricLog
 from wanstreamer_jax.train.nonfinite import first_nonfinite
 from wanstreamer_jax.train.prefetch import Prefetcher
@@ -47,7 +50,6 @@ from wanstreamer_jax.train.run_folder import RunFolder
 from wanstreamer_jax.train.stage import Batch, BatchLoader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights.agent import resolve
-from wanstreamer_jax.weights.store import load_weights
 
 
 def train(stage: Stage, config: Config) -> TrainState:
@@ -61,6 +63,7 @@ def train(stage: Stage, config: Config) -> TrainState:
     raise ConfigError(
       f"train.run is {config.train.run!r}: give a folder of its own, like runs/tiny, or gs://bucket/run"
     )
+  config = with_tokenizer_hash(config)
   enable_compilation_cache()
   hosts.check_same(provenance.facts(config))
   mesh = make_mesh(config.train.mesh)
@@ -77,7 +80,7 @@ def train(stage: Stage, config: Config) -> TrainState:
     state = start_state(stage, config, mesh, checkpoints)
     start = int(state.step)
     write_json(run.local / "config.json", config_to_dict(config))
-    write_json(run.local / "code.json", provenance.code())
+    write_json(run.local / "code.json", provenance.code() | provenance.language_model(config))
     with (
       MetricLog(run.local, start, config.train.steps, stage.units(config)) as log,
       Prefetcher(loader, mesh, start, config.train.steps) as prefetcher,
@@ -90,16 +93,32 @@ def train(stage: Stage, config: Config) -> TrainState:
 
 
 def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
-  """The run's last checkpoint, else the weights of `train.init`, else a fresh start; created on their own devices."""
+  """The run's last checkpoint, else the weights of `train.init`, else those of `train.language_model` and random ones,
+  else random ones; all are created on their own devices.
+  """
   abstract, shardings = state_shardings(stage, config, mesh)
   state = checkpoints.restore(abstract, shardings)
   if state is not None:
     print(f"continuing {config.train.run} from step {int(state.step)}", flush=True)
     return state
+  constants = stage.constants(config) if stage.constants else {}
   if config.train.init:
-    weights = jax.device_put(load_weights(resolve(config.train.init), abstract.params), shardings.params)
-    return jax.jit(functools.partial(fresh_state, stage, config), out_shardings=shardings)(weights)
-  return jax.jit(functools.partial(init_state, stage, config), out_shardings=shardings)()
+    weights = stage.load(resolve(config.train.init), abstract.params, config)
+  elif config.train.language_model:
+    weights = language_model_params(stage, config, abstract.params, shardings.params)
+  elif constants:
+    weights = jax.jit(lambda: init_state(stage, config).params, out_shardings=shardings.params)()
+  else:
+    return jax.jit(functools.partial(init_state, stage, config), out_shardings=shardings)()
+  weights = jax.device_put(fill_leaves(weights, named_leaves(weights) | constants), shardings.params)
+  return jax.jit(functools.partial(fresh_state, stage, config), out_shardings=shardings)(weights)
+
+
+def with_tokenizer_hash(config: Config) -> Config:
+  """The config with the hash of its tokenizer, so that checkpoints and exports say whose ids the embedding has."""
+  if config.data.tokenizer_sha256 or config.train.stage != "duplex":
+    return config
+  return config.replace(data=config.data.replace(tokenizer_sha256=tokenizer_of(config).sha256)).freeze()
 
 
 @dataclasses.dataclass(frozen=True)

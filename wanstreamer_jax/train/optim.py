@@ -23,6 +23,8 @@ GROUPS: dict[str, Rule] = {
   "language": Rule(
     r"transformer\.layers\.(?!modulation|latent_mlp).+|transformer\.final_norm\.scale|tokens\.embedding|heads\.text\.w"
   ),
+  "hearing": Rule(r"hear\.trunk\..+"),  # what a pretrained encoder brought; "perception" names these as well
+  "seeing": Rule(r"see\.trunk\..+"),
   "perception": Rule(r"(hear|see)\..+"),
   "latents": Rule(r"tokens\.(\w+_in\.w|kinds|state)|transformer\.layers\.latent_mlp\..+"),
   "flow_time": Rule(r"transformer\.(flow_time|shared_modulation|layers\.modulation)\..+"),
@@ -81,7 +83,7 @@ def relative_rates(train: TrainConfig, frozen: tuple[str, ...], params: Any) -> 
 
 def _names(entry: str, parameter: str) -> bool:
   """Whether a group or a pattern names a parameter."""
-  return entry == group_of(parameter) or Rule(entry).matches(parameter)
+  return entry == group_of(parameter) or GROUPS.get(entry, Rule(entry)).matches(parameter)
 
 
 def check_groups(train: TrainConfig, params: Any) -> None:
@@ -110,7 +112,8 @@ def decayed(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(pulls, params)
 
 
-MATRICES = Rule(r"(transformer\.layers|hear|see)\.([\w.]+_proj|\w+)\.w")  # what Muon moves; Adam moves the rest
+# What Muon moves; Adam moves the rest.
+MATRICES = Rule(r"(transformer\.layers|hear|see)\.([\w.]+_proj|(project\.)?\w+)\.w")
 MUON_MOMENTUM = 0.95  # `train.beta1` is Adam's
 MUON_RMS = 0.2  # of an update before the rate: about Adam's, so that one rate serves both
 # Axes of a leaf that are inputs and outputs of its matrix; an axis before them (layers) is a batch of matrices.

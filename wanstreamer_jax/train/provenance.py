@@ -15,6 +15,7 @@ from typing import Any
 from wanstreamer_jax import __version__
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import flat_fields
+from wanstreamer_jax.weights.qwen import fingerprint
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "libtpu")
@@ -73,4 +74,10 @@ def code() -> dict[str, Any]:
 def facts(config: Config) -> dict[str, Any]:
   """What all processes of a job must have in common, by the name that error messages use."""
   flags = {name: os.environ.get(name, "") for name in FLAGS}
-  return {**flat_fields(config), **versions(), **code_files(), **flags}
+  return {**flat_fields(config), **versions(), **code_files(), **flags, **language_model(config)}
+
+
+def language_model(config: Config) -> dict[str, Any]:
+  """{"language_model": what tells its folder from others}, of a run that starts from one; {} for others."""
+  folder = config.train.language_model
+  return {"language_model": {"folder": folder, **fingerprint(folder)}} if folder else {}

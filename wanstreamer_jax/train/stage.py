@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.files import Path
+from wanstreamer_jax.weights.store import load_weights
 
 Params = Any  # an nnx module, or any pytree of arrays
 Batch = Any  # arrays [B, ...], in a dict or a NamedTuple (`data.loader.Crop`)
@@ -57,6 +59,9 @@ class Stage:
   evaluate: (parameters, config, run folder, step) -> metrics; may write pictures below the run folder. The parameters
     are the averaged ones where `train.ema` is on. Optional.
   finish: (parameters, config, run folder), after the last update; may write what the next stage reads. Optional.
+  constants: config -> {parameter's name: value} that a new run takes from its data in place of what `init` or
+    `train.init` has; they are to be frozen. Optional.
+  load: (path, abstract parameters, config) -> parameters of `train.init`; by default those of the same names.
   frozen: patterns of parameter names (as in parallel/rules.py) that the optimiser leaves alone.
   units: how many units a step trains on, for the speed figures.
   attention_flops: config -> FLOPs of the Transformer's attention in a step (train/flops.py), which `cost.count` cannot
@@ -69,6 +74,8 @@ class Stage:
   make_loader: Callable[[Config], BatchLoader]
   evaluate: Callable[[Params, Config, pathlib.Path, int], Metrics] | None = None
   finish: Callable[[Params, Config, pathlib.Path], None] | None = None
+  constants: Callable[[Config], dict[str, Any]] | None = None
+  load: Callable[[Path, Params, Config], Params] = lambda path, abstract, config: load_weights(path, abstract)
   frozen: tuple[str, ...] = ()
   units: Callable[[Config], int] = all_units
   attention_flops: Callable[[Config], float] = lambda config: 0.0

@@ -15,7 +15,7 @@ from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.config_files import apply_override, flat_fields
 from wanstreamer_jax.data.encode import world_text
 from wanstreamer_jax.data.session import World
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.data.world_file import load_world, write_world
 from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.files import Path
@@ -32,7 +32,9 @@ from wanstreamer_jax.weights.store import (
 )
 
 DEMO = "demo"
-RUN_PATHS = ("data.path", "data.heldout", "train.run", "train.init", "train.codecs", "train.mesh")
+RUN_PATHS = (
+  "data.path", "data.heldout", "train.run", "train.init", "train.language_model", "train.codecs", "train.mesh"
+)  # fmt: skip
 DEMO_FOLDER = pathlib.Path(__file__).parent / "demo"
 
 
@@ -81,7 +83,7 @@ def assemble(streamer: Path, audio_codec: Path, video_codec: Path) -> Agent:
   config, own = read_weights(resolve(streamer))
   config = without_paths(config)
   abstract = abstract_agent(config)
-  own = _checked("streamer", streamer, own, abstract.streamer)
+  own = checked_part("streamer", streamer, own, abstract.streamer)
   values = {f"streamer.{name}": value for name, value in own.items()}
   for part, path in (("audio_codec", audio_codec), ("video_codec", video_codec)):
     codec, found = read_weights(resolve(path))
@@ -92,7 +94,7 @@ def assemble(streamer: Path, audio_codec: Path, video_codec: Path) -> Agent:
           f"{path} has {name} = {has.get(name)!r}, but {streamer} was trained with {wanted[name]!r}: "
           "give the codec that made the latents it was trained on"
         )
-    found = _checked(part, path, found, getattr(abstract, part))
+    found = checked_part(part, path, found, getattr(abstract, part))
     values |= {f"{part}.{name}": value for name, value in found.items()}
   return fit_weights(values, abstract, streamer)
 
@@ -107,7 +109,7 @@ def codec_fields(config: Config, part: str) -> dict[str, Any]:
   }
 
 
-def _checked(part: str, path: Path, values: dict[str, np.ndarray], abstract: Any) -> dict[str, np.ndarray]:
+def checked_part(part: str, path: Path, values: dict[str, np.ndarray], abstract: Any) -> dict[str, np.ndarray]:
   """The named values of a part. Raises CheckpointError unless they are its weights."""
   wanted = {name: leaf.shape for name, leaf in named_leaves(abstract).items()}
   values = part_of(values, wanted)
@@ -140,18 +142,20 @@ def abstract_agent(config: Config) -> Agent:
 
 
 def export_agent(agent: Agent, folder: Path, dtype: str = "bf16", world_file: str | None = None) -> int:
-  """Writes an agent as one folder, with a world if one is given. Returns the size of the weights in bytes.
+  """Writes an agent as one folder, with its tokenizer, and with a world if one is given. Returns its size in bytes.
 
-  Raises DataError or MediaError, before anything is written, for a world that the agent cannot use.
+  Raises DataError or MediaError, before anything is written, for a tokenizer that is not the one of the training and
+  for a world that the agent cannot use.
   """
   config = agent.config
+  tokenizer = tokenizer_of(config)
   world = load_world(world_file, config.media) if world_file else None
   if world is not None:
-    world_text(config, TextTokenizer(config.data.tokenizer), world)
+    world_text(config, tokenizer, world)
     portrait = world.portrait if config.layout.portrait else None
     voice = world.voice if config.layout.voice_units else None
     world = World(world.fields, portrait, voice)
-  size = export_weights(agent, config, folder, dtype)
+  size = export_weights(agent, config, folder, dtype, tokenizer.blob)
   if world is not None:
     write_world(pathlib.Path(folder), world, config.media)
   return size

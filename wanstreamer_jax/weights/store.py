@@ -1,6 +1,7 @@
 """Reads and writes exported weights (safetensors); reads training checkpoints (Orbax).
 
-An export is a folder with `weights.safetensors` and `config.json`; a training checkpoint is a folder
+An export is a folder with `weights.safetensors` and `config.json`, and where there is text `tokenizer.json`, the file
+that its config's `data.tokenizer_sha256` names; a training checkpoint is a folder
 `RUN/checkpoints/STEP` that train/checkpoint.py wrote. Both carry their config and a format number. In memory weights
 are float32 and named as in parallel/rules.py. Any path may lie in an object store, `gs://bucket/folder`.
 """
@@ -10,14 +11,14 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import AudioCodecConfig, Config, VideoCodecConfig
 from wanstreamer_jax.config_files import config_from_dict, config_to_dict
 from wanstreamer_jax.errors import CheckpointError, ConfigError, one_line_with_type
 from wanstreamer_jax.files import Path, absolute_path, is_remote, local_copy, replacing
@@ -26,6 +27,7 @@ from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 FORMAT = 2  # 1: heads that state velocities, kinds in another order
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
 EXPORTED = "weights"  # folder of a finished codec run that holds the standardised codec, as an export
 META_FILE = "meta/metadata"  # inside a training checkpoint
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
@@ -50,16 +52,26 @@ RENAMED = {
   "decoder.half": "decoder.steps.1.stage",
   "decoder.norm_half": "decoder.norm_out",
 }
+# Constants that older weights lack, the leaf that has stood beside each of them, and what they were then.
+ADDED: dict[str, tuple[str, Callable[[Config, int], np.ndarray]]] = {
+  "heads.audio_variance": ("heads.audio.b", lambda config, _: _full(config.audio_codec, config.flow.audio_std**2)),
+  "heads.video_variance": ("heads.video.b", lambda config, _: _full(config.video_codec, config.flow.video_std**2)),
+  "standard.residual_std": ("standard.latent_std", lambda _, channels: np.zeros(channels, np.float32)),
+}
+EXACT = re.compile(r"(.*\.)?heads\.(audio|video)_variance")  # leaves that every export keeps in float32
 MIN_INT8_ROW = 16  # shorter rows stay bf16, since their scales would take the space that int8 saves
 
 # The client of Google's store logs a traceback for every failure that it raises; here a failure is one line.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 
-def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16") -> int:
+def export_weights(
+  params: Any, config: Config, path: Path, dtype: str = "bf16", tokenizer: bytes | None = None
+) -> int:  # fmt: skip
   """Writes weights and config as a folder. Returns its size in bytes. Raises CheckpointError if it cannot be written.
 
   dtype: "f32", "bf16" or "int8". int8 has one float32 scale per row (the last axis); short rows and vectors stay bf16.
+  tokenizer: a tokenizer.json, which from then on is the config's.
   """
   if dtype not in ("f32", "bf16", "int8"):
     raise CheckpointError(f"export dtype is {dtype!r}: expected f32, bf16 or int8")
@@ -70,13 +82,19 @@ def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16")
     tensors.update(_pack(name, np.asarray(jax.device_get(leaf)), dtype))
   folder = epath.Path(path)
   data = save(tensors)
-  header = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest(), "config": config_to_dict(config)}
+  if tokenizer is not None:
+    own = config.data.replace(tokenizer=TOKENIZER_FILE, tokenizer_sha256=hashlib.sha256(tokenizer).hexdigest())
+    config = config.replace(data=own).freeze()
+  header: dict[str, Any] = {"format": FORMAT, "sha256": hashlib.sha256(data).hexdigest()}
+  header |= {"tokenizer": TOKENIZER_FILE} if tokenizer is not None else {}  # older exports have none
+  header["config"] = config_to_dict(config)
   files = {CONFIG_FILE: (json.dumps(header, indent=2) + "\n").encode(), WEIGHTS_FILE: data}
+  files |= {TOKENIZER_FILE: tokenizer} if tokenizer is not None else {}
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as both:  # neither gets its name before both are written
+    with contextlib.ExitStack() as all_files:  # none gets its name before all are written
       for name, content in files.items():
-        both.enter_context(replacing(folder / name)).write_bytes(content)
+        all_files.enter_context(replacing(folder / name)).write_bytes(content)
   except OSError as error:
     raise CheckpointError(f"cannot write weights to {folder}: {error.strerror or error}") from error
   return sum(map(len, files.values()))
@@ -85,7 +103,7 @@ def export_weights(params: Any, config: Config, path: Path, dtype: str = "bf16")
 def _pack(name: str, value: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
   import ml_dtypes
 
-  if dtype == "f32":
+  if dtype == "f32" or EXACT.fullmatch(name):
     return {name: value.astype(np.float32)}
   if dtype == "bf16" or value.ndim < 2 or value.shape[-1] < MIN_INT8_ROW:
     return {name: value.astype(ml_dtypes.bfloat16)}
@@ -101,12 +119,14 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
 
   folder = epath.Path(path)
   config = read_header(folder, CONFIG_FILE)
+  header = json.loads((folder / CONFIG_FILE).read_text())
+  config = _with_own_tokenizer(config, folder) if header.get("tokenizer") else config
   try:
     with local_copy(folder / WEIGHTS_FILE) as file:
       tensors, found = load_file(file), hashlib.sha256(file.read_bytes()).hexdigest()
   except (OSError, SafetensorError) as error:
     raise CheckpointError(f"cannot read {folder / WEIGHTS_FILE}: {error}; the file is missing or incomplete") from error
-  stated = json.loads((folder / CONFIG_FILE).read_text()).get("sha256")
+  stated = header.get("sha256")
   if stated is not None and stated != found:
     raise CheckpointError(
       f"{folder / WEIGHTS_FILE} is not the file that {CONFIG_FILE} beside it describes: it is damaged or from "
@@ -117,6 +137,41 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
     if not name.endswith(SCALE):
       values[current_name(name)] = value.astype(np.float32) * tensors.get(name + SCALE, np.float32(1))
   return config, values
+
+
+def _with_own_tokenizer(config: Config, folder: epath.Path) -> Config:
+  """The config of an export with the path of the tokenizer beside its weights.
+
+  Raises CheckpointError when that file is missing or another one.
+  """
+  file, stated = folder / TOKENIZER_FILE, config.data.tokenizer_sha256
+  try:
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+  except OSError as error:
+    raise CheckpointError(
+      f"{file} is missing: the weights beside it were trained with that tokenizer; copy the folder again"
+    ) from error
+  if found != stated:
+    raise CheckpointError(
+      f"{file} is not the tokenizer that {CONFIG_FILE} beside it describes (SHA-256 {found[:12]}..., expected "
+      f"{stated[:12]}...): it is damaged or from another export; copy the folder again"
+    )
+  return config.replace(data=config.data.replace(tokenizer=str(file))).freeze()
+
+
+def _full(codec: AudioCodecConfig | VideoCodecConfig, value: float) -> np.ndarray:
+  return np.full(codec.latent_dim, value, np.float32)
+
+
+def added_since(shapes: Mapping[str, tuple[int, ...]], config: Config) -> dict[str, np.ndarray]:
+  """The constants that weights of these names and shapes lack because they are older, by name."""
+  found = {}
+  for added, (beside, value) in ADDED.items():
+    for name, shape in shapes.items():
+      front = name.removesuffix(beside)
+      if front != name and front + added not in shapes and (not front or front.endswith(".")):
+        found[front + added] = value(config, shape[-1])
+  return found
 
 
 def current_name(name: str) -> str:
@@ -178,9 +233,11 @@ def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   """(config, {name: float32 array}) of an export or a training checkpoint; the averaged weights where it has them."""
   folder = find_weights(path)
   if (folder / WEIGHTS_FILE).exists():
-    return load_export(folder)
-  config = read_header(folder, META_FILE)
-  return config, read_checkpoint(folder, "ema" if config.train.ema else "params")
+    config, values = load_export(folder)
+  else:
+    config = read_header(folder, META_FILE)
+    values = read_checkpoint(folder, "ema" if config.train.ema else "params")
+  return config, values | added_since({name: value.shape for name, value in values.items()}, config)
 
 
 def checksum(leaf: Any, xp: Any = np) -> Any:

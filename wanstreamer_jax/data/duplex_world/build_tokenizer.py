@@ -14,13 +14,15 @@ from collections.abc import Iterable
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from wanstreamer_jax.data.tokenizer import CONTROL, SHIPPED
+from wanstreamer_jax.data.tokenizer import CUT, PAD, SHIPPED
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.files import replacing
 
 # A directive "(nods)", a word with inner apostrophes or hyphens, a number, punctuation, or a single white space; each
 # may carry one leading space, which is part of its token.
 PIECES = r" ?\([\p{L} _-]+\)| ?\p{L}+(?:['’-]\p{L}+)*| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"
+
+CONTROL = (PAD, CUT, "<unk>")  # ids 0, 1, 2
 
 COMMON = """
 the be to of and a in that have I it for not on with he as you do at this but his by from they we say her she or an

@@ -1,16 +1,18 @@
 """duplex_world as a `data.make.SessionSource`."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.script import WORLD_VERSION
-from wanstreamer_jax.data.duplex_world.world import SPLITS, WorldConfig, make_session
-from wanstreamer_jax.data.session import Session
+from wanstreamer_jax.data.duplex_world.world import SPLITS, WorldConfig, make_session, script_words
+from wanstreamer_jax.data.session import Session, Word
 from wanstreamer_jax.errors import DataError
+
+SCRIPTS = 16  # sessions whose words are known before any is rendered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,11 @@ class DuplexSource:
   def sessions(self, item: int) -> Generator[Session, None, int]:
     yield make_session(self.first_seed + item, self.world, self.split)
     return 0
+
+  def spoken(self) -> Iterator[tuple[Word, ...]]:
+    """The agent's words of the first sessions, whose scripts run without media."""
+    for item in range(min(self.items, SCRIPTS)):
+      yield script_words(self.first_seed + item, self.world, self.split)
 
   def where(self, item: int) -> str:
     return f"seed {self.first_seed + item}"

@@ -13,7 +13,7 @@ from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, SMALL_PERSONAS, 
 from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Scene, ScriptedUser
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.duplex_world.voice import Voice
-from wanstreamer_jax.data.session import Session, Side, World
+from wanstreamer_jax.data.session import Session, Side, Word, World
 from wanstreamer_jax.errors import ConfigError
 
 SPLITS = ("train", "heldout")
@@ -102,15 +102,8 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
   split "heldout" has users whose voices and looks "train" never has; half of their questions are phrasings or sums that
   "train" never has (`unseen` in the ground truth). The agent is one of the same few personas.
   """
-  players = cast(seed, config, split)
+  players, answering = _play(seed, config, split)
   scene, user, agent = players.scene, players.user, players.agent
-  answering = PerfectAgent(scene, agent, config.text_lead)
-  asking, spoke = ScriptedUser(scene, user), False
-  for unit in range(config.units):
-    scene.now = unit
-    answering.step()
-    asking.step(spoke)
-    spoke = answering.speaking()
   _attend(scene, user, agent)
   user_side, agent_side = _side(user, config), _side(agent, config)
   assert user_side.audio is not None
@@ -125,6 +118,25 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
     seed=seed,
     source=f"duplex_world/{config.size}/{split}/{seed}",
   )
+
+
+def script_words(seed: int, config: WorldConfig, split: str = "train") -> tuple[Word, ...]:
+  """The agent's text stream of `make_session`, without its media."""
+  return _inside(_play(seed, config, split)[1].words, config)
+
+
+def _play(seed: int, config: WorldConfig, split: str) -> tuple[Cast, PerfectAgent]:
+  """The people of a session after it, with all that they planned to say and do."""
+  players = cast(seed, config, split)
+  scene = players.scene
+  answering = PerfectAgent(scene, players.agent, config.text_lead)
+  asking, spoke = ScriptedUser(scene, players.user), False
+  for unit in range(config.units):
+    scene.now = unit
+    answering.step()
+    asking.step(spoke)
+    spoke = answering.speaking()
+  return players, answering
 
 
 def _attend(scene: Scene, user: Body, agent: Body) -> None:

@@ -1,0 +1,180 @@
+"""Sounds to train and to judge audio codecs on: one voice, two at once, chords, noise, and a voice in a room.
+
+Speech is read from a folder of sound files (a folder below it for each voice, if there are several), or made by the
+formant voices of duplex_world. All else is made up here. Every sound is a pure function of its kind, its length and its
+seed. `SoundSource` gives sessions without pictures and text, whose two sides are sounds of different kinds.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from wanstreamer_jax.config import Config, MediaConfig
+from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, user_voice, vocabulary
+from wanstreamer_jax.data.duplex_world.speech import synthesise
+from wanstreamer_jax.data.media import read_audio
+from wanstreamer_jax.data.session import Session, Side, World
+from wanstreamer_jax.errors import DataError
+
+KINDS = ("voice", "two voices", "chord", "noise", "room")
+VOICE_TURNS = 4  # of 8 sides of training are one voice; the other kinds have one each
+VERSION = 1
+MAX_FILE_SECONDS = 600.0
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus")
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+  """Who speaks: the files of a folder, or the formant voices where it is ""."""
+
+  folder: str = ""
+
+  @functools.cached_property
+  def voices(self) -> list[list[pathlib.Path]]:
+    """The files of each voice. Raises DataError for a folder without any."""
+    root = pathlib.Path(self.folder)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+      raise DataError(f"{root} holds no sound files ({', '.join(SUFFIXES)}): give a folder of speech")
+    return [[file for file in files if file.parent == parent] for parent in sorted({file.parent for file in files})]
+
+  def utterance(self, voice: int, media: MediaConfig, rng: np.random.Generator) -> np.ndarray:
+    """A sentence or a file of voice `voice`, any number: float32 [samples]."""
+    if self.folder:
+      files = self.voices[voice % len(self.voices)]
+      return read_audio(files[int(rng.integers(len(files)))], media, MAX_FILE_SECONDS)
+    words = [word for word in vocabulary() if word[0] not in "(<"]
+    chosen = [words[i] for i in rng.integers(len(words), size=rng.integers(2, 9))]
+    personas = [persona.voice for persona in PERSONAS]
+    speaker = personas[voice % 4] if voice % 4 < len(personas) else user_voice(np.random.default_rng(voice), False)
+    return synthesise(chosen, speaker, media.sample_rate, int(rng.integers(1 << 30)), rng.random() < 0.3).audio
+
+  def describe(self) -> dict[str, Any]:
+    """What a manifest says about it: the files by name and size."""
+    if not self.folder:
+      return {"speech": "formant"}
+    files = [f"{path.relative_to(self.folder)} {path.stat().st_size}" for paths in self.voices for path in paths]
+    return {"speech": hashlib.sha256("\n".join(files).encode()).hexdigest(), "files": len(files)}
+
+
+def sound(kind: str, samples: int, seed: int, media: MediaConfig, speech: Speech) -> np.ndarray:
+  """One sound of a kind of KINDS: float32 [samples] in [-1, 1], at a random level."""
+  rng = np.random.default_rng([seed, KINDS.index(kind)])
+  rate = media.sample_rate
+  if kind == "voice":
+    audio = talk(samples, media, speech, rng)
+  elif kind == "two voices":
+    audio = talk(samples, media, speech, rng) + rng.uniform(0.5, 1) * talk(samples, media, speech, rng)
+  elif kind == "chord":
+    audio = chords(samples, rate, rng)
+  elif kind == "noise":
+    audio = noise(samples, rate, rng)
+  else:
+    audio = in_room(talk(samples, media, speech, rng), rate, rng)
+  loudness = np.sqrt(np.mean(np.square(audio))) + 1e-9
+  audio = audio * (10 ** rng.uniform(-1.5, -0.9) / loudness)  # -30 to -18 dB
+  return (audio / max(1.0, np.abs(audio).max() / 0.98)).astype(np.float32)
+
+
+def talk(samples: int, media: MediaConfig, speech: Speech, rng: np.random.Generator) -> np.ndarray:
+  """One voice, with pauses of up to 0.6 s, that begins anywhere in its speech."""
+  voice, pieces, length = int(rng.integers(1 << 20)), [], 0
+  skip = int(rng.integers(media.sample_rate))
+  while length < samples + skip:
+    pieces += [np.zeros(int(media.sample_rate * rng.uniform(0.05, 0.6))), speech.utterance(voice, media, rng)]
+    length += sum(map(len, pieces[-2:]))
+  return np.concatenate(pieces)[skip : skip + samples]
+
+
+def chords(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+  """Two to five notes at a time, plucked or held, with overtones; a new chord every 0.4 to 1.6 s."""
+  audio, start = np.zeros(samples), 0
+  while start < samples:
+    count = min(int(rate * rng.uniform(0.4, 1.6)), samples - start)
+    time = np.arange(count) / rate
+    envelope = np.exp(-time * rng.choice([0.3, 3.0])) * np.minimum(1, time / 0.01) * np.minimum(1, time[::-1] / 0.02)
+    for note in rng.choice(np.arange(33, 81), rng.integers(2, 6), replace=False):  # 55 to 831 Hz
+      pitch, decay = 440 * 2 ** ((note - 69 + rng.normal(0, 0.03)) / 12), rng.uniform(0.4, 0.9)
+      for harmonic in range(1, min(24, int(0.45 * rate / pitch)) + 1):
+        wave = np.sin(2 * np.pi * (harmonic * pitch * time + rng.random()))
+        audio[start : start + count] += decay**harmonic * envelope * wave
+    start += count
+  return audio
+
+
+def noise(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+  """Noise of a random tilt and band, steady or in bursts."""
+  frequency = np.fft.rfftfreq(samples, 1 / rate)
+  low, high = np.sort(np.exp(rng.uniform(np.log(60), np.log(0.48 * rate), 2)))
+  shape = (np.maximum(frequency, 50) / 50) ** -rng.choice([0.0, 0.5, 1.0])
+  if rng.random() < 0.5:  # a band of at least an octave, 40 dB above the rest
+    shape = shape * np.where((frequency >= low) & (frequency <= max(high, 2 * low)), 1.0, 0.01)
+  audio = np.fft.irfft(np.fft.rfft(rng.standard_normal(samples)) * shape, samples)
+  audio /= np.sqrt(np.mean(np.square(audio)))
+  if rng.random() < 0.5:
+    knots = rng.uniform(0.02, 1, samples // (rate // 5) + 2)
+    audio *= np.interp(np.arange(samples), np.arange(len(knots)) * (rate // 5), knots)
+  return audio
+
+
+def in_room(audio: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
+  """Sound as a microphone a few metres away takes it up: early reflections, a decaying tail, a little noise."""
+  seconds = rng.uniform(0.2, 0.8)  # until the tail is 60 dB down
+  time = np.arange(int(seconds * rate)) / rate
+  tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+  tail[: int(0.003 * rate)] = 0
+  tail *= rng.uniform(0.3, 1.0) / np.sqrt(np.sum(np.square(tail)))
+  tail[0] = 1.0
+  for at in rng.integers(int(0.003 * rate), int(0.03 * rate), 6):
+    tail[at] += rng.uniform(-0.4, 0.4)
+  size = 1 << (len(audio) + len(tail)).bit_length()
+  wet = np.fft.irfft(np.fft.rfft(audio, size) * np.fft.rfft(tail, size), size)[: len(audio)]
+  hiss = noise(len(audio), rate, rng) * np.sqrt(np.mean(np.square(wet))) * 10 ** rng.uniform(-2.2, -1.5)
+  return wet + hiss
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundSource:
+  """Sessions `first_seed`, `first_seed` + 1, ...: half of the sides are one voice, the rest the other kinds in turn."""
+
+  media: MediaConfig
+  units: int
+  items: int
+  first_seed: int
+  speech: Speech
+
+  @classmethod
+  def of(cls, config: Config, first_seed: int, sessions: int, folder: str = "") -> "SoundSource":
+    """The source that a config describes. Raises DataError for a folder without speech."""
+    speech = Speech(folder)
+    _ = folder and speech.voices
+    return cls(config.media, config.data.session_units, sessions, first_seed, speech)
+
+  @property
+  def tracks(self) -> tuple[str, ...]:
+    return ()
+
+  def sessions(self, item: int) -> Generator[Session, None, int]:
+    seed = self.first_seed + item
+    sides = [self.side(2 * seed + (number + seed // 4) % 2) for number in range(2)]  # every kind comes on both sides
+    yield Session(sides[0], sides[1], World(), (), self.units, seed, self.where(item))
+    return 0
+
+  def side(self, number: int) -> Side:
+    """Side `number` of all sides of all sessions."""
+    turn = number % (VOICE_TURNS + len(KINDS) - 1)
+    kind = KINDS[max(0, turn - VOICE_TURNS + 1)]
+    return Side(None, sound(kind, self.units * self.media.samples, number, self.media, self.speech))
+
+  def where(self, item: int) -> str:
+    return f"sounds, seed {self.first_seed + item}"
+
+  def describe(self) -> dict[str, Any]:
+    """For the manifest."""
+    speech = self.speech.describe()
+    return {"name": "sounds", "version": VERSION, **speech, "first_seed": self.first_seed, "sessions": self.items}
