@@ -1,8 +1,9 @@
 """A small decoder for the latents of Wan's video VAEs.
 
-Its layout is that of TAEHV (github.com/madebyollin/taehv, MIT). Convolutions within frames only; time enters by blocks that also see their own input of the frame before, and by 1x1
-convolutions whose channels unfold into two frames. So a state is one frame of channels per block, and a unit costs a
-two-hundredth of Wan2.2's own decoder. It makes details up where that one is exact.
+Its layout is that of TAEHV (github.com/madebyollin/taehv, MIT). Convolutions within frames only; time enters by blocks
+that also see their own input of the frame before, and by 1x1 convolutions whose channels unfold into two frames. So a
+state is one frame of channels per block, and a unit costs a two-hundredth of Wan2.2's own decoder. It makes details up
+where that one is exact.
 
 A latent frame gives 4 frames. Wan's first latent stands for one frame: the first three of its four fall away.
 
