@@ -42,8 +42,8 @@ def start(words: list[str], folder: pathlib.Path) -> subprocess.Popen:
   assert words[0] == "wanstreamer", words
   environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
   command = [sys.executable, "-m", "wanstreamer_jax", *words[1:]]
-  log = open(folder / "log.txt", "ab")
-  return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+  with open(folder / "log.txt", "ab") as log:
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def run(words: list[str], folder: pathlib.Path) -> None:

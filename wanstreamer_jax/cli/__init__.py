@@ -8,7 +8,7 @@ Modules:
     data.py             `wanstreamer data make | preview | stats | encode | tfds`: makes and reads records
     evaluate.py         `wanstreamer eval` scores one agent; `wanstreamer ablate` compares configs
     inspect.py          `wanstreamer inspect layout | checkpoint | model`
-    inspect_parts.py    What hears, sees, thinks, performs, speaks and draws in an agent, and what each part costs in a unit of 160 ms
+    inspect_parts.py    What hears, sees, thinks, performs, speaks and draws, and what each part costs
     inspect_report.py   `wanstreamer inspect`: prints a layout, a checkpoint or a model; draws the mask
     main.py             The `wanstreamer` command: calls the sub-command and turns errors into exit statuses
     parsing.py          Helpers that the parsers of all sub-commands share

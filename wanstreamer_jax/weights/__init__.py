@@ -10,7 +10,7 @@ Modules:
     qwen_export.py     Writes the text path of a streamer as a folder that transformers loads
     store.py           Reads and writes exported weights (safetensors); reads training checkpoints (Orbax)
     tae.py             Imports the small decoder for Wan's latents, TAEW2.1 or TAEW2.2, from safetensors
-    tensor_folder.py   Reads a folder of safetensors tensor by tensor, and of each tensor only the numbers that are asked for
+    tensor_folder.py   Reads a folder of safetensors tensor by tensor, and only the numbers asked for
     tensors.py         Takes the tensors of another library's folder under our names, each exactly once
     wan.py             Imports the video VAE of Wan2.1 or Wan2.2 from a folder of diffusers
 """

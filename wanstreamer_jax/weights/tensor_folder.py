@@ -1,4 +1,4 @@
-"""Reads a folder of safetensors tensor by tensor, and of each tensor only the numbers that are asked for.
+"""Reads a folder of safetensors tensor by tensor, and only the numbers asked for.
 
 The file format: 8 bytes with the length of a header, the header as JSON ({name: {"dtype", "shape", "data_offsets"}}),
 then the numbers of all tensors. Files are mapped into memory while one tensor is read, so that nothing stays.
