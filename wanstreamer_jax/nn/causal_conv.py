@@ -163,8 +163,8 @@ class ConvNeXt1d(nnx.Module):
     self, x: Float[Array, "T C"], state: Float[Array, "P C"]
   ) -> tuple[Float[Array, "T C"], Float[Array, "P C"]]:
     past = jnp.concatenate([state, x])
-    mixed = sum(past[tap : tap + x.shape[0]] * self.w[tap] for tap in range(self.kernel))
-    y, _ = self.up(self.norm(mixed), self.up.initial_state())
+    taps = [past[tap : tap + x.shape[0]] * self.w[tap] for tap in range(self.kernel)]
+    y, _ = self.up(self.norm(jnp.sum(jnp.stack(taps), axis=0)), self.up.initial_state())
     y, _ = self.down(jax.nn.gelu(y), self.down.initial_state())
     return x + y, past[x.shape[0] :]
 
