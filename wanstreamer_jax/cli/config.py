@@ -26,11 +26,20 @@ def add_from_hf(group: Any) -> None:
   parser = add_command(group, "from-hf", summary, examples, from_hf)
   parser.add_argument("folder", metavar="FOLDER", help="a language model's folder")
   parser.add_argument("--base", metavar="CONFIG", required=True, help="the config to change, FILE or FILE:ARGUMENT")
+  parser.add_argument(
+    "--hearing",
+    metavar="DIR",
+    default="",
+    help="also hear through the encoder in DIR: Pocket TTS' tokenizer, Moonshine",
+  )
+  parser.add_argument(
+    "--seeing", metavar="DIR", default="", help="also see through the encoder in DIR: SigLIP, SigLIP 2"
+  )
   parser.add_argument("--out", metavar="FILE", required=True, help="the config file to write, a new *.py")
 
 
 def from_hf(args: argparse.Namespace) -> None:
   from wanstreamer_jax.weights.qwen_config import write_config
 
-  for line in write_config(args.folder, args.base, args.out):
+  for line in write_config(args.folder, args.base, args.out, args.hearing, args.seeing):
     print(line)

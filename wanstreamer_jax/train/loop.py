@@ -48,6 +48,7 @@ from wanstreamer_jax.train.metric_log import MetricLog
 from wanstreamer_jax.train.nonfinite import first_nonfinite
 from wanstreamer_jax.train.prefetch import Prefetcher
 from wanstreamer_jax.train.run_folder import RunFolder
+from wanstreamer_jax.train.senses import senses
 from wanstreamer_jax.train.stage import Batch, BatchLoader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights.agent import resolve
@@ -100,15 +101,15 @@ def train(stage: Stage, config: Config) -> TrainState:
 
 
 def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
-  """The run's last checkpoint, else the weights of `train.init`, else those of `train.language_model` and random ones,
-  else random ones; all are created on their own devices.
+  """The run's last checkpoint, else the weights of `train.init`, else random ones with those of `train.language_model`,
+  `train.hearing` and `train.seeing` in their places; all are created on their own devices.
   """
   abstract, shardings = state_shardings(stage, config, mesh)
   state = checkpoints.restore(abstract, shardings)
   if state is not None:
     print(f"continuing {config.train.run} from step {int(state.step)}", flush=True)
     return state
-  constants = stage.constants(config) if stage.constants else {}
+  constants = (stage.constants(config) if stage.constants else {}) | senses(config, abstract.params)
   if config.train.init:
     weights = stage.load(resolve(config.train.init), abstract.params, config)
   elif config.train.language_model:

@@ -10,7 +10,7 @@ Modules:
     qwen_export.py     Writes the text path of a streamer as a folder that transformers loads
     store.py           Reads and writes exported weights (safetensors); reads training checkpoints (Orbax)
     tae.py             Imports the small decoder for Wan's latents, TAEW2.1 or TAEW2.2, from safetensors
-    tensor_folder.py   Reads any part of any tensor of a folder of safetensors
-    tensors.py         Reads folders of other libraries' weights: config.json and safetensors files
+    tensor_folder.py   Reads a folder of safetensors tensor by tensor, and only the numbers asked for
+    tensors.py         Takes the tensors of another library's folder under our names, each exactly once
     wan.py             Imports the video VAE of Wan2.1 or Wan2.2 from a folder of diffusers
 """
