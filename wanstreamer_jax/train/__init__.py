@@ -17,7 +17,7 @@ Modules:
     prefetch.py            Reads batches and places them on the devices before the step that needs them
     provenance.py          Records what a run was made with: config, code and library versions
     run_folder.py          The folder of a run, on this machine or in an object store (`gs://bucket/run`)
-    senses.py              The pretrained encoders that training starts with, of `train.hearing` and `train.seeing`
+    senses.py              The pretrained encoders that training starts with: `train.hearing`, `train.seeing`
     stage.py               The interface between the training loop and a stage
     stages.py              The training stages by name
     state.py               The training state and the one step that advances it

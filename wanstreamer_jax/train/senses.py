@@ -1,4 +1,4 @@
-"""The pretrained encoders that training starts with, of `train.hearing` and `train.seeing`."""
+"""The pretrained encoders that training starts with: `train.hearing`, `train.seeing`."""
 
 from typing import Any
 
