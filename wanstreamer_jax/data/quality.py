@@ -2,15 +2,16 @@
 
 `QualityWatch` is shown every unit of a recording and gives one entry of report.json:
 
-    {"seconds": 61.4, "mixed": 0.02, "flags": ["user silent"],
+    {"seconds": 61.4, "cut_seconds": 0.3, "mixed": 0.02, "flags": ["user silent"],
      "agent": {"level": -21.3, "loud": 0.41, "clipped": 0.0, "still": 0.02, "dark": 0.0, "sync": 0.46, "late_ms": 0,
                "words": 140, "words_heard": 0.97}, "user": {...}}
 
-level: dBFS of the frames that are loud; loud, clipped, still, dark: shares of frames and samples. sync: the correlation
-of the motion in the middle of the lower half of the picture, where a cropped face has its mouth, with the sound's
-envelope, at the shift that fits best; late_ms: how much the sound is later there. It is weak evidence (hands move with
-speech too), so that only a recording without any is flagged. words_heard: words during which this side is loud.
-mixed: correlation of both sides' samples, near 1 where one mixed track was given to both.
+cut_seconds: of the longest stream past the recording's end. level: dBFS of the frames that are loud; loud, clipped,
+still, dark: shares of frames and samples. sync: the correlation of the motion in the middle of the lower half of the
+picture, where a cropped face has its mouth, with the sound's envelope, at the shift that fits best; late_ms: how much
+the sound is later there. It is weak evidence (hands move with speech too), so that only a recording without any is
+flagged. words_heard: words during which this side is loud. mixed: correlation of both sides' samples, near 1 where
+one mixed track was given to both.
 """
 
 from typing import Any

@@ -54,7 +54,8 @@ class SideUnits(NamedTuple):
 
 
 class RecordingMedia:
-  """The streams of a recording. Iterating gives {side: SideUnits} for each of its `units`; `seconds` is its length.
+  """The streams of a recording. Iterating gives {side: SideUnits} for each of its `units`; `seconds` is its length, and
+  `cut` the seconds by which its longest stream is longer.
 
   Raises DataError and MediaError for files that cannot be read, for tracks, channels and crops that do not exist, and
   for streams whose lengths or clocks do not fit together.
@@ -64,6 +65,7 @@ class RecordingMedia:
     self.media = media
     self.tracks = open_tracks(line, folder, probe)
     self.seconds = recording_length(self.tracks, line)
+    self.cut = cut_off(self.tracks, self.seconds)
     self.units = max(1, math.ceil((self.seconds - SLACK) * 1000 / media.unit_ms))
 
   def __iter__(self) -> Iterator[dict[str, SideUnits]]:
@@ -188,6 +190,11 @@ def recording_length(tracks: dict[str, Track], line: ManifestLine) -> float:
         "this recording"
       )
   return checked_length(ends, line.duration)
+
+
+def cut_off(tracks: dict[str, Track], seconds: float) -> float:
+  """Seconds of the longest stream past the end of a recording of this length."""
+  return max(0.0, max((track.end for track in tracks.values() if track.end < math.inf), default=0.0) - seconds)
 
 
 def checked_length(ends: dict[str, float], duration: float | None) -> float:
