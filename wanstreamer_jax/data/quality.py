@@ -29,7 +29,7 @@ FULL_SCALE = 0.999  # a sample that is louder is clipped
 STILL = 0.05  # mean change of a pixel, of 255, below which two frames are the same
 DARK = 12.0  # mean of a picture, of 255
 MAX_SHIFT = 0.4  # seconds by which sound and motion are shifted against each other
-MIN_SPEECH = 8.0  # seconds of loud sound below which sync says nothing
+MIN_SPEECH = 4.0  # seconds of loud sound below which sync says nothing
 LIMITS = {  # flag -> (figure of a side, "below" or "above", limit)
   "silent": ("loud", "below", 0.01),
   "clipped": ("clipped", "above", 0.001),
