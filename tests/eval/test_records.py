@@ -129,7 +129,6 @@ def test_sessions_can_be_cut_short(agent, folders):
 
 def test_other_codecs_are_told(agent, folders, capsys):
 
-
   other = with_streamer(agent.streamer, jax.tree.map(lambda x: 1.1 * x, agent.audio_codec), agent.video_codec)
   found = evaluate_records(other, folders / "latents", OPTIONS._replace(stream=False), progress=False)
   assert found.figures["records"]["codecs"] == "other"
