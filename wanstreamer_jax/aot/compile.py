@@ -44,6 +44,7 @@ from wanstreamer_jax.train.state import compile_step, state_shardings, train_ste
 from wanstreamer_jax.units import build_layout
 
 MAX_CHIPS = 16_384
+SENSES, DECODERS = "of these to hear and see", "of these to speak and draw"
 
 
 class ProgramPlan(NamedTuple):
@@ -177,7 +178,9 @@ def step_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
     f"cache of {states.cache.coords.unit.shape[1]} tokens"
   )
   parts = {"weights": size(weights), "cache": size(states.cache)}
-  flops = {"products": count(function, weights, states, users).flops}
+  whole = count(function, weights, states, users).flops
+  of = lambda scope: whole - count(function, weights, states, users, without=scope).flops
+  flops = {"products": whole, SENSES: of("perceive"), DECODERS: of("render")}
   advice = "model.kv_cache=int8, a narrower layout.window or a larger chip"
   amount, mesh = {"units": 1}, make_mesh("data=1", devices[:1])
   arguments = (weights, states, users)
