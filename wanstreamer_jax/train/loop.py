@@ -81,7 +81,7 @@ def train(stage: Stage, config: Config) -> TrainState:
     state = start_state(stage, config, mesh, checkpoints)
     start = int(state.step)
     write_json(run.local / "config.json", config_to_dict(config))
-    write_json(run.local / "code.json", provenance.code() | provenance.language_model(config))
+    write_json(run.local / "code.json", provenance.code() | provenance.brought_parts(config))
     with (
       MetricLog(run.local, start, config.train.steps, stage.units(config)) as log,
       Prefetcher(loader, mesh, start, config.train.steps) as prefetcher,
