@@ -1,4 +1,4 @@
-"""The published sizes made of parts that exist: what a user brings is what hears, sees, thinks, speaks and draws.
+"""The published sizes, made of pretrained parts that exist.
 
     wanstreamer inspect model --config configs/real.py:qwen3_1p7b,192x336
     wanstreamer train --config configs/real.py:qwen3_0p6b,192x336 --config.train.language_model=Qwen3-0.6B \\

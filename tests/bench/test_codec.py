@@ -17,7 +17,7 @@ from wanstreamer_jax.weights.store import export_weights
 def small():
   config = Config()
   config.media.sample_rate = config.audio_codec.neural.sample_rate = 8000
-  config.audio_codec.kind = "neural"
+  config.audio_codec.kind, config.perception.mel_hop = "neural", 80
   neural = config.audio_codec.neural
   neural.channels = neural.latent_channels = neural.latent_dim = 4
   neural.encoder_blocks, neural.decoder_blocks = (0, 0), (0, 0)

@@ -5,10 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from tests.helpers.fake_sessions import FakeSource
-from wanstreamer_jax.codecs.make import make_audio_codec
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.mixture import Mixture
@@ -16,12 +14,12 @@ from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.codec_losses import calibration_statistics
-from wanstreamer_jax.train.codecs import ClipLoader
+from wanstreamer_jax.train.codecs import ClipLoader, codec_of
 from wanstreamer_jax.train.loop import train
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import init_state
 from wanstreamer_jax.weights.agent import load_codecs
-from wanstreamer_jax.weights.store import read_weights
+from wanstreamer_jax.weights.store import export_weights, read_weights
 
 UNITS = 6
 
@@ -114,32 +112,44 @@ ADVERSARIAL = NEURAL | {
 }  # fmt: skip
 
 
-def test_an_adversarial_run_resumes_bit_for_bit_and_leaves_the_critic_behind(media, tmp_path):
-  """Law 7 for codec, critic, moments and averages; what is exported is the codec alone, and so is what `init` reads."""
-  stage, config = get_stage("audio_codec"), lambda run, steps: config_of(
-    "audio_codec", tmp_path / run, media / "both", **ADVERSARIAL | {"train.steps": steps}
-  )  # fmt: skip
+def adversarial(run="", data="", **overrides):
+  return config_of("audio_codec", run, data, **ADVERSARIAL | overrides)
+
+
+def test_the_critic_stays_behind_and_a_codec_alone_gets_a_new_one(media, tmp_path):
+  """What is exported is the codec alone; `train.init` reads it, what an adversarial run saved, and an agent's codec."""
+  stage, config = get_stage("audio_codec"), adversarial(data=media / "both")
+  params = init_state(stage, config).params
+  assert {name.partition(".")[0] for name in named_leaves(params)} == {"codec", "critic"}
+  alone = codec_of(params)
+  fresh = init_state(stage, config_of("audio_codec", **NEURAL)).params  # a critic changes nothing of the codec's start
+  jax.tree.map(np.testing.assert_array_equal, named_leaves(alone), named_leaves(fresh))
+
+  export_weights(alone, config, tmp_path / "codec", "f32")
+  export_weights(params, config, tmp_path / "both", "f32")  # as a checkpoint holds it
+  abstract = jax.eval_shape(lambda: init_state(stage, config).params)
+  joined, whole = (stage.load(tmp_path / name, abstract, config) for name in ("codec", "both"))
+  jax.tree.map(np.testing.assert_array_equal, named_leaves(joined.codec), named_leaves(alone))
+  assert named_leaves(joined).keys() == named_leaves(params).keys()
+  jax.tree.map(np.testing.assert_array_equal, named_leaves(whole), named_leaves(params))
+  read = stage.load(tmp_path / "both", abstract.codec, config)
+  jax.tree.map(np.testing.assert_array_equal, named_leaves(read), named_leaves(alone))
+
+
+@pytest.mark.slow
+def test_an_adversarial_run_resumes_bit_for_bit(media, tmp_path):
+  """Law 7 for codec, critic, moments and averages; both learn, and the finished run holds a standardised codec."""
+  stage = get_stage("audio_codec")
+  config = lambda run, steps: adversarial(tmp_path / run, media / "both", **{"train.steps": steps})
   whole = train(stage, config("whole", 3))
   train(stage, config("cut", 2))
   resumed = train(stage, config("cut", 3))
   jax.tree.map(np.testing.assert_array_equal, named_leaves(whole), named_leaves(resumed))
-  names = named_leaves(whole.params)
-  assert {name.partition(".")[0] for name in names} == {"codec", "critic"}
-  first = named_leaves(init_state(stage, config("whole", 3)).params)
-  moved = {name for name in names if np.any(np.asarray(names[name]) != np.asarray(first[name]))}
-  assert {name for name in names if "standard" not in name} == moved
-
+  now, first = (named_leaves(state.params) for state in (whole, init_state(stage, config("whole", 3))))
+  still = {name for name in now if np.array_equal(now[name], first[name])}
+  assert all(
+    "standard" in name or name.endswith("judge.b") for name in still
+  )  # a judge's bias moves outside the margin
   _, exported = read_weights(tmp_path / "whole")
-  assert {f"codec.{name}" for name in exported} == {name for name in names if name.startswith("codec.")}
-  abstract = jax.eval_shape(lambda: init_state(stage, config("next", 3)).params)
-  loaded = named_leaves(stage.load(tmp_path / "whole", abstract, config("next", 3)))
-  assert loaded.keys() == names.keys()
-  for name, value in exported.items():
-    np.testing.assert_array_equal(loaded[f"codec.{name}"], value)
-  unfinished = tmp_path / "whole" / "checkpoints" / "3"
-  again = named_leaves(stage.load(unfinished, abstract, config("next", 3)))
-  jax.tree.map(np.testing.assert_array_equal, dict(again), named_leaves(whole.averaged))
-  plain = config_of("audio_codec", **NEURAL)
-  codec = jax.eval_shape(lambda: make_audio_codec(plain.audio_codec, rngs=nnx.Rngs(0)))
-  alone = named_leaves(stage.load(unfinished, codec, plain))
-  assert all(np.array_equal(value, again[f"codec.{name}"]) for name, value in alone.items())
+  assert {f"codec.{name}" for name in exported} == {name for name in now if name.startswith("codec.")}
+  assert exported["standard.latent_std"].min() > 0

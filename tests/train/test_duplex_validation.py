@@ -13,9 +13,12 @@ from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.data.encode import encode
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.errors import ConfigError, DataError, UserError
+from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train import duplex_validation
-from wanstreamer_jax.train.loop import train
+from wanstreamer_jax.train.checkpoint import Checkpoints
+from wanstreamer_jax.train.loop import start_state
+from wanstreamer_jax.train.optim import trainable
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.weights import agent as agent_weights
 from wanstreamer_jax.weights.store import export_weights, read_weights
@@ -99,16 +102,17 @@ def test_a_new_run_takes_the_latents_variances_from_its_records(config, tmp_path
   assert {name: len(values) for name, values in wanted.items()} == {
     "heads.audio_variance": config.audio_codec.latent_dim, "heads.video_variance": config.video_codec.latent_dim,
   }  # fmt: skip
-  run = frozen(
-    config, heldout="", codecs="", run=str(tmp_path / "run"), steps=2, checkpoint_every=2, eval_every=0, mesh="data=1"
-  )
-  state = train(get_stage("duplex"), run)
+  run = frozen(config, heldout="", codecs="", run=str(tmp_path / "run"))
+  stage = get_stage("duplex")
+  with Checkpoints(tmp_path / "run" / "checkpoints", run) as checkpoints:
+    state = start_state(stage, run, make_mesh("data=1"), checkpoints)
   for tree in (state.params, state.ema):
     leaves = named_leaves(tree)
     for name, value in wanted.items():
       np.testing.assert_array_equal(leaves[name], value)
-  moments = named_leaves(state.optimizer)
-  assert not any("variance" in name for name in moments)
+  moving = named_leaves(trainable(run.train, stage.frozen, state.params))
+  assert {name for name, moves in moving.items() if not moves} == wanted.keys()
+  assert not any("variance" in name for name in named_leaves(state.optimizer))
   export_weights(state.averaged, run, tmp_path / "export", "bf16")
   _, exported = read_weights(tmp_path / "export")
   for name, value in wanted.items():

@@ -55,7 +55,9 @@ def bench_serve(engine: Engine, clients: int, seconds: float, trace: Path | None
   if trace is not None:
     write_trace(trace, engine.spans or [], served[0].answers() if served else [], engine.media.unit_ms / 1000)
   units = [unit for result in served for unit in result.units]
-  latencies = [1000 * (arrived - captured) for result in served for captured, arrived in result.answers()]
+  size = sizes(engine.agent, abstract_state(engine))
+  late = size["codec_delay_ms"]
+  latencies = [late + 1000 * (arrived - captured) for result in served for captured, arrived in result.answers()]
   return {
     "machine": describe(),
     "config": engine.agent.config.name,
@@ -65,7 +67,7 @@ def bench_serve(engine: Engine, clients: int, seconds: float, trace: Path | None
     "warm_up_seconds": WARM_UP_SECONDS,
     "dtype": engine.agent.config.model.dtype,
     "placement": engine.placement,
-    "sizes": sizes(engine.agent, abstract_state(engine)),
+    "sizes": size,
     "served": len(served),
     "refused": sum(bool(result.refused) for result in results),
     "ended": [result.ended for result in results if result.ended],
@@ -170,7 +172,8 @@ def report(result: dict[str, Any]) -> str:
     f"{'signal to signal':18}{_row(result['latency_ms'])}",
     *(f"  {phase:16}{_row(found)}{result['floor_ms'][phase]:9.2f}" for phase, found in result["phases_ms"].items()),
     "",
-    "signal to signal: a unit's last sample captured -> the answer's last sample at the client; codecs included",
+    "signal to signal: a unit's last sample captured -> the answer's last sample at the client; codecs included"
+    + (f", and the {size['codec_delay_ms']:g} ms by which the audio codec is late" if size["codec_delay_ms"] else ""),
   ]
   return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from wanstreamer_jax.cli.parsing import add_command, add_group
 
 def add_config_group(commands: Any) -> None:
   examples = """
-    wanstreamer config from-hf models/Qwen3-0.6B --base configs/pods.py:qwen3_0p6b,v5e:8x8 --out my/qwen3.py
+    wanstreamer config from-hf models/Qwen3-1.7B --base configs/pods.py:qwen3_1p7b,v5p:4x4x4 --out my/qwen3.py
   """
   group = add_group(commands, "config", "write a config file", examples)
   add_from_hf(group)

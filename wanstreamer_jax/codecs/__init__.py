@@ -5,7 +5,7 @@ Modules:
     losses.py                Distances between media and their reconstructions, smooth enough to train on
     make.py                  Makes the codecs that a config names
     native_video_codec.py    The native video codec, a causal VAE: the first frame alone, then groups of 4
-    neural_codec.py          The native codec of any sound: causal ConvNeXt blocks over spectra, and an inverse STFT with free phases
+    neural_codec.py          The native codec of any sound: ConvNeXt blocks over spectra, and an inverse STFT
     pitch.py                 Estimates pitch by autocorrelation (Boersma 1993), for the audio encoder and its loss
     pocket.py                The tokenizer of Pocket TTS: 24 kHz speech to 32 numbers at 12.5 Hz, and back
     posterior.py             The parts that both codecs share: a Gaussian posterior and standardised latents

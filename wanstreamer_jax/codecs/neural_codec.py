@@ -1,4 +1,4 @@
-"""The native codec of any sound: causal ConvNeXt blocks over spectra, and an inverse STFT with free phases.
+"""The native codec of any sound: ConvNeXt blocks over spectra, and an inverse STFT.
 
 Encoder: causal log-spectra of 10 ms frames (those of `source_filter_codec.py`), ConvNeXt blocks at the frame rate, a
 strided convolution to the latent rate, further blocks, a Gaussian posterior. Decoder: the mirror image, whose head

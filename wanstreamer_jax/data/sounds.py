@@ -1,4 +1,4 @@
-"""Sounds to train and to judge audio codecs on: one voice, two at once, chords, noise, and a voice in a room.
+"""Sounds to train and to judge audio codecs on: voices, chords, noise, rooms.
 
 Speech is read from a folder of sound files (a folder below it for each voice, if there are several), or made by the
 formant voices of duplex_world. All else is made up here. Every sound is a pure function of its kind, its length and its

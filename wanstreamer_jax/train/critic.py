@@ -1,6 +1,8 @@
-"""Discriminators of the audio codec's stage 0: they learn to tell decoded sound from original sound while the codec
-learns to deceive them. Spectra of several window sizes are judged (as in EnCodec, arXiv 2210.13438), and the waveform
-folded at several periods (as in HiFi-GAN, arXiv 2010.05646).
+"""Discriminators of the audio codec's stage 0, an option of its training.
+
+They learn to tell decoded sound from original sound while the codec learns to deceive them. Spectra of several window
+sizes are judged (as in EnCodec, arXiv 2210.13438), and the waveform folded at several periods (as in HiFi-GAN, arXiv
+2010.05646).
 
 They are parameters of the training alone: `CodecWithCritic` joins them with a codec, one loss trains both (each is held
 still where the other learns), and only the codec is exported. Steps down fold neighbours into channels instead of

@@ -1,4 +1,4 @@
-"""The ears and eyes that training starts with: the pretrained encoders of `train.hearing` and `train.seeing`."""
+"""The pretrained encoders that training starts with: `train.hearing`, `train.seeing`."""
 
 from typing import Any
 

@@ -21,7 +21,8 @@ from wanstreamer_jax.files import Path
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.perception.make import make_hearing, make_seeing
 from wanstreamer_jax.weights import pocket
-from wanstreamer_jax.weights.tensors import Tensors, read_json, read_tensors
+from wanstreamer_jax.weights.tensor_folder import open_tensors
+from wanstreamer_jax.weights.tensors import Tensors, read_json
 
 # Where the encoder's own config lies in config.json, by model_type: at the top, or in a part of it.
 SIGLIP = {"siglip_vision_model": "", "siglip2_vision_model": "", "siglip": "vision_config", "siglip2": "vision_config"}
@@ -126,7 +127,7 @@ def import_seeing(folder: Path, config: Config) -> Encoder:
     raise ConfigError(f"train.seeing is {folder}, but perception.video is {config.perception.video}: set it to siglip2")
   sizes = config.perception.siglip2
   _check_same(folder, seeing_config(folder), sizes, "perception.siglip2", but=("patches",))
-  tensors = Tensors(read_tensors(folder), folder)
+  tensors = Tensors(open_tensors(folder), folder)
   skipped = tensors.skip(UNSEEN)
   _take_vision(_Taking(tensors, ("vision_model.", "")), sizes)
   return _finished(tensors, "see", make_seeing, config, skipped)
@@ -141,7 +142,7 @@ def import_hearing(folder: Path, config: Config) -> Encoder:
     return _pocket_hearing(folder, config)
   sizes = config.perception.moonshine
   _check_same(folder, hearing_config(folder), sizes, "perception.moonshine", but=("look_ahead",))
-  tensors = Tensors(read_tensors(folder), folder)
+  tensors = Tensors(open_tensors(folder), folder)
   skipped = tensors.skip(UNHEARD)
   _take_speech(_Taking(tensors, ("model.encoder.", "encoder.", "")), sizes)
   return _finished(tensors, "hear", make_hearing, config, skipped)
@@ -150,7 +151,7 @@ def import_hearing(folder: Path, config: Config) -> Encoder:
 def _pocket_hearing(folder: Path, config: Config) -> Encoder:
   sizes: PocketConfig = config.audio_codec.pocket
   _check_same(folder, pocket.pocket_config(folder), sizes, "audio_codec.pocket")
-  tensors = Tensors(read_tensors(folder), folder)
+  tensors = Tensors(open_tensors(folder), folder)
   pocket.take_pocket(tensors, sizes)
   names = list(tensors.values)
   heard = {n.removeprefix("encoder."): tensors.values[n] for n in names if n.startswith("encoder.")}

@@ -1,4 +1,7 @@
-"""Writes the text path of a streamer as a folder that transformers loads: the way back of weights/qwen.py."""
+"""Writes the text path of a streamer as a folder that transformers loads.
+
+It is the way back of `qwen.py`.
+"""
 
 import json
 import pathlib
