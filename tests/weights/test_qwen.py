@@ -176,7 +176,7 @@ def test_a_run_starts_from_the_folder_and_exports_what_transformers_loads(qwen3,
   folder, model = qwen3
   config = from_hf(folder, tmp_path / "config.py", f"train.run={tmp_path / 'run'}", "train.mesh=data=1")
   assert with_tokenizer_hash(config)[0] == config
-  found = provenance.language_model(config)["language_model"]
+  found = provenance.brought_parts(config)["language_model"]
   assert found["bytes"] == (folder / "model.safetensors").stat().st_size
   assert provenance.facts(config)["language_model"] == found
   mesh, stage = make_mesh("data=1"), dataclasses.replace(get_stage("duplex"), constants=None)  # those are of records
