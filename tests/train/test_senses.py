@@ -6,18 +6,22 @@ import jax
 import numpy as np
 import pytest
 
+from tests.helpers.brought_parts import write_language_model
 from tests.helpers.encoders import config_with, vision_folder
 from tests.helpers.pretrained import NANO_POCKET, pocket_folder
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.checkpoint import Checkpoints
 from wanstreamer_jax.train.loop import start_state
 from wanstreamer_jax.train.optim import relative_rates
+from wanstreamer_jax.train.provenance import brought_parts
 from wanstreamer_jax.train.senses import senses
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.weights.perception import import_hearing, import_seeing, with_encoders
+from wanstreamer_jax.weights.qwen_config import write_config
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,20 @@ def test_the_config_takes_sizes_and_folders(config, folders):
   assert config.audio_codec.pocket.filters == NANO_POCKET["num_filters"]
   assert config.perception.siglip2.width == 24
   assert (config.train.hearing, config.train.seeing) == tuple(map(str, folders))
+
+
+def test_a_config_file_for_all_that_was_brought(folders, tmp_path):
+  """`wanstreamer config from-hf` with ears and eyes; what a run starts from is told apart in its provenance."""
+  model = write_language_model(tmp_path / "lm")
+  write_config(model, "configs/nano.py", tmp_path / "agent.py", *folders)
+  config = load_config(tmp_path / "agent.py")
+  assert (config.train.hearing, config.train.seeing) == tuple(map(str, folders))
+  assert config.perception.siglip2.width == 24
+  parts = brought_parts(config)
+  assert [*parts] == ["language_model", "hearing", "seeing"]
+  assert len({part["sha256_of_ends"] for part in parts.values()}) == 3
+  with pytest.raises(CheckpointError, match="expected pocket_tts_audio_tokenizer, or moonshine_streaming_encoder"):
+    with_encoders(config, hearing=folders[1])
 
 
 def test_a_start_has_the_folders_weights_on_a_mesh(config, folders, tmp_path):

@@ -1,5 +1,6 @@
 """Language models start a streamer with the logits of transformers' own implementation, and come back out (law 8)."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -175,12 +176,12 @@ def test_a_run_starts_from_the_folder_and_exports_what_transformers_loads(qwen3,
   folder, model = qwen3
   config = from_hf(folder, tmp_path / "config.py", f"train.run={tmp_path / 'run'}", "train.mesh=data=1")
   assert with_tokenizer_hash(config)[0] == config
-  found = provenance.language_model(config)["language_model"]
+  found = provenance.brought_parts(config)["language_model"]
   assert found["bytes"] == (folder / "model.safetensors").stat().st_size
   assert provenance.facts(config)["language_model"] == found
-  mesh = make_mesh("data=1")
+  mesh, stage = make_mesh("data=1"), dataclasses.replace(get_stage("duplex"), constants=None)  # those are of records
   with jax.set_mesh(mesh), Checkpoints(tmp_path / "run" / "checkpoints", config) as checkpoints:
-    checkpoints.save(start_state(get_stage("duplex"), config, mesh, checkpoints), 1)
+    checkpoints.save(start_state(stage, config, mesh, checkpoints), 1)
     checkpoints.wait()
   assert main(["export", "--streamer", str(tmp_path / "run"), "--hf", str(tmp_path / "hf"), "--dtype", "f32"]) == 0
   assert "AutoModelForCausalLM" in capsys.readouterr().out

@@ -86,8 +86,9 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     os.environ.setdefault(variable, value)
   from jax.experimental import topologies
 
+  host = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(chips) == 1 else {}  # of four chips otherwise
   try:
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices)
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices, **host).devices)
   except jax.errors.JaxRuntimeError as error:
     reason = " ".join(str(error).split())[:200]
     raise ConfigError(

@@ -54,7 +54,12 @@ def with_encoders(config: Config, hearing: Path = "", seeing: Path = "") -> Conf
   perception, train, voice = config.perception.replace(), config.train.replace(), config.audio_codec.replace()
   if hearing:
     train.hearing = str(hearing)
-    if read_json(pathlib.Path(hearing) / "config.json", "an encoder").get("model_type") == pocket.MODEL_TYPE:
+    kind = read_json(pathlib.Path(hearing) / "config.json", "an encoder").get("model_type")
+    if kind not in (pocket.MODEL_TYPE, *MOONSHINE):
+      raise CheckpointError(
+        f"{hearing} has model_type {kind!r}: expected {pocket.MODEL_TYPE}, or {', '.join(MOONSHINE)}"
+      )
+    if kind == pocket.MODEL_TYPE:
       perception.audio, voice.pocket = "pocket", pocket.pocket_config(hearing)
       perception.audio_tokens = min(perception.audio_tokens, config.media.samples // voice.pocket.hop)
     else:
