@@ -50,8 +50,8 @@ def apart(queries: int, kv: KeyValue, coords: Coords, pinned: int) -> tuple[list
 
 
 def _parts(kv: KeyValue, mask: Any, prefix: jax.Array) -> list[Part]:
-  """The keys of a group, of all layers. For the kernel, the pinned prefix is cut out here, once for all layers: XLA would
-  bring a whole cache of 8 heads into the layout that the prefix' product prefers, in every layer."""
+  """The keys of a group, of all layers. For the kernel, the pinned prefix is cut out here, once for all layers: see
+  `apart`."""
   if not isinstance(mask, Packed) or not prefix.shape[0]:
     return [Part(kv.k, kv.v, mask, prefix)]
   k, v = jax.tree.map(lambda x: x[:, : prefix.shape[0]], kv)
