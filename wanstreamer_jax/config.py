@@ -977,6 +977,14 @@ class Config(Section):
       raise ConfigError(
         f"audio_codec.kind {codec.kind} has {codec.sample_rate} samples a second, but media.sample_rate is {rate}"
       )
+    for stage, kind, imported in (
+      ("audio_codec", codec.kind, codec.kind == "pocket"),
+      ("video_codec", self.video_codec.kind, self.video_codec.kind != "native"),
+    ):
+      if self.train.stage == stage and imported:
+        raise ConfigError(
+          f"train.stage is {stage}, but {stage}.kind {kind} is imported, not trained: see wanstreamer codec import"
+        )
     if self.train.stage == "video_codec" and 1 + self.data.units < memory:
       raise ConfigError(
         f"data.units is {self.data.units}, but the video codec's decoder remembers {memory} latents: clips of "

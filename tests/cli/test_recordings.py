@@ -52,7 +52,7 @@ def test_check_lists_everything_and_drops_what_was_named(calls, tmp_path, capsys
   printed, error = capsys.readouterr()
   assert "1 recordings of " in error
   assert "calls.jsonl:3: agent.words: 1 of 1 start after" in printed
-  assert "2 whole sessions and 2 shorter ones; 0.0 s at ends give none" in printed
+  assert "2 whole sessions and 2 shorter ones; 0.0 s at ends give none, 0.0 s of longer streams are cut" in printed
   out = calls.with_name("good.jsonl")
   drop = ["--quality", "--drop", "silent,unreadable", "--out", str(out)]
   assert main(["data", "check", str(calls), *SMALL, *drop]) == 2

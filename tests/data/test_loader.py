@@ -217,7 +217,7 @@ def test_media_where_latents_are_trained_on_say_how_to_make_them(folder):
     ("media", "height", 32, "height = 16, but the config has 32"),
     ("layout", "text_slots", 2, "slots = 3, but the config has 2"),
     ("layout", "world_text", 8, "world = 32, but the config has 8"),
-    ("model", "vocab", 512, "1024 tokens, but model.vocab is 512"),
+    ("model", "vocab", 512, "has 1024 tokens, but model.vocab is 512"),
     ("data", "units", 9, "sessions of 8 units, but data.units is 9"),
   ],
 )

@@ -42,6 +42,7 @@ def test_a_good_recording_has_no_flag():
   assert found["agent"]["loud"] == pytest.approx(TALK.mean(), abs=0.01)
   assert found["agent"]["level"] == pytest.approx(20 * np.log10(0.2), abs=0.5)
   assert found["agent"]["sync"] > 0.5
+  assert found["agent"]["sync_rank"] == 1.0
   assert found["agent"]["words_heard"] == 1.0
   assert found["mixed"] < 0.1
 
@@ -55,7 +56,7 @@ def test_bad_ones_are_flagged_by_what_is_bad():
   assert report(other, units_of(TALK, gain=3.0, noise=3))["flags"] == ["agent clipped"]
   assert report(other, talk, elsewhere)["flags"] == ["agent words elsewhere"]
   assert report(talk, [unit._replace(audio=0.5 * unit.audio) for unit in talk])["flags"] == ["one mixed track"]
-  assert report([unit._replace(video=None) for unit in other], shuffled)["agent"]["sync"] < 0.3
+  assert report([unit._replace(video=None) for unit in other], shuffled)["agent"]["sync_rank"] < 1.0
   late = report(other, units_of(TALK, delay=5, noise=3))
   assert (late["flags"], late["agent"]["late_ms"]) == (["agent sound late or early"], 200)
   dark = [unit._replace(video=unit.video // 32) for unit in talk]
@@ -68,6 +69,17 @@ def test_bad_ones_are_flagged_by_what_is_bad():
 @pytest.mark.parametrize("delay", [-5, 0, 6])
 def test_late_sound_is_measured(delay):
   talk = TALK.astype(float)
-  found, late = sync(10 * talk, np.where(np.roll(TALK, delay), -20.0, -90.0), 25)
-  assert late == delay * 40
-  assert found > 0.9
+  found = sync(10 * talk, np.where(np.roll(TALK, delay), -20.0, -90.0), 25)
+  assert found.late == delay * 40
+  assert found.correlation > 0.9
+  assert found.rank == 1.0
+
+
+def test_other_pictures_do_not_fit_better_than_chance():
+  """Motion of one recording beside the sound of another: ranks are anything, and most are flagged."""
+  ranks = []
+  for _ in range(40):
+    a, b = (np.repeat(RNG.random(100) < 0.5, 20) for _ in range(2))
+    ranks.append(sync(10.0 * a, np.where(b, -20.0, -90.0), 25).rank)
+  assert 0.3 < np.mean(ranks) < 0.7
+  assert np.mean(np.array(ranks) < 0.8) > 0.6

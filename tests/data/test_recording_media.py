@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.fake_sessions import small_config
-from tests.helpers.media_files import halves, write_tracks, write_video
+from tests.helpers.media_files import halves, write_audio, write_tracks, write_video
 from wanstreamer_jax.data.manifest import read_manifest
 from wanstreamer_jax.data.media import stored_region
 from wanstreamer_jax.data.media_probe import read_header
@@ -81,6 +81,22 @@ def test_starts_replace_what_files_say(folder):
   rate = small_config().media.sample_rate
   assert np.abs(heard[: round(0.3 * rate)]).max() == 0
   assert np.abs(heard[round(0.34 * rate) : round(1.3 * rate)] - 0.5).max() < 0.01
+
+
+def test_files_whose_stamps_begin_anywhere_begin_with_the_others(folder):
+  """An MP3 starts after its encoder's delay, a transport stream at 1.4 s or so; the sound in both starts at once."""
+  sound = np.full(48_000, 0.5, np.float32)
+  write_audio(folder / "a.mp3", sound, 48_000, "libmp3lame")
+  pictures = [np.full((32, 32, 3), 40, np.uint8)] * 13 + [np.full((32, 32, 3), 200, np.uint8)] * 12
+  write_video(folder / "a.ts", pictures, times=[1.4 + index / 25 for index in range(25)])
+  media = RecordingMedia(line(folder, {"audio": "a.mp3", "video": "a.ts"}), folder, small_config().media)
+  units = list(media)
+  assert all(media.tracks[f"user.{kind}"].file.origin > 0 for kind in ("audio", "video"))
+  assert np.abs(units[0][USER].audio[24:] - 0.5).max() < 0.1  # from 20 ms on
+  light = np.concatenate([unit[USER].video for unit in units]).mean((1, 2, 3))
+  assert int((light > 120).argmax()) == 13
+  apart = {"video": "both.mkv", "audio": "long.wav", "video_start": 100.0}
+  assert RecordingMedia(line(folder, apart, duration=102), folder, small_config().media).seconds == pytest.approx(101)
 
 
 def test_a_stream_that_ends_before_the_stated_duration_is_absent_from_then_on(folder):

@@ -302,6 +302,7 @@ def test_the_end_of_a_recording_is_a_shorter_session(folder, config, tmp_path):
   opened = RecordFolder(tmp_path / "records")
   assert list(opened.lengths) == [5, 2]
   assert read_report(tmp_path / "records")["unused_units"] == 0
+  assert read_report(tmp_path / "records")["quality"][0]["cut_seconds"] == 0.1  # the user's sound lasts 1.1 s
   units = opened.read_units(1)
   for side in ("user", "agent"):
     for stream in ("audio", "text") + ("video",) * (side == "agent"):

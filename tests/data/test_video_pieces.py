@@ -164,11 +164,14 @@ def test_latents_keep_the_pieces_of_their_media(tmp_path, codecs):  # noqa: F811
   assert set(RecordFolder(media).pieces.quality) == {"user_video", "agent_video"}
   encode(media, *codecs, config, tmp_path / "same", progress=False)
   encode(media, *codecs, packed(tiny_config(), video_piece=4), tmp_path / "other", progress=False)
+  encode(media, *codecs, packed(tiny_config(), user_video_crf=35), tmp_path / "small", progress=False)
   encode(media, *codecs, tiny_config(), tmp_path / "raw", progress=False)
   same, other, raw = (RecordFolder(tmp_path / name) for name in ("same", "other", "raw"))
   assert [same.read_pieces(1, "user_video"), len(other.read_pieces(1, "user_video"))] == [
     RecordFolder(media).read_pieces(1, "user_video"), 2
   ]  # fmt: skip
+  size = lambda name: sum(map(len, RecordFolder(tmp_path / name).read_pieces(1, "user_video")))
+  assert size("small") < 0.8 * size("same")
   pictures = [folder.read_units(1)["user_video"] for folder in (RecordFolder(media), same, raw)]
   assert np.array_equal(pictures[0], pictures[1])
   assert np.array_equal(pictures[0], pictures[2])

@@ -179,7 +179,7 @@ def test_a_run_starts_from_the_folder_and_exports_what_transformers_loads(qwen3,
   found = provenance.brought_parts(config)["language_model"]
   assert found["bytes"] == (folder / "model.safetensors").stat().st_size
   assert provenance.facts(config)["language_model"] == found
-  mesh, stage = make_mesh("data=1"), dataclasses.replace(get_stage("duplex"), constants=None)  # which records state
+  mesh, stage = make_mesh("data=1"), dataclasses.replace(get_stage("duplex"), constants=None)  # those are of records
   with jax.set_mesh(mesh), Checkpoints(tmp_path / "run" / "checkpoints", config) as checkpoints:
     checkpoints.save(start_state(stage, config, mesh, checkpoints), 1)
     checkpoints.wait()

@@ -112,7 +112,8 @@ def table(trials: Sequence[Trial]) -> list[str]:
 
 def bench_codec_command(paths: Sequence[str], seconds: float, clips: int, folder: str, as_json: bool) -> None:
   """Prints the table, or JSON. Raises CheckpointError for a path without an audio codec, DataError without speech."""
-  speech, trials = Speech(folder), []
+  speech = Speech(folder)
+  trials: list[Trial] = []
   _ = folder and speech.voices
   for path in paths:
     config, codec = read_codec(path)

@@ -20,6 +20,7 @@ RESYNC = 0.020  # seconds by which timestamps and sample count may disagree befo
 MAX_SECONDS = 24 * 3600.0  # seconds; anything longer is a broken timestamp
 PADDING = 4096  # samples by which a codec may overshoot the length that its container states
 STATED = ("mov", "matroska", "flac", "avi")  # containers whose header states the length instead of estimating it
+EXACT = (*STATED, "wav", "w64", "aiff", "ogg", "nistsphere")  # and those whose length FFmpeg finds without reading all
 PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp"}
 TEXT_ART = {"tty", "bin", "adf", "idf", "xbin"}  # FFmpeg draws such text files as pictures
 
@@ -115,7 +116,9 @@ def read_header(
 
 
 def stated_end(container: "av.container.InputContainer", stream: Any, start: float) -> float:
-  """Where a header says that a stream ends; infinite where it says nothing."""
+  """Where a header says that a stream ends; infinite where it says nothing, or where FFmpeg only estimates it."""
+  if container.format.name.split(",")[0] not in EXACT:
+    return math.inf
   if stream.duration is not None and stream.time_base is not None:
     return start + float(stream.duration * stream.time_base)
   if container.duration is None:

@@ -17,6 +17,7 @@ from wanstreamer_jax.data.transcripts import Words
 
 LIGHT = (20.0, 235.0)  # mean of a good picture, of 255
 CONTRAST = 6.0  # its least standard deviation
+JUDGED_PIXELS = 64  # along the shorter side: enough to judge a picture, and a minute of them fits into memory
 QUIET = 0.2  # seconds around a frame in which a closed mouth does not speak
 VOICED = 0.5  # share of a voice sample in which somebody speaks
 PARTS = 4  # of a unit, whose levels are judged
@@ -30,7 +31,8 @@ def pick_portrait(
 
   audio: float32 [samples] of the same time, or None; words: by the same clock, or None where they are unknown.
   """
-  grey = video.astype(np.float32).mean(axis=3)  # [F, H, W]
+  step = max(1, min(video.shape[1:3]) // JUDGED_PIXELS)
+  grey = video[:, ::step, ::step].astype(np.float32).mean(axis=3)  # [F, H / step, W / step]
   light, contrast = grey.mean(axis=(1, 2)), grey.std(axis=(1, 2))
   good = (light > LIGHT[0]) & (light < LIGHT[1]) & (contrast > CONTRAST)
   if not good.any():

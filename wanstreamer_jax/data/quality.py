@@ -2,18 +2,19 @@
 
 `QualityWatch` is shown every unit of a recording and gives one entry of report.json:
 
-    {"seconds": 61.4, "mixed": 0.02, "flags": ["user silent"],
+    {"seconds": 61.4, "cut_seconds": 0.3, "mixed": 0.02, "flags": ["user silent"],
      "agent": {"level": -21.3, "loud": 0.41, "clipped": 0.0, "still": 0.02, "dark": 0.0, "sync": 0.46, "late_ms": 0,
-               "words": 140, "words_heard": 0.97}, "user": {...}}
+               "sync_rank": 1.0, "words": 140, "words_heard": 0.97}, "user": {...}}
 
-level: dBFS of the frames that are loud; loud, clipped, still, dark: shares of frames and samples. sync: the correlation
-of the motion in the middle of the lower half of the picture, where a cropped face has its mouth, with the sound's
-envelope, at the shift that fits best; late_ms: how much the sound is later there. It is weak evidence (hands move with
-speech too), so that only a recording without any is flagged. words_heard: words during which this side is loud.
-mixed: correlation of both sides' samples, near 1 where one mixed track was given to both.
+cut_seconds: of the longest stream past the recording's end. level: dBFS of the frames that are loud; loud, clipped,
+still, dark: shares of frames and samples. sync: the correlation of the motion in the middle of the lower half of the
+picture, where a cropped face has its mouth, with the sound's envelope, at the shift that fits best; late_ms: how much
+the sound is later there; sync_rank: how rarely other shifts of the recording fit as well. It is weak evidence (hands
+move with speech too). words_heard: words during which this side is loud. mixed: correlation of both sides' samples,
+near 1 where one mixed track was given to both.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,13 +29,13 @@ FULL_SCALE = 0.999  # a sample that is louder is clipped
 STILL = 0.05  # mean change of a pixel, of 255, below which two frames are the same
 DARK = 12.0  # mean of a picture, of 255
 MAX_SHIFT = 0.4  # seconds by which sound and motion are shifted against each other
-MIN_SPEECH = 8.0  # seconds of loud sound below which sync says nothing
+MIN_SPEECH = 4.0  # seconds of loud sound below which sync says nothing
 LIMITS = {  # flag -> (figure of a side, "below" or "above", limit)
   "silent": ("loud", "below", 0.01),
   "clipped": ("clipped", "above", 0.001),
   "frozen": ("still", "above", 0.8),
   "dark": ("dark", "above", 0.5),
-  "not in sync": ("sync", "below", 0.05),
+  "not in sync": ("sync_rank", "below", 0.8),
   "words elsewhere": ("words_heard", "below", 0.5),
 }
 OUT_OF_TIME, OUT_OF_TIME_MS, CERTAIN = "sound late or early", 120, 0.25  # where sync is at least CERTAIN
@@ -82,7 +83,8 @@ class SideWatch:
       found |= {"still": _share(np.concatenate(self.changes)[1:] < STILL)}
       found |= {"dark": _share(np.concatenate(self.light) < DARK)}
       if sound is not None and (sound > LOUD).sum() >= MIN_SPEECH * self.media.fps:
-        found["sync"], found["late_ms"] = sync(np.concatenate(self.motion), sound, self.media.fps)
+        seen = sync(np.concatenate(self.motion), sound, self.media.fps)
+        found |= {"sync": seen.correlation, "late_ms": seen.late, "sync_rank": seen.rank}
     if words is not None:
       found["words"] = len(words)
       if words and sound is not None:
@@ -101,28 +103,38 @@ def _is_heard(start: float, end: float, sound: np.ndarray, fps: int) -> bool:
   return bool(len(during) and during.max() > LOUD)
 
 
-def sync(motion: np.ndarray, sound: np.ndarray, fps: int) -> tuple[float, int]:
-  """(highest correlation of motion with the level of sound, milliseconds by which the sound is later there).
+class Sync(NamedTuple):
+  """How well motion goes with sound."""
 
-  motion, sound: one number a frame [T]; levels in dBFS. Both are smoothed over five frames first.
+  correlation: float  # the highest, over shifts of at most MAX_SHIFT
+  late: int  # milliseconds by which the sound is later there
+  rank: float  # share of shifts elsewhere, in groups of as many, that do not reach it: 1 where it is no accident
+
+
+def sync(motion: np.ndarray, sound: np.ndarray, fps: int) -> Sync:
+  """Compares motion with the level of sound, one number a frame each [T]; levels in dBFS.
+
+  Both are smoothed over five frames and shifted against each other around the whole recording.
   """
-  length = min(len(motion), len(sound))
-  a, b = _smooth(np.log1p(motion[:length])), _smooth(np.maximum(sound[:length], LOUD - 20))
-  best = (-1.0, 0)
-  for shift in range(-round(MAX_SHIFT * fps), round(MAX_SHIFT * fps) + 1):
-    early, late = (a[: length - shift], b[shift:]) if shift >= 0 else (a[-shift:], b[:shift])
-    best = max(best, (_correlation(early, late), shift), key=lambda pair: (pair[0], -abs(pair[1])))
-  return round(best[0], 3), round(best[1] * 1000 / fps)
+  length, most = min(len(motion), len(sound)), round(MAX_SHIFT * fps)
+  a, b = (_normalised(_smooth(x)) for x in (np.log1p(motion[:length]), np.maximum(sound[:length], LOUD - 20)))
+  all_shifts = np.fft.irfft(np.conj(np.fft.rfft(a)) * np.fft.rfft(b), length)  # [k]: sound later by k frames
+  near = np.roll(all_shifts, most)[: 2 * most + 1]
+  best = int(near.argmax())
+  far = all_shifts[most + 1 : length - most]
+  groups = far[: len(far) // len(near) * len(near)].reshape(-1, len(near)).max(axis=1)
+  rank = float((groups < near[best]).mean()) if len(groups) else 1.0
+  return Sync(round(float(near[best]), 3), round((best - most) * 1000 / fps), round(rank, 3))
+
+
+def _normalised(values: np.ndarray) -> np.ndarray:
+  values = values - values.mean()
+  size = float(np.sqrt((values * values).sum()))
+  return values / size if size > 1e-9 else np.zeros_like(values)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
   return np.convolve(values, np.ones(5) / 5, "same")
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-  a, b = a - a.mean(), b - b.mean()
-  scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-  return float((a * b).sum()) / scale if scale > 1e-9 else 0.0
 
 
 class QualityWatch:

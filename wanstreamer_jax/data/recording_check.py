@@ -16,7 +16,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.manifest import SWAPPED, BadLine
 from wanstreamer_jax.data.media_probe import read_header
 from wanstreamer_jax.data.quality import QualityWatch, quality_flags
-from wanstreamer_jax.data.recording_media import RecordingMedia, open_tracks, recording_length
+from wanstreamer_jax.data.recording_media import RecordingMedia, cut_off, open_tracks, recording_length
 from wanstreamer_jax.data.recordings import RecordingsSource
 from wanstreamer_jax.data.session import AGENT, USER
 from wanstreamer_jax.data.tokenizer import tokenizer_of
@@ -41,13 +41,15 @@ class Outlook:
   speakers: dict[str, int]  # recordings in which somebody is the agent
   recordings: int
   usable: int
+  cut: float  # seconds of longer streams past the ends of recordings
   empty: float  # share of the units of training crops that lie past a session's end
 
   def lines(self) -> list[str]:
     """For people."""
     used = self.usable
     out = [f"{self.recordings} recordings (roles counted), {used} usable: {self.seconds / 3600:.2f} h"]
-    out.append(f"{self.whole} whole sessions and {self.shorter} shorter ones; {self.unused:.1f} s at ends give none")
+    ends = f"{self.unused:.1f} s at ends give none, {self.cut:.1f} s of longer streams are cut"
+    out.append(f"{self.whole} whole sessions and {self.shorter} shorter ones; {ends}")
     if self.empty > 0:
       out.append(f"{100 * self.empty:.0f} % of a training step would lie past the end of sessions: lower data.units")
     for side in (USER, AGENT):
@@ -90,7 +92,7 @@ def check_recordings(source: RecordingsSource) -> Outlook:
   """Looks at every recording of a source; raises nothing for what is wrong with one."""
   problems: list[tuple[str, str]] = []
   counts: collections.Counter[Any] = collections.Counter()
-  seconds = unused = 0.0
+  seconds = unused = cut = 0.0
   unit = source.media.unit_ms / 1000
   for item, line in enumerate(source.recordings):
     if isinstance(line, BadLine):
@@ -117,7 +119,7 @@ def check_recordings(source: RecordingsSource) -> Outlook:
     if units == math.inf:
       counts["unknown"] += 1
       continue
-    seconds += length
+    seconds, cut = seconds + length, cut + cut_off(tracks, length)
     whole, rest = divmod(int(units), source.units)
     counts["whole"] += whole
     if rest >= source.shortest:
@@ -128,7 +130,7 @@ def check_recordings(source: RecordingsSource) -> Outlook:
   speakers = {key[1]: n for key, n in counts.items() if isinstance(key, tuple) and key[0] == "speaker" and key[1]}
   return Outlook(
     list(dict.fromkeys(problems)), seconds, counts["whole"], counts["shorter"], unused, counts["unknown"],
-    by_side("words"), by_side("known"), by_side("video"), speakers, len(source.recordings), counts["usable"],
+    by_side("words"), by_side("known"), by_side("video"), speakers, len(source.recordings), counts["usable"], cut,
     counts["empty"] / max(1, source.data.units * (counts["whole"] + counts["shorter"])),
   )  # fmt: skip
 

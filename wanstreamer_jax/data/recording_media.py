@@ -1,10 +1,10 @@
 """Opens the media of one recording and puts all its streams on one clock.
 
 The clock. A recording may be one file, a file per person, or picture and sound apart. Timestamps of all its files
-count from one zero: the earliest stamp of any of them. A picture file that says that it starts at 0.73 s starts 0.73 s
-after a sound file that starts at 0. Transport streams begin anywhere: beside files of other kinds each counts from its
-own first stamp. `video_start` and `audio_start` of the manifest replace what a file says. Gaps and damaged packets keep
-their time: sound is silent and the picture is held.
+count from one zero: the earliest stamp of any of them. A picture file that says that it starts at 0.73 s starts 0.73
+s after a sound file that starts at 0. Transport streams begin anywhere, and MP3 a little after 0: beside files of
+other kinds each counts from its own first stamp. `video_start` and `audio_start` of the manifest replace what a file
+says. Gaps and damaged packets keep their time: sound is silent and the picture is held.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from wanstreamer_jax.errors import DataError
 MAX_APART = 60.0  # seconds by which the first stamps of a recording's files may differ
 UNEVEN_SECONDS, UNEVEN_SHARE = 2.0, 0.05  # streams may differ in length by either without a stated duration
 LATE_WORD = 1.0  # seconds after the end at which a word may still start
-OWN_CLOCKS = ("mpegts",)  # containers whose timestamps begin anywhere
+OWN_CLOCKS = ("mpegts", "mp3", "aac")  # containers whose timestamps begin anywhere, or after the encoder's delay
 
 
 class Track(NamedTuple):
@@ -54,7 +54,8 @@ class SideUnits(NamedTuple):
 
 
 class RecordingMedia:
-  """The streams of a recording. Iterating gives {side: SideUnits} for each of its `units`; `seconds` is its length.
+  """The streams of a recording. Iterating gives {side: SideUnits} for each of its `units`; `seconds` is its length, and
+  `cut` the seconds by which its longest stream is longer.
 
   Raises DataError and MediaError for files that cannot be read, for tracks, channels and crops that do not exist, and
   for streams whose lengths or clocks do not fit together.
@@ -64,6 +65,7 @@ class RecordingMedia:
     self.media = media
     self.tracks = open_tracks(line, folder, probe)
     self.seconds = recording_length(self.tracks, line)
+    self.cut = cut_off(self.tracks, self.seconds)
     self.units = max(1, math.ceil((self.seconds - SLACK) * 1000 / media.unit_ms))
 
   def __iter__(self) -> Iterator[dict[str, SideUnits]]:
@@ -188,6 +190,11 @@ def recording_length(tracks: dict[str, Track], line: ManifestLine) -> float:
         "this recording"
       )
   return checked_length(ends, line.duration)
+
+
+def cut_off(tracks: dict[str, Track], seconds: float) -> float:
+  """Seconds of the longest stream past the end of a recording of this length."""
+  return max(0.0, max((track.end for track in tracks.values() if track.end < math.inf), default=0.0) - seconds)
 
 
 def checked_length(ends: dict[str, float], duration: float | None) -> float:

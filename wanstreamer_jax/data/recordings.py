@@ -114,7 +114,7 @@ class RecordingsSource:
         world = dataclasses.replace(world, portrait=session.portrait())
       yield session.build(world)
       number, piece = number + 1, []
-    return ItemReport(len(piece), watch.report())
+    return ItemReport(len(piece), watch.report() | {"cut_seconds": round(opened.cut, 2)})
 
   def _lead(self, line: ManifestLine) -> int:
     """By how many units a word is written before it sounds: `data.text_lead`, or drawn for each recording."""

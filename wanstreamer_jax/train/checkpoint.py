@@ -267,7 +267,9 @@ class Checkpoints:
     folder = self.folder / str(step)
     meta = self._read_meta(folder)
     saved = current_names(meta["leaves"])
-    added = {part: added_since(saved[part], self.config) for part in ("params", "ema") if part in saved}
+    added: dict[str, dict[str, np.ndarray]] = {
+      part: added_since(saved[part], self.config) for part in ("params", "ema") if part in saved
+    }
     later = {part: {name: x.shape for name, x in leaves.items()} for part, leaves in added.items()}
     _check_shapes(folder, {part: x | later.get(part, {}) for part, x in saved.items()}, flatten_state(abstract))
     placed = flatten_state(
