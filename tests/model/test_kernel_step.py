@@ -1,4 +1,4 @@
-"""A whole unit whose passes read the cache in the TPU kernel (here interpreted) gives the numbers of plain attention."""
+"""A unit whose passes read the cache in the TPU kernel (here interpreted) gives the numbers of plain attention."""
 
 import jax
 import pytest
