@@ -32,5 +32,6 @@ def large_video(config: Config, size: str) -> Config:
   config.layout.world_text = 256
   config.layout.window = 375  # a minute
   config.data.units = 63  # 10 s sessions
+  config.data.user_video = config.data.agent_video = "h264"  # raw pictures would be 0.77 MB a unit, and of each side
   config.model.dtype, config.model.remat, config.model.attention = "bfloat16", "full", "splash"
   return config

@@ -1,5 +1,5 @@
-"""The published sizes on the slices that train them. A row is one session: whole minutes at 192x336, or 20 s at
-640x368.
+"""The published sizes, made of the parts of `real.py`, on the slices that train them. A row is one session: a minute at
+192x336, or 20 s at 640x368.
 
     wanstreamer aot --what train --topology v5e:16x16 --config configs/pods.py:qwen2p5_1p5b,v5e:16x16
     wanstreamer aot --what train --topology v6e:16x16 --config configs/pods.py:qwen3_8b,v6e:16x16,640x368
@@ -10,14 +10,15 @@ A session's 220k tokens are split over `context`, which must divide the heads of
 split over all chips. docs/training.md describes the whole way.
 """
 
-import importlib
-
+from configs import real
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
 
 MESHES = {  # (size, slice): train.mesh
   ("qwen2p5_1p5b", "v5e:16x16"): "fsdp=64,context=4",
   ("qwen2p5_1p5b", "v6e:16x16"): "fsdp=64,context=4",
+  ("qwen3_1p7b", "v5e:16x16"): "fsdp=64,context=4",
+  ("qwen3_1p7b", "v6e:16x16"): "fsdp=64,context=4",
   ("qwen3_1p7b", "v5p:4x4x4"): "fsdp=16,context=4",
   ("qwen3_8b", "v5p:4x4x8"): "fsdp=32,context=4",
   ("qwen3_8b", "v6e:16x16"): "fsdp=32,context=8",
@@ -33,7 +34,7 @@ def get_config(choice: str = "qwen2p5_1p5b,v5e:16x16") -> Config:
   if (size, topology) not in MESHES or pictures not in UNITS:
     known = ", ".join(",".join(names) for names in MESHES)
     raise ConfigError(f"{choice!r}: expected one of {known}, and perhaps a comma and one of {', '.join(UNITS)}")
-  config = importlib.import_module(f"configs.{size}").get_config(pictures)
+  config = real.get_config(f"{size},{pictures}")
   config.name = f"{size} {pictures} on {topology}"
   config.train.mesh = MESHES[size, topology]
   config.data.batch = int(config.train.mesh.split(",")[0].removeprefix("fsdp="))

@@ -1,10 +1,10 @@
-"""The published sizes made of parts that exist: what a user brings is what hears, sees, thinks, speaks and draws.
+"""The published sizes, made of pretrained parts that exist.
 
     wanstreamer inspect model --config configs/real.py:qwen3_1p7b,192x336
     wanstreamer train --config configs/real.py:qwen3_0p6b,192x336 --config.train.language_model=Qwen3-0.6B \\
       --config.train.hearing=pocket --config.train.seeing=siglip2-base --config.data.path=latents
 
-Expected time: seconds to inspect. Expected result: a table of parts with parameters, FLOPs and states. `configs/pods.py`
+Expected time: seconds to inspect. Expected result: a table of parts with parameters, FLOPs and states. `pods.py`
 trains these on pods; docs/perception.md says where the folders come from.
 
     thinks      Qwen2.5-1.5B, Qwen3-0.6B, -1.7B or -8B

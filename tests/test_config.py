@@ -275,3 +275,21 @@ def test_a_config_file_that_leaves_python_is_told(tmp_path):
   (tmp_path / "mine.py").write_text("def get_config():\n  raise SystemExit(3)\n")
   with pytest.raises(ConfigError, match=r"mine\.py fails: SystemExit: 3"):
     load_config(tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(("stage", "kind"), [("audio_codec", "pocket"), ("video_codec", "wan2p2")])
+def test_imported_codecs_are_not_trained(stage, kind):
+  config = Config()
+  getattr(config, stage).kind, config.train.stage = kind, stage
+  with pytest.raises(
+    ConfigError, match=rf"{stage}\.kind {kind} is imported, not trained: see wanstreamer codec import"
+  ):
+    config.freeze()
+
+
+def test_the_small_decoder_needs_latents_of_its_own_grid():
+  config = Config()
+  config.video_codec.kind, config.video_codec.decoder = "wan2p2", "tae"
+  config.video_codec.wan2p2.multiples, config.video_codec.wan2p2.time_down = (1, 2, 2), (True, True)
+  with pytest.raises(ConfigError, match="makes 4 frames and 16 pixels of a latent, but video_codec.wan2p2 has 4 and 8"):
+    config.freeze()

@@ -667,6 +667,7 @@ class DataConfig(Section):
   heldout: str = ""  # records of held-out sessions, for what is watched during training
   world: Literal["small", "full"] = "small"  # vocabulary and cast of duplex_world
   session_units: int = field(125, ge=1)  # length of a stored session (20 s)
+  min_session_units: int = field(12, ge=1)  # what is left at a recording's end is a session if it is as long
   batch: int = field(8, ge=1)  # sessions per step, over all devices
   # The sessions are divided into this many equal shares, and the rows of a batch among them, so that a host reads (and
   # fetches from an object store) the shares of its rows only. 1: every row may be any session.
@@ -674,6 +675,9 @@ class DataConfig(Section):
   seed: int = field(0, ge=0)
   shuffle: bool = True
   voices: Literal["formant", "mixed"] = "formant"  # "mixed": half of the users speak with espeak-ng (extra `espeak`)
+  by_speaker: bool = False  # speakers take turns, however many sessions each has
+  own_portrait: bool = True  # a recording without a portrait gives a frame of its agent
+  own_voice: bool = True  # and a stretch of its agent's voice, where the layout has a voice sample
   # How `data make` and `data encode` store pictures (data/video_pieces.py). Raw ones are 0.77 MB a unit at 192x336.
   user_video: Literal["raw", "h264"] = "raw"
   agent_video: Literal["raw", "h264"] = "raw"  # of media records; codecs are trained on what is left of them
@@ -681,8 +685,17 @@ class DataConfig(Section):
   agent_video_crf: int = field(14, ge=0, le=51)
   video_piece: int = field(4, ge=1, le=64)  # units that are compressed together
   text_lead: int = field(1, ge=0)  # units between the writing and the sounding of a word
+  # Recordings draw one of these each, and the agent is told which: by its records, and text_lead when it is served.
+  text_leads: tuple[int, ...] | None = field(None, ge=0)
   tokenizer: str = "default"  # the shipped one, or the path of a tokenizer.json
   tokenizer_sha256: str = ""  # of that file; any other is refused. Empty: not checked; training fills it in
+
+  def check_rules(self) -> None:
+    if self.text_leads is not None and self.text_lead not in self.text_leads:
+      raise ConfigError(
+        f"data.text_lead is {self.text_lead}, which the agent is told when it is served, but data.text_leads is "
+        f"{self.text_leads}: add it there"
+      )
 
 
 @section
@@ -769,6 +782,8 @@ class TrainConfig(Section):
   run: str = "runs/default"
   init: str = ""  # a checkpoint to start from (weights only); "demo": the shipped ones
   language_model: str = ""  # a folder of Qwen2, Qwen2.5 or Qwen3 to start from; `config from-hf` writes its geometry
+  hearing: str = ""  # a folder with the pretrained encoder that `perception.audio` names, to start from
+  seeing: str = ""  # and with the one that `perception.video` names
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
   def check_rules(self) -> None:
@@ -777,6 +792,10 @@ class TrainConfig(Section):
       raise ConfigError(
         f"train.init is {self.init!r} and train.language_model {self.language_model!r}: weights come from one of them; "
         "leave the other empty"
+      )
+    if self.init and (self.hearing or self.seeing):
+      raise ConfigError(
+        f"train.init is {self.init!r}, which has ears and eyes of its own: leave train.hearing and train.seeing empty"
       )
 
 
@@ -958,6 +977,14 @@ class Config(Section):
       raise ConfigError(
         f"audio_codec.kind {codec.kind} has {codec.sample_rate} samples a second, but media.sample_rate is {rate}"
       )
+    for stage, kind, imported in (
+      ("audio_codec", codec.kind, codec.kind == "pocket"),
+      ("video_codec", self.video_codec.kind, self.video_codec.kind != "native"),
+    ):
+      if self.train.stage == stage and imported:
+        raise ConfigError(
+          f"train.stage is {stage}, but {stage}.kind {kind} is imported, not trained: see wanstreamer codec import"
+        )
     if self.train.stage == "video_codec" and 1 + self.data.units < memory:
       raise ConfigError(
         f"data.units is {self.data.units}, but the video codec's decoder remembers {memory} latents: clips of "

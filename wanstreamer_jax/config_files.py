@@ -17,6 +17,7 @@ from typing import Any
 
 from wanstreamer_jax.config import Config, Section, convert, spelled, unknown_name
 from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.files import Path, write_text
 
 FLAG = "--config"
 # Sections of older configs, each of which is now one kind of a codec; the stages that train them have the same names.
@@ -126,6 +127,53 @@ def parse_value(text: str, kind: Any, name: str) -> Any:
 def _literal(text: str) -> Any:
   words = {"true": True, "false": False, "none": None}
   return words[text.lower()] if text.lower() in words else ast.literal_eval(text)
+
+
+TEMPLATE = '''"""{base} with {what}.
+
+    wanstreamer train --config={out}
+
+{about}
+"""
+
+import pathlib
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.config_files import run_config_file
+
+BASE = pathlib.Path(__file__).parent / {relative!r}
+
+
+def get_config() -> Config:
+  config = run_config_file(str(BASE){argument})
+{changes}
+  return config
+'''
+
+
+def check_new_config(out: Path) -> None:
+  """Raises ConfigError unless `out` can become a new config file."""
+  file = pathlib.Path(out)
+  if file.suffix != ".py" or file.exists():
+    raise ConfigError(f"{file}: expected the name of a new Python file, such as {file.with_suffix('')}_new.py")
+
+
+def write_config_diff(out: Path, base: str, config: Config, what: str, about: str) -> int:
+  """Writes `config` as a config file that names its base and what is different. Returns how many fields are.
+
+  base: as in --config, FILE.py or FILE.py:ARG. what, about: for the file's docstring.
+  """
+  file, (path, colon, argument) = pathlib.Path(out), base.partition(".py:")
+  own = flat_fields(load_config(base))
+  changed = {name: value for name, value in flat_fields(config).items() if own[name] != value}
+  text = TEMPLATE.format(
+    base=base, what=what, out=out, about=about, relative=os.path.relpath(path + ".py" if colon else path, file.parent),
+    argument=f" + {':' + argument!r}" if colon else "",
+    changes="\n".join(f"  config.{name} = {value!r}" for name, value in changed.items()),
+  )  # fmt: skip
+  file.parent.mkdir(parents=True, exist_ok=True)
+  write_text(file, text)
+  return len(changed)
 
 
 def config_to_dict(config: Section) -> dict[str, Any]:

@@ -47,9 +47,8 @@ class Agent(nnx.Module):
 def cast_layers_to_compute_dtype(agent: Agent) -> Agent:
   """Casts layers once to the dtype that they are cast to at every use: the same numbers from fewer bytes."""
   dtype, leaves = agent.config.model.dtype, named_leaves(agent)
-  layers = {
-    name: leaf.astype(dtype) for name, leaf in leaves.items() if name.startswith("streamer.transformer.layers.")
-  }
+  cast = ("streamer.transformer.layers.", "streamer.see.trunk.layers.")
+  layers = {name: leaf.astype(dtype) for name, leaf in leaves.items() if name.startswith(cast)}
   return fill_leaves(agent, leaves | layers)
 
 

@@ -44,6 +44,7 @@ class Conditions(NamedTuple):
   text: Int[Array, "K n"]  # PAD-filled
   first_unit: Int[Array, ""]  # the unit that the crop starts with; of earlier ones only `Inputs.history` is known
   first_text_token: Int[Array, ""]  # the ordinal to start from
+  text_valid: Bool[Array, "K"] | None = None  # units whose words are known (None: all); the others have no TEXT tokens
 
 
 class Inputs(NamedTuple):
@@ -104,16 +105,22 @@ def _clean_tokens(
   layout, pad = build_layout(streamer.config), streamer.config.model.pad
 
   def unit(before: jax.Array, inputs: Any) -> tuple[jax.Array, Coords]:
-    number, history, user, text = inputs
+    number, history, user, text, valid = inputs
     content, text_tokens = streamer.user_content(user, before)
     content |= streamer.commit_content(history)
-    content["text"], _ = streamer.text_content(text, text_valid(text, pad), text_tokens)
+    content["text"], _ = streamer.text_content(text, valid, text_tokens)
     return pack(layout, layout.phase(*CLEAN_PHASES), number, content)
 
   text, user = conditions.text, conditions.user
-  counts = jnp.sum(user.text != pad, axis=1) + jnp.sum(text_valid(text, pad) & (text != pad), axis=1)
+  valid = known_slots(text, conditions.text_valid, pad)
+  counts = jnp.sum(user.text != pad, axis=1) + jnp.sum(valid & (text != pad), axis=1)
   before = conditions.first_text_token + jnp.cumsum(counts) - counts  # [K]: text tokens before each unit
-  return _in_a_row(jax.vmap(unit)(before, _split((_numbers(conditions), history, user, text))))
+  return _in_a_row(jax.vmap(unit)(before, _split((_numbers(conditions), history, user, text, valid))))
+
+
+def known_slots(text: Int[Array, "K n"], known: Bool[Array, "K"] | None, pad: int) -> Bool[Array, "K n"]:
+  """The slots that exist: up to and including the first PAD of a unit whose words are known (None: of every unit)."""
+  return text_valid(text, pad) if known is None else text_valid(text, pad) & known[:, None]
 
 
 def _noisy_tokens(
@@ -207,7 +214,8 @@ def crop_conditions(streamer: WanStreamer, crop: Crop) -> Conditions:
   samples = audio_to_float(crop.user_audio).reshape(-1)  # [K, samples] -> [K * samples]
   audio, video, _ = streamer.perceive(samples, video_to_float(crop.user_video), streamer.hear.initial_state())
   user = UserTokens(audio, video, crop.user_text, crop.user_audio_valid, crop.user_video_valid)
-  return Conditions(crop_world(crop, streamer.config), user, crop.agent_text, crop.start, jnp.zeros((), jnp.int32))
+  world, zero = crop_world(crop, streamer.config), jnp.zeros((), jnp.int32)
+  return Conditions(world, user, crop.agent_text, crop.start, zero, crop.agent_text_valid)
 
 
 def crop_world(crop: Crop, config: Config) -> WorldArrays:

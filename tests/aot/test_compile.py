@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
+from tests.helpers.encoders import config_with
 from wanstreamer_jax.aot import compile, hlo, pods, report, roofline
 from wanstreamer_jax.aot.collectives import Traffic, collectives, replica_groups
 from wanstreamer_jax.cli.aot import aot as aot_command
+from wanstreamer_jax.cli.inspect_parts import agent_parts
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.encode import latent_dtypes
 from wanstreamer_jax.data.loader import PREVIOUS, SESSION_FIELDS, UNIT_FIELDS, WITH_PAST, batch_shapes
@@ -374,3 +376,12 @@ def test_every_cell_of_the_document_fits(cell):
   result = pods.compile_cell(cell, plan=True)
   assert "error" not in result, result["error"]
   assert result["memory"]["peak"] < result["hbm"]
+
+
+def test_a_step_says_what_encoders_and_decoders_are_of_it():
+  config = config_with("pocket", "siglip2")
+  flops = compile.step_program(config, jax.devices()).flops
+  parts = {part.name: part.flops for part in agent_parts(config)[0]}
+  assert flops[compile.SENSES] == parts["hears"] + parts["sees"]
+  assert flops[compile.DECODERS] == parts["speaks"] + parts["draws"]
+  assert flops["products"] > flops[compile.SENSES] + flops[compile.DECODERS]

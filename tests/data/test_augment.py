@@ -164,13 +164,15 @@ def test_blur_is_that_of_a_smaller_picture():
 
 
 def test_frames_that_do_not_arrive_show_the_one_before():
-  video, valid = pictures(), np.arange(UNITS) != 5
-  dropped = seen(only("frame_drop", frame_drop_share=(0.5, 0.5)), video, valid=valid)
-  before, after = video.reshape(-1, *video.shape[2:]), dropped.reshape(-1, *video.shape[2:])
-  held = [next(at for at in range(index, -1, -1) if np.array_equal(after[index], before[at])) for index in range(48)]
-  assert held[0] == 0
-  assert held[20:25] == [20, 21, 22, 23, 24]  # the missing unit, and where the pictures begin again
-  assert 10 < sum(at < index for index, at in enumerate(held)) < 35
+  video, valid, kept = pictures(), np.arange(UNITS) != 5, []
+  for step in range(8):
+    dropped = seen(only("frame_drop", frame_drop_share=(0.5, 0.5)), video, step, valid)
+    before, after = video.reshape(-1, *video.shape[2:]), dropped.reshape(-1, *video.shape[2:])
+    held = [next(at for at in range(index, -1, -1) if np.array_equal(after[index], before[at])) for index in range(48)]
+    assert held[0] == 0
+    assert held[20:25] == [20, 21, 22, 23, 24]  # the missing unit, and where the pictures begin again
+    kept.append(np.mean(np.array(held) == np.arange(48)))
+  assert 0.4 < np.mean(kept) < 0.7
 
 
 def test_settings_that_make_no_sense_are_refused():

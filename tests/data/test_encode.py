@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.helpers.fake_sessions import FakeSource, small_config
+from tests.helpers.fake_sessions import FakeSource, fake_session, small_config
 from tests.helpers.late_codec import Late
 from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec
 from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
 from wanstreamer_jax.config import NeuralCodecConfig
 from wanstreamer_jax.data import encode as encode_module
 from wanstreamer_jax.data import records
-from wanstreamer_jax.data.encode import encode, encode_session
+from wanstreamer_jax.data.encode import encode, encode_session, world_text
 from wanstreamer_jax.data.loader import PREVIOUS, WITH_PAST, CropLoader
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.data.session import World
+from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.errors import ConfigError, DataError
 
 SESSIONS, UNITS = 34, 6  # twelve shards, the last smaller than a batch
 
@@ -227,3 +229,26 @@ def test_other_codecs_other_kinds_and_broken_weights_are_refused(folders, codecs
   with pytest.raises(DataError, match="not finite"):
     encode(folders[0], broken, video_codec, tiny_config(), tmp_path / "c", progress=False)
   assert not (tmp_path / "c").exists()
+
+
+def test_the_lead_is_told_in_training_and_in_serving_alike():
+  """Where recordings drew it, and nowhere else; a world that says it itself is left alone."""
+  config, tokenizer, ada = small_config(), TextTokenizer(), World({"name": "Ada"})
+  session = dataclasses.replace(fake_session(0, config, 4), world=ada)
+
+  def both(world):
+    told = dataclasses.replace(session, world=world)
+    dtype = records.session_dtype(config)
+    stored = records.session_record(told, config, tokenizer, dtype)[0].fixed["world_text"]
+    served = world_text(config, tokenizer, world)
+    assert np.array_equal(stored, served)
+    return tokenizer.decode(stored)
+
+  assert both(ada).strip() == "name: Ada."
+  config.data.text_leads, config.data.text_lead = (0, 2), 2
+  assert both(ada).strip() == "lead: 2. name: Ada."
+  assert both(World()).strip() == "lead: 2."
+  assert both(ada.with_lead(0)).strip() == "lead: 0. name: Ada."
+  config.data.text_lead = 1
+  with pytest.raises(ConfigError, match=r"data.text_lead is 1, .* data.text_leads is \(0, 2\): add it"):
+    config.freeze()

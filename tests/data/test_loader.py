@@ -14,8 +14,9 @@ from tests.helpers.fake_sessions import FakeSource, small_config
 from wanstreamer_jax.bench.loader import bench
 from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.data.mixture import Order
+from wanstreamer_jax.data.mixture import Order, SessionsOf
 from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
+from wanstreamer_jax.data.records import TEXT_VALID, unit_dtype, unit_field
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.loop import train
@@ -80,7 +81,7 @@ def test_every_epoch_is_another_permutation(folder):
 
 @pytest.mark.parametrize(("length", "crop"), [(8, 8), (8, 7), (8, 5), (8, 4), (8, 3), (8, 1), (125, 40), (125, 63)])
 def test_every_cycle_of_epochs_shows_all_of_every_session(length, crop):
-  order = Order([3], [length], [1], crop, seed=0)
+  order = Order([SessionsOf(3, length)], [1], crop, seed=0)
   cycle, starts = order.cycle(0), set()
   for session in range(3):
     for first in range(0, 30 * cycle, cycle):
@@ -216,7 +217,7 @@ def test_media_where_latents_are_trained_on_say_how_to_make_them(folder):
     ("media", "height", 32, "height = 16, but the config has 32"),
     ("layout", "text_slots", 2, "slots = 3, but the config has 2"),
     ("layout", "world_text", 8, "world = 32, but the config has 8"),
-    ("model", "vocab", 512, "1024 token ids, but model.vocab is 512"),
+    ("model", "vocab", 512, "has 1024 tokens, but model.vocab is 512"),
     ("data", "units", 9, "sessions of 8 units, but data.units is 9"),
   ],
 )
@@ -298,3 +299,14 @@ def test_a_checkpoint_holds_the_place_in_the_data(mixed, tmp_path):
     100 * place.session + place.start for step in range(6) for place in Loader(mixed, small_config()).places(step)[:1]
   ]
   assert examples("two", 3, 6) == undisturbed
+
+
+def test_text_of_older_records_is_valid(tmp_path):
+  """Records that were made before `*_text_valid` existed."""
+  fields = ("agent_text", "agent_text_valid")
+  now = unit_dtype(small_config(), ())
+  before = np.dtype([(name, now[name]) for name in now.names if name not in TEXT_VALID])
+  old, new = np.zeros(3, before), np.zeros(3, now)
+  new["agent_text_valid"] = [True, False, True]
+  assert [list(unit_field(units, fields[1])) for units in (old, new)] == [[True] * 3, [True, False, True]]
+  assert unit_field(old, "agent_text") is not None

@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.fake_sessions import FakeSource, small_config
 from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.data.mixture import Mixture, Order, parse_mixture
+from wanstreamer_jax.data.mixture import Mixture, Order, SessionsOf, parse_mixture
 from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
 from wanstreamer_jax.errors import DataError
 
@@ -48,7 +48,7 @@ def test_the_order_is_this_one_for_ever(folders):
 @pytest.mark.parametrize("weights", ["3,1", "1,1,1", "0.7,0.3", "2/3,1/3", "5,0.5"])
 def test_proportions_are_exact_in_every_block(weights):
   weights = [Fraction(weight) for weight in weights.split(",")]
-  order = Order([10, 7, 5][: len(weights)], [8] * len(weights), weights, 4, seed=3)
+  order = Order([SessionsOf(count, 8) for count in (10, 7, 5)[: len(weights)]], weights, 4, seed=3)
   blocks = set()
   for block in range(6):
     folders = [order.place(block * order.block + i).folder for i in range(order.block)]
@@ -59,7 +59,7 @@ def test_proportions_are_exact_in_every_block(weights):
 
 
 def test_no_folder_repeats_a_session_within_its_own_epoch():
-  order = Order([10, 7], [8, 9], [Fraction(3), Fraction(1)], 4, seed=0)
+  order = Order([SessionsOf(10, 8), SessionsOf(7, 9)], [Fraction(3), Fraction(1)], 4, seed=0)
   sessions = collections.defaultdict(list)
   for element in range(40 * 7):
     place = order.place(element)
@@ -72,7 +72,7 @@ def test_no_folder_repeats_a_session_within_its_own_epoch():
 
 
 def test_the_order_depends_on_nothing_but_seed_and_element():
-  make_order = lambda seed: Order([10, 7], [8, 9], [Fraction(3), Fraction(1)], 4, seed)
+  make_order = lambda seed: Order([SessionsOf(10, 8), SessionsOf(7, 9)], [Fraction(3), Fraction(1)], 4, seed)
   elements = [10**12, 3, 77, 0]
   assert [make_order(1).place(e) for e in elements] == [make_order(1).place(e) for e in reversed(elements)][::-1]
   assert [make_order(1).place(e) for e in range(50)] != [make_order(2).place(e) for e in range(50)]
@@ -146,3 +146,28 @@ def test_folders_that_do_not_mix(folders, tmp_path):
     Mixture(f"{folders}/a,{tmp_path}/tall")
   with pytest.raises(DataError, match="/a: sessions of 6 units, but data.units is 7"):
     Loader(f"{folders}/b,{folders}/a", small_config(units=7))
+
+
+def test_speakers_take_turns_however_many_sessions_each_has():
+  speakers = ["ada"] * 7 + ["bob"] * 2 + ["", ""]
+  order = Order([SessionsOf(11, 8, None, speakers)], [Fraction(1)], 4, seed=1)
+  seen = [order.place(element).session for element in range(4 * 14)]
+  for begin in range(0, len(seen), 4):  # two speakers, and two sessions of nobody known
+    turn = seen[begin : begin + 4]
+    assert sorted(speakers[session] for session in turn) == ["", "", "ada", "bob"]
+  ada = [session for session in seen if speakers[session] == "ada"]
+  assert sorted(ada[:7]) == sorted(ada[7:14]) == list(range(7))  # each once before one comes again
+  assert ada[:7] != ada[7:14]
+  assert [Order([SessionsOf(11, 8, None, speakers)], [Fraction(1)], 4, seed=1).place(e).session for e in (50, 3)] == [
+    seen[50], seen[3],
+  ]  # fmt: skip
+
+
+def test_crops_lie_in_what_exists_of_a_session():
+  lengths = np.array([20, 9, 3])
+  order = Order([SessionsOf(3, 20, lengths)], [Fraction(1)], 4, seed=0)
+  for session, length in enumerate(lengths):
+    starts = [order.start(0, session, epoch) for epoch in range(12 * order.cycle(0))]
+    assert {0, max(length - 4, 0)} <= set(starts) <= set(range(max(length - 4, 0) + 1))
+    seen = {unit for start in starts[: order.cycle(0)] for unit in range(start, start + 4)}
+    assert seen >= set(range(length))

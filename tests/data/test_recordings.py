@@ -1,6 +1,7 @@
 """Recordings: media files and a manifest become sessions on the same clock; a bad line is named by its number."""
 
 import json
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -10,7 +11,8 @@ from tests.helpers.fake_sessions import small_config
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.record_writer import read_report
-from wanstreamer_jax.data.recordings import LEADS, RecordingsSource, read_manifest
+from wanstreamer_jax.data.recordings import RecordingsSource, read_manifest
+from wanstreamer_jax.data.records import session_from_truth
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError, MediaError
 
@@ -92,19 +94,30 @@ def test_a_recording_becomes_consecutive_sessions(folder, config):
   assert [(round(event.start, 6), round(event.end, 6)) for event in second.events] == [(0.0, 0.12)]
 
 
-def test_the_text_lead_is_drawn_per_recording_and_told(folder, config):
+def test_the_text_lead_is_a_value_of_the_config(folder, config):
+  config.data.text_lead = 2
+  source = RecordingsSource.open(manifest(folder, GOOD), config)
+  first, second = source.sessions(0)
+  assert source.describe()["text_lead"] == 2
+  assert first.world.text() == "name: Ada."  # all sessions have it, so that there is nothing to tell
+  assert [word.text for word in first.agent.words] == ["red", "it"]  # written here, sounds in the next
+  assert second.agent.words[0].written == pytest.approx(0.0)
+
+
+def test_leads_are_drawn_per_recording_and_told(folder, config):
+  config.data.text_leads = (0, 1, 2)
   source = RecordingsSource.open(manifest(folder, *({**GOOD, "id": str(number)} for number in range(12))), config)
   leads = set()
   for item in range(12):
     first, second = source.sessions(item)
     lead = int(first.world.fields["lead"])
     leads.add(lead)
-    assert first.world.text().startswith("name: Ada. lead: ")
+    assert first.world.text() == f"lead: {lead}. name: Ada."
     word = second.agent.words[1]
     assert word.written == pytest.approx(max(0.0, word.start - lead * 0.16))
     assert [word.text for word in first.agent.words] == ["red", "it"][:lead]  # written here, sounds in the next
     assert next(source.sessions(item)).world.fields == first.world.fields
-  assert leads == set(LEADS)
+  assert leads == {0, 1, 2}
 
 
 def test_two_channels_are_agent_left_user_right(folder, config):
@@ -147,6 +160,23 @@ def changed(**changes):
     (changed(user={}), "user has neither video nor audio"),
     (changed(user={"audio": "no.wav"}), r"user\.audio: 'no.wav' is not a file"),
     (changed(user={"adio": "user.wav"}), "did you mean 'audio'"),
+    (changed(user={"audio": "user.wav", "audio_track": -1}), "user.audio_track -1: expected a number from 0"),
+    (changed(user={"audio": "user.wav", "audio_channel": "mid"}), "user.audio_channel 'mid': expected a number from 0"),
+    (changed(user={"audio": "user.wav", "crop": [0, 0, 1, 1]}), "user.crop belongs to a picture, and there is none"),
+    (changed(user={"audio": "user.wav", "video_start": 1}), "user.video_start belongs to a picture"),
+    (
+      changed(agent={**GOOD["agent"], "crop": [0, 0, 1]}),
+      r"agent.crop \[0, 0, 1\]: expected \[left, top, width, height",
+    ),
+    (changed(agent={**GOOD["agent"], "crop": [0, 0, 0, 1]}), "expected left and top of at least 0, and a width"),
+    (
+      changed(agent={**GOOD["agent"], "crop": 2 * [{"time": 1, "box": [0, 0, 1, 1]}]}),
+      "the times of its boxes do not rise",
+    ),
+    (changed(agent={**GOOD["agent"], "words": "no.json"}), "agent.words: 'no.json' is not a file"),
+    (changed(agent={**GOOD["agent"], "words": "user.wav"}), "agent.words: transcript .*user.wav: not a text file"),
+    (changed(agent={**GOOD["agent"], "world": {}}), "world is given for the line and for its agent; keep one"),
+    (changed(agent={**GOOD["agent"], "speaker": 3}), "agent.speaker 3 is not text"),
     (changed(path="no.wav"), "path: 'no.wav' is not a file"),
     (changed(duration=0), "duration: 0 is not a number above 0"),
     (changed(duration="long"), "duration: 'long' is not a number"),
@@ -236,3 +266,109 @@ def test_a_path_needs_two_channels(folder, config):
   source = RecordingsSource.open(manifest(folder, {"path": "user.wav"}), config)
   with pytest.raises(DataError, match="two audio channels"):
     next(source.sessions(0))
+
+
+def test_both_roles_double_the_data(folder, config, tmp_path):
+  line = {**GOOD, "user": {**GOOD["user"], "speaker": "bob", "world": {"fields": {"name": "Bob"}}}, "roles": "both"}
+  source = RecordingsSource.open(manifest(folder, line), config)
+  assert source.items == 2
+  (first, _), (swapped, _) = (source.sessions(item) for item in range(2))
+  assert np.array_equal(first.user.audio, swapped.agent.audio)
+  assert np.array_equal(first.agent.video, swapped.user.video)
+  assert [word.text for word in swapped.agent.words] == ["hello"]
+  assert swapped.user.words == ()
+  assert [event.actor for event in swapped.events] == ["user"]
+  assert (first.world.fields, swapped.world.fields) == ({"name": "Ada"}, {"name": "Bob"})
+  assert (first.speaker, swapped.speaker) == ("", "bob")
+  assert first.source != swapped.source
+  made = make(config, source, tmp_path / "records", progress=False)
+  assert made["sessions"] == 4
+  assert RecordFolder(tmp_path / "records").speakers() == ["", "", "bob", "bob"]
+  plain = RecordingsSource.open(manifest(folder, GOOD), config, roles="both")
+  assert plain.items == 2  # asked for on the command line
+  with pytest.raises(DataError, match="roles 'user': expected 'agent' or 'both'"):
+    read_manifest(manifest(folder, {**GOOD, "roles": "user"}))
+
+
+def test_the_end_of_a_recording_is_a_shorter_session(folder, config, tmp_path):
+  """A second is seven units, the last one begun: five, and two."""
+  config.data.session_units, config.data.min_session_units = 5, 2
+  source = RecordingsSource.open(manifest(folder, GOOD), config)
+  whole, rest = source.sessions(0)
+  assert (whole.length, rest.length, rest.units) == (5, 2, 5)
+  assert list(rest.agent.video_valid) == list(rest.agent.text_valid) == [True, True, False, False, False]
+  assert np.abs(rest.agent.video[:8].astype(int) - 200).max() <= 2
+  make(config, source, tmp_path / "records", progress=False)
+  opened = RecordFolder(tmp_path / "records")
+  assert list(opened.lengths) == [5, 2]
+  assert read_report(tmp_path / "records")["unused_units"] == 0
+  assert read_report(tmp_path / "records")["quality"][0]["cut_seconds"] == 0.1  # the user's sound lasts 1.1 s
+  units = opened.read_units(1)
+  for side in ("user", "agent"):
+    for stream in ("audio", "text") + ("video",) * (side == "agent"):
+      assert list(units[f"{side}_{stream}_valid"]) == [True, True, False, False, False]
+  again = session_from_truth(opened.read_session(1).truth, units)
+  assert (again.length, again.units) == (2, 5)
+  config.data.min_session_units = 3
+  assert len(list(RecordingsSource.open(manifest(folder, GOOD), config).sessions(0))) == 1
+
+
+def test_what_nobody_wrote_down_is_not_silence(folder, config, tmp_path):
+  unknown = {**GOOD, "agent": {"audio": "agent.wav"}}
+  silent = {**GOOD, "id": "two", "agent": {"audio": "agent.wav", "words": []}}
+  make(config, RecordingsSource.open(manifest(folder, unknown, silent), config), tmp_path / "records", progress=False)
+  opened = RecordFolder(tmp_path / "records")
+  assert [bool(opened.read_units(i)["agent_text_valid"].all()) for i in range(4)] == [False, False, True, True]
+  assert all(opened.read_units(i)["user_text_valid"].all() for i in range(4))
+
+
+def test_transcripts_lie_beside_moshi_files(folder, config):
+  words = [["hello", [0.1, 0.2], "SPEAKER_MAIN"], ["yes", [0.3, 0.4], "SPEAKER_OTHER"]]
+  (folder / "both.json").write_text(json.dumps({"alignments": words}), encoding="utf-8-sig")
+  path = folder / "manifest.jsonl"
+  path.write_text(json.dumps({"path": "both.wav"}) + "\n", encoding="utf-8-sig")
+  (line,) = read_manifest(path)
+  assert [word.text for word in line.sides["agent"].words] == ["hello"]
+  assert [word.text for word in line.sides["user"].words] == ["yes"]
+  (folder / "both.json").write_text(json.dumps({"alignments": words[:1]}))
+  assert read_manifest(path)[0].sides["user"].words is None  # only the agent was transcribed
+  (folder / "both.json").write_text(json.dumps({"licence": "CC0"}))
+  assert read_manifest(path)[0].sides["agent"].words is None  # something else of that name
+  (folder / "both.json").write_text("{")
+  with pytest.raises(DataError, match=r'user.words: transcript \S*both.json: not JSON .*or give "words"'):
+    read_manifest(path)
+
+
+def test_gaps_keep_their_time_in_two_channels(folder, config):
+  """Packets are missing from 0.4 to 0.7 s."""
+  with av.open(str(folder / "gap.mka"), "w", format="matroska") as container:
+    stream = container.add_stream("pcm_s16le", rate=RATE, layout="stereo")
+    for begin in range(0, RATE, 960):
+      if not 0.4 <= begin / RATE < 0.7:
+        frame = av.AudioFrame.from_ndarray(np.full((1, 1920), 16384 * (begin > 0.9 * RATE), np.int16), "s16", "stereo")
+        frame.sample_rate, frame.pts, frame.time_base = RATE, begin, Fraction(1, RATE)
+        container.mux(stream.encode(frame))
+  sounds = []
+  for line in ({"path": "gap.mka"}, {"id": "x", "user": {"audio": "gap.mka"}, "agent": {"audio": "gap.mka"}}):
+    sessions = RecordingsSource.open(manifest(folder, line), config).sessions(0)
+    sound = np.concatenate([session.user.audio for session in sessions])
+    sounds.append(int((np.abs(sound) > 0.25).argmax()) / config.media.sample_rate)
+  assert sounds == pytest.approx([0.92, 0.92], abs=0.02)
+
+
+def test_records_with_other_leads_are_refused(folder, config, tmp_path):
+  """An agent that was told its lead in training must be told it when it is served, and the config decides that."""
+  config.data.text_leads = (1, 2)
+  make(config, RecordingsSource.open(manifest(folder, GOOD), config), tmp_path / "records", progress=False)
+  opened = RecordFolder(tmp_path / "records")
+  opened.check(config, TextTokenizer())
+  config.data.text_leads = None
+  with pytest.raises(DataError, match=r"was made with leads = \[1, 2\], but the config has None"):
+    opened.check(config, TextTokenizer())
+
+
+def test_workers_make_the_same_files(folder, config, tmp_path):
+  lines = [{**GOOD, "id": str(number)} for number in range(2)]
+  source = RecordingsSource.open(manifest(folder, *lines), config)
+  one, two = (make(config, source, tmp_path / str(n), workers=n, progress=False) for n in (1, 2))
+  assert one["shards"] == two["shards"]

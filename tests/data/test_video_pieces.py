@@ -2,17 +2,20 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.data.test_encode import codecs, tiny_config  # noqa: F401  a fixture
 from tests.helpers.fake_sessions import FakeSource, fake_session, small_config
+from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data import video_pieces
-from wanstreamer_jax.data.encode import encode
+from wanstreamer_jax.data.encode import encode, latent_dtypes
 from wanstreamer_jax.data.loader import CropLoader, Loader
 from wanstreamer_jax.data.make import make
-from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.record_folder import RecordFolder, stored_dtype
+from wanstreamer_jax.data.records import session_dtype, unit_dtype
 from wanstreamer_jax.data.stats import stats
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.data.video_pieces import Pieces, decode_piece, encode_piece
@@ -161,11 +164,14 @@ def test_latents_keep_the_pieces_of_their_media(tmp_path, codecs):  # noqa: F811
   assert set(RecordFolder(media).pieces.quality) == {"user_video", "agent_video"}
   encode(media, *codecs, config, tmp_path / "same", progress=False)
   encode(media, *codecs, packed(tiny_config(), video_piece=4), tmp_path / "other", progress=False)
+  encode(media, *codecs, packed(tiny_config(), user_video_crf=35), tmp_path / "small", progress=False)
   encode(media, *codecs, tiny_config(), tmp_path / "raw", progress=False)
   same, other, raw = (RecordFolder(tmp_path / name) for name in ("same", "other", "raw"))
   assert [same.read_pieces(1, "user_video"), len(other.read_pieces(1, "user_video"))] == [
     RecordFolder(media).read_pieces(1, "user_video"), 2
   ]  # fmt: skip
+  size = lambda name: sum(map(len, RecordFolder(tmp_path / name).read_pieces(1, "user_video")))
+  assert size("small") < 0.8 * size("same")
   pictures = [folder.read_units(1)["user_video"] for folder in (RecordFolder(media), same, raw)]
   assert np.array_equal(pictures[0], pictures[1])
   assert np.array_equal(pictures[0], pictures[2])
@@ -183,3 +189,14 @@ def test_a_damaged_folder_names_the_session(folders, tmp_path):
   (copy / "user_video-00000.array_record").unlink()
   with pytest.raises(DataError, match="user_video-00000.array_record: missing"):
     RecordFolder(copy)
+
+
+def test_a_unit_of_the_published_size_takes_55_kb():
+  """Without its pictures, before zstd; pieces of real pictures take 6 to 13 kB a unit there (docs/data.md)."""
+  config = load_config("configs/qwen2p5_1p5b.py:192x336")
+  media = SimpleNamespace(unit_dtype=unit_dtype(config, ()), session_dtype=session_dtype(config))
+  units, _ = latent_dtypes(media, config)
+  pieces = Pieces.of(config, "user_video")
+  assert pieces == Pieces(units=4, quality={"user_video": 20})
+  assert units.itemsize > 800_000
+  assert stored_dtype(units, pieces.quality).itemsize + 13_000 < 55_000

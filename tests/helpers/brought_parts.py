@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 
+from tests.helpers import pretrained
 from tests.helpers.media_files import write_audio, write_video
 
 QWEN3 = {
@@ -144,9 +145,20 @@ def talking_squares(words, fps: int, size: tuple[int, int], number: int) -> list
   return frames
 
 
+def write_everything(folder: pathlib.Path) -> None:
+  """All parts that the commands under "The whole way, in miniature" in docs/training.md name, below `folder`."""
+  write_language_model(folder / "qwen3")
+  pretrained.pocket_folder(folder / "pocket", pretrained.NANO_POCKET)
+  pretrained.wan_folder(folder / "wan", pretrained.WAN2P2)
+  pretrained.tae_folder(folder / "tae", pretrained.WAN2P2)
+  write_recordings(folder / "recordings")
+  lines = (folder / "recordings" / "calls.jsonl").read_text().splitlines(keepends=True)
+  (folder / "recordings" / "train.jsonl").write_text("".join(lines[:4]))
+  (folder / "recordings" / "heldout.jsonl").write_text("".join(lines[4:]))
+
+
 def main(folder: str) -> None:
-  print(write_language_model(pathlib.Path(folder) / "qwen3"))
-  print(write_recordings(pathlib.Path(folder) / "recordings"))
+  write_everything(pathlib.Path(folder))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import pathlib
 
 from tests.helpers.agents import small_config
+from tests.helpers.pretrained import random_tensors, write_folder
 from wanstreamer_jax.config import Config, MoonshineConfig, PocketConfig, Siglip2Config
 
 MOONSHINE = MoonshineConfig(
@@ -26,6 +27,28 @@ def config_with(audio: str = "native", video: str = "native", **perception) -> C
   for name, value in perception.items():
     setattr(p, name, value)
   return config.freeze()
+
+
+def vision_folder(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
+  """A random NaFlex encoder of the small size, as transformers writes it, without torch."""
+  s = SIGLIP
+  shapes = {
+    "embeddings.patch_embedding.weight": (s.width, 3 * s.patch**2), "embeddings.patch_embedding.bias": (s.width,),
+    "embeddings.position_embedding.weight": (s.places, s.width), "head.probe": (1, 1, s.width),
+    "post_layernorm.weight": (s.width,), "post_layernorm.bias": (s.width,),
+  }  # fmt: skip
+  for i in range(s.layers):
+    of = f"encoder.layers.{i}."
+    products = {f"self_attn.{name}": (s.width, s.width) for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
+    products |= {"mlp.fc1": (s.mlp, s.width), "mlp.fc2": (s.width, s.mlp)}
+    shapes |= {f"{of}{name}.weight": shape for name, shape in products.items()}
+    shapes |= {f"{of}{name}.bias": shape[:1] for name, shape in products.items()}
+    shapes |= {f"{of}layer_norm{n}.{leaf}": (s.width,) for n in (1, 2) for leaf in ("weight", "bias")}
+  config = {
+    "model_type": "siglip2_vision_model", "hidden_size": s.width, "num_hidden_layers": s.layers,
+    "num_attention_heads": s.heads, "intermediate_size": s.mlp, "patch_size": s.patch, "num_patches": s.places,
+  }  # fmt: skip
+  return write_folder(folder, random_tensors(shapes, seed), config)
 
 
 def perturb(model) -> None:

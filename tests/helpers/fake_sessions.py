@@ -48,9 +48,8 @@ class FakeSource:
   units: int = 8
   tracks: tuple[str, ...] = ("mouth",)
 
-  def sessions(self, item: int) -> Generator[Session, None, int]:
+  def sessions(self, item: int) -> Generator[Session, None, None]:
     yield fake_session(item, self.config, self.units)
-    return 0
 
   def spoken(self) -> Iterator[tuple[Word, ...]]:
     return iter(())

@@ -63,3 +63,51 @@ def save_model(kind: str, folder: pathlib.Path, rows: int = 500, tied: bool = Tr
         parameter.mul_(4)  # transformers' initial weights are so small that attention would not matter
   model.save_pretrained(folder)
   return model
+
+
+def qwen_tokenizer(folder: pathlib.Path) -> bool:
+  """Qwen's tokenizer of 151,643 pieces, from the ranks that pip's dashscope ships; False where it is not installed.
+
+  A piece is joined from two others, in the order of the ranks.
+  """
+  import base64
+  import importlib.util
+
+  found = importlib.util.find_spec("dashscope")
+  file = pathlib.Path(found.origin).parent / "resources" / "qwen.tiktoken" if found and found.origin else None
+  if file is None or not file.is_file():
+    return False
+  lines = (line.split() for line in file.read_bytes().splitlines() if line)
+  ranks = {base64.b64decode(piece): int(rank) for piece, rank in lines}
+  joined = [
+    (rank, ranks[piece[:cut]], piece[:cut], piece[cut:])
+    for piece, rank in ranks.items()
+    for cut in range(1, len(piece))
+    if piece[:cut] in ranks and piece[cut:] in ranks
+  ]
+  spelled = {byte: letter for letter, byte in zip(*letters_of_bytes())}
+  spell = lambda piece: "".join(spelled[byte] for byte in piece)
+  vocab = {spell(piece): rank for piece, rank in ranks.items()}
+  merges = [(spell(left), spell(right)) for _, _, left, right in sorted(joined)]
+  tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+  tokenizer.normalizer = normalizers.NFC()
+  split = pre_tokenizers.Split(tokenizers.Regex(QWEN_PIECES), "isolated")
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+  tokenizer.decoder = decoders.ByteLevel()
+  tokenizer.add_special_tokens(list(SPECIAL))
+  folder.mkdir(parents=True, exist_ok=True)
+  tokenizer.save(str(folder / "tokenizer.json"))
+  return True
+
+
+# Words with one character before them, single digits, marks, and white space.
+QWEN_PIECES = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def letters_of_bytes() -> tuple[list[str], list[int]]:
+  """The letters that stand for bytes in byte-level tokenizers, and these bytes."""
+  shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  hidden = [byte for byte in range(256) if byte not in shown]
+  return [chr(byte) for byte in shown] + [chr(256 + i) for i in range(len(hidden))], shown + hidden

@@ -87,3 +87,17 @@ def turn(path: Path, quarter_turns: int) -> Path:
   data[begin : begin + 36] = matrix
   path.write_bytes(data)
   return path
+
+
+def write_tracks(path: Path, tracks: list[np.ndarray], rate: int = 48_000, codec: str = "pcm_s16le") -> Path:
+  """Sound tracks side by side, each float [channels, samples], in the container that the suffix names."""
+  with av.open(str(path), "w") as container:
+    layouts = [{1: "mono", 2: "stereo"}[len(track)] for track in tracks]
+    streams = [container.add_stream(codec, rate=rate, layout=layout) for layout in layouts]
+    for stream, track, layout in zip(streams, tracks, layouts):
+      samples = (np.asarray(track).T.reshape(1, -1) * 32767).astype(np.int16)
+      frame = av.AudioFrame.from_ndarray(samples, "s16", layout)
+      frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+      container.mux(stream.encode(frame))
+      container.mux(stream.encode(None))
+  return path

@@ -55,6 +55,7 @@ def duplex_batch(config: Config, rows: int) -> Crop:
     voice_latent=normal(*empty.voice.shape), voice_valid=yes(),
     user_video=picture, user_video_valid=yes(units), user_audio=sound, user_audio_valid=yes(units),
     user_text=words(units, layout.user_text_slots), agent_text=words(units, layout.text_slots),
+    agent_text_valid=yes(units),
     agent_video_latent=normal(PREVIOUS + units, *video), agent_video_valid=yes(PREVIOUS + units),
     agent_audio_latent=normal(PREVIOUS + units, *audio), agent_audio_valid=yes(PREVIOUS + units),
   )  # fmt: skip

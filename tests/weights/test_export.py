@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from flax import nnx
 
 from tests.helpers.agents import random_weights
@@ -119,3 +120,16 @@ def test_options_of_export_that_do_not_fit_are_one_line(options, message, capsys
   assert main(["export", "--streamer", "demo", *options]) == 2
   assert message in capsys.readouterr().err
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_read_with_the_tokenizer_that_its_run_keeps(tmp_path):
+  """The folder that it was trained with may be gone; another file of that name is not taken."""
+  from wanstreamer_jax.weights.store import _with_runs_tokenizer
+
+  save_tokenizer(tmp_path / "run", 380)
+  sha256 = TextTokenizer(tmp_path / "run").sha256
+  config = load_config("configs/nano.py", ["data.tokenizer=gone/tokenizer.json", f"data.tokenizer_sha256={sha256}"])
+  folder = epath.Path(tmp_path / "run" / "checkpoints" / "7")
+  assert _with_runs_tokenizer(config, folder).data.tokenizer == str(tmp_path / "run" / TOKENIZER_FILE)
+  shutil.copy(SHIPPED, tmp_path / "run" / TOKENIZER_FILE)
+  assert _with_runs_tokenizer(config, folder) == config

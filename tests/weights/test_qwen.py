@@ -1,5 +1,6 @@
 """Language models start a streamer with the logits of transformers' own implementation, and come back out (law 8)."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -174,13 +175,13 @@ def test_a_run_starts_from_the_folder_and_exports_what_transformers_loads(qwen3,
 
   folder, model = qwen3
   config = from_hf(folder, tmp_path / "config.py", f"train.run={tmp_path / 'run'}", "train.mesh=data=1")
-  assert with_tokenizer_hash(config) == config
-  found = provenance.language_model(config)["language_model"]
+  assert with_tokenizer_hash(config)[0] == config
+  found = provenance.brought_parts(config)["language_model"]
   assert found["bytes"] == (folder / "model.safetensors").stat().st_size
   assert provenance.facts(config)["language_model"] == found
-  mesh = make_mesh("data=1")
+  mesh, stage = make_mesh("data=1"), dataclasses.replace(get_stage("duplex"), constants=None)  # those are of records
   with jax.set_mesh(mesh), Checkpoints(tmp_path / "run" / "checkpoints", config) as checkpoints:
-    checkpoints.save(start_state(get_stage("duplex"), config, mesh, checkpoints), 1)
+    checkpoints.save(start_state(stage, config, mesh, checkpoints), 1)
     checkpoints.wait()
   assert main(["export", "--streamer", str(tmp_path / "run"), "--hf", str(tmp_path / "hf"), "--dtype", "f32"]) == 0
   assert "AutoModelForCausalLM" in capsys.readouterr().out
@@ -233,7 +234,7 @@ NORM = "model.layers.1.input_layernorm.weight"
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda t: t.pop(NORM), f"has no tensor '{NORM}': download"),
+    (lambda t: t.pop(NORM), f"has no tensor '{NORM}': copy"),
     (lambda t: t.update(extra=t[NORM]), "unknown tensor 'extra'"),
     (lambda t: t.update({NORM: t[NORM].astype(np.int8)}), f"{NORM} as I8: expected F32, BF16, F16; give the folder"),
     (lambda t: t.update({NORM: t[NORM][:5]}), rf"{NORM} with shape \[5\]: expected \[64\]"),
@@ -252,18 +253,18 @@ def test_missing_and_damaged_files_are_one_line(qwen3, copy, tmp_path, capsys):
     language_model_config(tmp_path)
   weights = copy / "model.safetensors"
   weights.write_bytes(weights.read_bytes()[:-1000])
-  with pytest.raises(CheckpointError, match=r"but its header says \d+: download the folder again"):
+  with pytest.raises(CheckpointError, match=r"but its header says \d+: copy the folder again"):
     LanguageModel(copy, config)
   weights.write_bytes(b"garbage")
   with pytest.raises(CheckpointError, match="is incomplete or no safetensors file"):
     LanguageModel(copy, config)
   weights.unlink()
   (copy / "pytorch_model.bin").write_bytes(b"")
-  with pytest.raises(CheckpointError, match="pytorch_model.bin is pickled and not read"):
+  with pytest.raises(CheckpointError, match="pytorch_model.bin is a pickle"):
     LanguageModel(copy, config)
   index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
   (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-  with pytest.raises(CheckpointError, match=r"model-00002-of-00002.safetensors is missing .*: download"):
+  with pytest.raises(CheckpointError, match=r"model-00002-of-00002.safetensors is missing, .*; copy"):
     LanguageModel(copy, config)
   (copy / "tokenizer.json").unlink()
   assert main(["config", "from-hf", str(copy), "--base", str(NANO), "--out", str(tmp_path / "c.py")]) == 2

@@ -44,6 +44,7 @@ from wanstreamer_jax.train.state import compile_step, state_shardings, train_ste
 from wanstreamer_jax.units import build_layout
 
 MAX_CHIPS = 16_384
+SENSES, DECODERS = "of these to hear and see", "of these to speak and draw"
 
 
 class ProgramPlan(NamedTuple):
@@ -85,8 +86,9 @@ def topology_devices(name: str, slices: int = 1) -> list[jax.Device]:
     os.environ.setdefault(variable, value)
   from jax.experimental import topologies
 
+  host = {"chips_per_host_bounds": (1, 1, 1)} if math.prod(chips) == 1 else {}  # of four chips otherwise
   try:
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices).devices)
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices, **host).devices)
   except jax.errors.JaxRuntimeError as error:
     reason = " ".join(str(error).split())[:200]
     raise ConfigError(
@@ -177,7 +179,9 @@ def step_program(config: Config, devices: list[jax.Device]) -> ProgramPlan:
     f"cache of {states.cache.coords.unit.shape[1]} tokens"
   )
   parts = {"weights": size(weights), "cache": size(states.cache)}
-  flops = {"products": count(function, weights, states, users).flops}
+  whole = count(function, weights, states, users).flops
+  of = lambda scope: whole - count(function, weights, states, users, without=scope).flops
+  flops = {"products": whole, SENSES: of("perceive"), DECODERS: of("render")}
   advice = "model.kv_cache=int8, a narrower layout.window or a larger chip"
   amount, mesh = {"units": 1}, make_mesh("data=1", devices[:1])
   arguments = (weights, states, users)

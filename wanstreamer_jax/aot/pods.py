@@ -14,12 +14,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from wanstreamer_jax.aot.compile import DECODERS, SENSES
 from wanstreamer_jax.aot.report import report_lines
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.config_files import REPOSITORY, load_config
+from wanstreamer_jax.config_files import REPOSITORY, flat_fields, load_config
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.files import write_text
-from wanstreamer_jax.parallel.machine import GIB
+from wanstreamer_jax.parallel.machine import CHIPS, GIB
 
 HOURS = 10_000  # of conversation, the amount of training that the document plans for
 
@@ -69,13 +70,16 @@ CELLS = (
   PodCell("demo.py", "v5e:2x2", "train"),
   *_on("qwen2p5_1p5b", "v5e:16x16"),
   *_on("qwen2p5_1p5b", "v6e:16x16"),
+  *_on("qwen3_1p7b", "v5e:16x16"),
+  *_on("qwen3_1p7b", "v6e:16x16"),
   *_on("qwen3_1p7b", "v5p:4x4x4"),
   *_on("qwen3_8b", "v5p:4x4x8"),
   *_on("qwen3_8b", "v6e:16x16"),
   *_on("qwen3_8b", "v5p:4x4x8", slices=2),
   PodCell("demo.py", "v5e:2x2", "step", window=10),
   *(
-    PodCell(f"qwen2p5_1p5b.py:{pictures}", topology, "step", window=seconds)
+    PodCell(f"real.py:{size},{pictures}", topology, "step", window=seconds)
+    for size in ("qwen2p5_1p5b", "qwen3_1p7b")
     for topology in ("v6e:1x1", "v5p:2x2x1")
     for pictures, seconds in (("192x336", 60), ("640x368", 20))
   ),
@@ -85,7 +89,8 @@ CELLS = (
 def compile_cells(
   store: pathlib.Path, cells: Sequence[PodCell], only: str = "", plan: bool = False
 ) -> dict[str, dict[str, Any]]:
-  """Results by the names of cells: those of `store`, and those that were missing there, compiled now.
+  """Results by the names of cells: those of `store`, and those that were missing there or are of another config than
+  today's, compiled now. Results of another config are never returned.
 
   only: compile only cells whose names contain it. plan: stop at the memory plan (`compile.plan_memory`); without it, a
   stored plan counts as missing.
@@ -100,18 +105,14 @@ def compile_cells(
     done[cell.name] = {"key": key, **compile_cell(cell, plan)}
     store.parent.mkdir(parents=True, exist_ok=True)
     write_text(store, json.dumps(done, indent=1) + "\n")
-  return {cell.name: done[cell.name] for cell in cells if cell.name in done}
+  current = lambda cell: done.get(cell.name, {}).get("key") == fingerprint(cell.load())
+  return {cell.name: done[cell.name] for cell in cells if current(cell)}
 
 
 def fingerprint(config: Config) -> str:
   """A hash of the fields that differ from their defaults, so that a new field at its default changes nothing."""
-  values, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
-  changed = {
-    f"{section}.{name}": value
-    for section, fields in values.items()
-    for name, value in (fields.items() if isinstance(fields, dict) else (("", fields),))
-    if value != (defaults[section][name] if isinstance(fields, dict) else defaults[section])
-  }
+  defaults = flat_fields(Config())
+  changed = {name: value for name, value in flat_fields(config).items() if value != defaults[name]}
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -168,8 +169,12 @@ STEP_TEXT = """One unit is 160 ms of the conversation, and its step must take le
 whole history are included; the host's work and the network to the browser are not. Attention over the history is a
 kernel (`nn/attention_cache.py`); everything that it computes and reads is counted, padding included. The work of the
 vector units is not in the bound, since their rates are not published: 60 billion exponentials a unit at 192x336, 250
-billion at 640x368."""
-STEP_HEAD = "| size, frames | history | chip | HBM of chip | unit: at best, serial | bound by |"
+billion at 640x368. The last two columns are the products of encoders and decoders and their time at the full rate of
+the matrix units, both of which are in the unit as well. Latents of Wan2.2 are decoded by TAEW2.2's layout: its own
+decoder would need 4.7 TFLOP a unit at 192x336."""
+STEP_HEAD = (
+  "| size, frames | history | chip | HBM of chip | unit: at best, serial | bound by | hear and see | speak and draw |"
+)
 
 
 TABLES_TEXT = """All figures are for one chip. Links: the dimensions of the torus along which the members of a
@@ -187,7 +192,9 @@ def _pod(cell: PodCell) -> str:
 
 def _size(cell: PodCell) -> str:
   """The config's name without the pod: "qwen3_8b, 640x368"."""
-  name = cell.config.removeprefix("pods.py:").replace(f",{cell.topology}", "").replace(".py", "")
+  name = (
+    cell.config.removeprefix("pods.py:").removeprefix("real.py:").replace(f",{cell.topology}", "").replace(".py", "")
+  )
   return name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
 
 
@@ -225,8 +232,17 @@ def _step_row(cell: PodCell, result: dict[str, Any]) -> str:
   roofline = result["roofline"]
   return (
     f"| {_size(cell)} | {_seconds(cell)} | one of {_pod(cell)} | {_memory(result)} | "
-    f"{roofline['seconds'] * 1e3:.1f} ms, {roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} |"
+    f"{roofline['seconds'] * 1e3:.1f} ms, {roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} | "
+    f"{_share(result, SENSES)} | {_share(result, DECODERS)} |"
   )
+
+
+def _share(result: dict[str, Any], part: str) -> str:
+  """What a part of the unit costs: "46 GFLOP, 0.1 ms" at the rate of the matrix units."""
+  if part not in result["flops"]:
+    return "not counted"
+  flops = result["flops"][part]
+  return f"{flops / 1e9:.3g} GFLOP, {1e3 * flops / CHIPS[result['device']].flops:.3g} ms"
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Measures this machine beside its theoretical limits; one module per command.
 
 Modules:
-    codec.py          `wanstreamer bench codec`: how near trained audio codecs come to sounds of several kinds
+    codec.py          `wanstreamer bench codec`: how near audio codecs come to sounds of several kinds
     gpu.py            `wanstreamer bench gpu`: measures one large GPU at the published sizes
     loader.py         `wanstreamer bench loader`: how fast batches are read, without and with augmentation
     long_session.py   `wanstreamer bench session`: runs one long session faster than real time

@@ -1,4 +1,4 @@
-"""`wanstreamer bench codec`: how near trained audio codecs come to sounds of several kinds.
+"""`wanstreamer bench codec`: how near audio codecs come to sounds of several kinds.
 
 Every codec gets the same sounds (data/sounds.py, of seeds that no training data has), at its own sample rate. The
 figure is the log-mel distance, after the codec's delay was taken out; beside the codecs stands silence, which is what a

@@ -8,10 +8,11 @@ Modules:
     data.py             `wanstreamer data make | preview | stats | encode | tfds`: makes and reads records
     evaluate.py         `wanstreamer eval` scores one agent; `wanstreamer ablate` compares configs
     inspect.py          `wanstreamer inspect layout | checkpoint | model`
-    inspect_parts.py    What hears, sees, thinks, performs, speaks and draws in an agent, and what each part costs in a unit of 160 ms
+    inspect_parts.py    What hears, sees, thinks, performs, speaks and draws, and what each part costs
     inspect_report.py   `wanstreamer inspect`: prints a layout, a checkpoint or a model; draws the mask
     main.py             The `wanstreamer` command: calls the sub-command and turns errors into exit statuses
     parsing.py          Helpers that the parsers of all sub-commands share
+    recordings.py       `wanstreamer data import | check`: recordings, before `data make` reads them
     results.py          `--record PAGE`: copies what a measuring command prints into a Markdown page
     serve.py            `wanstreamer serve` runs the live service; `wanstreamer client` streams a file to it
     stream.py           `wanstreamer stream`: the agent answers a media file

@@ -37,10 +37,17 @@ def add_import(group: Any) -> None:
     "--decoder", metavar="TAE", help="folder or file of TAEW2.1 or TAEW2.2, to decode Wan's latents in little time"
   )
   parser.add_argument("--records", metavar="DIR", help="media records over which mean and deviation are measured")
+  parser.add_argument(
+    "--write-config", metavar="FILE", help="write a config file, a diff of --config, that names this codec"
+  )
   parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32", help="number format on disk (default: f32)")
 
 
 def import_codec(args: argparse.Namespace) -> None:
+  from wanstreamer_jax.config_files import check_new_config, write_config_diff
+
+  if args.write_config:
+    check_new_config(args.write_config)
   config = load_config(args)
   from wanstreamer_jax.errors import CheckpointError
   from wanstreamer_jax.weights import import_codec as importing
@@ -65,7 +72,13 @@ def import_codec(args: argparse.Namespace) -> None:
   kind = getattr(found.config, found.part).kind
   print(*found.notes, sep="\n")
   print(f"{args.out}: {size / 1e6:.1f} MB, {found.part} of kind {kind}, latents standardised {measured}")
-  if changes := importing.flags(config, found.config):
+  named = args.config
+  if args.write_config:
+    about = "Written by `wanstreamer codec import`."
+    write_config_diff(args.write_config, args.config, found.config, f"the codec of {args.folder}", about)
+    print(f"{args.write_config}: {args.config} with the fields that name this codec")
+    named = args.write_config
+  elif changes := importing.flags(config, found.config):
     print(f"{args.config} does not name this codec yet; set these fields, or give: {shlex.join(changes)}")
   flag = found.part.replace("_", "-")
-  print(f"next: wanstreamer data encode MEDIA --config {args.config} --{flag} {args.out} --out LATENTS")
+  print(f"next: wanstreamer data encode MEDIA --config {named} --{flag} {args.out} --out LATENTS")

@@ -4,6 +4,7 @@ import argparse
 import shlex
 from typing import Any
 
+from wanstreamer_jax.cli import recordings
 from wanstreamer_jax.cli.parsing import Parser, add_command, add_config, add_group, add_out, load_config, number
 
 
@@ -15,7 +16,7 @@ def add_data(commands: Any) -> None:
       --audio-codec runs/audio_codec --video-codec runs/video_codec
   """
   group = add_group(commands, "data", "make, look at and encode training sessions", examples)
-  for add in (add_make, add_preview, add_stats, add_encode, add_tfds):
+  for add in (recordings.add_import, recordings.add_check, add_make, add_preview, add_stats, add_encode, add_tfds):
     add(group)
 
 
@@ -46,6 +47,8 @@ def add_make(group: Any) -> None:
     help="for --source sounds: files of speech, one folder below DIR for a voice",
   )
   parser.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
+  recordings.add_roles(parser)
+  recordings.add_codecs(parser)
   add_split(parser)
   parser.add_argument("--first-seed", type=number(int, 0), default=0, metavar="N", help="of the first session")
   parser.add_argument("--workers", type=number(int, 1), default=1, help="processes (default: 1)")
@@ -59,13 +62,15 @@ def add_make(group: Any) -> None:
 def data_make(args: argparse.Namespace) -> None:
   config = load_config(args)
   from wanstreamer_jax.data.make import make
+  from wanstreamer_jax.data.record_folder import RecordFolder
 
   source = make_source(args, config)
+  recordings.check_codecs(args, config)
   made = make(config, source, args.out, args.workers, args.share, args.skip_bad, late=args.late_words)
   if made is None:
     print(unfinished(args))
     return
-  count, text = made["sessions"] * made["units"], made["stats"]["text"]["agent"]
+  count, text = int(RecordFolder(args.out).lengths.sum()), made["stats"]["text"]["agent"]
   print(f"{args.out}: {made['sessions']} sessions, {count} units, {count * config.media.unit_ms / 3_600_000:.2f} h")
   late = sum(text.get(f"late_{units}", 0) for units in (1, 2, 3))
   print(
@@ -73,6 +78,7 @@ def data_make(args: argparse.Namespace) -> None:
     f"{text['dropped']} cut off by a session's end"
   )
   print(skipped(args.out))
+  print_quality(args.out)
   print(f"next: wanstreamer data stats {shlex.quote(args.out)}, or data encode (see wanstreamer data encode --help)")
 
 
@@ -81,15 +87,22 @@ def make_source(args: argparse.Namespace, config: Any) -> Any:
   from wanstreamer_jax.errors import DataError
 
   if args.source == "recordings":
+    from wanstreamer_jax.data import recording_check
     from wanstreamer_jax.data.recordings import RecordingsSource
 
     if not args.manifest:
       raise DataError("--source recordings needs --manifest M.jsonl, one line per recording")
-    return RecordingsSource.open(args.manifest, config, args.skip_bad)
+    recording_check.check_config(config)
+    source = RecordingsSource.open(args.manifest, config, args.skip_bad, args.roles)
+    outlook = recording_check.check_recordings(source)
+    if not args.skip_bad:
+      outlook.require_none()
+    print(*outlook.lines(), sep="\n")
+    return source
   if args.skip_bad:
     raise DataError(f"--skip-bad goes with --source recordings: {args.source} has no bad sessions")
-  if args.manifest:
-    raise DataError("--manifest goes with --source recordings")
+  if args.manifest or args.roles:
+    raise DataError("--manifest and --roles go with --source recordings")
   if args.source == "sounds":
     from wanstreamer_jax.data.sounds import SoundSource
 
@@ -113,6 +126,16 @@ def skipped(out: str) -> str:
   report = read_report(out)
   first = "".join(f": {entry['where']}: {entry['reason']}" for entry in report["skipped"][:1])
   return f"skipped {len(report['skipped'])}{first} ({REPORT}); {report['unused_units']} units at ends left over"
+
+
+def print_quality(out: str) -> None:
+  """What the report of a folder says of the quality of its recordings, if it was made from any."""
+  from wanstreamer_jax.data.quality import lines
+  from wanstreamer_jax.data.record_writer import REPORT, read_report
+
+  entries = read_report(out).get("quality", [])
+  if entries:
+    print(*lines(entries), f"  figures of each in {REPORT}; nothing was left out for them", sep="\n")
 
 
 def add_preview(group: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from wanstreamer_jax.cli.parsing import add_command, add_out, number
 from wanstreamer_jax.cli.results import add_record
+from wanstreamer_jax.errors import UserError
 
 
 def add_eval(commands: Any) -> None:
@@ -12,8 +13,11 @@ def add_eval(commands: Any) -> None:
     wanstreamer eval --checkpoint demo --out out/eval
     wanstreamer eval --checkpoint runs/tiny/agent --sessions 10 --baseline-sessions 10 --out out/quick
 
+    wanstreamer eval --checkpoint runs/calls/agent --records data/calls-heldout-latents --out out/calls
+
     Runs held-out sessions with a user that reacts, and prints baselines and the scripted truth beside every figure.
-    Sizes that are not given come from the checkpoint's own config (section `eval`).
+    Sizes that are not given come from the checkpoint's own config (section `eval`). With --records: errors on any
+    held-out records, and turn-taking, lips and identity beside their recorded users, who do not react.
   """
   parser = add_command(commands, "eval", "judge an agent in closed loop, beside trivial baselines", examples, evaluate)
   parser.add_argument("--checkpoint", metavar="C", default="demo", help="an exported agent (default: demo)")
@@ -22,6 +26,14 @@ def add_eval(commands: Any) -> None:
   parser.add_argument("--seconds", type=number(float, 4, 3600), help="length of a session")
   parser.add_argument("--batch", type=number(int, 2), help="sessions side by side")
   parser.add_argument("--seed", type=number(int, 0), help="seed of the first held-out session")
+  parser.add_argument("--records", metavar="DIR", help="held-out records instead (a folder, or gs://bucket/folder)")
+  parser.add_argument("--no-stream", action="store_true", help="with --records: errors only, which takes seconds")
+  parser.add_argument(
+    "--recogniser",
+    metavar="DIR",
+    help="with --records: a faster-whisper model that writes down the voice (extra `speech`)",
+  )
+  parser.add_argument("--dnsmos", action="store_true", help="with --records: rate the voice (extra `speech`)")
   add_out(parser, default="out/eval")
   add_record(parser)
 
@@ -29,7 +41,35 @@ def add_eval(commands: Any) -> None:
 def evaluate(args: argparse.Namespace) -> None:
   names = ("sessions", "baseline_sessions", "seconds", "batch", "seed")
   changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+  if args.records:
+    evaluate_on_records(args, changes)
+    return
+  for option in ("no_stream", "recogniser", "dnsmos"):
+    if getattr(args, option):
+      raise UserError(f"--{option.replace('_', '-')} goes with --records DIR")
   evaluate_checkpoint(args.checkpoint, args.out, changes)
+
+
+def evaluate_on_records(args: argparse.Namespace, changes: dict[str, Any]) -> None:
+  """`wanstreamer eval --records`: writes eval.json and eval.png and prints the table. changes: of the options."""
+  from wanstreamer_jax.data.tokenizer import tokenizer_of
+  from wanstreamer_jax.eval import real_speech
+  from wanstreamer_jax.eval.records import RecordsOptions, evaluate_records
+  from wanstreamer_jax.eval.report import lines, make_folder, write_report
+  from wanstreamer_jax.weights.agent import load_agent
+
+  if args.no_stream and (args.recogniser or args.dnsmos):
+    raise UserError("--recogniser and --dnsmos judge the voice, which --no-stream leaves out: drop one of them")
+  agent = load_agent(args.checkpoint)
+  media, tokenizer = agent.config.media, tokenizer_of(agent.config)
+  judge = real_speech.judge(media, tokenizer, args.recogniser, args.dnsmos)  # and the folder: before the work
+  make_folder(args.out)
+  sizes = {name: getattr(agent.config.eval, name) for name in ("sessions", "baseline_sessions", "batch", "seed")}
+  options = RecordsOptions(**{**sizes, **changes}, stream=not args.no_stream)
+  evaluation = evaluate_records(agent, args.records, options, judge)
+  files = write_report(evaluation, args.out, media, tokenizer)
+  print(*lines(evaluation.figures), sep="\n")
+  print(*(f"{name}: {path}" for name, path in files.items()), sep="\n")
 
 
 def add_ablate(commands: Any) -> None:

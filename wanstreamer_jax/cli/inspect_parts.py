@@ -1,4 +1,4 @@
-"""What hears, sees, thinks, performs, speaks and draws in an agent, and what each part costs in a unit of 160 ms.
+"""What hears, sees, thinks, performs, speaks and draws, and what each part costs.
 
 Nothing is allocated: parameters and states are those of `jax.eval_shape`, FLOPs are counted in the traced programs
 (`parallel/cost.py`: products and convolutions, a multiply-add is two).

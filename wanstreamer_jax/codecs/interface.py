@@ -47,8 +47,10 @@ class AudioCodec(nnx.Module):
 class VideoCodec(nnx.Module):
   """Frames in [-1, 1] <-> standardised latents: the first frame alone, then groups of `cfg.time_stride` frames.
 
-  `cfg` has `space_stride`, `time_stride` and `latent_dim`.
+  `cfg` has `space_stride`, `time_stride` and `latent_dim`. decoder_is_exchangeable: others exist for the same latents.
   """
+
+  decoder_is_exchangeable = False
 
   cfg: Any
   standard: Standardisation

@@ -29,7 +29,7 @@ from wanstreamer_jax.config import NativeVideoConfig
 from wanstreamer_jax.nn.causal_conv import CausalConv3d, ChannelNorm, Residual3d
 from wanstreamer_jax.nn.folding import depth_to_space, depth_to_time, space_to_depth, time_to_depth
 
-State = dict[str, Any]
+State = Any
 PATCH = 2  # pixels that are folded into channels
 LATENT_SCALE = 4.0  # latents per cosine coefficient, for deviations near those of the prior
 FRAME, POINT = (1, 3, 3), (1, 1, 1)  # kernels within a frame and at a point

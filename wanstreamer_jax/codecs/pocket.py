@@ -1,9 +1,9 @@
 """The tokenizer of Pocket TTS: 24 kHz speech to 32 numbers at 12.5 Hz, and back.
 
-It is Kyutai's (arXiv 2509.06926). Encoder: causal convolutions down to 200 Hz (SEANet), a small Transformer that sees the last 1.25 s, one more strided
-convolution. The decoder mirrors it. Everything is causal, so that it streams with the convolutions' left context and
-the Transformers' keys and values as states. Weights are imported (`weights/pocket.py`), never trained here. Latents
-have no posterior: their variance is negligible.
+It is Kyutai's (arXiv 2509.06926). Encoder: causal convolutions down to 200 Hz (SEANet), a small Transformer that sees
+the last 1.25 s, one more strided convolution. The decoder mirrors it. Everything is causal, so that it streams with the
+convolutions' left context and the Transformers' keys and values as states. Weights are imported (`weights/pocket.py`),
+never trained here. Latents have no posterior: their variance is negligible.
 
 Letters: S samples, T latent frames, Z latent channels, C channels. Unbatched; callers vmap.
 """

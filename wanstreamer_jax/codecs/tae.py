@@ -1,8 +1,9 @@
 """A small decoder for the latents of Wan's video VAEs.
 
-Its layout is that of TAEHV (github.com/madebyollin/taehv, MIT). Convolutions within frames only; time enters by blocks that also see their own input of the frame before, and by 1x1
-convolutions whose channels unfold into two frames. So a state is one frame of channels per block, and a unit costs a
-two-hundredth of Wan2.2's own decoder. It makes details up where that one is exact.
+Its layout is that of TAEHV (github.com/madebyollin/taehv, MIT). Convolutions within frames only; time enters by blocks
+that also see their own input of the frame before, and by 1x1 convolutions whose channels unfold into two frames. So a
+state is one frame of channels per block, and a unit costs a two-hundredth of Wan2.2's own decoder. It makes details up
+where that one is exact.
 
 A latent frame gives 4 frames. Wan's first latent stands for one frame: the first three of its four fall away.
 
@@ -78,7 +79,7 @@ class TaeDecoder(nnx.Module):
 
   def __init__(self, cfg: TaeConfig, latent_dim: int, patch: int, *, rngs: nnx.Rngs):
     """patch: side of the squares of pixels that are folded into channels."""
-    self.patch = patch
+    self.cfg, self.patch = cfg, patch
     self.standard = Standardisation(latent_dim)  # of the latents that it was trained on
     self.conv_in = CausalConv3d(latent_dim, cfg.channels[0], FRAME, rngs=rngs)
     frames = (1, 2, 2)

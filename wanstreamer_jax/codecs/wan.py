@@ -1,9 +1,9 @@
 """The video VAEs of Wan2.1 and Wan2.2: causal, 4x in time and 8x8 or 16x16 in space.
 
-They are described in arXiv 2503.20314. The first frame is encoded alone, the others in groups of 4. All convolutions over time look back two frames, and their
-states hold these. The first frame takes another way past the steps in time: a step down lets it pass as it is, a step
-up neither doubles it nor remembers it. So `encode_first` and `decode_first` are programs of their own, and `encode`
-and `decode` go on from the states that these leave.
+They are described in arXiv 2503.20314. The first frame is encoded alone, the others in groups of 4. All convolutions
+over time look back two frames, and their states hold these. The first frame takes another way past the steps in time: a
+step down lets it pass as it is, a step up neither doubles it nor remembers it. So `encode_first` and `decode_first` are
+programs of their own, and `encode` and `decode` go on from the states that these leave.
 
 Wan2.2 folds squares of 2x2 pixels into channels first, and runs shortcuts past its stages: means of neighbouring
 channels on the way down, copies on the way up. Weights are imported (`weights/wan.py`), never trained here.
@@ -311,6 +311,8 @@ class WanDecoder(nnx.Module):
 class WanCodec(VideoCodec):
   """Frames in [-1, 1] <-> standardised latents [n, h, w, Z]; see the module's docstring."""
 
+  decoder_is_exchangeable = True
+
   def __init__(self, cfg: WanConfig, tae: TaeConfig | None = None, *, rngs: nnx.Rngs):
     """tae: the small decoder that takes the place of Wan's own."""
     self.cfg = cfg
@@ -321,6 +323,13 @@ class WanCodec(VideoCodec):
     else:
       self.decoder = TaeDecoder(tae, cfg.latent_dim, cfg.patch, rngs=rngs)
     self.standard = Standardisation(cfg.latent_dim)
+
+  @property
+  def decoder_fields(self) -> dict[str, Any]:
+    """The fields of `VideoCodecConfig` that name its decoder."""
+    if isinstance(self.decoder, TaeDecoder):
+      return {"decoder": "tae", "tae": self.decoder.cfg.replace()}
+    return {"decoder": "own"}
 
   def encode_first(self, frame: Float[Array, "1 H W 3"]) -> tuple[Posterior, State]:
     """The first frame to one latent frame, from the zero state."""

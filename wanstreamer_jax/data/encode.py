@@ -27,15 +27,17 @@ import tqdm
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import record_writer, records
-from wanstreamer_jax.data.record_folder import RecordFolder, dtype_from_json, dtype_to_json
+from wanstreamer_jax.data.record_folder import RecordFolder, codec_kinds, dtype_from_json, dtype_to_json
 from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.records import video_to_float
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
+from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.rollout import Agent
 
+LEADS = ("lead", "leads")  # of the manifest's text; older ones have the first only
 REPLACED = ("agent_video", "agent_audio")
 STORED = "<f2"  # float16: latents are standardised, and 11 bits resolve a thousandth of their deviation
 
@@ -61,8 +63,10 @@ def encode(
   unit_dtype, session_dtype = latent_dtypes(source, config)
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
   head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
-  head["tracks"], head["text"]["lead"] = source.manifest["tracks"], source.manifest["text"]["lead"]
-  head |= unknown_given_past(audio_codec, video_codec)
+  head["tracks"] = source.manifest["tracks"]
+  of_source = {name: source.manifest["text"][name] for name in LEADS if name in source.manifest["text"]}
+  head["text"] = {name: value for name, value in head["text"].items() if name not in LEADS} | of_source
+  head |= unknown_given_past(audio_codec, video_codec) | codec_kinds(config)
   writer = record_writer.FolderWriter(out, head)
   if writer.finished:
     return writer.finished
@@ -126,10 +130,14 @@ def unknown_given_past(audio_codec: AudioCodec, video_codec: VideoCodec) -> dict
 
 
 def fingerprint(*codecs: Any) -> str:
-  """A hash over the weights of codecs, in the order of their tree."""
+  """A hash over the weights of codecs on which latents depend, in the order of their tree: all, but for decoders that
+  others may replace and for what `residual_std` says of the latents."""
   digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(codecs):
-    digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+  for codec in codecs:
+    for name, leaf in named_leaves(codec).items():
+      other = name.startswith("decoder.") and getattr(codec, "decoder_is_exchangeable", False)
+      if not other and not name.endswith("standard.residual_std"):
+        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
   return digest.hexdigest()
 
 
@@ -249,7 +257,8 @@ def world_arrays(agent: Agent, tokenizer: TextTokenizer, world: World, cut: bool
 def world_text(config: Config, tokenizer: TextTokenizer, world: World, cut: bool = False) -> np.ndarray:
   """The world's text as PAD-filled ids: int32 [layout.world_text]. cut: as in `world_arrays`."""
   capacity = config.layout.world_text
-  ids = tokenizer.encode(world.text()) if world.fields and capacity else []
+  told = records.told_world(config, world)
+  ids = tokenizer.encode(told.text()) if told.fields and capacity else []
   if len(ids) > capacity and not cut:
     raise DataError(
       f"the world text has {len(ids)} tokens: this model takes {capacity} (layout.world_text); shorten the fields"

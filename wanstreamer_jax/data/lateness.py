@@ -1,4 +1,4 @@
-"""How late agents write their words: texts against the slots of units, before and after records are made.
+"""How late agents write their words: texts against the slots of units.
 
 A word is written before it sounds. With n slots a unit, a word of more tokens, or many short ones in a row, ends later
 than it begins to sound. The model then speaks a word that it has not written yet, so that only few may be late.

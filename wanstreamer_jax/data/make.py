@@ -29,6 +29,14 @@ MAX_SHARD_ITEMS = 32  # more would lose more work when a process is killed
 EARLY_WORDS = 20_000  # of the source that are placed before any session is made
 
 
+@dataclasses.dataclass(frozen=True)
+class ItemReport:
+  """What a source says after the last session of an item."""
+
+  unused_units: int = 0  # at its end, which give no session
+  quality: dict[str, Any] | None = None  # of a recording: an entry of report.json (`quality.py`)
+
+
 class SessionSource(Protocol):
   """Numbered items that each give sessions of one common length. It is pickled for worker processes."""
 
@@ -45,8 +53,8 @@ class SessionSource(Protocol):
     """Names of the per-frame tracks to store, for both sides."""
     ...
 
-  def sessions(self, item: int) -> Generator[Session, None, int]:
-    """The sessions of one item, always the same ones. Returns how many units at its end do not fill a session.
+  def sessions(self, item: int) -> Generator[Session, None, ItemReport | int | None]:
+    """The sessions of one item, always the same ones. Returns a report, or only how many units at its end are unused.
 
     Raises DataError or MediaError for an item that cannot be read."""
     ...
@@ -139,9 +147,9 @@ def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
     return
   others = set(multiprocessing.active_children())
   context = multiprocessing.get_context("spawn")  # never fork a process that may have started JAX
-  pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _leave_interrupts_to_parent)
+  pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (job,))
   try:
-    for future in concurrent.futures.as_completed([pool.submit(_make_shard, job, shard) for shard in todo]):
+    for future in concurrent.futures.as_completed([pool.submit(_make_shard_in_worker, shard) for shard in todo]):
       yield future.result()
   except BaseException as error:
     for worker in set(multiprocessing.active_children()) - others:
@@ -153,13 +161,21 @@ def _run(job: _MakeJob, todo: list[int], workers: int) -> Iterator[int]:
     pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+_worker_job: list[_MakeJob] = []  # of this worker process: sent once, as a manifest with all words is large
+
+
+def _start_worker(job: _MakeJob) -> None:
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are left to the parent
+  _worker_job.append(job)
+
+
+def _make_shard_in_worker(shard: int) -> int:
+  return _make_shard(_worker_job[0], shard)
 
 
 def _make_shard(job: _MakeJob, shard: int) -> int:
   tokenizer = tokenizer_of(job.config)
-  notes: dict[str, Any] = {"skipped": [], "unused_units": 0}
+  notes: dict[str, Any] = {"skipped": [], "unused_units": 0, "quality": []}
   items = range(shard * job.shard_items, min((shard + 1) * job.shard_items, job.source.items))
   sessions = (session for item in items for session in _sessions(job, item, notes))
   record_writer.write_shard(job.folder, shard, _to_records(job, tokenizer, sessions, notes), notes, job.head)
@@ -173,8 +189,10 @@ def _sessions(job: _MakeJob, item: int, notes: dict[str, Any]) -> Iterator[Sessi
     try:
       session = next(sessions)
     except StopIteration as end:
-      unused = end.value or 0
+      report = end.value if isinstance(end.value, ItemReport) else ItemReport(end.value or 0)
+      unused = report.unused_units
       notes["unused_units"] += unused
+      notes["quality"] += [{"where": where, **report.quality}] if report.quality else []
       if not given:
         notes["skipped"].append(record_writer.skip(where, f"{unused} units, shorter than a session"))
       return

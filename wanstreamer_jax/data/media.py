@@ -12,7 +12,7 @@ Frames and audio are decoded on demand, so that memory does not grow with the le
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -94,17 +94,28 @@ def resampled(path: Path, info: AudioInfo, origin: float, rate: int) -> Iterator
   yield from (out.to_ndarray()[0] for out in resampler.resample(None))
 
 
-def ticks(path: Path, info: VideoInfo, origin: float, media: MediaConfig) -> Iterator[np.ndarray]:
-  """Endless pictures, uint8 [height, width, 3], one for each tick; the last is held after the end of the file."""
+Region = tuple[float, float, float, float]  # left, top, width, height, in shares of the picture as it is displayed
+WHOLE_PICTURE: Region = (0.0, 0.0, 1.0, 1.0)
+
+
+def ticks(
+  path: Path, info: VideoInfo, origin: float, media: MediaConfig, regions: Sequence[tuple[float, Region]] = ()
+) -> Iterator[np.ndarray]:
+  """Endless pictures, uint8 [height, width, 3], one for each tick; the last is held after the end of the file.
+
+  regions: (seconds, region), by time: the part of the picture that is shown from then on; the first also before.
+  """
   shape = Shaper(info, media.height, media.width)
-  frames = timed(path, info, origin)
+  frames, regions = timed(path, info, origin), list(regions) or [(0.0, WHOLE_PICTURE)]
   current, upcoming = next(frames), next(frames, None)
-  picture, tick = shape(current[1]), 0
+  picture, tick, part = shape(current[1], regions[0][1]), 0, 0
   while True:
     centre, changed = (tick + 0.5) / media.fps + 1e-6, False
     while upcoming is not None and upcoming[0] <= centre:
       current, upcoming, changed = upcoming, next(frames, None), True
-    picture = shape(current[1]) if changed else picture
+    while part + 1 < len(regions) and regions[part + 1][0] <= centre:
+      part, changed = part + 1, True
+    picture = shape(current[1], regions[part][1]) if changed else picture
     yield picture
     tick += 1
 
@@ -128,10 +139,10 @@ class Shaper:
     self.key: tuple | None = None
     self.graph: av.filter.Graph
 
-  def __call__(self, frame: "av.VideoFrame") -> np.ndarray:
-    key = (frame.width, frame.height, frame.format.name)
+  def __call__(self, frame: "av.VideoFrame", region: Region = WHOLE_PICTURE) -> np.ndarray:
+    key = (frame.width, frame.height, frame.format.name, region)
     if key != self.key:  # the size may change within a stream
-      self.key, self.graph = key, self.build(frame)
+      self.key, self.graph = key, self.build(frame, region)
     frame.pts, frame.time_base = None, Fraction(1, 1000)
     self.graph.vpush(frame)
     picture = self.graph.vpull().to_ndarray()
@@ -142,10 +153,12 @@ class Shaper:
     """Quarter turns, counter-clockwise."""
     return round(self.info.rotation / 90) % 4
 
-  def build(self, frame: "av.VideoFrame") -> "av.filter.Graph":
+  def build(self, frame: "av.VideoFrame", region: Region = WHOLE_PICTURE) -> "av.filter.Graph":
     """crop, scale and convert for frames of this size; sizes are before the turn."""
     width, height = (self.height, self.width) if self.turns % 2 else (self.width, self.height)
-    left, top, across, down = centre_crop(frame.width, frame.height, self.info.pixel_aspect, width / height)
+    x, y, inside, tall = stored_region(region, self.turns, frame.width, frame.height)
+    left, top, across, down = centre_crop(inside, tall, self.info.pixel_aspect, width / height)
+    left, top = left + x, top + y
     flags = "area" if across > width and down > height else "bicubic"
     graph = av.filter.Graph()
     graph.threads = 1
@@ -158,6 +171,16 @@ class Shaper:
       graph.add("buffersink"),
     ).configure()
     return graph
+
+
+def stored_region(region: Region, turns: int, width: int, height: int) -> tuple[int, int, int, int]:
+  """(left, top, across, down) in the stored picture of width x height of a region of it as displayed, that is, after
+  `turns` quarter turns counter-clockwise. At least one pixel, and inside the picture."""
+  left, top, across, down = region
+  for _ in range(turns % 4):  # one turn back: row r of the displayed picture is the stored column width - 1 - r
+    left, top, across, down = 1.0 - top - down, left, down, across
+  x, y = min(round(left * width), width - 1), min(round(top * height), height - 1)
+  return x, y, max(1, min(round(across * width), width - x)), max(1, min(round(down * height), height - y))
 
 
 def centre_crop(width: int, height: int, pixel_aspect: float, aspect: float) -> tuple[int, int, int, int]:

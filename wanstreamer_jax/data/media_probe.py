@@ -6,6 +6,7 @@ its timestamps.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ RESYNC = 0.020  # seconds by which timestamps and sample count may disagree befo
 MAX_SECONDS = 24 * 3600.0  # seconds; anything longer is a broken timestamp
 PADDING = 4096  # samples by which a codec may overshoot the length that its container states
 STATED = ("mov", "matroska", "flac", "avi")  # containers whose header states the length instead of estimating it
+EXACT = (*STATED, "wav", "w64", "aiff", "ogg", "nistsphere")  # and those whose length FFmpeg finds without reading all
 PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp"}
 TEXT_ART = {"tty", "bin", "adf", "idf", "xbin"}  # FFmpeg draws such text files as pictures
 
@@ -50,6 +52,7 @@ class AudioInfo:
   start: float
   end: float
   stated_end: float | None  # where codec padding begins, by the container
+  channel: int | None = None  # the one that is read; None: the mean of all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +68,93 @@ class MediaInfo:
   damaged: int  # audio packets that could not be decoded; their time is silence
 
 
-def probe(path: str | Path) -> MediaInfo:
+def probe(path: str | Path, video_track: int | None = None, audio_track: int | None = None) -> MediaInfo:
   """Reads a file through once: all packets, and all sound (an hour takes seconds).
 
+  video_track, audio_track: which of the file's tracks of that kind, from 0; by default the first that can be decoded.
+
   Raises MediaError if the file is missing, empty, truncated, encrypted or not media, if it has neither sound nor
-  picture, if it lasts 0 s, or if a sample is not finite.
+  picture or not the given track, if it lasts 0 s, or if a sample is not finite.
   """
   path = Path(path)
   check_file(path)
   with opened(path) as container:
     if set(container.format.name.split(",")) & (PLAYLISTS | TEXT_ART):
       raise MediaError(f"{path} is not a media file but {container.format.long_name}; give a video or audio file")
-    video, audio = choose(container.streams.video), choose(container.streams.audio)
+    video = track_of(path, container.streams.video, video_track, "video")
+    audio = track_of(path, container.streams.audio, audio_track, "audio")
     if video is None and audio is None:
       kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
       raise MediaError(f"{path} has neither a readable audio nor a video stream (it holds: {kinds})")
     picture = None if video is None else scan_video(path, video)
     sound, damaged = (None, 0) if audio is None else scan_audio(path, audio)
     return describe(path, container, picture, sound, damaged)
+
+
+def read_header(
+  path: str | Path, video_track: int | None = None, audio_track: int | None = None, picture: bool = True
+) -> MediaInfo:  # fmt: skip
+  """What the header of a file says, and its first picture, in milliseconds: `probe` without reading the file through.
+
+  Ends are infinite where the header states none; without `picture` the size is that before rotation. Raises MediaError
+  as `probe` does, for what is seen this early.
+  """
+  path = Path(path)
+  check_file(path)
+  with opened(path) as container:
+    video = track_of(path, container.streams.video, video_track, "video")
+    audio = track_of(path, container.streams.audio, audio_track, "audio")
+    if video is None and audio is None:
+      raise MediaError(f"{path} has neither a readable audio nor a video stream")
+    seen = None if video is None else stated_video(path, container, video, picture)
+    sound = None if audio is None else stated_audio(container, audio)
+    streams: list[VideoInfo | AudioInfo] = [stream for stream in (seen, sound) if stream is not None]
+    if not streams:
+      raise MediaError(f"{path} has no picture that can be decoded")
+    origin = min(stream.start for stream in streams)
+    return MediaInfo(path, container.format.name, seen, sound, origin, math.inf, 0)
+
+
+def stated_end(container: "av.container.InputContainer", stream: Any, start: float) -> float:
+  """Where a header says that a stream ends; infinite where it says nothing, or where FFmpeg only estimates it."""
+  if container.format.name.split(",")[0] not in EXACT:
+    return math.inf
+  if stream.duration is not None and stream.time_base is not None:
+    return start + float(stream.duration * stream.time_base)
+  if container.duration is None:
+    return math.inf
+  return (container.start_time or 0) / av.time_base + container.duration / av.time_base
+
+
+def stated_video(
+  path: Path, container: "av.container.InputContainer", stream: Any, picture: bool
+) -> VideoInfo | None:  # fmt: skip
+  """A video stream as its header and, if asked for, its first picture describe it; None if there is no picture."""
+  context, rotation = stream.codec_context, 0
+  width, height, start = context.width, context.height, stated_start(stream)
+  if picture:
+    first = next(decoded(path, stream.index, []), None)
+    if first is None:
+      return None
+    width, height, rotation, start = first.width, first.height, round(first.rotation), first.time or 0.0
+  return VideoInfo(
+    index=stream.index, codec=context.name, width=width, height=height, rotation=rotation, pixel_aspect=1.0,
+    fps=float(stream.average_rate or 25), start=start, end=stated_end(container, stream, start), cover=is_cover(stream),
+  )  # fmt: skip
+
+
+def stated_start(stream: Any) -> float:
+  """Where a header says that a stream starts, in seconds on the file's clock."""
+  return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
+
+
+def stated_audio(container: "av.container.InputContainer", stream: Any) -> AudioInfo:
+  """An audio stream as its header describes it."""
+  start, context = stated_start(stream), stream.codec_context
+  return AudioInfo(
+    index=stream.index, codec=context.name, sample_rate=context.sample_rate, channels=len(context.layout.channels),
+    start=start, end=stated_end(container, stream, start), stated_end=None,
+  )  # fmt: skip
 
 
 def describe(
@@ -142,6 +214,17 @@ def opened(path: Path) -> "av.container.InputContainer":
   except (av.error.FFmpegError, OSError) as error:
     reason = getattr(error, "strerror", None) or str(error)
     raise MediaError(f"{path} is not a media file, or is damaged or truncated ({reason})") from error
+
+
+def track_of(path: Path, streams: tuple, track: int | None, kind: str) -> "av.stream.Stream | None":
+  """The track that was asked for, or the first usable one. Raises MediaError for a track that does not exist."""
+  if track is None:
+    return choose(streams)
+  if track >= len(streams):
+    raise MediaError(f"{path} has {len(streams)} {kind} tracks, counted from 0: there is no {kind}_track {track}")
+  if streams[track].codec_context is None:
+    raise MediaError(f"{path}: {kind}_track {track} cannot be decoded; choose another or convert it")
+  return streams[track]
 
 
 def choose(streams: tuple) -> "av.stream.Stream | None":
@@ -232,7 +315,7 @@ def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Ite
   for frame in decoded(path, info.index, damage):
     if frame.sample_rate != rate:
       raise MediaError(f"{path}: the sample rate changes from {rate} to {frame.sample_rate} Hz; convert it to one rate")
-    sound = mono(frame, path, clock / rate)
+    sound = mono(frame, path, clock / rate, info.channel)
     gap = 0 if frame.time is None else round((frame.time - origin) * rate) - clock
     if gap > MAX_SECONDS * rate:
       raise MediaError(f"{path}: a timestamp jumps to {frame.time:.0f} s; remux the file")
@@ -248,8 +331,8 @@ def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Ite
     yield sound
 
 
-def mono(frame: "av.AudioFrame", path: Path, time: float) -> np.ndarray:
-  """The mean of a frame's channels without the low-frequency one: float32 [samples]; finite or MediaError."""
+def mono(frame: "av.AudioFrame", path: Path, time: float, channel: int | None = None) -> np.ndarray:
+  """One channel of a frame, or the mean of all but the low-frequency one: float32 [samples]; finite or MediaError."""
   names = [channel.name for channel in frame.layout.channels]
   values = frame.to_ndarray()
   if not frame.format.is_planar:
@@ -263,5 +346,9 @@ def mono(frame: "av.AudioFrame", path: Path, time: float) -> np.ndarray:
     scale = float(np.iinfo(str(values.dtype)).max) + 1
     offset = 0.0 if values.dtype.kind == "i" else (scale := scale / 2)
     values = (values.astype(np.float32) - offset) / scale
+  if channel is not None:
+    if channel >= len(names):
+      raise MediaError(f"{path} has {len(names)} channels at {time:.3f} s: channel {channel} does not exist (from 0)")
+    return values[channel].astype(np.float32)
   heard = [index for index, name in enumerate(names) if not name.startswith("LFE")] or list(range(len(names)))
   return values[heard].mean(axis=0, dtype=np.float32)

@@ -7,7 +7,9 @@ crops of the first for every one of the second. A weight is any number, as in a:
 Row r of global batch b is element b * batch + r of one endless sequence, a pure function of (seed, element):
   1. The sequence is cut into blocks of as many elements as the weights have parts (3:1 has four). Every block holds
      every folder exactly as often as its weight says, in a shuffled order: proportions are exact, block for block.
-  2. The n-th element of a folder is the n-th of its sessions, every epoch a fresh permutation of all of them.
+  2. The n-th element of a folder is the n-th of its sessions, every epoch a fresh permutation of all of them. With
+     `data.by_speaker` an epoch is a permutation of its speakers instead, each with the next of their own sessions, so
+     that somebody with many sessions is not heard more often than somebody with few.
   3. Its crop is one of the few that together cover the session (`Order.start`), so that a few epochs show every unit.
 There is no other state: the step is the state of a loader, and hosts only choose which rows they read.
 
@@ -15,8 +17,8 @@ With `data.shares` = G the sessions of every folder are cut into G ranges, whose
 rows of a batch into G groups; a group draws from its range alone, in the way above. Then a host needs the ranges of its
 rows only, and another number of hosts still continues with the same crops.
 
-Nothing is packed: the sessions of a folder have one length, and so have crops. Units that do not fill a session are
-left out, and counted, when records are made.
+Nothing is packed: the sessions of a folder are stored in one length, and crops have one. A session may exist in its
+first units only (`RecordFolder.lengths`); crops lie in these, or start at 0 where a crop is longer.
 """
 
 import fractions
@@ -35,7 +37,7 @@ from wanstreamer_jax.errors import DataError
 
 MAX_BLOCK = 100_000  # elements
 WEIGHT = re.compile(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}|\d{1,9}/0*[1-9]\d{0,8}")
-SESSIONS, STARTS, FOLDERS = 0, 1, 2  # numbers of the random streams, by what they decide
+SESSIONS, STARTS, FOLDERS, SPEAKERS = 0, 1, 2, 3  # numbers of the random streams, by what they decide
 
 
 class Place(NamedTuple):
@@ -71,19 +73,39 @@ def _parse_part(part: str, text: str) -> tuple[str, fractions.Fraction]:
   return path.rstrip("/") or path, fractions.Fraction(number)
 
 
+class SessionsOf(NamedTuple):
+  """What the order of a folder's sessions depends on."""
+
+  sessions: int
+  units: int  # of each, as stored
+  lengths: np.ndarray | None = None  # int [sessions], the units that exist; None: all
+  speakers: Sequence[str] | None = None  # [sessions]; None: not asked for
+
+  def part(self, numbers: range) -> "SessionsOf":
+    """Some consecutive sessions."""
+    cut = slice(numbers.start, numbers.stop)
+    lengths = None if self.lengths is None else self.lengths[cut]
+    return SessionsOf(len(numbers), self.units, lengths, None if self.speakers is None else self.speakers[cut])
+
+  def length(self, session: int) -> int:
+    """Units of one session that exist."""
+    return self.units if self.lengths is None else int(self.lengths[session])
+
+
 class Order:
-  """Element -> crop, for folders of `sessions` sessions of `lengths` units, and crops of `crop` units.
+  """Element -> crop, for folders of sessions, and crops of `crop` units.
 
   Without `shuffle`, folders take turns, sessions come in order, and every crop starts at 0. Raises DataError for
   weights that repeat only after more than MAX_BLOCK crops.
   """
 
   def __init__(
-    self, sessions: Sequence[int], lengths: Sequence[int], weights: Sequence[fractions.Fraction], crop: int, seed: int,
+    self, folders: Sequence[SessionsOf], weights: Sequence[fractions.Fraction], crop: int, seed: int,
     shuffle: bool = True, share: int = 0,
   ):  # fmt: skip
     """share: which of several shares these sessions are; each is shuffled by itself."""
-    self.sessions, self.lengths, self.crop = tuple(sessions), tuple(lengths), crop
+    self.folders, self.crop = tuple(folders), crop
+    self.groups = [_by_speaker(folder.speakers) for folder in folders]
     scale = math.lcm(*(weight.denominator for weight in weights))
     whole = [int(weight * scale) for weight in weights]
     self.shares = [count // math.gcd(*whole) for count in whole]  # of each folder in a block
@@ -95,20 +117,27 @@ class Order:
       )
     self._seed, self._shuffle, self._share = seed, shuffle, share
     self._mixed = functools.lru_cache(maxsize=4)(self._mix)
-    self._permutation = functools.lru_cache(maxsize=2 * len(self.sessions))(self._permute)
+    self._permutation = functools.lru_cache(maxsize=2 * len(self.folders))(self._permute)
 
   def place(self, element: int) -> Place:
     """The crop at element `element` of the endless sequence."""
     block, position = divmod(element, self.block)
     folders, ranks = self._mixed(block)
     folder = int(folders[position])
-    epoch, turn = divmod(block * self.shares[folder] + int(ranks[position]), self.sessions[folder])
-    session = int(self._permutation(folder, epoch)[turn])
+    number, groups = block * self.shares[folder] + int(ranks[position]), self.groups[folder]
+    if groups is None or not self._shuffle:
+      epoch, turn = divmod(number, self.folders[folder].sessions)
+      session = int(self._permutation(folder, epoch)[turn])
+      return Place(folder, session, self.start(folder, session, epoch))
+    visit, turn = divmod(number, len(groups))
+    speaker = int(self._rng(SPEAKERS, folder, visit).permutation(len(groups))[turn])
+    epoch, turn = divmod(visit, len(groups[speaker]))  # of this speaker's own sessions
+    session = int(self._rng(SPEAKERS, folder, speaker, epoch, 1).permutation(groups[speaker])[turn])
     return Place(folder, session, self.start(folder, session, epoch))
 
   def cycle(self, folder: int) -> int:
     """How many epochs it takes to show all of every session."""
-    return -(-(2 * self.lengths[folder] + self.crop) // (2 * self.crop))
+    return -(-(2 * self.folders[folder].units + self.crop) // (2 * self.crop))
 
   def start(self, folder: int, session: int, epoch: int) -> int:
     """Where the crop of a session starts in an epoch.
@@ -118,7 +147,7 @@ class Order:
     (Independent random starts would hardly ever show the first and the last units: one crop in 86, for crops of 40 of
     125 units.)
     """
-    length, cycle = self.lengths[folder], self.cycle(folder)
+    length, cycle = max(self.folders[folder].length(session), self.crop), self.cycle(folder)
     if not self._shuffle or length == self.crop:
       return 0
     rng = self._rng(STARTS, folder, session, epoch // cycle)
@@ -139,7 +168,7 @@ class Order:
     return folders, ranks
 
   def _permute(self, folder: int, epoch: int) -> np.ndarray:
-    numbers = np.arange(self.sessions[folder])
+    numbers = np.arange(self.folders[folder].sessions)
     return self._rng(SESSIONS, epoch, folder).permutation(numbers) if self._shuffle else numbers
 
   def _rng(self, *stream: int) -> np.random.Generator:
@@ -148,22 +177,14 @@ class Order:
 
 class SharedOrder:
   """Element -> crop, where the rows of a batch are divided among shares of the sessions; see the module's docstring.
+  Every folder needs as many sessions as there are shares."""
 
-  Raises DataError for folders with fewer sessions than shares.
-  """
-
-  def __init__(self, folders: Sequence[RecordFolder], weights: Sequence[fractions.Fraction], data: DataConfig):
-    for folder in folders:
-      if folder.sessions < data.shares:
-        raise DataError(
-          f"{folder.path} has {folder.sessions} sessions, fewer than data.shares {data.shares}: lower data.shares"
-        )
+  def __init__(self, folders: Sequence[SessionsOf], weights: Sequence[fractions.Fraction], data: DataConfig):
     self.batch, self.rows = data.batch, data.batch // data.shares
     parts = [[share_of(folder, share, data.shares) for folder in folders] for share in range(data.shares)]
-    lengths = [folder.units for folder in folders]
     self._firsts = [[part.start for part in own] for own in parts]
     self._orders = [
-      Order([len(part) for part in own], lengths, weights, data.units, data.seed, data.shuffle, share)
+      Order(list(map(SessionsOf.part, folders, own)), weights, data.units, data.seed, data.shuffle, share)
       for share, own in enumerate(parts)
     ]
 
@@ -175,7 +196,7 @@ class SharedOrder:
     return place._replace(session=place.session + self._firsts[share][place.folder])
 
 
-def share_of(folder: RecordFolder, share: int, shares: int) -> range:
+def share_of(folder: RecordFolder | SessionsOf, share: int, shares: int) -> range:
   """The sessions of one of several equal shares of a folder."""
   return range(folder.sessions * share // shares, folder.sessions * (share + 1) // shares)
 
@@ -221,15 +242,32 @@ class Mixture:
         raise DataError(
           f"{folder.path}: sessions of {folder.units} units, but data.units is {data.units}; make longer sessions"
         )
+      if folder.sessions < data.shares:
+        raise DataError(
+          f"{folder.path} has {folder.sessions} sessions, fewer than data.shares {data.shares}: lower data.shares"
+        )
+    found = [
+      SessionsOf(folder.sessions, folder.units, folder.lengths, folder.speakers() if data.by_speaker else None)
+      for folder in self.folders
+    ]
     if data.shares > 1:
-      return SharedOrder(self.folders, self.weights, data)
-    sessions, lengths = ([getattr(folder, name) for folder in self.folders] for name in ("sessions", "units"))
-    return Order(sessions, lengths, self.weights, data.units, data.seed, data.shuffle)
+      return SharedOrder(found, self.weights, data)
+    return Order(found, self.weights, data.units, data.seed, data.shuffle)
 
   def fields(self) -> tuple[str, ...]:
     """The unit fields that every folder has, in the order of the first."""
     others = [folder.unit_dtype.names or () for folder in self.folders[1:]]
     return tuple(name for name in self.folders[0].unit_dtype.names or () if all(name in names for names in others))
+
+
+def _by_speaker(speakers: Sequence[str] | None) -> list[np.ndarray] | None:
+  """The sessions of every speaker, int [sessions of the speaker]; sessions of nobody known are each one's own."""
+  if speakers is None:
+    return None
+  numbers: dict[str, list[int]] = {}
+  for session, speaker in enumerate(speakers):
+    numbers.setdefault(speaker or f"/{session}", []).append(session)
+  return [np.array(sessions) for sessions in numbers.values()]
 
 
 def _check_alike(first: RecordFolder, other: RecordFolder) -> None:

@@ -36,6 +36,7 @@ from wanstreamer_jax.files import is_remote
 FORMAT = 1
 PIECES_FORMAT = 2  # of folders with compressed pictures, which older programs must refuse
 MANIFEST = "manifest.json"
+OLDER_KINDS = {"audio": "source_filter", "video": "native"}  # of the codecs of latents that name none
 READER_OPTIONS = "readahead_buffer_size:0"
 FILES = ("units", "sessions")
 
@@ -96,12 +97,19 @@ def _no_records(path: pathlib.Path) -> str:
   return f"no folder {path}; " + (f"did you mean {near[0]}?" if near else "make it with `wanstreamer data make`")
 
 
+def codec_kinds(config: Config) -> dict[str, Any]:
+  """{"codecs": {"audio": kind, "video": kind}} for the manifest of latents; nothing for the kinds of older ones."""
+  kinds = {"audio": config.audio_codec.kind, "video": config.video_codec.kind}
+  return {} if kinds == OLDER_KINDS else {"codecs": kinds}
+
+
 class RecordFolder:
   """Random access to a folder of records. Opening checks the manifest and every shard's presence and size.
 
   Attributes: path (as given), manifest (dict), kind ("media" or "latents"), sessions, units (per session), unit_dtype,
-  session_dtype, pieces (how pictures are compressed, or None). Raises DataError for a folder that is missing,
-  incomplete, damaged or of another format. Safe to share by threads and to pickle.
+  session_dtype, pieces (how pictures are compressed, or None), lengths (int [sessions], the units of each that exist;
+  the others at its end are invalid). Raises DataError for a folder that is missing, incomplete, damaged or of another
+  format. Safe to share by threads and to pickle.
   """
 
   def __init__(self, path: str | pathlib.Path):
@@ -131,6 +139,7 @@ class RecordFolder:
     if not self._ends:
       raise DataError(f"{self._name(MANIFEST)} lists no shards and hence no session; make it again")
     self.sessions = self._ends[-1]
+    self.lengths = np.array(self._of_sessions("lengths", self.units), np.int64)
     self._lock = threading.Lock()
     self._check_sizes()
 
@@ -199,6 +208,17 @@ class RecordFolder:
     """Sessions in each shard."""
     return [end - begin for begin, end in zip([0, *self._ends], self._ends)]
 
+  def speakers(self) -> list[str]:
+    """Who the agent is in every session; "" where that is not known."""
+    return self._of_sessions("speakers", "")
+
+  def _of_sessions(self, name: str, default: Any) -> list[Any]:
+    """What the shards say of each of their sessions; the default where one says nothing."""
+    values: list[Any] = []
+    for shard in self.manifest["shards"]:
+      values += shard.get(name, [default] * shard["sessions"])
+    return values
+
   def fetch(self, sessions: range) -> None:
     """Copies the shards that hold some sessions to this machine, if the folder is in an object store."""
     if self._remote is not None and sessions:
@@ -226,16 +246,30 @@ class RecordFolder:
         "model.pad to those of the records, or make the records again"
       )
     self.check_media(config)
+    self._check_codecs(config)
     dtypes = (self.unit_dtype, self.session_dtype)
     shapes = {name: list(dtype[name].shape) for dtype in dtypes for name in dtype.names or ()}
     self._same(shapes, _shapes(config, self.kind))
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
-    lead = {} if text["lead"] is None else {"lead": config.data.text_lead}
+    lead: dict[str, Any] = {} if text["lead"] is None else {"lead": config.data.text_lead}
+    if "leads" in text:  # else older records
+      lead["leads"] = config.data.text_leads and list(config.data.text_leads)
     self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256, "cut": tokenizer.cut_id})
 
   def check_media(self, config: Config) -> None:
     """Raises DataError when the records have other pictures, rates or units than the config."""
     self._same(self.manifest["media"], config_to_dict(config.media))
+
+  def _check_codecs(self, config: Config) -> None:
+    if self.kind != "latents":
+      return
+    stored, wanted = (kinds.get("codecs", OLDER_KINDS) for kinds in (self.manifest, codec_kinds(config)))
+    for name in stored:
+      if stored[name] != wanted[name]:
+        raise DataError(
+          f"{self.path} holds latents of the {name} codec {stored[name]}, but {name}_codec.kind is {wanted[name]}: "
+          "encode the records again with this config, or change the config"
+        )
 
   def _same(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, value in wanted.items():

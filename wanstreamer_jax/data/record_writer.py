@@ -68,6 +68,7 @@ def head(
       "user_slots": config.layout.user_text_slots,
       "world": config.layout.world_text,
       "lead": source.get("text_lead", config.data.text_lead),  # None: it differs from session to session
+      "leads": config.data.text_leads and list(config.data.text_leads),  # not None: the agent is told its lead
     },
     "source": source,
     "unit_dtype": dtype_to_json(unit_dtype),
@@ -152,9 +153,11 @@ class FolderWriter:
 
 
 def _report(notes: list[dict[str, Any]]) -> dict[str, Any]:
-  """Moves what was left out from the notes to a report: {"unused_units": ends of recordings, "skipped": [...]}."""
-  skipped = [entry for note in notes for entry in note.pop("skipped", [])]
-  return {"unused_units": sum(note.pop("unused_units", 0) for note in notes), "skipped": skipped}
+  """Moves what was left out from the notes to a report: {"unused_units": ends of recordings, "skipped":
+  [...], "quality": of every recording}."""
+  skipped, quality = ([entry for note in notes for entry in note.pop(name, [])] for name in ("skipped", "quality"))
+  unused = sum(note.pop("unused_units", 0) for note in notes)
+  return {"unused_units": unused, "skipped": skipped, **({"quality": quality} if quality else {})}
 
 
 def read_report(path: str | pathlib.Path) -> dict[str, Any]:
@@ -182,6 +185,7 @@ def write_shard(
   compressed = tuple(pieces.quality) if pieces else ()
   names = {kind: f"{kind}-{shard:05d}.array_record" for kind in (*FILES, *compressed)}
   count, files = 0, {}
+  known: dict[str, list[Any]] = {"lengths": [], "speakers": []}  # of every session
   try:
     with contextlib.ExitStack() as both:
       temporary = {kind: both.enter_context(replacing(folder / name)) for kind, name in names.items()}
@@ -194,12 +198,15 @@ def write_shard(
         for unit in without(units, compressed):
           writers["units"].write(unit.tobytes())
         writers["sessions"].write(session.to_bytes())
+        known["lengths"].append(session.truth.get("length", len(units)))
+        known["speakers"].append(session.truth.get("speaker", ""))
         count += 1
       for kind, writer in writers.items():
         writer.close()
         size, digest = temporary[kind].stat().st_size, sha256_of(temporary[kind])
         files[kind] = {"name": names[kind], "bytes": size, "sha256": digest}
-    write_json(note_path(folder, shard), {"sessions": count, "files": files, **notes})
+    known = {name: values for name, values in known.items() if set(values) - {"", len(units) if count else 0}}
+    write_json(note_path(folder, shard), {"sessions": count, "files": files, **known, **notes})
   except (RuntimeError, OSError) as error:  # the library's writer errors, such as a full disk
     gone = "" if folder.is_dir() else "the folder is gone, perhaps because another process has finished it: "
     raise DataError(f"cannot write {folder / names['units']}: {gone}{one_line(error)}") from error

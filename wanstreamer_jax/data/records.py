@@ -25,7 +25,8 @@ def unit_dtype(config: Config, tracks: Sequence[str]) -> np.dtype:
   """Layout of one media unit.
 
   For both sides: video uint8 [frames, H, W, 3], audio int16 [samples], text int32 [slots], `*_valid` (the stream
-  exists), speaking bool [frames] and one float16 [frames] per name in `tracks`.
+  exists in this unit; of text: what was said is known), speaking bool [frames] and one float16 [frames] per name in
+  `tracks`.
   """
   media, slots = config.media, {USER: config.layout.user_text_slots, AGENT: config.layout.text_slots}
   fields: list[tuple[str, str, tuple[int, ...]]] = []
@@ -36,10 +37,19 @@ def unit_dtype(config: Config, tracks: Sequence[str]) -> np.dtype:
       (f"{side}_text", "<i4", (slots[side],)),
       (f"{side}_video_valid", "|b1", ()),
       (f"{side}_audio_valid", "|b1", ()),
+      (f"{side}_text_valid", "|b1", ()),
       (f"{side}_speaking", "|b1", (media.frames,)),
     ]
     fields += [(f"{side}_{name}", "<f2", (media.frames,)) for name in tracks]
   return np.dtype(fields)
+
+
+TEXT_VALID = tuple(f"{side}_text_valid" for side in (USER, AGENT))
+
+
+def unit_field(units: np.ndarray, name: str) -> np.ndarray:
+  """A field of unit records [units]. Older records do not say whether text is valid: all of it is."""
+  return np.ones(len(units), bool) if name in TEXT_VALID and name not in (units.dtype.names or ()) else units[name]
 
 
 def session_dtype(config: Config) -> np.dtype:
@@ -137,14 +147,16 @@ def session_to_units(
       records[f"{name}_video"] = _shaped(side.video, expected, f"{name} video of {session.source}").reshape(
         records[f"{name}_video"].shape
       )
-      records[f"{name}_video_valid"] = True
+      records[f"{name}_video_valid"] = _valid(side.video_valid, session)
     if side.audio is not None:
       audio = _shaped(side.audio, (session.units * config.media.samples,), f"{name} audio of {session.source}")
       records[f"{name}_audio"] = audio_to_int16(audio).reshape(session.units, -1)
-      records[f"{name}_audio_valid"] = True
-    slots = dtype[f"{name}_text"].shape[0]
-    records[f"{name}_text"], stats[name] = text_to_units(
-      side.words, session.units, slots, tokenizer, seconds, onsets=name == AGENT
+      records[f"{name}_audio_valid"] = _valid(side.audio_valid, session)
+    records[f"{name}_text_valid"] = _valid(side.text_valid, session)
+    slots, length = dtype[f"{name}_text"].shape[0], session.units if session.length is None else session.length
+    records[f"{name}_text"] = tokenizer.pad_id
+    records[f"{name}_text"][:length], stats[name] = text_to_units(
+      side.words, length, slots, tokenizer, seconds, onsets=name == AGENT
     )
     records[f"{name}_speaking"] = speaking(side, session.units * frames, config.media.fps).reshape(-1, frames)
     for track, values in side.tracks.items():
@@ -152,6 +164,12 @@ def session_to_units(
         values = _shaped(values, (session.units * frames,), f"{name} track {track}")
         records[f"{name}_{track}"] = values.reshape(-1, frames)
   return records, stats
+
+
+def _valid(valid: np.ndarray | None, session: Session) -> np.ndarray:
+  """bool [units]: where a stream exists, which is nowhere past the end of the session."""
+  exists = np.arange(session.units) < (session.units if session.length is None else session.length)
+  return exists if valid is None else exists & _shaped(valid, (session.units,), f"validity in {session.source}")
 
 
 def speaking(side: Side, frames: int, fps: int) -> np.ndarray:
@@ -192,11 +210,16 @@ def _plain(value: Any) -> Any:
   return value.item()
 
 
+def told_world(config: Config, world: World) -> World:
+  """The world as the model is told it, in training and in serving: where recordings drew their leads, with the lead."""
+  return world if config.data.text_leads is None else world.with_lead(config.data.text_lead)
+
+
 def session_record(
   session: Session, config: Config, tokenizer: TextTokenizer, dtype: np.dtype
 ) -> tuple[SessionRecord, int]:
   """The session's record, and the number of world-text tokens that did not fit."""
-  fixed, world = np.zeros((), dtype), session.world
+  fixed, world = np.zeros((), dtype), told_world(config, session.world)
   fixed["seed"] = session.seed
   ids = tokenizer.encode(world.text()) if world.fields else []
   capacity = dtype["world_text"].shape[0]
@@ -226,6 +249,8 @@ def truth_of(session: Session) -> dict[str, Any]:
     "units": session.units,
     "seed": session.seed,
     "source": session.source,
+    "length": session.units if session.length is None else session.length,
+    "speaker": session.speaker,
   }
 
 
@@ -238,13 +263,14 @@ def session_from_truth(truth: dict[str, Any], units: np.ndarray | None = None) -
     video, audio, tracks = _media(units, name) if units is not None else (None, None, {})
     sides[name] = Side(video, audio, words, speech, phones, tracks)
   events = tuple(Event(**item) for item in truth["events"])
-  world = World(fields=truth["world"])
-  return Session(sides[USER], sides[AGENT], world, events, truth["units"], truth["seed"], truth["source"])
+  world, known = World(fields=truth["world"]), (truth["units"], truth["seed"], truth["source"])
+  later = truth.get("length"), truth.get("speaker", "")  # older records have neither
+  return Session(sides[USER], sides[AGENT], world, events, *known, *later)
 
 
 def _media(units: np.ndarray, name: str) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, np.ndarray]]:
   fields = units.dtype.names or ()
-  has = {kind: f"{name}_{kind}" in fields and bool(units[f"{name}_{kind}_valid"].all()) for kind in ("video", "audio")}
+  has = {kind: f"{name}_{kind}" in fields and bool(units[f"{name}_{kind}_valid"].any()) for kind in ("video", "audio")}
   video = units[f"{name}_video"].reshape(-1, *units[f"{name}_video"].shape[2:]) if has["video"] else None
   audio = audio_to_float(units[f"{name}_audio"]).reshape(-1) if has["audio"] else None
   tracks = {

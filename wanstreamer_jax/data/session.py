@@ -49,7 +49,11 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """What one participant shows, sounds and writes. A stream that does not exist is None (video, audio) or empty."""
+  """What one participant shows, sounds and writes. A stream that does not exist is None (video, audio) or empty.
+
+  A stream may exist in some units only: `*_valid`, bool [units], where None means in all. Where the text is not valid,
+  nobody knows what was said.
+  """
 
   video: np.ndarray | None
   audio: np.ndarray | None
@@ -57,6 +61,9 @@ class Side:
   speech: tuple[Word, ...] = ()  # ground truth of what is voiced, also for the user (who has no text stream for it)
   phones: tuple[Phone, ...] = ()
   tracks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # per frame: mouth, gaze, nod, blink ...
+  video_valid: np.ndarray | None = None
+  audio_valid: np.ndarray | None = None
+  text_valid: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +78,14 @@ class World:
     """The fields as one line, in their order: `name: Ada. likes: tea.`"""
     return " ".join(f"{key}: {value}." for key, value in self.fields.items())
 
+  def with_lead(self, lead: int) -> "World":
+    """This world, which also tells how many units before its sound a word is written, unless it does already."""
+    return self if "lead" in self.fields else dataclasses.replace(self, fields={"lead": str(lead), **self.fields})
+
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """Two sides, a world and events; `units` whole units long."""
+  """Two sides, a world and events; `units` whole units long, of which the first `length` exist (None: all)."""
 
   user: Side
   agent: Side
@@ -83,6 +94,8 @@ class Session:
   units: int
   seed: int = 0
   source: str = ""
+  length: int | None = None
+  speaker: str = ""  # who the agent is, if that is known: the same name in other sessions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from wanstreamer_jax.data.lateness import table
 from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.records import unit_field
 from wanstreamer_jax.data.session import AGENT, USER, Word
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError
@@ -27,7 +28,8 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
       f"has {tokenizer.sha256[:12]}...: give the records' own with --tokenizer"
     )
   counted, media = manifest["stats"], manifest["media"]
-  frames = folder.sessions * folder.units * (media["unit_ms"] * media["fps"] // 1000)
+  units = int(folder.lengths.sum())  # that exist: ends of recordings are shorter sessions
+  frames = units * (media["unit_ms"] * media["fps"] // 1000)
   numbers = np.unique(np.linspace(0, folder.sessions - 1, min(sample, folder.sessions)).astype(int))
   sizes: collections.Counter[str] = collections.Counter()
   for shard in manifest["shards"]:
@@ -38,11 +40,13 @@ def stats(path: str | pathlib.Path, tokenizer: TextTokenizer, sample: int = 200)
     "kind": folder.kind,
     "source": manifest["source"],
     "sessions": folder.sessions,
-    "units": folder.sessions * folder.units,
-    "hours": folder.sessions * folder.units * media["unit_ms"] / 3_600_000,
+    "shorter_sessions": int((folder.lengths < folder.units).sum()),
+    "speakers": len(set(folder.speakers()) - {""}),
+    "units": units,
+    "hours": units * media["unit_ms"] / 3_600_000,
     "gigabytes": size / 1e9,
-    "bytes_per_unit": size / (folder.sessions * folder.units),
-    "bytes_per_unit_of": {kind: count / (folder.sessions * folder.units) for kind, count in sizes.items()},
+    "bytes_per_unit": size / units,
+    "bytes_per_unit_of": {kind: count / units for kind, count in sizes.items()},
     "speaking": {
       "user": speaking["user"] / frames,
       "agent": speaking["agent"] / frames,
@@ -73,9 +77,11 @@ def _sampled(folder: RecordFolder, tokenizer: TextTokenizer, numbers: list[int])
   tokens: collections.Counter[int] = collections.Counter()
   words: collections.Counter[str] = collections.Counter()
   events: collections.Counter[str] = collections.Counter()
+  known = {USER: 0, AGENT: 0}  # units whose words are known
   for number in numbers:
     units, truth = folder.read_units(number, fields=()), folder.read_session(number).truth
     for side in (USER, AGENT):
+      known[side] += int(unit_field(units, f"{side}_text_valid").sum())
       tokens.update(units[f"{side}_text"].reshape(-1).tolist())
       words.update(word["text"] for word in truth[side]["words"])
     events.update(f"{event['actor']} {event['kind']}" for event in truth["events"])
@@ -83,6 +89,7 @@ def _sampled(folder: RecordFolder, tokenizer: TextTokenizer, numbers: list[int])
   split = sum(count for word, count in words.items() if len(tokenizer.encode_word(word)) > 1)
   return {
     "sampled_sessions": len(numbers),
+    "words_known": {side: count / max(1, int(folder.lengths[numbers].sum())) for side, count in known.items()},
     "vocabulary": {
       "tokens_used": len(used),
       "tokens": tokenizer.vocab_size,

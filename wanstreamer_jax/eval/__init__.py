@@ -10,6 +10,9 @@ Modules:
     heldout.py           Loads held-out sessions as rows of latents, and the codecs' reconstructions of them
     latent_errors.py     Teacher-forced errors on held-out records, beside trivial baselines (law 10)
     metrics.py           Metrics of video, audio, lip sync and identity, in NumPy
+    real_speech.py       Judges a voice with the extra `speech`: a recogniser, and DNSMOS
+    recorded_script.py   Finds what the user of a recording called for, from who spoke when
+    records.py           Evaluates an agent on held-out records: errors, and streaming beside recorded users
     report.py            Writes an evaluation as eval.json and eval.png, and prints a table
     scores.py            Scores one conversation
     turns.py             Turn-taking metrics in NumPy: who speaks when, and whether that was right

@@ -51,8 +51,9 @@ class Evaluation:
 class Collected:
   """Scores and log-mel frames of the agent's speech over many conversations of one kind."""
 
-  def __init__(self, config: Config, tokenizer: TextTokenizer):
-    self.config, self.tokenizer = config, tokenizer
+  def __init__(self, config: Config, tokenizer: TextTokenizer, judge: Callable[[Conversation], Scores] | None = None):
+    """judge: adds scores of every conversation."""
+    self.config, self.tokenizer, self.judge = config, tokenizer, judge
     self.scores: list[Scores] = []
     self.mel: list[np.ndarray] = []
     self.shown: list[Conversation] = []
@@ -60,7 +61,7 @@ class Collected:
   def add(self, conversations: list[Conversation]) -> None:
     media = self.config.media
     for c in conversations:
-      self.scores.append(score(c, media, self.tokenizer))
+      self.scores.append(score(c, media, self.tokenizer) | (self.judge(c) if self.judge else {}))
       self.mel += [
         metrics.mel_levels(
           c.agent_audio[round(start * media.sample_rate) : round(end * media.sample_rate)], media.sample_rate

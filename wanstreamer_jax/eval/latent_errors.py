@@ -51,7 +51,14 @@ def unit_errors(streamer: WanStreamer, crop: Crop, key: jax.Array) -> UnitErrors
   noise = Latents(*(jax.random.normal(k, x.shape) for k, x in zip(jax.random.split(key), clean)))
   predictions = teacher_forced(streamer, crop_conditions(streamer, crop), Inputs(past, noise, jnp.ones(units)))
   errors = squared_errors(predictions.velocity, jax.tree.map(velocity, clean, noise))  # of v, which is that of z - v
-  return UnitErrors(errors.audio, errors.video, text_scores(streamer, predictions.text, crop.agent_text).nll)
+  return _existing(errors, text_scores(streamer, predictions.text, crop.agent_text).nll, crop)
+
+
+def _existing(errors: Latents, nll: jax.Array, crop: Crop) -> UnitErrors:
+  """Errors of streams that exist and of words that are known; NaN, which no mean counts, for the others."""
+  exists = last_units(crop_past(crop).valid, nll.shape[0])
+  video, audio = (jnp.where(exists[:, i], x, jnp.nan) for i, x in enumerate((errors.video, errors.audio)))
+  return UnitErrors(audio, video, jnp.where(crop.agent_text_valid[:, None], nll, jnp.nan))
 
 
 def copy_errors(crop: Crop) -> UnitErrors:
@@ -59,7 +66,7 @@ def copy_errors(crop: Crop) -> UnitErrors:
   latents, units = crop_past(crop).latents, crop.agent_text.shape[0]
   before = jax.tree.map(lambda x: x[-units - 1 : -1], latents)
   errors = squared_errors(before, last_units(latents, units))
-  return UnitErrors(errors.audio, errors.video, jnp.full(crop.agent_text.shape, jnp.nan))
+  return _existing(errors, jnp.full(crop.agent_text.shape, jnp.nan), crop)
 
 
 def variant_of(crops: Crop, variant: str) -> Crop:
@@ -116,8 +123,9 @@ class Tally:
     fps, text = self.streamer.config.media.fps, crops.agent_text[:counted]
     pad = self.streamer.config.model.pad
     self.states.append(np.stack([unit_states(row, fps) for row in speaking[:counted]]))
-    self.tokens.append(text != pad)
-    self.onsets.append(np.stack([np.asarray(onsets(jnp.asarray(row), pad)) for row in text]))
+    known = np.asarray(crops.agent_text_valid[:counted])
+    self.tokens.append((text != pad) & known[..., None])
+    self.onsets.append(np.stack([np.asarray(onsets(jnp.asarray(row), pad)) for row in text]) & known)
     self.count += rows
 
   def result(self) -> dict[str, Any]:

@@ -36,6 +36,12 @@ HEADLINES = {  # name in the figures: (title, unit or format)
   "drift_colour/15s": ("colour distance at 15 s", "{:.3f}"),
   "speech_mel_frechet": ("speech spectra (mel Fréchet)", "{:.2f}"),
 }
+SOMETIMES = {  # shown where any variant has them: on records, and with the extra `speech`
+  "backchannels_per_minute": ("backchannels a minute", "{:.1f}"),
+  "overlap_per_minute": ("overlap, seconds a minute", "{:.1f}"),
+  "word_errors": ("word errors of the voice, by a recogniser", "{:.0%}"),
+  "dnsmos": ("DNSMOS of the voice (1 to 5)", "{:.2f}"),
+}
 
 
 def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
@@ -80,11 +86,25 @@ def shown(figures: dict[str, Any], name: str, form: str) -> str:
 
 
 def rows(figures: dict[str, Any]) -> list[list[str]]:
-  """The headline table: a header and a row per figure."""
-  loop = figures["closed_loop"]
-  table = [["", *(f"{name} (n={loop[name]['sessions']})" for name in COLUMNS)]]
-  table += [[title, *(shown(loop[name], key, form) for name in COLUMNS)] for key, (title, form) in HEADLINES.items()]
+  """The headline table: a header and a row per figure. Without conversations only errors have rows."""
+  loop = loop_of(figures)
+  table = [["", *(f"{name} (n={loop[name]['sessions']})" if name in loop else name for name in COLUMNS)]]
+  if loop:
+    known = {key: row for key, row in (HEADLINES | SOMETIMES).items() if key in HEADLINES or _measured(loop, key)}
+    if "open_loop" in figures:  # recordings have no right answers, and may have no faces
+      known = {key: row for key, row in known.items() if _measured(loop, key)}
+    table += [[title, *(shown(loop[name], key, form) for name in COLUMNS)] for key, (title, form) in known.items()]
   return table + teacher_forced_rows(figures["teacher_forced"])
+
+
+def _measured(loop: dict[str, Any], name: str) -> bool:
+  """Whether any variant has a value of this figure."""
+  return any(loop[variant].get(name, {}).get("n") for variant in COLUMNS)
+
+
+def loop_of(figures: dict[str, Any]) -> dict[str, Any]:
+  """Scores of conversations by variant: with users that react, or beside recorded ones."""
+  return figures["closed_loop"] if "closed_loop" in figures else figures["open_loop"]
 
 
 def teacher_forced_rows(errors: dict[str, Any]) -> list[list[str]]:
@@ -106,7 +126,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
   widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
   out = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
          for row in table]  # fmt: skip
-  for name, scores in figures["codecs"].items():
+  for name, scores in figures.get("codecs", {}).items():
     values = ", ".join(f"{key} {value['mean']:.2f}" for key, value in scores.items())
     out.append(f"codecs, {name}: {values}")
   return out
@@ -116,17 +136,31 @@ def draw_page(path: pathlib.Path, evaluation: Evaluation, media: MediaConfig, to
   """One page: a rolled-out conversation, its timeline, spectra beside the truth's, faces over time, and the figures."""
   from matplotlib.figure import Figure
 
+  if not evaluation.conversations:
+    return _draw_errors(path, evaluation)
   figure = Figure(figsize=(15, 17), layout="constrained")
   grid = figure.add_gridspec(5, 2, height_ratios=[2.2, 2.0, 1.5, 2.0, 3.2])
   model, truth = evaluation.conversations["model"][0], evaluation.conversations["truth"][0]
   draw_frames(figure.add_subplot(grid[0, :]), model)
   draw_timeline(figure.add_subplot(grid[1, :]), model, media, tokenizer)
   draw_mel(figure.add_subplot(grid[2, 0]), model, media, "the model's voice, log-mel")
-  draw_mel(figure.add_subplot(grid[2, 1]), truth, media, "the scripted agent's voice")
+  closed = "closed_loop" in evaluation.figures
+  draw_mel(figure.add_subplot(grid[2, 1]), truth, media, f"the {'scripted' if closed else 'recorded'} agent's voice")
   draw_identity(figure.add_subplot(grid[3, :]), evaluation, media)
   draw_table(figure.add_subplot(grid[4, :]), evaluation.figures)
-  name = evaluation.figures["config"]
-  figure.suptitle(f"{name}: {evaluation.figures['options']['sessions']} held-out sessions in closed loop", fontsize=15)
+  name, how = evaluation.figures["config"], "in closed loop" if closed else "beside recorded users"
+  figure.suptitle(f"{name}: {evaluation.figures['options']['sessions']} held-out sessions {how}", fontsize=15)
+  save_figure(path, figure, dpi=80)
+
+
+def _draw_errors(path: pathlib.Path, evaluation: Evaluation) -> None:
+  """A page with the table alone."""
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(15, 4), layout="constrained")
+  draw_table(figure.add_subplot(), evaluation.figures)
+  title = f"{evaluation.figures['config']}: errors on {evaluation.figures['options']['sessions']} held-out sessions"
+  figure.suptitle(title, fontsize=15)
   save_figure(path, figure, dpi=80)
 
 

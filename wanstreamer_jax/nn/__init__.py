@@ -9,7 +9,7 @@ Modules:
     backend.py              Tells which platform the traced program will run on: some kernels exist for one only
     blocks.py               Building blocks of decoder layers: RMSNorm, Linear, SwiGLU, output projection
     causal_conv.py          Causal convolutions, one body for offline and streaming: `(x, state) -> (y, state)`
-    encoder_layer.py        Pre-norm Transformer layers with LayerNorm and a GELU MLP, as pretrained encoders have them
+    encoder_layer.py        Pre-norm Transformer layers with LayerNorm and a GELU MLP, of pretrained encoders
     folding.py              Folds space and time into channels, and back
     local_attention.py      Causal attention over the last `window` steps: `(x, state) -> (y, state)`
     mel.py                  Power spectra and the mel scale, for perception, codecs, codec losses and metrics

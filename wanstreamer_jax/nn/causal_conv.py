@@ -9,6 +9,8 @@ a 3-D one is a 2-D convolution over time-shifted copies stacked on channels (XLA
 CPU), upsampling is a product and a reshape (depth to space). Letters: T time, H W rows and columns, C channels.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -163,8 +165,8 @@ class ConvNeXt1d(nnx.Module):
     self, x: Float[Array, "T C"], state: Float[Array, "P C"]
   ) -> tuple[Float[Array, "T C"], Float[Array, "P C"]]:
     past = jnp.concatenate([state, x])
-    mixed = sum(past[tap : tap + x.shape[0]] * self.w[tap] for tap in range(self.kernel))
-    y, _ = self.up(self.norm(mixed), self.up.initial_state())
+    taps = [past[tap : tap + x.shape[0]] * self.w[tap] for tap in range(self.kernel)]
+    y, _ = self.up(self.norm(functools.reduce(jnp.add, taps)), self.up.initial_state())
     y, _ = self.down(jax.nn.gelu(y), self.down.initial_state())
     return x + y, past[x.shape[0] :]
 

@@ -1,4 +1,4 @@
-"""Pre-norm Transformer layers with LayerNorm and a GELU MLP, as pretrained encoders have them.
+"""Pre-norm Transformer layers with LayerNorm and a GELU MLP, of pretrained encoders.
 
 `EncoderLayer` attends to all tokens of one picture. `WindowLayer` attends to a window of a stream, `(x, state) ->
 (y, state)`; a window that reaches into the future makes the layer answer so much later, and never earlier.

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from wanstreamer_jax.nn.attention import attend
 from wanstreamer_jax.nn.attention_parts import Part, Queries
 from wanstreamer_jax.nn.blocks import Linear, OutputProjection
+from wanstreamer_jax.nn.encoder_layer import LayerNorm
 from wanstreamer_jax.nn.rotary import Angles, rotate
 
 
@@ -43,18 +44,6 @@ class WindowState(NamedTuple):
   k: Float[Array, "P M H"]  # not rotated
   v: Float[Array, "P M H"]
   filled: Int[Array, ""]  # how many of them have been, at most P
-
-
-class LayerNorm(nnx.Module):
-  """(x - mean) / deviation * scale + b over the last axis."""
-
-  def __init__(self, size: int, epsilon: float):
-    self.epsilon = epsilon
-    self.scale, self.b = nnx.Param(jnp.ones(size)), nnx.Param(jnp.zeros(size))
-
-  def __call__(self, x: Float[Array, "*T D"]) -> Float[Array, "*T D"]:
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon) * self.scale[...] + self.b[...]
 
 
 class LayerScale(nnx.Module):

@@ -8,7 +8,7 @@ Modules:
     duplex.py              Stage 2: duplex interaction with teacher forcing; text and flow losses
     duplex_validation.py   Validates the duplex stage by rollouts on held-out users
     flops.py               Counts the FLOPs that the mathematics of a training step needs
-    language_model.py      Starts a streamer from a language model (`train.language_model`): every leaf is created on its own devices
+    language_model.py      Starts a streamer from the folder of `train.language_model`
     lock.py                Locks a run's folder: two jobs that train into one would destroy each other's files
     loop.py                One training loop for all stages: `train(stage, config)`
     metric_log.py          Logs a run: `RUN/metrics.jsonl`, TensorBoard, and lines on the terminal
@@ -17,6 +17,7 @@ Modules:
     prefetch.py            Reads batches and places them on the devices before the step that needs them
     provenance.py          Records what a run was made with: config, code and library versions
     run_folder.py          The folder of a run, on this machine or in an object store (`gs://bucket/run`)
+    senses.py              The pretrained encoders that training starts with: `train.hearing`, `train.seeing`
     stage.py               The interface between the training loop and a stage
     stages.py              The training stages by name
     state.py               The training state and the one step that advances it

@@ -18,7 +18,7 @@ from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.flow import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import WanStreamer
-from wanstreamer_jax.model.tokens import Latents, Past, text_valid
+from wanstreamer_jax.model.tokens import Latents, Past
 from wanstreamer_jax.model.ulysses import check_devices
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
 from wanstreamer_jax.teacher_forcing import (
@@ -26,6 +26,7 @@ from wanstreamer_jax.teacher_forcing import (
   Shown,
   crop_conditions,
   crop_past,
+  known_slots,
   last_units,
   mask_inputs,
   onsets,
@@ -136,7 +137,7 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   predictions = teacher_forced(streamer, told, inputs, evicts=not keeps_all(streamer.config))
   errors = squared_errors(predictions.velocity, targets)
   exists = last_units(crop_past(crop).valid, crop.agent_text.shape[0])
-  text, metrics = text_losses(streamer, predictions.text, crop.agent_text)
+  text, metrics = text_losses(streamer, predictions.text, crop.agent_text, crop.agent_text_valid)
   video, video_bins = _flow_loss(errors.video, exists[:, 0], inputs)
   audio, audio_bins = _flow_loss(errors.audio, exists[:, 1], inputs)
   for name, bins in (("audio", audio_bins), ("video", video_bins)):
@@ -145,25 +146,31 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   return loss, metrics | {"audio": audio, "video": video}
 
 
-def text_losses(streamer: WanStreamer, hidden: jax.Array, text: jax.Array) -> tuple[jax.Array, Metrics]:
-  """Cross-entropy of the slots that exist (up to and including the first PAD). hidden: [K, n, D]; text: [K, n]."""
+def text_losses(
+  streamer: WanStreamer, hidden: jax.Array, text: jax.Array, known: jax.Array | None = None
+) -> tuple[jax.Array, Metrics]:
+  """Cross-entropy of the slots that exist (`known_slots`), per unit whose words are known; 0 if there is none.
+
+  hidden: [K, n, D]; text: [K, n]; known: bool [K], by default all.
+  """
   train, pad = streamer.config.train, streamer.config.model.pad
-  valid, token = text_valid(text, pad), text != pad
+  known = jnp.ones(text.shape[0], bool) if known is None else known
+  valid, token = known_slots(text, known, pad), (text != pad) & known[:, None]
   scores = text_scores(streamer, hidden, text)
   weight = valid * jnp.where(token, 1.0, train.pad_weight)
   tokens = jnp.maximum(jnp.sum(token), 1)
-  onset = onsets(text, pad)
-  metrics = {
-    "text": jnp.sum(scores.nll * valid) / jnp.sum(valid),
-    "token_nll": jnp.sum(scores.nll * token) / tokens,
-    "onset_nll": jnp.sum(scores.nll[:, 0] * onset) / jnp.maximum(jnp.sum(onset), 1),
-    "token_accuracy": jnp.sum(scores.correct & token) / tokens,
+  onset, slots, any_known = onsets(text, pad) & known, jnp.maximum(jnp.sum(valid), 1), jnp.any(known)
+  metrics: Metrics = {  # over the rows whose words are known in some unit
+    "text": Ratio(jnp.sum(scores.nll * valid) / slots, any_known),
+    "token_nll": Ratio(jnp.sum(scores.nll * token) / tokens, any_known),
+    "onset_nll": Ratio(jnp.sum(scores.nll[:, 0] * onset) / jnp.maximum(jnp.sum(onset), 1), any_known),
+    "token_accuracy": Ratio(jnp.sum(scores.correct & token) / tokens, any_known),
   }
   loss = jnp.sum(scores.nll * weight)
   if train.z_loss:
-    metrics["z_squared"] = jnp.sum(scores.log_z**2 * valid) / jnp.sum(valid)
+    metrics["z_squared"] = jnp.sum(scores.log_z**2 * valid) / slots
     loss += train.z_loss * jnp.sum(scores.log_z**2 * valid)
-  return loss / text.shape[0], metrics
+  return loss / jnp.maximum(jnp.sum(known), 1), metrics
 
 
 def _flow_loss(errors: jax.Array, valid: jax.Array, inputs: Inputs) -> tuple[jax.Array, list[Ratio]]:

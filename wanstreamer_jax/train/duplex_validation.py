@@ -44,8 +44,8 @@ def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int
   path.parent.mkdir(parents=True, exist_ok=True)
   _draw(path, config, batch.agent_text, spoken, truth)
   should = {
-    "should_write": float((batch.agent_text != config.model.pad).any(-1).mean()),
-    "should_sound": float(np.apply_along_axis(is_loud, -1, np.asarray(truth[0])).mean()),
+    "should_write": float((batch.agent_text != config.model.pad).any(-1)[batch.agent_text_valid].mean()),
+    "should_sound": float(np.apply_along_axis(is_loud, -1, np.asarray(truth[0]))[_heard(batch)].mean()),
   }
   metrics = _answers(spoken, batch, config.model.pad) | should
   if config.augment.on:
@@ -56,13 +56,20 @@ def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int
 
 
 def _answers(spoken: rollout.AgentUnit, batch: Crop, pad: int) -> Metrics:
-  """How much the agents wrote and sounded, and how many of the true words stand in their places."""
-  text, words = np.asarray(spoken.text), batch.agent_text != pad
+  """How much the agents wrote and sounded, and how many of the true words stand in their places; where words are not
+  known and where there is no sound, nothing is compared (NaN if that is everywhere)."""
+  known = batch.agent_text_valid  # [B, K]
+  text, words = np.asarray(spoken.text), (batch.agent_text != pad) & known[..., None]
   sounded = np.apply_along_axis(is_loud, -1, np.asarray(spoken.audio))
   return {
-    "writes": float((text != pad).any(-1).mean()), "sounds": float(sounded.mean()),
+    "writes": float((text != pad).any(-1)[known].mean()), "sounds": float(sounded[_heard(batch)].mean()),
     "words_in_place": float((text == batch.agent_text)[words].mean()),
   }  # fmt: skip
+
+
+def _heard(batch: Crop) -> np.ndarray:
+  """Units in which the true agent has a sound: bool [B, K]."""
+  return batch.agent_audio_valid[:, -batch.agent_text.shape[1] :]
 
 
 def check(config: Config) -> None:

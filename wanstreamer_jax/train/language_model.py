@@ -1,6 +1,7 @@
-"""Starts a streamer from a language model (`train.language_model`): every leaf is created on its own devices.
+"""Starts a streamer from the folder of `train.language_model`.
 
-No host holds the model: it reads, leaf by leaf and tensor by tensor, the parts that its own devices will hold.
+Every leaf is created on its own devices. No host holds the model: it reads, leaf by leaf and tensor by tensor, the
+parts that its own devices will hold.
 """
 
 import time

@@ -6,6 +6,7 @@ A run is a folder (`config.train.run`), here or in an object store (train/run_fo
   metrics.jsonl   one line per step and per evaluation (train/metric_log.py)
   tensorboard/    the same for TensorBoard
   checkpoints/    whole states (train/checkpoint.py)
+  tokenizer.json  of the text that it was trained on, for exports
   lock            held by the process that trains
   pictures/       what evaluations draw
 
@@ -32,9 +33,9 @@ from jax.sharding import Mesh
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict
-from wanstreamer_jax.data.tokenizer import tokenizer_of
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import ConfigError, Stopped, TrainingError
-from wanstreamer_jax.files import write_json
+from wanstreamer_jax.files import replacing, write_json
 from wanstreamer_jax.parallel import hosts
 from wanstreamer_jax.parallel.machine import peak_flops
 from wanstreamer_jax.parallel.mesh import check_batch, enable_compilation_cache, make_mesh
@@ -47,9 +48,13 @@ from wanstreamer_jax.train.metric_log import MetricLog
 from wanstreamer_jax.train.nonfinite import first_nonfinite
 from wanstreamer_jax.train.prefetch import Prefetcher
 from wanstreamer_jax.train.run_folder import RunFolder
+from wanstreamer_jax.train.senses import senses
 from wanstreamer_jax.train.stage import Batch, BatchLoader, Stage
 from wanstreamer_jax.train.state import TrainState, compile_step, fresh_state, init_state, state_shardings
 from wanstreamer_jax.weights.agent import resolve
+from wanstreamer_jax.weights.store import TOKENIZER_FILE
+
+WITHOUT_TEXT = ("audio_codec", "video_codec")  # stages
 
 
 def train(stage: Stage, config: Config) -> TrainState:
@@ -63,7 +68,7 @@ def train(stage: Stage, config: Config) -> TrainState:
     raise ConfigError(
       f"train.run is {config.train.run!r}: give a folder of its own, like runs/tiny, or gs://bucket/run"
     )
-  config = with_tokenizer_hash(config)
+  config, tokenizer = with_tokenizer_hash(config)
   enable_compilation_cache()
   hosts.check_same(provenance.facts(config))
   mesh = make_mesh(config.train.mesh)
@@ -80,7 +85,10 @@ def train(stage: Stage, config: Config) -> TrainState:
     state = start_state(stage, config, mesh, checkpoints)
     start = int(state.step)
     write_json(run.local / "config.json", config_to_dict(config))
-    write_json(run.local / "code.json", provenance.code() | provenance.language_model(config))
+    write_json(run.local / "code.json", provenance.code() | provenance.brought_parts(config))
+    if tokenizer is not None:
+      with replacing(run.local / TOKENIZER_FILE) as temporary:
+        temporary.write_bytes(tokenizer.blob)
     with (
       MetricLog(run.local, start, config.train.steps, stage.units(config)) as log,
       Prefetcher(loader, mesh, start, config.train.steps) as prefetcher,
@@ -93,15 +101,15 @@ def train(stage: Stage, config: Config) -> TrainState:
 
 
 def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
-  """The run's last checkpoint, else the weights of `train.init`, else those of `train.language_model` and random ones,
-  else random ones; all are created on their own devices.
+  """The run's last checkpoint, else the weights of `train.init`, else random ones with those of `train.language_model`,
+  `train.hearing` and `train.seeing` in their places; all are created on their own devices.
   """
   abstract, shardings = state_shardings(stage, config, mesh)
   state = checkpoints.restore(abstract, shardings)
   if state is not None:
     print(f"continuing {config.train.run} from step {int(state.step)}", flush=True)
     return state
-  constants = stage.constants(config) if stage.constants else {}
+  constants = (stage.constants(config) if stage.constants else {}) | senses(config, abstract.params)
   if config.train.init:
     weights = stage.load(resolve(config.train.init), abstract.params, config)
   elif config.train.language_model:
@@ -114,11 +122,13 @@ def start_state(stage: Stage, config: Config, mesh: Mesh, checkpoints: Checkpoin
   return jax.jit(functools.partial(fresh_state, stage, config), out_shardings=shardings)(weights)
 
 
-def with_tokenizer_hash(config: Config) -> Config:
-  """The config with the hash of its tokenizer, so that checkpoints and exports say whose ids the embedding has."""
-  if config.data.tokenizer_sha256 or config.train.stage != "duplex":
-    return config
-  return config.replace(data=config.data.replace(tokenizer_sha256=tokenizer_of(config).sha256)).freeze()
+def with_tokenizer_hash(config: Config) -> tuple[Config, TextTokenizer | None]:
+  """The config with the hash of its tokenizer, so that checkpoints and exports say whose ids the embedding has, and
+  the tokenizer, which the run keeps for exports; None for stages without text."""
+  if config.train.stage in WITHOUT_TEXT:
+    return config, None
+  tokenizer = tokenizer_of(config)
+  return config.replace(data=config.data.replace(tokenizer_sha256=tokenizer.sha256)).freeze(), tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,10 +74,10 @@ def code() -> dict[str, Any]:
 def facts(config: Config) -> dict[str, Any]:
   """What all processes of a job must have in common, by the name that error messages use."""
   flags = {name: os.environ.get(name, "") for name in FLAGS}
-  return {**flat_fields(config), **versions(), **code_files(), **flags, **language_model(config)}
+  return {**flat_fields(config), **versions(), **code_files(), **flags, **brought_parts(config)}
 
 
-def language_model(config: Config) -> dict[str, Any]:
-  """{"language_model": what tells its folder from others}, of a run that starts from one; {} for others."""
-  folder = config.train.language_model
-  return {"language_model": {"folder": folder, **fingerprint(folder)}} if folder else {}
+def brought_parts(config: Config) -> dict[str, Any]:
+  """{"language_model": what tells its folder from others}, and so on, of the folders that a run starts from."""
+  folders = {name: getattr(config.train, name) for name in ("language_model", "hearing", "seeing")}
+  return {name: {"folder": folder, **fingerprint(folder)} for name, folder in folders.items() if folder}

@@ -11,6 +11,7 @@ from flax import nnx
 
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
+from wanstreamer_jax.codecs.wan import WanCodec
 from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.config_files import apply_override, flat_fields
 from wanstreamer_jax.data.encode import world_text
@@ -26,14 +27,14 @@ from wanstreamer_jax.weights.store import (
   export_weights,
   first_difference,
   fit_weights,
-  load_weights,
   part_of,
   read_weights,
 )
 
 DEMO = "demo"
 RUN_PATHS = (
-  "data.path", "data.heldout", "train.run", "train.init", "train.language_model", "train.codecs", "train.mesh"
+  "data.path", "data.heldout", "train.run", "train.init", "train.language_model", "train.hearing", "train.seeing",
+  "train.codecs", "train.mesh",
 )  # fmt: skip
 DEMO_FOLDER = pathlib.Path(__file__).parent / "demo"
 
@@ -61,17 +62,33 @@ def load_agent(checkpoint: Path = DEMO, overrides: Sequence[str] = ()) -> Agent:
 
 
 def load_codecs(config: Config, audio_codec: Path, video_codec: Path) -> tuple[AudioCodec, VideoCodec]:
-  """Both codecs with their weights, each from its training run or from an exported agent.
+  """Both codecs with their weights, each from its training run, from `codec import` or from an exported agent.
 
-  Raises CheckpointError when the weights are missing or of another shape than `config` says.
+  The video codec has the decoder that its weights come with, whichever `config` names: latents do not depend on it.
+  Raises CheckpointError when the weights are missing, of another kind or of another shape than `config` says.
   """
+  (heard, sound), (seen, pictures) = read_weights(audio_codec), read_weights(video_codec)
+  for part, stored, path in (("audio_codec", heard, audio_codec), ("video_codec", seen, video_codec)):
+    kind, wanted = (getattr(c, part).kind for c in (stored, config))
+    if kind != wanted:
+      raise CheckpointError(f"{path} has {part}.kind {kind}, but the config {wanted}: give the codec of the config")
+  config = _with_decoder_of(config, seen)
   audio, video = jax.eval_shape(
     lambda: (
       make_audio_codec(config.audio_codec, rngs=nnx.Rngs(0)),
       make_video_codec(config.video_codec, rngs=nnx.Rngs(0)),
     )
   )
-  return jax.device_put((load_weights(audio_codec, audio), load_weights(video_codec, video)))
+  fit = lambda values, abstract, path: fit_weights(part_of(values, named_leaves(abstract)), abstract, path)
+  return jax.device_put((fit(sound, audio, audio_codec), fit(pictures, video, video_codec)))
+
+
+def _with_decoder_of(config: Config, codec: Config) -> Config:
+  """`config` with the decoder of another config's video codec of the same kind."""
+  video, other = config.video_codec, codec.video_codec
+  if video.kind != other.kind or (video.decoder, video.tae) == (other.decoder, other.tae):
+    return config
+  return config.replace(video_codec=video.replace(decoder=other.decoder, tae=other.tae.replace())).freeze()
 
 
 def assemble(streamer: Path, audio_codec: Path, video_codec: Path) -> Agent:
@@ -81,7 +98,7 @@ def assemble(streamer: Path, audio_codec: Path, video_codec: Path) -> Agent:
   Raises CheckpointError when a codec is not the one that this config describes.
   """
   config, own = read_weights(resolve(streamer))
-  config = without_paths(config)
+  config = _with_decoder_of(without_paths(config), read_weights(resolve(video_codec))[0])
   abstract = abstract_agent(config)
   own = checked_part("streamer", streamer, own, abstract.streamer)
   values = {f"streamer.{name}": value for name, value in own.items()}
@@ -130,7 +147,11 @@ def without_paths(config: Config) -> Config:
 
 def with_streamer(streamer: WanStreamer, audio_codec: AudioCodec, video_codec: VideoCodec) -> Agent:
   """An agent from its three modules."""
-  agent = abstract_agent(streamer.config)
+  config = streamer.config
+  if isinstance(video_codec, WanCodec):
+    fields = video_codec.decoder_fields
+    config = config.replace(video_codec=config.video_codec.replace(**fields)).freeze()
+  agent = abstract_agent(config)
   parts = {"streamer": streamer, "audio_codec": audio_codec, "video_codec": video_codec}
   leaves = {f"{part}.{name}": leaf for part, tree in parts.items() for name, leaf in named_leaves(tree).items()}
   return fill_leaves(agent, leaves)

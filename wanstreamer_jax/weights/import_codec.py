@@ -1,7 +1,7 @@
 """Imports a pretrained codec from a folder of another library.
 
-Its sizes go into the config. The result is exported like a trained codec (`store.export_weights`), so that `data encode`, `export` and the agent's
-config take it as they take a native one.
+Its sizes go into the config. The result is exported like a trained codec (`store.export_weights`), so that `data
+encode`, `export` and the agent's config take it as they take a native one.
 """
 
 import pathlib
@@ -18,9 +18,11 @@ from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.files import Path
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.weights import pocket, tae, wan
-from wanstreamer_jax.weights.tensors import Tensors, read_json, read_tensors
+from wanstreamer_jax.weights.tensor_folder import open_tensors
+from wanstreamer_jax.weights.tensors import Tensors, read_json
 
 STANDARD = ("standard.latent_mean", "standard.latent_std", "standard.residual_std")
+Statistics = tuple[np.ndarray, np.ndarray]
 # Tokenizers that cannot fill units of 160 ms: their latents a second.
 UNFIT = {"vibevoice_acoustic_tokenizer": 7.5, "vibevoice_semantic_tokenizer": 7.5, "vibevoice": 7.5}
 
@@ -65,9 +67,9 @@ def _pocket(folder: Path, config: Config) -> Imported:
   sizes = pocket.pocket_config(folder)
   section = config.audio_codec.replace(kind="pocket", pocket=sizes)
   config = config.replace(audio_codec=section).freeze()
-  tensors = Tensors(read_tensors(folder), folder)
+  tensors = Tensors(open_tensors(folder), folder)
   pocket.take_pocket(tensors, config.audio_codec.pocket)
-  _put_statistics(tensors, STANDARD, _neutral(sizes.latent_dim))
+  _put_statistics(tensors, "", _neutral(sizes.latent_dim))
   abstract = jax.eval_shape(lambda: make_audio_codec(config.audio_codec, rngs=nnx.Rngs(0)))
   return Imported("audio_codec", config, _filled(tensors, abstract), False, [_summary(tensors)])
 
@@ -75,35 +77,35 @@ def _pocket(folder: Path, config: Config) -> Imported:
 def _wan(folder: Path, config: Config, decoder: Path | None) -> Imported:
   kind, sizes = wan.wan_config(folder)
   section = config.video_codec.replace(**{"kind": kind, kind: sizes, "decoder": "own"})
-  small = None if decoder is None else Tensors(read_tensors(decoder), decoder)
+  small = None if decoder is None else Tensors(open_tensors(decoder), decoder)
   if small is not None:
     section = section.replace(decoder="tae", tae=tae.tae_config(small, sizes))
   config = config.replace(video_codec=section).freeze()
   statistics = wan.latent_statistics(folder, sizes.latent_dim)
-  tensors = Tensors(read_tensors(folder), folder)
+  tensors = Tensors(open_tensors(folder), folder)
   skipped = wan.take_wan(tensors, config.video_codec.wan, decoder=small is None)
-  _put_statistics(tensors, STANDARD, statistics or _neutral(sizes.latent_dim))
+  _put_statistics(tensors, "", statistics or _neutral(sizes.latent_dim))
   notes = [_summary(tensors)]
   if small is not None:
     if statistics is None:
       raise CheckpointError(f"{folder}/config.json has no latents_mean and latents_std, which {decoder} was trained on")
     left = tae.take_tae(small, config.video_codec.tae)
     notes.append(f"{_summary(small)}; {left} of its encoder and {skipped} of {folder}'s own decoder are left out")
-    _put_statistics(small, [f"decoder.{name}" for name in STANDARD], statistics)
+    _put_statistics(small, "decoder.", statistics)
     tensors.join(small)
   abstract = jax.eval_shape(lambda: make_video_codec(config.video_codec, rngs=nnx.Rngs(0)))
   return Imported("video_codec", config, _filled(tensors, abstract), statistics is not None, notes)
 
 
-def _neutral(channels: int) -> tuple[np.ndarray, np.ndarray]:
-  """Mean 0 and deviation 1, until `codecs.posterior.calibrate` measures them."""
+def _neutral(channels: int) -> Statistics:
   return np.zeros(channels, np.float32), np.ones(channels, np.float32)
 
 
-def _put_statistics(tensors: Tensors, names: Any, values: tuple[np.ndarray, np.ndarray]) -> None:
-  """Mean and deviation of the latents; no folder says what the past leaves unknown of them: 0 is not measured."""
-  for name, value in zip(names, (*values, np.zeros_like(values[0]))):
-    tensors.put(name, value)
+def _put_statistics(tensors: Tensors, prefix: str, values: Statistics) -> None:
+  """Mean and deviation; what the past leaves unknown was not measured."""
+  mean, deviation = values
+  for name, value in zip(STANDARD, (mean, deviation, np.zeros_like(mean))):
+    tensors.put(prefix + name, value)
 
 
 def _summary(tensors: Tensors) -> str:

@@ -21,7 +21,8 @@ from wanstreamer_jax.files import Path
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.perception.make import make_hearing, make_seeing
 from wanstreamer_jax.weights import pocket
-from wanstreamer_jax.weights.tensors import Tensors, read_json, read_tensors
+from wanstreamer_jax.weights.tensor_folder import open_tensors
+from wanstreamer_jax.weights.tensors import Tensors, read_json
 
 # Where the encoder's own config lies in config.json, by model_type: at the top, or in a part of it.
 SIGLIP = {"siglip_vision_model": "", "siglip2_vision_model": "", "siglip": "vision_config", "siglip2": "vision_config"}
@@ -43,6 +44,29 @@ class Encoder(NamedTuple):
 
   values: dict[str, np.ndarray]
   note: str
+
+
+def with_encoders(config: Config, hearing: Path = "", seeing: Path = "") -> Config:
+  """`config`, frozen, that hears and sees through the encoders of folders and starts training from them.
+
+  Raises CheckpointError for a folder of another kind, ConfigError where it does not fit the unit.
+  """
+  perception, train, voice = config.perception.replace(), config.train.replace(), config.audio_codec.replace()
+  if hearing:
+    train.hearing = str(hearing)
+    kind = read_json(pathlib.Path(hearing) / "config.json", "an encoder").get("model_type")
+    if kind not in (pocket.MODEL_TYPE, *MOONSHINE):
+      raise CheckpointError(
+        f"{hearing} has model_type {kind!r}: expected {pocket.MODEL_TYPE}, or {', '.join(MOONSHINE)}"
+      )
+    if kind == pocket.MODEL_TYPE:
+      perception.audio, voice.pocket = "pocket", pocket.pocket_config(hearing)
+      perception.audio_tokens = min(perception.audio_tokens, config.media.samples // voice.pocket.hop)
+    else:
+      perception.audio, perception.moonshine = "moonshine", hearing_config(hearing)
+  if seeing:
+    train.seeing, perception.video, perception.siglip2 = str(seeing), "siglip2", seeing_config(seeing)
+  return config.replace(perception=perception, train=train, audio_codec=voice).freeze()
 
 
 def seeing_config(folder: Path) -> Siglip2Config:
@@ -103,7 +127,7 @@ def import_seeing(folder: Path, config: Config) -> Encoder:
     raise ConfigError(f"train.seeing is {folder}, but perception.video is {config.perception.video}: set it to siglip2")
   sizes = config.perception.siglip2
   _check_same(folder, seeing_config(folder), sizes, "perception.siglip2", but=("patches",))
-  tensors = Tensors(read_tensors(folder), folder)
+  tensors = Tensors(open_tensors(folder), folder)
   skipped = tensors.skip(UNSEEN)
   _take_vision(_Taking(tensors, ("vision_model.", "")), sizes)
   return _finished(tensors, "see", make_seeing, config, skipped)
@@ -118,7 +142,7 @@ def import_hearing(folder: Path, config: Config) -> Encoder:
     return _pocket_hearing(folder, config)
   sizes = config.perception.moonshine
   _check_same(folder, hearing_config(folder), sizes, "perception.moonshine", but=("look_ahead",))
-  tensors = Tensors(read_tensors(folder), folder)
+  tensors = Tensors(open_tensors(folder), folder)
   skipped = tensors.skip(UNHEARD)
   _take_speech(_Taking(tensors, ("model.encoder.", "encoder.", "")), sizes)
   return _finished(tensors, "hear", make_hearing, config, skipped)
@@ -127,7 +151,7 @@ def import_hearing(folder: Path, config: Config) -> Encoder:
 def _pocket_hearing(folder: Path, config: Config) -> Encoder:
   sizes: PocketConfig = config.audio_codec.pocket
   _check_same(folder, pocket.pocket_config(folder), sizes, "audio_codec.pocket")
-  tensors = Tensors(read_tensors(folder), folder)
+  tensors = Tensors(open_tensors(folder), folder)
   pocket.take_pocket(tensors, sizes)
   names = list(tensors.values)
   heard = {n.removeprefix("encoder."): tensors.values[n] for n in names if n.startswith("encoder.")}

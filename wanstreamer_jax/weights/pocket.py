@@ -1,7 +1,8 @@
 """Imports the Pocket TTS tokenizer from a folder of transformers.
 
-The class there is `PocketTTSAudioTokenizerModel`. Torch stores convolutions as [out, in, taps] and linear maps as [out, in]; ours are [taps, in, out] and [in, out], with
-heads as an axis of their own. A transposed convolution of 2 r taps becomes one of 2 taps with r times the channels.
+The class there is `PocketTTSAudioTokenizerModel`. Torch stores convolutions as [out, in, taps] and linear maps as [out,
+in]; ours are [taps, in, out] and [in, out], with heads as an axis of their own. A transposed convolution of 2 r taps
+becomes one of 2 taps with r times the channels.
 """
 
 import functools

@@ -224,12 +224,12 @@ class LanguageModel:
 
     def take(name: str, *shape: int) -> StoredTensor:
       if name not in rest:
-        raise CheckpointError(f"{self.folder} has no tensor {name!r}: download the folder again")
+        raise CheckpointError(f"{self.folder} has no tensor {name!r}: copy the folder again")
       tensor = rest.pop(name)
       if tensor.shape != shape:
         raise CheckpointError(
           f"{tensor.file} has {name} with shape {list(tensor.shape)}: expected {list(shape)} by {CONFIG_FILE}; the "
-          "folder mixes two models: download it again"
+          "folder mixes two models: copy it again"
         )
       return tensor
 

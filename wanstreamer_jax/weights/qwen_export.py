@@ -1,7 +1,11 @@
-"""Writes the text path of a streamer as a folder that transformers loads: the way back of weights/qwen.py."""
+"""Writes the text path of a streamer as a folder that transformers loads.
+
+It is the way back of `qwen.py`.
+"""
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -137,6 +141,7 @@ def _write_tensors(tensors: Tensors, folder: pathlib.Path, dtype: str) -> int:
   files = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)] if count > 1 else [SINGLE]
   for file, names in zip(files, parts):
     save_file({n: np.ascontiguousarray(tensors[n], kind) for n in names}, folder / file, {"format": "pt"})
+    shutil.copymode(folder / CONFIG_FILE, folder / file)  # the library makes files that only their owner may read
   if count > 1:
     where = {name: file for file, names in zip(files, parts) for name in names}
     index = {"metadata": {"total_size": total}, "weight_map": where}

@@ -174,6 +174,16 @@ def added_since(shapes: Mapping[str, tuple[int, ...]], config: Config) -> dict[s
   return found
 
 
+def _with_runs_tokenizer(config: Config, folder: epath.Path) -> Config:
+  """The config of a checkpoint with the path of the tokenizer that its run keeps, RUN/tokenizer.json, if that is it.
+
+  Otherwise, as in older runs, the path stays the one of the machine that trained."""
+  file, stated = folder.parent.parent / TOKENIZER_FILE, config.data.tokenizer_sha256
+  if not (stated and file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == stated):
+    return config
+  return config.replace(data=config.data.replace(tokenizer=str(file))).freeze()
+
+
 def current_name(name: str) -> str:
   """Today's name of a leaf of a checkpoint or an export, which may be older than a renaming."""
   for old, new in RENAMED.items():
@@ -235,7 +245,7 @@ def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   if (folder / WEIGHTS_FILE).exists():
     config, values = load_export(folder)
   else:
-    config = read_header(folder, META_FILE)
+    config = _with_runs_tokenizer(read_header(folder, META_FILE), folder)
     values = read_checkpoint(folder, "ema" if config.train.ema else "params")
   return config, values | added_since({name: value.shape for name, value in values.items()}, config)
 

@@ -1,4 +1,4 @@
-"""Reads a folder of safetensors tensor by tensor, and of each tensor only the numbers that are asked for.
+"""Reads a folder of safetensors tensor by tensor, and only the numbers asked for.
 
 The file format: 8 bytes with the length of a header, the header as JSON ({name: {"dtype", "shape", "data_offsets"}}),
 then the numbers of all tensors. Files are mapped into memory while one tensor is read, so that nothing stays.
@@ -17,10 +17,12 @@ import numpy as np
 from wanstreamer_jax.errors import CheckpointError, one_line
 from wanstreamer_jax.files import Path
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # what exports of language models write
+STEMS = ("model", "diffusion_pytorch_model")  # as transformers and diffusers name files of weights
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 FLOATS = ("F32", "BF16", "F16")
 MAX_HEADER = 100_000_000  # bytes, as in the format's own library
-AGAIN = "download the folder again"
+AGAIN = "copy the folder again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +44,20 @@ class StoredTensor:
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-  """{name: where it lies} of all tensors in model.safetensors, or in the files that model.safetensors.index.json names.
+  """{name: where it lies} of all tensors in model.safetensors, or the files that model.safetensors.index.json names.
 
-  Only headers are read. Raises CheckpointError, in one line with what to do: a file that is missing, cut short or of
-  another format, and numbers that are not plain floats.
+  Names of diffusers begin with diffusion_pytorch_model; `folder` may also be, or hold, one safetensors file of any
+  name. Only headers are read. Raises CheckpointError, in one line with what to do: a file that is missing, cut short or
+  of another format, and numbers that are not plain floats.
   """
   folder = pathlib.Path(folder)
   found: dict[str, StoredTensor] = {}
-  for name in _files(folder):
-    found |= _header(folder / name)
-  index = folder / INDEX
-  listed = json.loads(index.read_text())["weight_map"] if index.exists() else {}
+  files, listed = _files(folder)
+  for file in files:
+    found |= _header(file)
   for tensor, name in listed.items():
     if tensor not in found or found[tensor].file.name != name:
-      raise CheckpointError(f"{folder / name} has no tensor {tensor!r}, which {INDEX} lists for it: {AGAIN}")
+      raise CheckpointError(f"{folder / name} has no tensor {tensor!r}, which an index lists for it: {AGAIN}")
   for tensor, stored in found.items():
     if stored.dtype not in FLOATS:
       raise CheckpointError(
@@ -65,18 +67,37 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
   return found
 
 
-def _files(folder: pathlib.Path) -> list[str]:
-  index = folder / INDEX
-  if index.exists():
-    try:
-      return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-      raise CheckpointError(f"{index} is not an index of tensors ({one_line(error)}): {AGAIN}") from error
-  if not (folder / SINGLE).exists():
-    other = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pth"))]
-    hint = f"; {other[0]} is pickled and not read: save the model with safe_serialization" if other else f": {AGAIN}"
-    raise CheckpointError(f"cannot read the weights in {folder}: it has neither {SINGLE} nor {INDEX}{hint}")
-  return [SINGLE]
+def _files(folder: pathlib.Path) -> tuple[list[pathlib.Path], dict[str, str]]:
+  """The files, and the index's {tensor: name of its file} if there is one."""
+  if folder.is_file() and folder.suffix == ".safetensors":
+    return [folder], {}
+  for stem in STEMS:
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.exists():
+      try:
+        listed = dict(json.loads(index.read_text())["weight_map"])
+        return [folder / name for name in sorted(set(listed.values()))], listed
+      except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is not an index of tensors ({one_line(error)}): {AGAIN}") from error
+    if (folder / f"{stem}.safetensors").exists():
+      return [folder / f"{stem}.safetensors"], {}
+  found = sorted(folder.glob("*.safetensors"))
+  if len(found) == 1:
+    return found, {}
+  if found:
+    raise CheckpointError(
+      f"{folder} has {len(found)} safetensors files and no index that joins them: expected one; give the file itself"
+    )
+  pickles = [path for path in (folder, *sorted(folder.glob("*"))) if path.is_file() and path.suffix in PICKLES]
+  if pickles:
+    raise CheckpointError(
+      f"{pickles[0]} is pickled and not read, since it could run code: save the model with safe_serialization, or "
+      f'convert it where you trust it: python -c "import torch, safetensors.torch as s; s.save_file(torch.load('
+      f"'{pickles[0].name}', weights_only=True), 'model.safetensors')\""
+    )
+  raise CheckpointError(
+    f"cannot read the weights in {folder}: it has no weights, neither {SINGLE} nor an index of several: {AGAIN}"
+  )
 
 
 def _header(file: pathlib.Path) -> dict[str, StoredTensor]:

@@ -1,7 +1,7 @@
-"""Reads folders of other libraries' weights: config.json and safetensors files.
+"""Takes the tensors of another library's folder under our names, each exactly once.
 
-There may be several files with an index. Only safetensors are read. A pickle (`.pth`, `.bin`) can run code when it is opened, and is refused with the command
-that converts it. Every tensor becomes float32 and must be taken exactly once, so that nothing is dropped in silence.
+A tensor that is missing, left over or of another shape is an error that names it, so that nothing is dropped in
+silence. Every tensor becomes float32.
 """
 
 import json
@@ -14,11 +14,9 @@ import numpy as np
 
 from wanstreamer_jax.errors import CheckpointError, one_line
 from wanstreamer_jax.files import Path
+from wanstreamer_jax.weights.tensor_folder import StoredTensor
 
-STEMS = ("model", "diffusion_pytorch_model")  # as transformers and diffusers name files of weights
-PICKLES = (".pth", ".pt", ".bin", ".ckpt")
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-NORMED = (  # the names of a weight that is stored as length and direction, whose product it is
+NORMED = (  # the names of a weight that is stored as length and direction (weight normalisation)
   (".weight_g", ".weight_v"),
   (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
 )
@@ -38,96 +36,34 @@ def read_json(file: pathlib.Path, what: str) -> dict[str, Any]:
   return values
 
 
-def weight_files(folder: Path) -> list[pathlib.Path]:
-  """The safetensors files that together hold the weights; `folder` may be one file.
-
-  Raises CheckpointError: there are none, only pickles, or a shard is missing.
-  """
-  root = pathlib.Path(folder)
-  if root.is_file() and root.suffix == ".safetensors":
-    return [root]
-  for stem in STEMS:
-    index = root / f"{stem}.safetensors.index.json"
-    if index.exists():
-      shards = read_json(index, "a folder of weights").get("weight_map")
-      if not isinstance(shards, dict) or not shards:
-        raise CheckpointError(f"{index} is damaged: it has no weight_map; copy the folder again")
-      files = [root / str(name) for name in sorted(set(shards.values()))]
-      missing = [file.name for file in files if not file.exists()]
-      if missing:
-        raise CheckpointError(
-          f"{root}: {missing[0]} is missing, one of {len(files)} files that {index.name} lists; copy the folder again"
-        )
-      return files
-    if (root / f"{stem}.safetensors").exists():
-      return [root / f"{stem}.safetensors"]
-  found = sorted(root.glob("*.safetensors")) if root.is_dir() else []
-  if len(found) == 1:
-    return found
-  if found:
-    raise CheckpointError(
-      f"{root} has {len(found)} safetensors files and no index: expected {STEMS[0]}.safetensors, or one file"
-    )
-  pickles = [file for file in (sorted(root.glob("*")) if root.is_dir() else [root]) if file.suffix in PICKLES]
-  if pickles:
-    raise CheckpointError(
-      f"{pickles[0]} is a pickle, which can run code: expected safetensors; convert it where you trust it, with "
-      f"python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('{pickles[0].name}', "
-      "weights_only=True), 'model.safetensors')\""
-    )
-  raise CheckpointError(f"{root} has no weights: expected {STEMS[0]}.safetensors")
-
-
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-  """All tensors of a folder by name, as float32. Raises CheckpointError."""
-  from safetensors import SafetensorError
-  from safetensors.numpy import load_file
-
-  tensors: dict[str, np.ndarray] = {}
-  for file in weight_files(folder):
-    try:
-      found = load_file(file)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-      raise CheckpointError(f"cannot read {file}: {one_line(error)}; it is incomplete, copy it again") from error
-    for name in found:
-      if found[name].dtype.name not in FLOATS:
-        raise CheckpointError(f"{file}: {name} is {found[name].dtype.name}, expected one of {', '.join(FLOATS)}")
-      if name in tensors:
-        raise CheckpointError(f"{file}: {name} is in another file of the folder too; remove the stale one")
-      tensors[name] = found[name].astype(np.float32)
-  return folded(tensors)
-
-
-def folded(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Weights that are stored as length and direction (weight normalisation), multiplied out."""
-  for length, direction in NORMED:
-    for name in [name for name in tensors if name.endswith(length)]:
-      base = name.removesuffix(length)
-      if base + direction in tensors:
-        g, v = tensors.pop(name), tensors.pop(base + direction)
-        norm = np.sqrt(np.square(v).sum(axis=tuple(i for i in range(v.ndim) if g.shape[i] == 1), keepdims=True))
-        tensors[base + ".weight"] = v * (g / norm)
-  return tensors
-
-
 class Tensors:
-  """The tensors of a folder, taken one by one under our names."""
+  """The tensors of a folder, which are read one by one. tensors: of `tensor_folder.open_tensors`."""
 
-  def __init__(self, tensors: Mapping[str, np.ndarray], source: Path):
+  def __init__(self, tensors: Mapping[str, StoredTensor], source: Path):
     self.left, self.source = dict(tensors), str(source)
     self.values: dict[str, np.ndarray] = {}  # by our names
     self.origin: dict[str, str] = {}  # {our name: theirs}
 
   def take(self, theirs: str, ours: str, convert: Convert = lambda value: value) -> None:
     """Moves one tensor. Raises CheckpointError when it is missing or `convert` cannot reshape it."""
-    if theirs not in self.left:
-      raise CheckpointError(f"{self.source} has no tensor {theirs}: it is incomplete or of another architecture")
-    value = self.left.pop(theirs)
+    value = self._read(theirs)
     try:
       self.values[ours] = convert(value)
     except (ValueError, IndexError) as error:
       raise CheckpointError(f"{self.source}: {theirs} has shape {list(value.shape)}: {one_line(error)}") from error
     self.origin[ours] = theirs
+
+  def _read(self, theirs: str) -> np.ndarray:
+    """One tensor as float32, which is gone then; length and direction multiplied out."""
+    if theirs in self.left:
+      return self.left.pop(theirs).read(lambda value: value)
+    base = theirs.removesuffix(".weight")
+    for length, direction in NORMED:
+      if base != theirs and base + length in self.left and base + direction in self.left:
+        g, v = self._read(base + length), self._read(base + direction)
+        norm = np.sqrt(np.square(v).sum(axis=tuple(i for i in range(v.ndim) if g.shape[i] == 1), keepdims=True))
+        return v * (g / norm)
+    raise CheckpointError(f"{self.source} has no tensor {theirs}: it is incomplete or of another architecture")
 
   def put(self, ours: str, value: np.ndarray) -> None:
     """A leaf that the folder has no tensor for."""

@@ -1,6 +1,7 @@
 """Imports the video VAE of Wan2.1 or Wan2.2 from a folder of diffusers.
 
-The class there is `AutoencoderKLWan`. Torch stores convolutions as [out, in, time, rows, columns]; ours are [time, rows, columns, in, out].
+The class there is `AutoencoderKLWan`. Torch stores convolutions as [out, in, time, rows, columns]; ours are [time,
+rows, columns, in, out].
 """
 
 import itertools

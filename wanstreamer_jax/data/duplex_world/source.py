@@ -39,9 +39,8 @@ class DuplexSource:
   def tracks(self) -> tuple[str, ...]:
     return Body.TRACKS
 
-  def sessions(self, item: int) -> Generator[Session, None, int]:
+  def sessions(self, item: int) -> Generator[Session, None, None]:
     yield make_session(self.first_seed + item, self.world, self.split)
-    return 0
 
   def spoken(self) -> Iterator[tuple[Word, ...]]:
     """The agent's words of the first sessions, whose scripts run without media."""

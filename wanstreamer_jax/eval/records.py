@@ -1,0 +1,234 @@
+"""Evaluates an agent on held-out records: errors, and streaming beside recorded users.
+
+Teacher-forced errors are those of `latent_errors.py`. Then the agent meets every recorded user, who does not react to
+it (open loop), and `scores.score` judges it by what `recorded_script.py` finds in the recording. Baselines and the
+recorded agent ("truth") come from the same run. In latent records the recorded agent is what the codec makes of its
+latents.
+"""
+
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.encode import fingerprint
+from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.records import audio_to_float, session_from_truth
+from wanstreamer_jax.data.session import AGENT, USER, MediaUnit
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
+from wanstreamer_jax.engine.engine import Engine
+from wanstreamer_jax.errors import DataError
+from wanstreamer_jax.eval import duplex_world, heldout
+from wanstreamer_jax.eval.baselines import VARIANTS, Answers, Lockstep
+from wanstreamer_jax.eval.closed_loop import batches
+from wanstreamer_jax.eval.evaluate import Collected, Evaluation, engines, speech_distances
+from wanstreamer_jax.eval.latent_errors import Tally
+from wanstreamer_jax.eval.recorded_script import backchannel_scores, script_of, speech_of
+from wanstreamer_jax.eval.scores import Conversation, Scores, Script, spoken, timed_words
+from wanstreamer_jax.eval.turns import speech_intervals
+from wanstreamer_jax.model.streamer import WorldArrays
+from wanstreamer_jax.model.tokens import Latents
+from wanstreamer_jax.rollout import Agent
+from wanstreamer_jax.teacher_forcing import crop_world
+
+Judge = Callable[[Conversation], Scores]  # more scores of one conversation
+
+
+class RecordsOptions(NamedTuple):
+  """What is run. sessions: how many of the folder's, from the first on; baseline_sessions: how many of these for the
+  baselines. seconds: of each session; None is all of it. stream: whether to stream, or only to measure errors."""
+
+  sessions: int = 100
+  baseline_sessions: int = 30
+  batch: int = 10
+  seconds: float | None = None
+  seed: int = 0
+  stream: bool = True
+
+
+class Batch(NamedTuple):
+  """Sessions side by side. rows: their records, with latents, [B, U, ...]; `counted` of them count."""
+
+  numbers: list[int]
+  counted: int
+  rows: heldout.Arrays
+  truths: list[dict[str, Any]]
+  worlds: list[WorldArrays]
+
+
+def evaluate_records(
+  agent: Agent, path: str | pathlib.Path, options: RecordsOptions, judge: Judge | None = None, progress: bool = True
+) -> Evaluation:
+  """Runs everything. judge: adds scores, such as those of a recogniser (`real_speech.py`).
+
+  Raises DataError for a folder that was made for another agent, and for one with fewer than two sessions.
+  """
+  config, begin = agent.config, time.perf_counter()
+  tokenizer = tokenizer_of(config)
+  folder = RecordFolder(path)
+  folder.check(config, tokenizer)
+  if folder.sessions < 2:
+    raise DataError(
+      f"{path} has {folder.sessions} session: expected at least 2 (shuffled_user swaps users between them)"
+    )
+  codecs = check_codecs(folder, agent)
+  units = units_of(folder, config, options)
+  found: dict[str, Collected] = {}
+  tally, engine_of = Tally(agent.streamer, options.seed), engines(agent, units)
+  variants = VARIANTS if options.stream else ()
+  sessions = min(options.sessions, folder.sessions)
+  with tqdm(total=sessions, desc="records", unit="session", disable=not progress) as bar:
+    for batch in read(agent, folder, options, units):
+      for crop, speaking in heldout.crops(batch.rows, config.data.units):
+        tally.add(crop, speaking, batch.counted)
+      scripts = [_script(batch, row, units, config) for row in range(len(batch.numbers))]
+      for name in ("truth", *variants) if options.stream else ():
+        count = batch.counted if name in ("truth", "model") else _baselines(batch, options)
+        if count:
+          kept = found.setdefault(name, Collected(config, tokenizer, _judge(config, tokenizer, judge)))
+          talks = _truth(agent, batch, scripts) if name == "truth" else _stream(engine_of, batch, scripts, name, units)
+          kept.add(talks[:count])
+      bar.update(batch.counted)
+  loop = {name: kept.figures() for name, kept in found.items()}
+  for name, distance in speech_distances(found).items():
+    loop[name]["speech_mel_frechet"] = distance
+  source = {"path": str(path), "kind": folder.kind, "fingerprint": folder.fingerprint(), "codecs": codecs}
+  figures = {
+    "config": config.name,
+    "records": source | {"sessions": folder.sessions, "units": units},
+    "options": options._asdict() | {"sessions": sessions},
+    "open_loop": loop,
+    "teacher_forced": tally.result(),
+    "seconds": {"total": round(time.perf_counter() - begin, 1)},
+  }
+  return Evaluation(figures, {name: kept.shown for name, kept in found.items()})
+
+
+def check_codecs(folder: RecordFolder, agent: Agent) -> str:
+  """Whether latents were made by the agent's codecs: "same", "other" (rounding to bfloat16 on export is enough), or,
+  for media, "own". Others are said on the screen: then latent errors and the truth's pictures and sound are off."""
+  if folder.kind == "media":
+    return "own"
+  if folder.manifest["source"].get("codecs") == fingerprint(agent.audio_codec, agent.video_codec):
+    return "same"
+  print(f"note: the latents of {folder.path} were made by other codec weights than this agent's (or before rounding)")
+  return "other"
+
+
+def units_of(folder: RecordFolder, config: Config, options: RecordsOptions) -> int:
+  """Units of every session that are used."""
+  wanted = folder.units if options.seconds is None else round(options.seconds * 1000 / config.media.unit_ms)
+  return max(1, min(wanted, folder.units))
+
+
+def read(agent: Agent, folder: RecordFolder, options: RecordsOptions, units: int) -> Iterator[Batch]:
+  """The sessions in batches of one size; the last one is filled up with others."""
+  for found, count in batches(min(options.sessions, folder.sessions), min(options.batch, folder.sessions), 0):
+    numbers = [number % folder.sessions for number in found]
+    sessions = [folder.read_session(number) for number in numbers]
+    units_read = [folder.read_units(number, 0, units) for number in numbers]
+    rows = heldout.stack([_fields(read) | _fields(session.fixed) for read, session in zip(units_read, sessions)])
+    if folder.kind == "media":
+      rows = heldout.with_latents(agent, rows)
+    crop = next(heldout.crops(rows, units))[0]
+    worlds = [crop_world(jax.tree.map(lambda x, i=i: x[i], crop), agent.config) for i in range(len(numbers))]
+    yield Batch(numbers, count, rows, [session.truth for session in sessions], worlds)
+
+
+def _fields(record: np.ndarray) -> heldout.Arrays:
+  return {name: np.asarray(record[name]) for name in record.dtype.names or ()}
+
+
+def _baselines(batch: Batch, options: RecordsOptions) -> int:
+  """How many sessions of a batch the baselines run on."""
+  return max(0, min(batch.counted, options.baseline_sessions - batch.numbers[0]))
+
+
+def _script(batch: Batch, row: int, units: int, config: Config) -> Script:
+  """What the recorded user of one session called for: as its events say, if the source wrote down what was asked
+  (duplex_world does), else as the recorded agent took it."""
+  media, truth = config.media, batch.truths[row]
+  seconds = units * media.unit_ms / 1000
+  if any(event["kind"] == "question" and "act" in event["detail"] for event in truth["events"]):
+    session = session_from_truth(truth)
+    return duplex_world.script_of(session.events, session.user.speech, seconds)
+  sound = {
+    side: audio_to_float(batch.rows[f"{side}_audio"][row]).reshape(-1)
+    if f"{side}_audio" in batch.rows
+    else np.zeros(units * media.samples, np.float32)
+    for side in (USER, AGENT)
+  }
+  user, agent = (speech_of(truth, side, sound[side], media.sample_rate) for side in (USER, AGENT))
+  return script_of(truth, user, agent, seconds)
+
+
+def _judge(config: Config, tokenizer: TextTokenizer, judge: Judge | None) -> Judge:
+  """Backchannels and overlap, and what `judge` adds."""
+
+  def scores(c: Conversation) -> Scores:
+    rate, seconds = config.media.sample_rate, len(c.agent_audio) / config.media.sample_rate
+    words = [start for start, _ in spoken(timed_words(c.agent_text, tokenizer, config.media.unit_ms / 1000))]
+    out = backchannel_scores(c.script, speech_intervals(c.agent_audio, rate), words, seconds)
+    return out | (judge(c) if judge else {})
+
+  return scores
+
+
+def _conversation(
+  batch: Batch, row: int, script: Script, audio: np.ndarray, video: np.ndarray, text: np.ndarray
+) -> Conversation:
+  """One row. audio: float32 [U, samples]; video: uint8 [U, F, H, W, 3]; text: int32 [U, n]; all of the agent."""
+  rows = batch.rows
+  return Conversation(
+    batch.numbers[row], script, audio_to_float(rows["user_audio"][row]).reshape(-1),
+    rows["user_video"][row].reshape(-1, *rows["user_video"].shape[3:]), audio.reshape(-1),
+    video.reshape(-1, *video.shape[2:]), text, rows["portrait"][row] if rows["portrait_valid"][row] else None,
+  )  # fmt: skip
+
+
+def _truth(agent: Agent, batch: Batch, scripts: Sequence[Script]) -> list[Conversation]:
+  """The recorded agents."""
+  rows = batch.rows
+  if "agent_audio" in rows:
+    audio, video = audio_to_float(rows["agent_audio"]), rows["agent_video"]
+  else:
+    latents = Latents(*(jnp.asarray(rows[f"agent_{name}_latent"], jnp.float32) for name in ("video", "audio")))
+    worlds = jax.tree.map(lambda *leaves: np.stack(leaves), *batch.worlds)
+    audio, video = jax.device_get(heldout.decode_batch(agent, latents, worlds))
+    audio = audio * rows["agent_audio_valid"][..., None]
+  return [
+    _conversation(batch, row, script, audio[row], video[row], rows["agent_text"][row])
+    for row, script in enumerate(scripts)
+  ]
+
+
+def _stream(
+  engine_of: Callable[[int], Engine], batch: Batch, scripts: Sequence[Script], variant: str, units: int
+) -> list[Conversation]:
+  """What the agents of one variant do beside the recorded users."""
+  engine = engine_of(len(batch.numbers))
+  lockstep = Lockstep(engine, batch.worlds, batch.numbers, variant)
+  seconds = engine.agent.config.media.unit_ms / 1000
+  answers: list[Answers] = []
+  for unit in range(units):
+    typed = [_typed(truth, unit, seconds) for truth in batch.truths]
+    answers.append(lockstep.step([_user(batch.rows, row, unit) for row in range(len(batch.numbers))], typed))
+  audio, video, text = (np.stack(parts, axis=1) for parts in zip(*answers))
+  return [_conversation(batch, row, script, audio[row], video[row], text[row]) for row, script in enumerate(scripts)]
+
+
+def _user(rows: heldout.Arrays, row: int, unit: int) -> MediaUnit:
+  video = rows["user_video"][row, unit] if rows["user_video_valid"][row, unit] else None
+  audio = audio_to_float(rows["user_audio"][row, unit]) if rows["user_audio_valid"][row, unit] else None
+  return MediaUnit(video, audio)
+
+
+def _typed(truth: dict[str, Any], unit: int, seconds: float) -> list[str]:
+  """What the recorded user typed in one unit."""
+  return [word["text"] for word in truth[USER]["words"] if int(word["written"] / seconds + 1e-6) == unit]
