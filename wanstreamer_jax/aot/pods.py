@@ -161,7 +161,7 @@ compiled for that pod by the TPU compiler on a machine without TPUs.
 **What this shows:** memory, products and collectives are the compiler's own figures, but nothing was run. Times are
 lower bounds computed from published rates (`wanstreamer_jax/aot/roofline.py`), not measurements."""
 
-OLDER = "Rows marked (older) were compiled for a config that had this name before, with the small native ears, eyes and codecs."
+OLDER = "Rows marked (older) were compiled for a config that had this name before: small native ears, eyes and codecs."
 
 TRAIN_TEXT = f"""`at best`: the busiest of matrix units, HBM, torus links and the network between slices works at its
 published rate all the time, and all other work overlaps with it. `serial`: the same rates, but nothing overlaps. A real
