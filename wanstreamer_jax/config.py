@@ -765,12 +765,13 @@ class TrainConfig(Section):
   stft_weight: float = field(1.0, ge=0)  # audio codec: multi-resolution STFT
   mel_weight: float = field(1.0, ge=0)  # audio codec: log-mel distance
   pitch_weight: float = field(1.0, ge=0)  # audio codec: octaves of pitch, on voiced frames
-  adversarial_weight: float = field(0.0, ge=0)  # audio codec: deceiving discriminators (train/critic.py); 0: none
-  feature_weight: float = field(2.0, ge=0)  # audio codec: distance of the discriminators' activations, beside it
+  adversarial_weight: float = field(0.0, ge=0)  # codecs: deceiving discriminators (train/critic.py); 0: none
+  feature_weight: float = field(2.0, ge=0)  # codecs: distance of the discriminators' activations, beside it
   critic_channels: int = field(16, ge=1)
   critic_windows: tuple[int, ...] = field((512, 1024, 2048), ge=64, multiple_of=64)  # samples, of spectra
   critic_periods: tuple[int, ...] = field((2, 3, 5, 7, 11), ge=1)  # samples, of the folded waveform
   edge_weight: float = field(1.0, ge=0)  # video codec: differences in space and time
+  structure_weight: float = field(0.0, ge=0)  # video codec: 1 - SSIM at several scales; 0: none
   motion_weight: float = field(10.0, ge=0)  # video codec: extra weight of a pixel per unit that it changes in the clip
   mesh: str = ""  # e.g. "data=2,fsdp=4"; empty is all devices on `data`
   seed: int = field(0, ge=0)
