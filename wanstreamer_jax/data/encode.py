@@ -25,6 +25,7 @@ import numpy as np
 import tqdm
 
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
+from wanstreamer_jax.codecs.native_video_codec import former_name
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import record_writer, records
 from wanstreamer_jax.data.record_folder import RecordFolder, codec_kinds, dtype_from_json, dtype_to_json
@@ -130,15 +131,21 @@ def unknown_given_past(audio_codec: AudioCodec, video_codec: VideoCodec) -> dict
 
 
 def fingerprint(*codecs: Any) -> str:
-  """A hash over the weights of codecs on which latents depend, in the order of their tree: all, but for decoders that
-  others may replace and for what `residual_std` says of the latents."""
+  """A hash over the weights of codecs on which latents depend: all, but for decoders that others may replace and for
+  what `residual_std` says of the latents. Leaves follow one another by the names that they had when the first latents
+  were made, so that latents stay those of their codec whatever its parts are called since."""
   digest = hashlib.sha256()
   for codec in codecs:
-    for name, leaf in named_leaves(codec).items():
+    for name, leaf in sorted(named_leaves(codec).items(), key=lambda item: _place(item[0])):
       other = name.startswith("decoder.") and getattr(codec, "decoder_is_exchangeable", False)
       if not other and not name.endswith("standard.residual_std"):
         digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
   return digest.hexdigest()
+
+
+def _place(name: str) -> list[tuple[int, str]]:
+  """Sorts names as trees do: the items of a list by number, attributes by name."""
+  return [(int(part), "") if part.isdecimal() else (0, part) for part in former_name(name).split(".")]
 
 
 def encode_session(

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from wanstreamer_jax.codecs.native_video_codec import FORMER_NAMES
 from wanstreamer_jax.config import AudioCodecConfig, Config, VideoCodecConfig
 from wanstreamer_jax.config_files import config_from_dict, config_to_dict
 from wanstreamer_jax.errors import CheckpointError, ConfigError, one_line_with_type
@@ -37,20 +38,7 @@ RENAMED = {
   "see.conv": "see.w",
   "audio_vae": "audio_codec",
   "video_vae": "video_codec",
-  "encoder.norm_half": "encoder.steps.0.norm",
-  "encoder.to_quarter": "encoder.steps.0.conv",
-  "encoder.quarter": "encoder.steps.0.stage",
-  "encoder.norm_quarter": "encoder.steps.1.norm",
-  "encoder.to_eighth": "encoder.steps.1.conv",
-  "encoder.eighth": "encoder.steps.1.stage",
-  "decoder.eighth": "decoder.stage",
-  "decoder.norm_eighth": "decoder.steps.0.norm",
-  "decoder.to_quarter": "decoder.steps.0.conv",
-  "decoder.quarter": "decoder.steps.0.stage",
-  "decoder.norm_quarter": "decoder.steps.1.norm",
-  "decoder.to_half": "decoder.steps.1.conv",
-  "decoder.half": "decoder.steps.1.stage",
-  "decoder.norm_half": "decoder.norm_out",
+  **FORMER_NAMES,
 }
 # Constants that older weights lack, the leaf that has stood beside each of them, and what they were then.
 ADDED: dict[str, tuple[str, Callable[[Config, int], np.ndarray]]] = {
