@@ -98,7 +98,8 @@ def overlap_add(
 ) -> tuple[Float[Array, "S"], Float[Array, "P frame"]]:
   """Inverse STFT with Hann windows of P + 1 frames, one every frame, after the windows that left `tail`.
 
-  Returns the R finished frames of samples and the next tail. It is the inverse of an STFT with the same window.
+  Returns the R finished frames of samples and the next tail. It is the inverse of an STFT with the same window, for
+  windows of at least 3 frames: squares of shorter ones do not add up to a constant.
   """
   frames, (parts, frame) = spectrum.shape[0], (tail.shape[0] + 1, tail.shape[1])
   window = np.hanning(parts * frame + 1)[:-1]

@@ -22,7 +22,7 @@ from wanstreamer_jax.codecs.interface import AudioCodec
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.config import SourceFilterConfig
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, Residual1d, UpsampleConv1d, stack_taps
+from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, Residual1d, UpsampleConv1d, run_layers, stack_taps
 from wanstreamer_jax.nn.local_attention import LocalAttentionLayer
 from wanstreamer_jax.nn.mel import power_spectrum
 
@@ -90,11 +90,7 @@ class Chain(nnx.Module):
     return [layer.initial_state() for layer in self.layers]
 
   def __call__(self, x: Float[Array, "S C"], state: list[Any]) -> tuple[Float[Array, "T D"], list[Any]]:
-    after = []
-    for layer, before in zip(self.layers, state, strict=True):
-      x, new = layer(x, before)
-      after.append(new)
-    return x, after
+    return run_layers(self.layers, x, state)
 
 
 def latent_attention(cfg: SourceFilterConfig, channels: int, rngs: nnx.Rngs) -> list[LocalAttentionLayer]:

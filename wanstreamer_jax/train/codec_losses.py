@@ -92,9 +92,9 @@ def reconstruction_loss(
 def video_codec_loss(
   vae: NativeVideoCodec, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Reconstruction, edges and KL of one clip of 1 + 4n frames. Returns (loss, metrics)."""
+  """Reconstruction, edges and KL of one clip of a frame and n groups. Returns (loss, metrics)."""
   height, width = video.shape[1:3]
-  target = still_first(video)
+  target = still_first(video, vae.cfg.time_stride)
   posterior, _ = vae.encode(target, vae.encoder_state(height, width))
   latents = noisy_sample(posterior, key, train.latent_noise)
   decoded, _ = vae.decode(latents, vae.decoder_state(height, width))
