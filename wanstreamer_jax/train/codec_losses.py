@@ -112,11 +112,12 @@ def video_codec_loss(
 def calibration_statistics(vae: AudioCodec | VideoCodec, clips: Float[Array, "B ..."]) -> Float[Array, "B T ... Z"]:
   """Posterior means of a batch of clips (audio [B, S] or video [B, 1 + 4n, H, W, 3]), for `posterior.calibrate`.
 
-  The first two latent frames of each clip are left out if there are more, since they see the empty past.
+  The first two latent frames of each clip are left out if there are more, since they see the empty past. One clip is
+  encoded after the other: pretrained encoders of pictures need much memory.
   """
 
   def means(clip: Array) -> Array:
     posterior = vae.encode(clip, vae.encoder_state())[0] if isinstance(vae, AudioCodec) else vae.encode_clip(clip)
     return posterior.mean[min(2, posterior.mean.shape[0] - 1) :]
 
-  return jax.vmap(means)(clips)
+  return jax.lax.map(means, clips)

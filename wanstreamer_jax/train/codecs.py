@@ -37,6 +37,7 @@ from wanstreamer_jax.train.stage import Loss, Metrics, Stage
 from wanstreamer_jax.weights.store import EXPORTED, export_weights, fit_weights, load_weights, read_weights
 
 CALIBRATION_BATCHES = 16
+IMPORTED_VIDEO_UNITS = 8  # of a clip over which an imported codec is measured
 EVALUATION_STEP = 1_000_000_000  # number of the evaluation's batch, which training never reaches
 TRIES = 100  # clips that are drawn in search of one that has the stream
 SIDES = ("agent", "user")
@@ -171,6 +172,20 @@ def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
   lag = loader.config.audio_latents if medium == "audio" else loader.config.video_groups
   means = [_measure(vae, to_float(loader.batch_at(EVALUATION_STEP + i)[medium])) for i in range(CALIBRATION_BATCHES)]
   return calibrate(vae, jnp.concatenate(means), lag)
+
+
+def standardised_over(codec: Any, records: Path, config: Config, medium: str) -> Any:
+  """An imported codec, standardised over the media records of a folder (or a mixture of them).
+
+  Clips are as long as the shortest session, if `data.units` is longer. Those of video are short and few: a pretrained
+  encoder takes seconds of a CPU for each unit, and a unit has as many latents as there are places in a picture.
+  Raises DataError for records of another kind, size or rate.
+  """
+  mixture, data, train = Mixture(str(records)), config.data.replace(shares=1), config.train.replace(accumulate=1)
+  data.units = min(data.units, *(folder.units for folder in mixture.folders))
+  if medium == "video":
+    data.units, data.batch = min(data.units, IMPORTED_VIDEO_UNITS), 1
+  return standardised(codec, ClipLoader(mixture, config.replace(data=data, train=train).freeze(), medium), medium)
 
 
 @jax.jit
