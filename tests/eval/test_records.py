@@ -75,14 +75,13 @@ def test_the_truth_of_media_is_the_media(agent, folders):
   config, found = agent.config, {}
   for kind in ("media", "latents"):
     batch = next(records.read(agent, RecordFolder(folders / kind), OPTIONS, UNITS))
-    scripts = [records._script(batch, row, UNITS, config) for row in range(2)]
-    found[kind] = records._truth(agent, batch, scripts)[1]
+    did = records.recorded_agents(agent, batch)
+    found[kind] = records._conversation(batch, 1, records._script(batch, 1, did.audio[1], config), did)
   media = RecordFolder(folders / "media").read_units(1)
   assert np.array_equal(found["media"].agent_video, media["agent_video"].reshape(-1, 32, 32, 3))
   assert np.array_equal(found["media"].user_audio, found["latents"].user_audio)
   assert found["latents"].agent_audio.shape == found["media"].agent_audio.shape
-  assert found["media"].script == found["latents"].script
-  assert found["media"].script.speech == ((0.2, 0.6),)
+  assert [talk.script.speech for talk in found.values()] == [((0.2, 0.6),)] * 2
 
 
 def test_errors_of_media_and_of_their_latents_are_the_same(evaluations):
@@ -119,6 +118,15 @@ def test_errors_only(evaluations, agent, tmp_path):
   assert found.figures["teacher_forced"]["units"]["all"] == 3 * UNITS
   report.write_report(found, tmp_path, agent.config.media, TextTokenizer())
   assert np.isfinite(found.figures["teacher_forced"]["model"]["video"]["all"])
+
+
+def test_a_session_that_ends_early_is_judged_as_long_as_it_is(agent, folders):
+  batch = next(records.read(agent, RecordFolder(folders / "media"), OPTIONS, UNITS))._replace(lengths=[UNITS, 5])
+  did = records.recorded_agents(agent, batch)
+  talks = [records._conversation(batch, r, records._script(batch, r, did.audio[r], agent.config), did) for r in (0, 1)]
+  assert [len(talk.agent_text) for talk in talks] == [UNITS, 5]
+  assert [len(talk.user_audio) for talk in talks] == [UNITS * 3840, 5 * 3840]
+  assert [len(talk.agent_video) for talk in talks] == [UNITS * 4, 5 * 4]
 
 
 def test_sessions_can_be_cut_short(agent, folders):

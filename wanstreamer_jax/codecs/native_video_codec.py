@@ -33,23 +33,6 @@ State = Any
 PATCH = 2  # pixels that are folded into channels
 LATENT_SCALE = 4.0  # latents per cosine coefficient, for deviations near those of the prior
 FRAME, POINT = (1, 3, 3), (1, 1, 1)  # kernels within a frame and at a point
-# Parts of this codec by the names that they had when it had three resolutions, and today's.
-FORMER_NAMES = {
-  "encoder.norm_half": "encoder.steps.0.norm",
-  "encoder.to_quarter": "encoder.steps.0.conv",
-  "encoder.quarter": "encoder.steps.0.stage",
-  "encoder.norm_quarter": "encoder.steps.1.norm",
-  "encoder.to_eighth": "encoder.steps.1.conv",
-  "encoder.eighth": "encoder.steps.1.stage",
-  "decoder.eighth": "decoder.stage",
-  "decoder.norm_eighth": "decoder.steps.0.norm",
-  "decoder.to_quarter": "decoder.steps.0.conv",
-  "decoder.quarter": "decoder.steps.0.stage",
-  "decoder.norm_quarter": "decoder.steps.1.norm",
-  "decoder.to_half": "decoder.steps.1.conv",
-  "decoder.half": "decoder.steps.1.stage",
-  "decoder.norm_half": "decoder.norm_out",
-}
 
 
 def still(frame: Float[Array, "1 H W 3"], ratio: int) -> Float[Array, "F H W 3"]:
@@ -235,11 +218,3 @@ class NativeVideoCodec(VideoCodec):
     height, width = (size * self.cfg.space_stride for size in latent.shape[1:3])
     frames, state = self.decode(latent, self.decoder_state(height, width))
     return frames[-1:], state
-
-
-def former_name(name: str) -> str:
-  """What a leaf was called before the lists of resolutions; of those that were not there, its name."""
-  for old, new in FORMER_NAMES.items():
-    if name.startswith(f"{new}."):
-      return old + name.removeprefix(new)
-  return name

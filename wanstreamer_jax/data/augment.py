@@ -18,7 +18,7 @@ from wanstreamer_jax.config import AugmentConfig
 from wanstreamer_jax.data.loudness import LOUD, levels
 from wanstreamer_jax.data.records import audio_to_float, audio_to_int16
 
-STREAM = 3  # number of this random stream, beside those of data/mixture.py
+STREAM = 4  # number of this random stream, beside those of data/mixture.py
 BANK = 2**18  # samples of noise that are made once and read from anywhere
 AT_ONCE = 16  # units of pictures whose light is changed in one call
 PIECE = 50  # lost packets a second: 20 ms each

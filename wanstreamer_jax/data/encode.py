@@ -25,7 +25,6 @@ import numpy as np
 import tqdm
 
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
-from wanstreamer_jax.codecs.native_video_codec import former_name
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import record_writer, records
 from wanstreamer_jax.data.record_folder import RecordFolder, codec_kinds, dtype_from_json, dtype_to_json
@@ -35,6 +34,7 @@ from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
+from wanstreamer_jax.parallel.renamed import former_order
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.rollout import Agent
 
@@ -132,20 +132,14 @@ def unknown_given_past(audio_codec: AudioCodec, video_codec: VideoCodec) -> dict
 
 def fingerprint(*codecs: Any) -> str:
   """A hash over the weights of codecs on which latents depend: all, but for decoders that others may replace and for
-  what `residual_std` says of the latents. Leaves follow one another by the names that they had when the first latents
-  were made, so that latents stay those of their codec whatever its parts are called since."""
+  what `residual_std` says of the latents. It goes by the names that leaves had once, so older latents still fit."""
   digest = hashlib.sha256()
   for codec in codecs:
-    for name, leaf in sorted(named_leaves(codec).items(), key=lambda item: _place(item[0])):
+    for name, leaf in sorted(named_leaves(codec).items(), key=lambda item: former_order(item[0])):
       other = name.startswith("decoder.") and getattr(codec, "decoder_is_exchangeable", False)
       if not other and not name.endswith("standard.residual_std"):
         digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
   return digest.hexdigest()
-
-
-def _place(name: str) -> list[tuple[int, str]]:
-  """Sorts names as trees do: the items of a list by number, attributes by name."""
-  return [(int(part), "") if part.isdecimal() else (0, part) for part in former_name(name).split(".")]
 
 
 def encode_session(

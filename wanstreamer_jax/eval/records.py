@@ -8,7 +8,7 @@ latents.
 
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import fingerprint
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.records import audio_to_float, session_from_truth
+from wanstreamer_jax.data.records import TEXT_VALID, audio_to_float, session_from_truth, unit_field
 from wanstreamer_jax.data.session import AGENT, USER, MediaUnit
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
@@ -53,11 +53,13 @@ class RecordsOptions(NamedTuple):
 
 
 class Batch(NamedTuple):
-  """Sessions side by side. rows: their records, with latents, [B, U, ...]; `counted` of them count."""
+  """Sessions side by side. rows: their records, with latents, [B, U, ...]; `counted` of them count. lengths: the units
+  of each that exist."""
 
   numbers: list[int]
   counted: int
   rows: heldout.Arrays
+  lengths: list[int]
   truths: list[dict[str, Any]]
   worlds: list[WorldArrays]
 
@@ -87,13 +89,15 @@ def evaluate_records(
     for batch in read(agent, folder, options, units):
       for crop, speaking in heldout.crops(batch.rows, config.data.units):
         tally.add(crop, speaking, batch.counted)
-      scripts = [_script(batch, row, units, config) for row in range(len(batch.numbers))]
+      if options.stream:
+        recorded = recorded_agents(agent, batch)
+        scripts = [_script(batch, row, recorded.audio[row], config) for row in range(len(batch.numbers))]
       for name in ("truth", *variants) if options.stream else ():
         count = batch.counted if name in ("truth", "model") else _baselines(batch, options)
         if count:
+          did = recorded if name == "truth" else _stream(engine_of(len(batch.numbers)), batch, name, units)
           kept = found.setdefault(name, Collected(config, tokenizer, _judge(config, tokenizer, judge)))
-          talks = _truth(agent, batch, scripts) if name == "truth" else _stream(engine_of, batch, scripts, name, units)
-          kept.add(talks[:count])
+          kept.add([_conversation(batch, row, script, did) for row, script in enumerate(scripts[:count])])
       bar.update(batch.counted)
   loop = {name: kept.figures() for name, kept in found.items()}
   for name, distance in speech_distances(found).items():
@@ -133,12 +137,17 @@ def read(agent: Agent, folder: RecordFolder, options: RecordsOptions, units: int
     numbers = [number % folder.sessions for number in found]
     sessions = [folder.read_session(number) for number in numbers]
     units_read = [folder.read_units(number, 0, units) for number in numbers]
-    rows = heldout.stack([_fields(read) | _fields(session.fixed) for read, session in zip(units_read, sessions)])
+    rows = heldout.stack([_unit_fields(read) | _fields(session.fixed) for read, session in zip(units_read, sessions)])
     if folder.kind == "media":
       rows = heldout.with_latents(agent, rows)
     crop = next(heldout.crops(rows, units))[0]
     worlds = [crop_world(jax.tree.map(lambda x, i=i: x[i], crop), agent.config) for i in range(len(numbers))]
-    yield Batch(numbers, count, rows, [session.truth for session in sessions], worlds)
+    lengths = [min(units, int(folder.lengths[number])) for number in numbers]
+    yield Batch(numbers, count, rows, lengths, [session.truth for session in sessions], worlds)
+
+
+def _unit_fields(read: np.ndarray) -> heldout.Arrays:
+  return _fields(read) | {name: unit_field(read, name) for name in TEXT_VALID}
 
 
 def _fields(record: np.ndarray) -> heldout.Arrays:
@@ -150,21 +159,16 @@ def _baselines(batch: Batch, options: RecordsOptions) -> int:
   return max(0, min(batch.counted, options.baseline_sessions - batch.numbers[0]))
 
 
-def _script(batch: Batch, row: int, units: int, config: Config) -> Script:
+def _script(batch: Batch, row: int, agent_audio: np.ndarray, config: Config) -> Script:
   """What the recorded user of one session called for: as its events say, if the source wrote down what was asked
-  (duplex_world does), else as the recorded agent took it."""
-  media, truth = config.media, batch.truths[row]
+  (duplex_world does), else as the recorded agent, whose sound is [U, samples], took it."""
+  media, truth, units = config.media, batch.truths[row], batch.lengths[row]
   seconds = units * media.unit_ms / 1000
   if any(event["kind"] == "question" and "act" in event["detail"] for event in truth["events"]):
     session = session_from_truth(truth)
     return duplex_world.script_of(session.events, session.user.speech, seconds)
-  sound = {
-    side: audio_to_float(batch.rows[f"{side}_audio"][row]).reshape(-1)
-    if f"{side}_audio" in batch.rows
-    else np.zeros(units * media.samples, np.float32)
-    for side in (USER, AGENT)
-  }
-  user, agent = (speech_of(truth, side, sound[side], media.sample_rate) for side in (USER, AGENT))
+  sound = {USER: audio_to_float(batch.rows["user_audio"][row]), AGENT: agent_audio}
+  user, agent = (speech_of(truth, side, x[:units].reshape(-1), media.sample_rate) for side, x in sound.items())
   return script_of(truth, user, agent, seconds)
 
 
@@ -180,47 +184,37 @@ def _judge(config: Config, tokenizer: TextTokenizer, judge: Judge | None) -> Jud
   return scores
 
 
-def _conversation(
-  batch: Batch, row: int, script: Script, audio: np.ndarray, video: np.ndarray, text: np.ndarray
-) -> Conversation:
-  """One row. audio: float32 [U, samples]; video: uint8 [U, F, H, W, 3]; text: int32 [U, n]; all of the agent."""
-  rows = batch.rows
+def _conversation(batch: Batch, row: int, script: Script, agents: Answers) -> Conversation:
+  """One row, as long as the session. agents: what all of them did, [B, U, ...]."""
+  rows, units = batch.rows, batch.lengths[row]
+  flat = lambda x, axes: x[row, :units].reshape(-1, *x.shape[2 + axes :])
   return Conversation(
-    batch.numbers[row], script, audio_to_float(rows["user_audio"][row]).reshape(-1),
-    rows["user_video"][row].reshape(-1, *rows["user_video"].shape[3:]), audio.reshape(-1),
-    video.reshape(-1, *video.shape[2:]), text, rows["portrait"][row] if rows["portrait_valid"][row] else None,
+    batch.numbers[row], script, flat(audio_to_float(rows["user_audio"]), 1), flat(rows["user_video"], 1),
+    flat(agents.audio, 1), flat(agents.video, 1), agents.text[row, :units],
+    rows["portrait"][row] if rows["portrait_valid"][row] else None,
   )  # fmt: skip
 
 
-def _truth(agent: Agent, batch: Batch, scripts: Sequence[Script]) -> list[Conversation]:
-  """The recorded agents."""
+def recorded_agents(agent: Agent, batch: Batch) -> Answers:
+  """What the recorded agents did, [B, U, ...]: their media, or what the agent's decoders make of their latents."""
   rows = batch.rows
   if "agent_audio" in rows:
-    audio, video = audio_to_float(rows["agent_audio"]), rows["agent_video"]
-  else:
-    latents = Latents(*(jnp.asarray(rows[f"agent_{name}_latent"], jnp.float32) for name in ("video", "audio")))
-    worlds = jax.tree.map(lambda *leaves: np.stack(leaves), *batch.worlds)
-    audio, video = jax.device_get(heldout.decode_batch(agent, latents, worlds))
-    audio = audio * rows["agent_audio_valid"][..., None]
-  return [
-    _conversation(batch, row, script, audio[row], video[row], rows["agent_text"][row])
-    for row, script in enumerate(scripts)
-  ]
+    return Answers(audio_to_float(rows["agent_audio"]), rows["agent_video"], rows["agent_text"])
+  latents = Latents(*(jnp.asarray(rows[f"agent_{name}_latent"], jnp.float32) for name in ("video", "audio")))
+  worlds = jax.tree.map(lambda *leaves: np.stack(leaves), *batch.worlds)
+  audio, video = jax.device_get(heldout.decode_batch(agent, latents, worlds))
+  return Answers(audio * rows["agent_audio_valid"][..., None], video, rows["agent_text"])
 
 
-def _stream(
-  engine_of: Callable[[int], Engine], batch: Batch, scripts: Sequence[Script], variant: str, units: int
-) -> list[Conversation]:
-  """What the agents of one variant do beside the recorded users."""
-  engine = engine_of(len(batch.numbers))
+def _stream(engine: Engine, batch: Batch, variant: str, units: int) -> Answers:
+  """What the agents of one variant do beside the recorded users: [B, U, ...]."""
   lockstep = Lockstep(engine, batch.worlds, batch.numbers, variant)
   seconds = engine.agent.config.media.unit_ms / 1000
   answers: list[Answers] = []
   for unit in range(units):
     typed = [_typed(truth, unit, seconds) for truth in batch.truths]
     answers.append(lockstep.step([_user(batch.rows, row, unit) for row in range(len(batch.numbers))], typed))
-  audio, video, text = (np.stack(parts, axis=1) for parts in zip(*answers))
-  return [_conversation(batch, row, script, audio[row], video[row], text[row]) for row, script in enumerate(scripts)]
+  return Answers(*(np.stack(parts, axis=1) for parts in zip(*answers)))
 
 
 def _user(rows: heldout.Arrays, row: int, unit: int) -> MediaUnit:
