@@ -90,40 +90,41 @@ class ClipLoader:
 
 def audio_codec_stage() -> Stage:
   """The audio codec."""
-
-  def make_loss(config: Config) -> Loss:
-    def loss(params: Any, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-      one = adversarial_codec_loss if isinstance(params, CodecWithCritic) else audio_codec_loss
-      return _mean_loss(one, params, audio_to_float(batch["audio"]), keys, config)
-
-    return loss
-
-  def init(config: Config, key: jax.Array) -> Any:
-    codec = make_audio_codec(config.audio_codec, rngs=nnx.Rngs(key))
-    if not config.train.adversarial_weight:
-      return codec
-    return CodecWithCritic(codec, Critic(config.train, rngs=nnx.Rngs(jax.random.fold_in(key, 1))))
-
-  return _stage("audio_codec", "audio", init, make_loss, _draw_audio)
+  make = lambda config, rngs: make_audio_codec(config.audio_codec, rngs=rngs)
+  loss = _loss(audio_codec_loss, adversarial_codec_loss, lambda batch: audio_to_float(batch["audio"]))
+  return _stage("audio_codec", "audio", _init(make, Critic), loss, _draw_audio)
 
 
 def video_codec_stage() -> Stage:
   """The video codec."""
+  make = lambda config, rngs: make_video_codec(config.video_codec, rngs=rngs)
+  loss = _loss(video_codec_loss, adversarial_video_loss, lambda batch: video_to_float(batch["video"]))
+  return _stage("video_codec", "video", _init(make, PictureCritic), loss, _draw_video)
+
+
+def _init(make: Callable[[Config, nnx.Rngs], Any], critic: Callable[..., Any]) -> Callable[[Config, jax.Array], Any]:
+  """A codec, with `train.adversarial_weight` joined with its critic."""
+
+  def init(config: Config, key: jax.Array) -> Any:
+    codec = make(config, nnx.Rngs(key))
+    if not config.train.adversarial_weight:
+      return codec
+    return CodecWithCritic(codec, critic(config.train, rngs=nnx.Rngs(jax.random.fold_in(key, 1))))
+
+  return init
+
+
+def _loss(alone: Any, judged: Any, clips: Callable[[Any], jax.Array]) -> Callable[[Config], Loss]:
+  """alone, judged: losses of a clip for a codec, and for one with its critic. clips: of a batch, as floats."""
 
   def make_loss(config: Config) -> Loss:
     def loss(params: Any, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-      one = adversarial_video_loss if isinstance(params, CodecWithCritic) else video_codec_loss
-      return _mean_loss(one, params, video_to_float(batch["video"]), keys, config)
+      one = judged if isinstance(params, CodecWithCritic) else alone
+      return _mean_loss(one, params, clips(batch), keys, config)
 
     return loss
 
-  def init(config: Config, key: jax.Array) -> Any:
-    codec = make_video_codec(config.video_codec, rngs=nnx.Rngs(key))
-    if not config.train.adversarial_weight:
-      return codec
-    return CodecWithCritic(codec, PictureCritic(config.train, rngs=nnx.Rngs(jax.random.fold_in(key, 1))))
-
-  return _stage("video_codec", "video", init, make_loss, _draw_video)
+  return make_loss
 
 
 def codec_of(params: Any) -> Any:
