@@ -102,6 +102,7 @@ def test_what_is_left_out_is_counted(tmp_path):
 @pytest.mark.parametrize(
   ("values", "message"),
   [
+    ({"model_type": ["mimi"]}, "names the architecture ['mimi']: expected"),
     ({"model_type": "mimi"}, "names the architecture 'mimi': expected pocket_tts_audio_tokenizer (audio) or Auto"),
     ({"model_type": "vibevoice_acoustic_tokenizer"}, "its 7.5 latents a second are 1.2 a unit of 160 ms"),
     ({"use_causal_conv": False}, "has use_causal_conv False: this codec supports True"),

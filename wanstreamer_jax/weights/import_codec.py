@@ -52,8 +52,8 @@ def import_codec(folder: Path, config: Config, decoder: Path | None = None) -> I
     return _pocket(folder, config)
   if kind == wan.CLASS:
     return _wan(folder, config, decoder)
-  if kind in UNFIT:
-    rate, unit = UNFIT[kind], config.media.unit_ms
+  if str(kind) in UNFIT:
+    rate, unit = UNFIT[str(kind)], config.media.unit_ms
     raise CheckpointError(
       f"{folder} is {kind}: its {rate:g} latents a second are {rate * unit / 1000:g} a unit of {unit} ms; expected a "
       f"whole number, as {pocket.MODEL_TYPE} has (2)"
