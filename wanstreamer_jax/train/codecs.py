@@ -39,7 +39,8 @@ from wanstreamer_jax.train.stage import Loss, Metrics, Stage
 from wanstreamer_jax.weights.store import EXPORTED, export_weights, fit_weights, load_weights, read_weights
 
 CALIBRATION_BATCHES = 16
-IMPORTED_VIDEO_UNITS = 8  # of a clip over which an imported codec is measured
+# Clips of a batch, and units of a clip, over which an imported codec is measured: a CPU encodes them in minutes.
+IMPORTED_CLIPS = {"audio": (8, 32), "video": (1, 8)}
 EVALUATION_STEP = 1_000_000_000  # number of the evaluation's batch, which training never reaches
 TRIES = 100  # clips that are drawn in search of one that has the stream
 SIDES = ("agent", "user")
@@ -189,14 +190,13 @@ def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
 def standardised_over(codec: Any, records: Path, config: Config, medium: str) -> Any:
   """An imported codec, standardised over the media records of a folder (or a mixture of them).
 
-  Clips are as long as the shortest session, if `data.units` is longer. Those of video are short and few: a pretrained
-  encoder takes seconds of a CPU for each unit, and a unit has as many latents as there are places in a picture.
+  Clips are IMPORTED_CLIPS or as long as a session, whatever the config trains on. Those of video are short and few: a
+  pretrained encoder takes seconds of a CPU for each unit, and a unit has as many latents as its picture has places.
   Raises DataError for records of another kind, size or rate.
   """
   mixture, data, train = Mixture(str(records)), config.data.replace(shares=1), config.train.replace(accumulate=1)
-  data.units = min(data.units, *(folder.units for folder in mixture.folders))
-  if medium == "video":
-    data.units, data.batch = min(data.units, IMPORTED_VIDEO_UNITS), 1
+  data.batch, units = IMPORTED_CLIPS[medium]
+  data.units = min(units, *(folder.units for folder in mixture.folders))
   return standardised(codec, ClipLoader(mixture, config.replace(data=data, train=train).freeze(), medium), medium)
 
 
