@@ -1,4 +1,4 @@
-"""What the native audio codecs share: an encoder of causal log-spectra, with layers one after another.
+"""What the native audio codecs share: an encoder of causal log-spectra.
 
 Letters: S samples, T latent frames (or spectral ones), F features, C channels, Z latent channels. Unbatched.
 """
