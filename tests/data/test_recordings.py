@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.fake_sessions import small_config
+from wanstreamer_jax.data.loader import Loader
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.record_writer import read_report
@@ -372,3 +373,17 @@ def test_workers_make_the_same_files(folder, config, tmp_path):
   source = RecordingsSource.open(manifest(folder, *lines), config)
   one, two = (make(config, source, tmp_path / str(n), workers=n, progress=False) for n in (1, 2))
   assert one["shards"] == two["shards"]
+
+
+def test_training_may_hear_speakers_in_turn(folder, config, tmp_path):
+  """Ada has three recordings and Bob one; with `data.by_speaker` each is the agent of every second crop."""
+  named = lambda number, speaker: {**GOOD, "id": str(number), "agent": {**GOOD["agent"], "speaker": speaker}}
+  lines = [named(number, "bob" if number == 2 else "ada") for number in range(4)]
+  make(config, RecordingsSource.open(manifest(folder, *lines), config), tmp_path / "records", progress=False)
+  config.data.units, config.data.batch = 2, 2
+  for by_speaker in (False, True):
+    config.data.by_speaker = by_speaker
+    loader = Loader(tmp_path / "records", config)
+    speakers = loader.folders[0].speakers()
+    pairs = [[speakers[place.session] for place in loader.places(step)] for step in range(12)]
+    assert all(sorted(pair) == ["ada", "bob"] for pair in pairs) == by_speaker

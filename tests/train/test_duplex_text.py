@@ -65,6 +65,22 @@ def test_the_loss_of_known_units_does_not_depend_on_how_many_others_there_are():
   assert_close(some, alone, 1e-6)
 
 
+def test_a_unit_of_a_shorter_session_weighs_no_more_than_others():
+  """The last two of four units are past the session's end."""
+  streamer, row, draws = crop()
+  there, past = jnp.arange(UNITS) < 2, jnp.arange(PREVIOUS + UNITS) < PREVIOUS + 2
+  short = with_text(row, jnp.zeros(UNITS, bool))._replace(
+    user_audio_valid=there, user_video_valid=there, agent_audio_valid=past, agent_video_valid=past
+  )
+  (loss, metrics), _ = loss_of()(streamer, short, draws)
+  train = streamer.config.train
+  assert float(loss) == pytest.approx(
+    0.5 * float(train.audio_weight * metrics["audio"] + train.video_weight * metrics["video"])
+  )
+  assert float(duplex.share_of_session(row)) == 1.0
+  assert float(duplex.share_of_session(short._replace(user_audio_valid=row.user_audio_valid))) == 1.0
+
+
 def test_errors_count_only_what_exists():
   streamer, row, _ = crop()
   row = with_text(row, KNOWN)._replace(agent_video_valid=row.agent_video_valid.at[PREVIOUS + 3].set(False))

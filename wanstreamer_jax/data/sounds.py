@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, user_voice, vocabulary
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.media import read_audio
-from wanstreamer_jax.data.session import Session, Side, World
+from wanstreamer_jax.data.session import Session, Side, Word, World
 from wanstreamer_jax.errors import DataError
 
 KINDS = ("voice", "two voices", "chord", "noise", "room")
@@ -165,11 +165,16 @@ class SoundSource:
     yield Session(sides[0], sides[1], World(), (), self.units, seed, self.where(item))
     return 0
 
+  def spoken(self) -> Iterator[tuple[Word, ...]]:
+    """Nobody's words: what sounds is not text."""
+    return iter(())
+
   def side(self, number: int) -> Side:
     """Side `number` of all sides of all sessions."""
     turn = number % (VOICE_TURNS + len(KINDS) - 1)
     kind = KINDS[max(0, turn - VOICE_TURNS + 1)]
-    return Side(None, sound(kind, self.units * self.media.samples, number, self.media, self.speech))
+    made = sound(kind, self.units * self.media.samples, number, self.media, self.speech)
+    return Side(None, made, text_valid=np.zeros(self.units, bool))  # what is said in it is not written down
 
   def where(self, item: int) -> str:
     return f"sounds, seed {self.first_seed + item}"

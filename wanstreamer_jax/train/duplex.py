@@ -143,7 +143,14 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   for name, bins in (("audio", audio_bins), ("video", video_bins)):
     metrics |= {f"{name}_tau_{i}": ratio for i, ratio in enumerate(bins)}
   loss = train.text_weight * text + train.audio_weight * audio + train.video_weight * video
+  loss *= share_of_session(crop)  # the losses are means over what exists: a unit of a shorter session weighs no more
   return loss, metrics | {"audio": audio, "video": video}
+
+
+def share_of_session(crop: Crop) -> jax.Array:
+  """The share of a crop's units that its session has: in those past its end nobody shows, sounds or writes anything."""
+  agent = last_units(crop_past(crop).valid, crop.agent_text.shape[0])  # bool [K, 2]
+  return jnp.mean(crop.user_video_valid | crop.user_audio_valid | crop.agent_text_valid | jnp.any(agent, axis=1))
 
 
 def text_losses(
@@ -159,7 +166,11 @@ def text_losses(
   scores = text_scores(streamer, hidden, text)
   weight = valid * jnp.where(token, 1.0, train.pad_weight)
   tokens = jnp.maximum(jnp.sum(token), 1)
-  onset, slots, any_known = onsets(text, pad) & known, jnp.maximum(jnp.sum(valid), 1), jnp.any(known)
+  onset, slots, any_known = (
+    onsets(text, pad) & known,
+    jnp.maximum(jnp.sum(valid), 1),
+    jnp.any(known).astype(jnp.float32),
+  )
   metrics: Metrics = {  # over the rows whose words are known in some unit
     "text": Ratio(jnp.sum(scores.nll * valid) / slots, any_known),
     "token_nll": Ratio(jnp.sum(scores.nll * token) / tokens, any_known),
