@@ -100,7 +100,7 @@ def test_loss_and_gradients_are_those_of_one_process_and_one_process_writes(tmp_
   for name, expected in moments[0].items():
     assert_close(moments[1][name], expected, 1e-5)
   assert sorted(file.name for file in other.iterdir()) == [
-    "checkpoints", "code.json", "config.json", "lock", "metrics.jsonl", "pictures", "tensorboard",
+    "checkpoints", "code.json", "config.json", "lock", "metrics.jsonl", "pictures", "tensorboard", "tokenizer.json",
   ]  # fmt: skip
   code = json.loads((other / "code.json").read_text())
   assert code["revision"] is None or len(code["revision"]) == 40

@@ -1,5 +1,6 @@
 """The training loop: what it computes, what it writes, and that stopping it in any way loses nothing (law 7)."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -190,7 +191,10 @@ def test_a_run_learns_and_leaves_its_files(tmp_path):
   assert [line["step"] for line in read_metrics(run) if "eval/error" in line] == [12, 24, 30]
   assert sorted(file.stem for file in (run / "pictures").iterdir()) == ["12", "24", "30"]
   assert checkpoint_steps(run / "checkpoints") == [24, 30]  # the last step too
-  assert config_from_dict(json.loads((run / "config.json").read_text())) == config
+  stated, tokenizer = loop.with_tokenizer_hash(config)
+  assert config_from_dict(json.loads((run / "config.json").read_text())) == stated
+  assert hashlib.sha256((run / "tokenizer.json").read_bytes()).hexdigest() == stated.data.tokenizer_sha256
+  assert tokenizer is not None
   assert list((run / "tensorboard").glob("events*"))
   assert_close(read_weights(run)[1], jax.device_get(named_leaves(state.ema)), 0)
 
