@@ -41,6 +41,13 @@ def test_without_silence_it_is_the_first_good_frame():
   assert pick_portrait(np.zeros((FRAMES, 16, 16, 3), np.uint8), None, None, MEDIA) is None
 
 
+def test_a_picture_of_few_frames_can_be_a_portrait():
+  """A camera that ended soon after the session began."""
+  speech = np.full(4 * 48, 0.3, np.float32)
+  assert pick_portrait(scene()[20:24], None, None, MEDIA)[0, 0, 0] in range(20, 24)
+  assert pick_portrait(scene()[20:24], speech, None, MEDIA)[0, 0, 0] == 20
+
+
 def test_the_voice_is_the_loudest_clean_stretch():
   levels = [0.0, 0.1, 0.1, 0.5, 0.5, 0.2, 0.2, 1.0, 1.0, 0.0]
   agent = [np.full(192, level, np.float32) for level in levels]

@@ -175,6 +175,7 @@ def changed(**changes):
       "the times of its boxes do not rise",
     ),
     (changed(agent={**GOOD["agent"], "words": "no.json"}), "agent.words: 'no.json' is not a file"),
+    (changed(agent={"audio": 300 * "a"}), "agent.audio: 'a*' is not a file"),
     (changed(agent={**GOOD["agent"], "words": "user.wav"}), "agent.words: transcript .*user.wav: not a text file"),
     (changed(agent={**GOOD["agent"], "world": {}}), "world is given for the line and for its agent; keep one"),
     (changed(agent={**GOOD["agent"], "speaker": 3}), "agent.speaker 3 is not text"),
@@ -333,6 +334,10 @@ def test_transcripts_lie_beside_moshi_files(folder, config):
   assert [word.text for word in line.sides["user"].words] == ["yes"]
   (folder / "both.json").write_text(json.dumps({"alignments": words[:1]}))
   assert read_manifest(path)[0].sides["user"].words is None  # only the agent was transcribed
+  others = [[word, times, name] for (word, times, _), name in zip(words, ("ada", "ben"))]
+  (folder / "both.json").write_text(json.dumps({"alignments": others}))
+  with pytest.raises(DataError, match="words of 'ada', 'ben' and none of 'SPEAKER_MAIN', .*: say whose they are"):
+    read_manifest(path)  # the agent did not say nothing
   (folder / "both.json").write_text(json.dumps({"licence": "CC0"}))
   assert read_manifest(path)[0].sides["agent"].words is None  # something else of that name
   (folder / "both.json").write_text("{")

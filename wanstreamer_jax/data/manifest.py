@@ -24,13 +24,15 @@ Keys of a side; all are optional, but it needs a video or an audio:
 Keys of a line: `"roles": "both"` gives every session twice, the second with user and agent exchanged. `duration` is how
 long the recording lasts; a stream that ends earlier is absent from then on. Without it the recording ends with its
 first stream that ends. `{"path": "talk.wav"}` names one two-channel file, agent left and user right (the moshi-finetune
-form); its words are read from talk.json if that is a transcript. The other keys may be added to it.
+form); its words are read from talk.json if that is a transcript (those of SPEAKER_MAIN or of nobody are the agent's).
+The other keys may be added to it.
 """
 
 import dataclasses
 import itertools
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -241,6 +243,12 @@ def _side_words(name: str, side: dict[str, Any], path: Any, folder: pathlib.Path
     raise DataError(f'{where}.words: {error}; or give "words" in the manifest') from error
   if spoken is None:
     return None
+  if spoken and not spoken.keys() & {MOSHI_AGENT, ""}:
+    raise DataError(
+      f"{where}.words: {beside.name} has words of {', '.join(map(repr, sorted(spoken)))} and none of {MOSHI_AGENT!r}, as "
+      f'moshi-finetune calls the left channel: say whose they are, as in "words": {{"file": {beside.name!r}, "speaker": '
+      f"{sorted(spoken)[0]!r}}}"
+    )
   if name == AGENT:
     return spoken.get(MOSHI_AGENT, spoken.get("", ()))
   others = [words for speaker, words in spoken.items() if speaker not in (MOSHI_AGENT, "")]
@@ -302,7 +310,7 @@ def _keys(value: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def _file(name: Any, folder: pathlib.Path, where: str) -> None:
-  if not isinstance(name, str) or not (folder / name).is_file():
+  if not isinstance(name, str) or not os.path.isfile(folder / name):  # False for names that no file can have, too
     raise DataError(f"{where}: {name!r} is not a file in {folder}")
 
 

@@ -8,7 +8,9 @@ A manifest lists words as {"text", "start", "end"}, or names a file. The file is
     {"metadata:transcript": [{"start", "end", "words": [...]}, ...]}              Seamless Interaction
     {"tiers": {"words": {"entries": [[0.4, 0.7, "hello"], ...]}}}                 Montreal Forced Aligner
 
-Times are seconds. A word without times, as aligners leave numbers, gets the gap between its neighbours.
+Times are seconds. A word without times, as aligners leave numbers, gets the gap between its neighbours, and the words
+of a segment that was not aligned at all share it evenly. A segment with a text but without words is refused: what was
+said in it must not be taken for silence.
 """
 
 import json
@@ -113,7 +115,18 @@ def _entries(value: Any) -> Iterator[tuple[str, TimedWord]]:
   else:
     for segment in value.get("segments", value.get("metadata:transcript")):
       start, end = (segment.get(key) or default for key, default in (("start", 0.0), ("end", math.inf)))
-      yield from _of_words(segment.get("words", ()), start, end, segment.get("speaker") or "")
+      yield from _of_words(_words_of(segment), start, end, segment.get("speaker") or "")
+
+
+def _words_of(segment: dict[str, Any]) -> list[dict[str, Any]]:
+  """The words of a segment. Raises DataError where they were not asked for when it was transcribed."""
+  words, text = segment.get("words"), str(segment.get("text") or "").split()
+  if words is None and text:
+    raise DataError(
+      f"the segment {' '.join(text)!r:.60} at {segment.get('start')!r:.20} s has no words: transcribe it again with the "
+      "times of words"
+    )
+  return words or [{"text": word} for word in text]
 
 
 def _of_words(
