@@ -336,7 +336,7 @@ def test_transcripts_lie_beside_moshi_files(folder, config):
   assert read_manifest(path)[0].sides["user"].words is None  # only the agent was transcribed
   others = [[word, times, name] for (word, times, _), name in zip(words, ("ada", "ben"))]
   (folder / "both.json").write_text(json.dumps({"alignments": others}))
-  with pytest.raises(DataError, match="words of 'ada', 'ben' and none of 'SPEAKER_MAIN', .*: say whose they are"):
+  with pytest.raises(DataError, match="words of 'ada', 'ben', but none of 'SPEAKER_MAIN', .*: say whose they are"):
     read_manifest(path)  # the agent did not say nothing
   (folder / "both.json").write_text(json.dumps({"licence": "CC0"}))
   assert read_manifest(path)[0].sides["agent"].words is None  # something else of that name

@@ -63,7 +63,7 @@ def test_speakers_are_told_apart(tmp_path):
     ([{"text": 3, "start": 2, "end": 1}], "word 3 from 2 to 1: expected"),
     ({"alignments": [["a", 3]]}, "a word is not what its form has"),
     ({"segments": [{"words": ["a"]}]}, "a word is not what its form has"),
-    ({"segments": [{"start": 2.0, "end": 3.0, "text": "so it is"}]}, "'so it is' at 2.0 s has no words: transcribe it"),
+    ({"segments": [{"start": 2.0, "end": 3.0, "text": "so it is"}]}, "'so it is' at 2.0 s has no words: transcribe"),
     ({"tiers": {"words": {}}}, "a word is not what its form has"),
   ],
 )

@@ -245,9 +245,9 @@ def _side_words(name: str, side: dict[str, Any], path: Any, folder: pathlib.Path
     return None
   if spoken and not spoken.keys() & {MOSHI_AGENT, ""}:
     raise DataError(
-      f"{where}.words: {beside.name} has words of {', '.join(map(repr, sorted(spoken)))} and none of {MOSHI_AGENT!r}, as "
-      f'moshi-finetune calls the left channel: say whose they are, as in "words": {{"file": {beside.name!r}, "speaker": '
-      f"{sorted(spoken)[0]!r}}}"
+      f"{where}.words: {beside.name} has words of {', '.join(map(repr, sorted(spoken)))}, but none of {MOSHI_AGENT!r}, "
+      f'the left channel of moshi-finetune: say whose they are, as in "words": {{"file": {beside.name!r}, '
+      f'"speaker": {sorted(spoken)[0]!r}}}'
     )
   if name == AGENT:
     return spoken.get(MOSHI_AGENT, spoken.get("", ()))

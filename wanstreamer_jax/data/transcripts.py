@@ -123,8 +123,8 @@ def _words_of(segment: dict[str, Any]) -> list[dict[str, Any]]:
   words, text = segment.get("words"), str(segment.get("text") or "").split()
   if words is None and text:
     raise DataError(
-      f"the segment {' '.join(text)!r:.60} at {segment.get('start')!r:.20} s has no words: transcribe it again with the "
-      "times of words"
+      f"the segment {' '.join(text)!r:.60} at {segment.get('start')!r:.20} s has no words: transcribe it with times "
+      "of words"
     )
   return words or [{"text": word} for word in text]
 
