@@ -4,14 +4,15 @@
 
     {"seconds": 61.4, "cut_seconds": 0.3, "mixed": 0.02, "flags": ["user silent"],
      "agent": {"level": -21.3, "loud": 0.41, "clipped": 0.0, "still": 0.02, "dark": 0.0, "sync": 0.46, "late_ms": 0,
-               "sync_rank": 1.0, "words": 140, "words_heard": 0.97}, "user": {...}}
+               "sync_rank": 1.0, "words": 140, "words_heard": 0.97, "unwritten": 0.0}, "user": {...}}
 
 cut_seconds: of the longest stream past the recording's end. level: dBFS of the frames that are loud; loud, clipped,
 still, dark: shares of frames and samples. sync: the correlation of the motion in the middle of the lower half of the
 picture, where a cropped face has its mouth, with the sound's envelope, at the shift that fits best; late_ms: how much
 the sound is later there; sync_rank: how rarely other shifts of the recording fit as well. It is weak evidence (hands
-move with speech too). words_heard: words during which this side is loud. mixed: correlation of both sides' samples,
-near 1 where one mixed track was given to both.
+move with speech too). words_heard: words during which this side is loud. unwritten: loud frames further than two
+seconds from any word, where words are known: speech that would be learned as if nothing were said. mixed: correlation
+of both sides' samples, near 1 where one mixed track was given to both.
 """
 
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ STILL = 0.05  # mean change of a pixel, of 255, below which two frames are the s
 DARK = 12.0  # mean of a picture, of 255
 MAX_SHIFT = 0.4  # seconds by which sound and motion are shifted against each other
 MIN_SPEECH = 4.0  # seconds of loud sound below which sync says nothing
+NEAR_WORD = 2.0  # seconds around a word in which speech may be its
 LIMITS = {  # flag -> (figure of a side, "below" or "above", limit)
   "silent": ("loud", "below", 0.01),
   "clipped": ("clipped", "above", 0.001),
@@ -37,6 +39,7 @@ LIMITS = {  # flag -> (figure of a side, "below" or "above", limit)
   "dark": ("dark", "above", 0.5),
   "not in sync": ("sync_rank", "below", 0.8),
   "words elsewhere": ("words_heard", "below", 0.5),
+  "speech without words": ("unwritten", "above", 0.5),
 }
 OUT_OF_TIME, OUT_OF_TIME_MS, CERTAIN = "sound late or early", 120, 0.25  # where sync is at least CERTAIN
 MIXED, ONE_TRACK = 0.8, "one mixed track"
@@ -87,6 +90,8 @@ class SideWatch:
         found |= {"sync": seen.correlation, "late_ms": seen.late, "sync_rank": seen.rank}
     if words is not None:
       found["words"] = len(words)
+      if sound is not None and (sound > LOUD).sum() >= MIN_SPEECH * self.media.fps:
+        found["unwritten"] = _share(~_near_words(words, len(sound), self.media.fps)[sound > LOUD])
       if words and sound is not None:
         found["words_heard"] = _share(
           np.array([_is_heard(word.start, word.end, sound, self.media.fps) for word in words])
@@ -101,6 +106,14 @@ def _share(values: np.ndarray) -> float:
 def _is_heard(start: float, end: float, sound: np.ndarray, fps: int) -> bool:
   during = sound[int(start * fps) : int(end * fps) + 1]
   return bool(len(during) and during.max() > LOUD)
+
+
+def _near_words(words: Words, frames: int, fps: int) -> np.ndarray:
+  """bool [frames]: whether a word is within NEAR_WORD of a frame."""
+  near = np.zeros(frames, bool)
+  for word in words:
+    near[max(0, int((word.start - NEAR_WORD) * fps)) : int((word.end + NEAR_WORD) * fps) + 1] = True
+  return near
 
 
 class Sync(NamedTuple):
