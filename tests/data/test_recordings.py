@@ -303,6 +303,7 @@ def test_the_end_of_a_recording_is_a_shorter_session(folder, config, tmp_path):
   make(config, source, tmp_path / "records", progress=False)
   opened = RecordFolder(tmp_path / "records")
   assert list(opened.lengths) == [5, 2]
+  assert opened.manifest["format"] == 2  # older programs would train on what does not exist
   assert read_report(tmp_path / "records")["unused_units"] == 0
   assert read_report(tmp_path / "records")["quality"][0]["cut_seconds"] == 0.1  # the user's sound lasts 1.1 s
   units = opened.read_units(1)
@@ -312,7 +313,10 @@ def test_the_end_of_a_recording_is_a_shorter_session(folder, config, tmp_path):
   again = session_from_truth(opened.read_session(1).truth, units)
   assert (again.length, again.units) == (2, 5)
   config.data.min_session_units = 3
-  assert len(list(RecordingsSource.open(manifest(folder, GOOD), config).sessions(0))) == 1
+  late = {**GOOD, "user": {"audio": "user.wav", "words": [{"text": "bye", "start": 0.9, "end": 1.0}]}}
+  make(config, RecordingsSource.open(manifest(folder, late), config), tmp_path / "whole", progress=False)
+  assert RecordFolder(tmp_path / "whole").sessions == 1
+  assert read_report(tmp_path / "whole")["quality"][0]["cut_words"] == {"user": 1, "agent": 0}
 
 
 def test_what_nobody_wrote_down_is_not_silence(folder, config, tmp_path):
@@ -370,6 +374,11 @@ def test_records_with_other_leads_are_refused(folder, config, tmp_path):
   opened.check(config, TextTokenizer())
   config.data.text_leads = None
   with pytest.raises(DataError, match=r"was made with leads = \[1, 2\], but the config has None"):
+    opened.check(config, TextTokenizer())
+  del opened.manifest["text"]["leads"]  # as older records, whose agents were told nothing
+  opened.check(config, TextTokenizer())
+  config.data.text_leads = (1, 2)
+  with pytest.raises(DataError, match=r"was made with leads = None, but the config has \[1, 2\]"):
     opened.check(config, TextTokenizer())
 
 

@@ -2,17 +2,18 @@
 
 `QualityWatch` is shown every unit of a recording and gives one entry of report.json:
 
-    {"seconds": 61.4, "cut_seconds": 0.3, "mixed": 0.02, "flags": ["user silent"],
+    {"seconds": 61.4, "cut_seconds": 0.3, "cut_words": {"agent": 0, "user": 1}, "mixed": 0.02, "flags": ["user silent"],
      "agent": {"level": -21.3, "loud": 0.41, "clipped": 0.0, "still": 0.02, "dark": 0.0, "sync": 0.46, "late_ms": 0,
                "sync_rank": 1.0, "words": 140, "words_heard": 0.97, "unwritten": 0.0}, "user": {...}}
 
-cut_seconds: of the longest stream past the recording's end. level: dBFS of the frames that are loud; loud, clipped,
-still, dark: shares of frames and samples. sync: the correlation of the motion in the middle of the lower half of the
-picture, where a cropped face has its mouth, with the sound's envelope, at the shift that fits best; late_ms: how much
-the sound is later there; sync_rank: how rarely other shifts of the recording fit as well. It is weak evidence (hands
-move with speech too). words_heard: words during which this side is loud. unwritten: loud frames further than two
-seconds from any word, where words are known: speech that would be learned as if nothing were said. mixed: correlation
-of both sides' samples, near 1 where one mixed track was given to both.
+cut_seconds: of the longest stream past the recording's end; cut_words: those that start behind its last session.
+level: dBFS of the frames that are loud; loud, clipped, still, dark: shares of frames and samples. sync: the correlation
+of the motion in the middle of the lower half of the picture, where a cropped face has its mouth, with the sound's
+envelope, at the shift that fits best; late_ms: how much the sound is later there; sync_rank: how rarely other shifts of
+the recording fit as well. It is weak evidence (hands move with speech too). words_heard: words during which this side
+is loud. unwritten: loud frames further than two seconds from any word, where words are known: speech that would be
+learned as if nothing were said. mixed: correlation of both sides' samples, near 1 where one mixed track was given to
+both.
 """
 
 from typing import Any, NamedTuple
@@ -209,6 +210,8 @@ def lines(entries: list[dict[str, Any]]) -> list[str]:
   """Lines about the reports of all recordings: how many have which flag, and the first of them."""
   flagged = [entry for entry in entries if entry["flags"]]
   out = [f"quality: {len(entries)} recordings read, {len(flagged)} with something to look at"]
+  cut = sum(sum(entry.get("cut_words", {}).values()) for entry in entries)
+  out += [f"  {cut} words start behind the last session of their recording, and are left out"] if cut else []
   for flag in sorted({flag for entry in flagged for flag in entry["flags"]}):
     having = [entry["id"] for entry in flagged if flag in entry["flags"]]
     out.append(f"  {flag}: {len(having)} ({', '.join(having[:3])}{', ...' if len(having) > 3 else ''})")

@@ -103,7 +103,7 @@ class RecordingsSource:
       raise DataError(line.reason)
     opened = RecordingMedia(line, folder, self.media)
     world, lead = self._world(line, opened), self._lead(line)
-    watch, number, units = QualityWatch(line, self.media), 0, iter(opened)
+    watch, number, end, units = QualityWatch(line, self.media), 0, 0.0, iter(opened)
     while piece := list(itertools.islice(units, self.units)):
       for unit in piece:
         watch.add(unit)
@@ -113,8 +113,9 @@ class RecordingsSource:
       if world.portrait is None and self.data.own_portrait and "portrait" not in line.sides[AGENT].world:
         world = dataclasses.replace(world, portrait=session.portrait())
       yield session.build(world)
-      number, piece = number + 1, []
-    return ItemReport(len(piece), watch.report() | {"cut_seconds": round(opened.cut, 2)})
+      number, end, piece = number + 1, session.begin + session.seconds, []
+    cut = {side: sum(word.start >= end for word in line.sides[side].words or ()) for side in (USER, AGENT)}
+    return ItemReport(len(piece), watch.report() | {"cut_seconds": round(opened.cut, 2), "cut_words": cut})
 
   def _lead(self, line: ManifestLine) -> int:
     """By how many units a word is written before it sounds: `data.text_lead`, or drawn for each recording."""
