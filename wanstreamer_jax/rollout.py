@@ -25,7 +25,7 @@ from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.config import Config, ModelConfig
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow import Field, euler, guided, schedule
-from wanstreamer_jax.model.attention import cached_attention
+from wanstreamer_jax.model.attention import apart, cached_attention
 from wanstreamer_jax.model.streamer import UnitHistory, UserTokens, WanStreamer, WorldArrays
 from wanstreamer_jax.model.tokens import Latents, Past, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, single_device
@@ -311,7 +311,7 @@ def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> F
   """The velocity field of a unit, given a cache."""
   layout, streamer = build_layout(agent.config), agent.streamer
   segments = layout.phase(PERFORM)
-  groups, key_coords = [cache.kv], [cache.coords]
+  groups, key_coords = apart(layout.tokens(PERFORM), cache.kv, cache.coords, layout.pinned_tokens)
   if layout.tokens(REFEED):
     kv, coords = _refeed(agent, state, cache, one_pass)
     groups, key_coords = [*groups, kv], [*key_coords, coords]

@@ -153,3 +153,17 @@ def test_an_adversarial_run_resumes_bit_for_bit(media, tmp_path):
   _, exported = read_weights(tmp_path / "whole")
   assert {f"codec.{name}" for name in exported} == {name for name in now if name.startswith("codec.")}
   assert exported["standard.latent_std"].min() > 0
+
+
+@pytest.mark.slow
+def test_a_video_codec_trains_against_its_critic_and_is_exported_alone(media, tmp_path):
+  options = {
+    "train.adversarial_weight": 0.5, "train.structure_weight": 0.5, "train.critic_channels": 2, "train.steps": 2,
+    "train.schedule": "constant", "train.eval_every": 2,
+  }  # fmt: skip
+  stage, config = get_stage("video_codec"), config_of("video_codec", tmp_path / "run", media / "both", **options)
+  state = train(stage, config)
+  now, first = (named_leaves(params) for params in (state.params, init_state(stage, config).params))
+  assert all(np.any(now[name] != first[name]) for name in now if name.startswith("critic.") and name.endswith(".w"))
+  _, exported = read_weights(tmp_path / "run")
+  assert {f"codec.{name}" for name in exported} == {name for name in now if name.startswith("codec.")}

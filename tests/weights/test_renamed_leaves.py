@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from tests.conftest import assert_close
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data.encode import fingerprint
 from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves
@@ -32,6 +33,13 @@ def names_of_before(state):
   return {
     part: {name.replace("see.w", "see.conv"): leaf for name, leaf in leaves.items()} for part, leaves in parts.items()
   }
+
+
+def test_latents_of_the_shipped_codecs_still_fit():
+  """Recorded when `data encode` hashed leaves in the order of the names that they had then."""
+  agent = load_agent("demo")
+  made_by = "82c7ac5c12d30ac4e2001dc9ea474fc026e91c1a6653b257a35bec66cd53985e"
+  assert fingerprint(agent.audio_codec, agent.video_codec) == made_by
 
 
 def test_names():

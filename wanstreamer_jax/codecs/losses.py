@@ -3,6 +3,7 @@
 Video [T, H, W, 3] and audio [S] are in [-1, 1].
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -11,6 +12,7 @@ from wanstreamer_jax.nn.mel import mel_filterbank, power_spectrum, sine_window
 
 STFT_SIZES = (256, 512, 1024, 2048)
 MEL_SIZE, MEL_BINS = 1024, 80
+STRUCTURE_SCALES, STRUCTURE_WINDOW = 3, 7
 
 
 def charbonnier(
@@ -40,6 +42,44 @@ def edge_loss(x: Float[Array, "T H W C"], y: Float[Array, "T H W C"]) -> Float[A
   """Charbonnier distance of neighbour differences down, across and over time: keeps outlines and motion sharp."""
   difference = x - y
   return sum((charbonnier(jnp.diff(difference, axis=axis)) for axis in (0, 1, 2)), jnp.float32(0.0))
+
+
+def structure_loss(x: Float[Array, "T H W C"], y: Float[Array, "T H W C"]) -> Float[Array, ""]:
+  """1 - SSIM (Wang et al. 2004), averaged over STRUCTURE_SCALES resolutions: looks alike rather than is equal.
+
+  Windows of 7x7 pixels, uniform, at every place; each scale has half the resolution of the one before, as long as a
+  window fits. 0 for equal clips, at most 2.
+  """
+  total, scales = jnp.float32(0.0), 0
+  while scales < STRUCTURE_SCALES and min(x.shape[1:3]) >= STRUCTURE_WINDOW:
+    total, scales = total + 1 - jnp.mean(_ssim(x, y)), scales + 1
+    x, y = _halved(x), _halved(y)
+  return total / max(scales, 1)
+
+
+def _ssim(x: Float[Array, "T H W C"], y: Float[Array, "T H W C"]) -> Float[Array, "T h w C"]:
+  """Structural similarity at every place; the constants of the paper for values from -1 to 1."""
+  c1, c2 = 0.02**2, 0.06**2
+  mean_x, mean_y = _local_mean(x), _local_mean(y)
+  dx, dy = _local_mean(x * x) - mean_x**2, _local_mean(y * y) - mean_y**2
+  both = _local_mean(x * y) - mean_x * mean_y
+  return (2 * mean_x * mean_y + c1) * (2 * both + c2) / ((mean_x**2 + mean_y**2 + c1) * (dx + dy + c2))
+
+
+def _local_mean(x: Float[Array, "T H W C"]) -> Float[Array, "T h w C"]:
+  """Means of windows of STRUCTURE_WINDOW x STRUCTURE_WINDOW pixels, first down, then across."""
+  for axis in (1, 2):
+    places = x.shape[axis] - STRUCTURE_WINDOW + 1
+    parts = [jax.lax.slice_in_dim(x, i, i + places, axis=axis) for i in range(STRUCTURE_WINDOW)]
+    x = sum(parts[1:], parts[0]) / STRUCTURE_WINDOW
+  return x
+
+
+def _halved(x: Float[Array, "T H W C"]) -> Float[Array, "T h w C"]:
+  """Means of 2x2 pixels; an odd last row or column is left out."""
+  frames, height, width, channels = x.shape
+  x = x[:, : height // 2 * 2, : width // 2 * 2]
+  return x.reshape(frames, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def in_step(original: Float[Array, "S"], decoded: Float[Array, "S"], delay: int) -> tuple[Array, Array]:

@@ -34,6 +34,7 @@ from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
+from wanstreamer_jax.parallel.renamed import former_order
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.rollout import Agent
 
@@ -130,11 +131,11 @@ def unknown_given_past(audio_codec: AudioCodec, video_codec: VideoCodec) -> dict
 
 
 def fingerprint(*codecs: Any) -> str:
-  """A hash over the weights of codecs on which latents depend, in the order of their tree: all, but for decoders that
-  others may replace and for what `residual_std` says of the latents."""
+  """A hash over the weights of codecs on which latents depend: all, but for decoders that others may replace and for
+  what `residual_std` says of the latents. It goes by the names that leaves had once, so older latents still fit."""
   digest = hashlib.sha256()
   for codec in codecs:
-    for name, leaf in named_leaves(codec).items():
+    for name, leaf in sorted(named_leaves(codec).items(), key=lambda item: former_order(item[0])):
       other = name.startswith("decoder.") and getattr(codec, "decoder_is_exchangeable", False)
       if not other and not name.endswith("standard.residual_std"):
         digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())

@@ -1,5 +1,6 @@
 """Attention of a step that reads the cache, and of the pass over [clean | noisy]. Both follow `units.visible`."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wanstreamer_jax.nn.attention import CHUNKS_AT_ONCE, Way, attend, prepare_mask
-from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
+from wanstreamer_jax.nn.attention import CHUNKS_AT_ONCE, Way, attend, prepare_mask, takes_kernel
+from wanstreamer_jax.nn.attention_parts import KeyValue, Packed, Part, Queries
 from wanstreamer_jax.units import NOISY_PHASES, Coords, Layout, visible
 
 AttentionFn = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, index of the layer) -> [T, N, H]
@@ -26,11 +27,35 @@ def cached_attention(
   own_mask = visible(coords, coords, window)  # [T, T]
   prefixes = [keys.pinned[:length] for keys, length in zip(key_coords, lengths)]
 
+  whole = [part for group in zip(groups, masks, prefixes) for part in _parts(*group)]
+
   def attention(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
-    parts = [Part(kv.k, kv.v, mask, prefix, layer) for kv, mask, prefix in zip(groups, masks, prefixes)]
+    parts = [part._replace(layer=layer) for part in whole]
     return attend(queries, [*parts, Part(own.k, own.v, own_mask)], Way(CHUNKS_AT_ONCE, low_rank=False))
 
   return attention
+
+
+def apart(queries: int, kv: KeyValue, coords: Coords, pinned: int) -> tuple[list[KeyValue], list[Coords]]:
+  """The groups of keys of a cache for several passes of so many queries, and their coordinates.
+
+  For the kernel, the pinned prefix becomes a group of its own, cut out once: XLA would bring a whole cache of 8 heads
+  into the layout that the prefix' product prefers, in every pass.
+  """
+  keys = coords.unit.shape[0]
+  if not pinned or not takes_kernel(queries, keys - pinned):
+    return [kv], [coords]
+  rest = dataclasses.replace(coords, valid=coords.valid & (jnp.arange(keys) >= pinned))
+  return [jax.tree.map(lambda x: x[:, :pinned], kv), kv], [coords[:pinned], rest]
+
+
+def _parts(kv: KeyValue, mask: Any, prefix: jax.Array) -> list[Part]:
+  """The keys of a group, of all layers. For the kernel, the pinned prefix is cut out here, once for all layers: see
+  `apart`."""
+  if not isinstance(mask, Packed) or not prefix.shape[0]:
+    return [Part(kv.k, kv.v, mask, prefix)]
+  k, v = jax.tree.map(lambda x: x[:, : prefix.shape[0]], kv)
+  return [Part(k, v, mask.pinned, prefix), Part(kv.k, kv.v, mask)]
 
 
 def teacher_forced_attention(clean: Coords, noisy: Coords, layout: Layout) -> AttentionFn:

@@ -4,6 +4,7 @@ There is one forward pass. Training and streaming differ only in the attention f
 (`attention.py`), which chooses the keys of a query. Both use the mask of `units.visible`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,11 +48,12 @@ class Cache(NamedTuple):
     if isinstance(self.kv.k, Quantised):
       kv = KeyValue(*map(Quantised.of, kv))  # type: ignore[arg-type]
 
-    def put(old: jax.Array, new: jax.Array) -> jax.Array:
-      """Writes [T, ...] into [S, ...] from `at` on."""
-      return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis=0)
+    def put(axis: int, old: jax.Array, new: jax.Array) -> jax.Array:
+      """Writes T rows into S rows along an axis, from `at` on: in place, where the old array is donated."""
+      return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis)
 
-    return Cache(jax.tree.map(jax.vmap(put), self.kv, kv), jax.tree.map(put, self.coords, coords))
+    of_layers, of_tokens = (functools.partial(put, axis) for axis in (1, 0))
+    return Cache(jax.tree.map(of_layers, self.kv, kv), jax.tree.map(of_tokens, self.coords, coords))
 
 
 class Transformer(nnx.Module):

@@ -59,14 +59,18 @@ def attend(queries: Queries, parts: list[Part], way: Way | None = None) -> Float
   return unfold_heads(out, queries.at_time.shape[0]).astype(queries.at_time.dtype)
 
 
+def takes_kernel(queries: int, keys: int) -> bool:
+  """Whether so many queries meet so many keys in the kernel of `nn.attention_cache`."""
+  return platform() == "tpu" and not is_partitioned() and queries <= FEW and keys >= 2 * CHUNK_KEYS
+
+
 def prepare_mask(mask: Bool[Array, "T S"], pinned: int) -> Bool[Array, "T S"] | Packed:
   """The mask of a part with this number of pinned keys, in the processor's format; made once for all layers.
 
   On TPUs a kernel without a gradient computes a few queries over many keys: with chunks, scores would be most of what
   a step reads and writes.
   """
-  few, long = mask.shape[0] <= FEW, mask.shape[1] - pinned >= 2 * CHUNK_KEYS
-  if platform() != "tpu" or is_partitioned() or not (few and long):
+  if not takes_kernel(mask.shape[0], mask.shape[1] - pinned):
     return mask
   from wanstreamer_jax.nn.attention_cache import pack  # Pallas takes a second to import
 

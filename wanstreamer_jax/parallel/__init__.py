@@ -7,6 +7,7 @@ Modules:
     launcher.py      Starts the processes of a job on this machine; restarts the job when one of them dies
     machine.py       This machine and published chips: peak rates, memory, measured speed, names
     mesh.py          The device mesh and the few helpers that use it
+    renamed.py       Names that leaves had in older checkpoints and exports, and their order then
     rules.py         Where every parameter lies on the mesh: one table outside the model
     xla_flags.py     Sets the XLA flag that two versions of jaxlib need on CPUs
 """

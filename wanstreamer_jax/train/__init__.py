@@ -14,6 +14,7 @@ Modules:
     metric_log.py          Logs a run: `RUN/metrics.jsonl`, TensorBoard, and lines on the terminal
     nonfinite.py           Finds the first number that is not finite, after the fact
     optim.py               AdamW or Muon with clipping, schedules and a rate per parameter group
+    picture_critic.py      Discriminators of the video codec's stage 0, an option of its training
     prefetch.py            Reads batches and places them on the devices before the step that needs them
     provenance.py          Records what a run was made with: config, code and library versions
     run_folder.py          The folder of a run, on this machine or in an object store (`gs://bucket/run`)

@@ -39,10 +39,10 @@ def pitch_loss(logit: Float[Array, "T"], audio: Float[Array, "S"], hop: int) -> 
 
 
 class Comparison(NamedTuple):
-  """What the losses of one clip of sound compare: aligned, both [S]."""
+  """What the losses of one clip compare: aligned, both [S] or [F, H, W, 3]."""
 
-  original: Float[Array, "S"]
-  decoded: Float[Array, "S"]
+  original: Float[Array, "..."]
+  decoded: Float[Array, "..."]
 
 
 def audio_codec_loss(
@@ -92,7 +92,24 @@ def reconstruction_loss(
 def video_codec_loss(
   vae: NativeVideoCodec, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Reconstruction, edges and KL of one clip of 1 + 4n frames. Returns (loss, metrics)."""
+  """Reconstruction, edges, structure and KL of one clip of 1 + 4n frames. Returns (loss, metrics)."""
+  loss, metrics, _ = picture_loss(vae, video, key, train)
+  return loss, metrics | {"loss": loss}
+
+
+def adversarial_video_loss(
+  both: CodecWithCritic, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
+) -> tuple[Float[Array, ""], Metrics]:
+  """`video_codec_loss`, and what codec and critic learn from each other. Returns (loss, metrics)."""
+  loss, metrics, (original, decoded) = picture_loss(both.codec, video, key, train)
+  contest, more = adversarial_loss(both.critic, original, decoded, train)
+  return loss + contest, metrics | more | {"loss": loss + contest}
+
+
+def picture_loss(
+  vae: NativeVideoCodec, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
+) -> tuple[Float[Array, ""], Metrics, Comparison]:
+  """(loss, metrics, what was compared) of a clip, which begins with a still."""
   height, width = video.shape[1:3]
   target = still_first(video)
   posterior, _ = vae.encode(target, vae.encoder_state(height, width))
@@ -106,7 +123,10 @@ def video_codec_loss(
     "psnr": 10 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10)),
   }
   loss = metrics["reconstruction"] + train.edge_weight * metrics["edge"] + train.kl_weight * metrics["kl"]
-  return loss, metrics | {"loss": loss}
+  if train.structure_weight:
+    metrics["structure"] = losses.structure_loss(decoded, target)
+    loss += train.structure_weight * metrics["structure"]
+  return loss, metrics, Comparison(target, decoded)
 
 
 def calibration_statistics(vae: AudioCodec | VideoCodec, clips: Float[Array, "B ..."]) -> Float[Array, "B T ... Z"]:

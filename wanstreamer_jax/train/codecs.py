@@ -27,11 +27,13 @@ from wanstreamer_jax.files import Path, replacing, save_figure
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.codec_losses import (
   adversarial_codec_loss,
+  adversarial_video_loss,
   audio_codec_loss,
   calibration_statistics,
   video_codec_loss,
 )
 from wanstreamer_jax.train.critic import CodecWithCritic, Critic
+from wanstreamer_jax.train.picture_critic import PictureCritic
 from wanstreamer_jax.train.prefetch import host_rows
 from wanstreamer_jax.train.stage import Loss, Metrics, Stage
 from wanstreamer_jax.weights.store import EXPORTED, export_weights, fit_weights, load_weights, read_weights
@@ -108,9 +110,18 @@ def video_codec_stage() -> Stage:
   """The video codec."""
 
   def make_loss(config: Config) -> Loss:
-    return lambda vae, batch, keys: _mean_loss(video_codec_loss, vae, video_to_float(batch["video"]), keys, config)
+    def loss(params: Any, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+      one = adversarial_video_loss if isinstance(params, CodecWithCritic) else video_codec_loss
+      return _mean_loss(one, params, video_to_float(batch["video"]), keys, config)
 
-  init = lambda config, key: make_video_codec(config.video_codec, rngs=nnx.Rngs(key))
+    return loss
+
+  def init(config: Config, key: jax.Array) -> Any:
+    codec = make_video_codec(config.video_codec, rngs=nnx.Rngs(key))
+    if not config.train.adversarial_weight:
+      return codec
+    return CodecWithCritic(codec, PictureCritic(config.train, rngs=nnx.Rngs(jax.random.fold_in(key, 1))))
+
   return _stage("video_codec", "video", init, make_loss, _draw_video)
 
 
@@ -158,7 +169,7 @@ def _load(path: Path, abstract: Any, config: Config) -> Any:
   _, values = read_weights(path)
   if any(name.startswith("critic.") for name in values):
     return fit_weights(values, abstract, path)
-  critic = Critic(config.train, rngs=nnx.Rngs(config.train.seed))
+  critic = type(abstract.critic)(config.train, rngs=nnx.Rngs(config.train.seed))
   return CodecWithCritic(load_weights(path, abstract.codec), critic)
 
 

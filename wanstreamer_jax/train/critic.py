@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from wanstreamer_jax.codecs.interface import AudioCodec
 from wanstreamer_jax.config import TrainConfig
 from wanstreamer_jax.nn.causal_conv import normal_weight, stack_taps
 from wanstreamer_jax.nn.mel import sine_window
@@ -122,12 +121,13 @@ class Critic(nnx.Module):
 class CodecWithCritic(nnx.Module):
   """The parameters of stage 0 with `train.adversarial_weight`."""
 
-  def __init__(self, codec: AudioCodec, critic: Critic):
+  def __init__(self, codec: Any, critic: Any):
+    """An `AudioCodec` and its `Critic`, or a `VideoCodec` and the `PictureCritic` of train/picture_critic.py."""
     self.codec, self.critic = codec, critic
 
 
 def adversarial_loss(
-  critic: Critic, original: Float[Array, "S"], decoded: Float[Array, "S"], train: TrainConfig
+  critic: Any, original: Float[Array, "..."], decoded: Float[Array, "..."], train: TrainConfig
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """The hinge losses of both sides and the distance of features, of one clip, in one sum. Returns (loss, metrics).
 

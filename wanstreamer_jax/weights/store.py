@@ -22,6 +22,7 @@ from wanstreamer_jax.config import AudioCodecConfig, Config, VideoCodecConfig
 from wanstreamer_jax.config_files import config_from_dict, config_to_dict
 from wanstreamer_jax.errors import CheckpointError, ConfigError, one_line_with_type
 from wanstreamer_jax.files import Path, absolute_path, is_remote, local_copy, replacing
+from wanstreamer_jax.parallel.renamed import current_name
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 
 FORMAT = 2  # 1: heads that state velocities, kinds in another order
@@ -32,26 +33,6 @@ EXPORTED = "weights"  # folder of a finished codec run that holds the standardis
 META_FILE = "meta/metadata"  # inside a training checkpoint
 COMMITTED = "commit_success.txt"  # what Orbax writes last into a checkpoint of an object store
 SCALE = ":scale"  # suffix of the int8 rows' scales
-# Parts of leaves' names in older checkpoints and exports, and what they are called since.
-RENAMED = {
-  "see.conv": "see.w",
-  "audio_vae": "audio_codec",
-  "video_vae": "video_codec",
-  "encoder.norm_half": "encoder.steps.0.norm",
-  "encoder.to_quarter": "encoder.steps.0.conv",
-  "encoder.quarter": "encoder.steps.0.stage",
-  "encoder.norm_quarter": "encoder.steps.1.norm",
-  "encoder.to_eighth": "encoder.steps.1.conv",
-  "encoder.eighth": "encoder.steps.1.stage",
-  "decoder.eighth": "decoder.stage",
-  "decoder.norm_eighth": "decoder.steps.0.norm",
-  "decoder.to_quarter": "decoder.steps.0.conv",
-  "decoder.quarter": "decoder.steps.0.stage",
-  "decoder.norm_quarter": "decoder.steps.1.norm",
-  "decoder.to_half": "decoder.steps.1.conv",
-  "decoder.half": "decoder.steps.1.stage",
-  "decoder.norm_half": "decoder.norm_out",
-}
 # Constants that older weights lack, the leaf that has stood beside each of them, and what they were then.
 ADDED: dict[str, tuple[str, Callable[[Config, int], np.ndarray]]] = {
   "heads.audio_variance": ("heads.audio.b", lambda config, _: _full(config.audio_codec, config.flow.audio_std**2)),
@@ -184,13 +165,6 @@ def _with_runs_tokenizer(config: Config, folder: epath.Path) -> Config:
   if not (stated and file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == stated):
     return config
   return config.replace(data=config.data.replace(tokenizer=str(file))).freeze()
-
-
-def current_name(name: str) -> str:
-  """Today's name of a leaf of a checkpoint or an export, which may be older than a renaming."""
-  for old, new in RENAMED.items():
-    name = re.sub(rf"(?<![^.]){re.escape(old)}(?![^.])", new, name)  # whole words between dots
-  return name
 
 
 def read_header(folder: epath.Path, file_name: str) -> Config:
