@@ -68,8 +68,8 @@ def folder(tmp_path_factory):
   return path
 
 
-def world_of(folder, config, **world):
-  agent = {"video": "agent.mkv", "audio": "agent.wav"}
+def world_of(folder, config, agent=None, **world):
+  agent = {"video": "agent.mkv", "audio": "agent.wav", **(agent or {})}
   line = {"id": "x", "user": {"audio": "user.wav"}, "agent": agent, "world": world}
   (folder / "m.jsonl").write_text(json.dumps(line))
   return [session.world for session in RecordingsSource.open(folder / "m.jsonl", config).sessions(0)]
@@ -88,3 +88,11 @@ def test_a_recording_gives_portrait_and_voice_unless_they_are_given_or_turned_of
   off = world_of(folder, config)[0]
   assert off.portrait is None
   assert off.voice is None
+
+
+def test_a_camera_that_starts_late_gives_a_frame_that_is_silent_there(folder):
+  """The sound is silent from 0 to 1 s, and the pictures begin at 0.5 s: frames 0 to 12 of them are silent."""
+  config = small_config()
+  config.data.session_units = 10
+  (world,) = world_of(folder, config, {"video_start": 0.5, "audio_start": 0.0})
+  assert 5 <= world.portrait[0, 0, 0] < 12

@@ -90,3 +90,12 @@ def test_speech_that_nobody_wrote_down_is_flagged():
   talk, other = units_of(TALK, noise=3), units_of(~TALK, noise=3)
   assert report(other, talk, ())["flags"] == ["agent speech without words"]
   assert report(other, units_of(TALK & False, noise=3), ())["flags"] == ["agent silent"]
+
+
+def test_a_camera_that_starts_late_is_compared_with_the_sound_beside_it():
+  late = [unit._replace(video_valid=index >= 30) for index, unit in enumerate(units_of(TALK, noise=3))]
+  found = report(units_of(~TALK, noise=3), late)["agent"]
+  assert found["sync"] > 0.5
+  assert abs(found["late_ms"]) <= 40
+  few = [unit._replace(video_valid=index < 2) for index, unit in enumerate(late)]
+  assert "sync" not in report(late, few)["agent"]

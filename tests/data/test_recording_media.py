@@ -121,6 +121,18 @@ def test_a_stream_that_ends_before_the_stated_duration_is_absent_from_then_on(fo
   assert list(session.agent.audio_valid) == [True] * 6 + [False] * (session.units - 6)
 
 
+def test_a_stream_that_begins_late_is_absent_until_then(folder):
+  """A camera that starts 0.4 s after the microphone; its first picture is red, and is not held before."""
+  agent = {"video": "both.mkv", "audio": "long.wav", "video_start": 0.4, "audio_start": 0.0}
+  units = units_of(folder, {"audio": "long.wav"}, agent, duration=1.4)
+  assert [unit[AGENT].video_valid for unit in units] == [False] * 2 + [True] * 7
+  assert all(unit[AGENT].audio_valid for unit in units)
+  config = small_config()
+  config.data.session_units = 9
+  session = next(RecordingsSource.open(folder / "manifest.jsonl", config).sessions(0))
+  assert list(session.agent.video_valid) == [False] * 2 + [True] * 7
+
+
 BAD = {
   "track": ({"audio": "sound.mka", "audio_track": 2}, {}, "has 2 audio tracks, counted from 0: .* no audio_track 2"),
   "channel": ({"audio": "long.wav", "audio_channel": "right"}, {}, "user.audio_channel 1: .*long.wav has 1 channels"),

@@ -23,9 +23,9 @@ Keys of a side; all are optional, but it needs a video or an audio:
 
 Keys of a line: `"roles": "both"` gives every session twice, the second with user and agent exchanged. `duration` is how
 long the recording lasts; a stream that ends earlier is absent from then on. Without it the recording ends with its
-first stream that ends. `{"path": "talk.wav"}` names one two-channel file, agent left and user right (the moshi-finetune
-form); its words are read from talk.json if that is a transcript (those of SPEAKER_MAIN or of nobody are the agent's).
-The other keys may be added to it.
+first stream that ends. A stream that begins later is absent until then. `{"path": "talk.wav"}` names one two-channel
+file, agent left and user right (the moshi-finetune form); its words are read from talk.json if that is a transcript
+(those of SPEAKER_MAIN or of nobody are the agent's). The other keys may be added to it.
 """
 
 import dataclasses

@@ -51,8 +51,8 @@ class SideWatch:
 
   def __init__(self, media: MediaConfig):
     self.media = media
-    self.levels: list[np.ndarray] = []  # dBFS of every frame's time
-    self.motion: list[np.ndarray] = []  # of every frame, from the one before
+    self.levels: list[np.ndarray] = []  # dBFS of every frame's time, NaN where there is no sound
+    self.motion: list[np.ndarray] = []  # of every frame, from the one before; NaN where there is no picture
     self.changes: list[np.ndarray] = []  # mean change of a pixel
     self.light: list[np.ndarray] = []
     self.clipped = self.samples = 0
@@ -60,8 +60,10 @@ class SideWatch:
 
   def add(self, unit: SideUnits) -> None:
     frames = self.media.frames
+    self.levels.append(np.full(frames, np.nan))
+    self.motion.append(np.full(frames, np.nan))
     if unit.audio is not None and unit.audio_valid:
-      self.levels.append(levels(unit.audio[: len(unit.audio) // frames * frames], frames))
+      self.levels[-1] = levels(unit.audio[: len(unit.audio) // frames * frames], frames)
       self.clipped += int((np.abs(unit.audio) >= FULL_SCALE).sum())
       self.samples += len(unit.audio)
     if unit.video is not None and unit.video_valid:
@@ -70,7 +72,7 @@ class SideWatch:
       change = np.abs(np.diff(np.concatenate([before, video]).astype(np.float32), axis=0)).mean(axis=3)
       height, width = change.shape[1:]
       mouth = change[:, height // 2 : -(height // 8) or None, width // 4 : -(width // 4) or None]
-      self.motion.append(mouth.mean(axis=(1, 2)))
+      self.motion[-1] = mouth.mean(axis=(1, 2))
       self.changes.append(change.mean(axis=(1, 2)))
       self.light.append(video.mean(axis=(1, 2, 3)))
       self._last = video[-1:]
@@ -78,22 +80,24 @@ class SideWatch:
   def figures(self, words: Words | None) -> dict[str, Any]:
     """The figures of what was added; only those of streams that exist."""
     found: dict[str, Any] = {}
-    sound = np.concatenate(self.levels) if self.levels else None
-    if sound is not None:
-      loud = sound > LOUD
+    sound, motion = (np.concatenate(parts) if parts else np.zeros(0) for parts in (self.levels, self.motion))
+    heard, least = sound[~np.isnan(sound)], MIN_SPEECH * self.media.fps
+    loud = sound > LOUD
+    if len(heard):
       found |= {"level": round(float(sound[loud].mean()), 1) if loud.any() else SILENCE}
-      found |= {"loud": _share(loud), "clipped": round(self.clipped / max(1, self.samples), 6)}
-    if self.motion:
+      found |= {"loud": _share(heard > LOUD), "clipped": round(self.clipped / max(1, self.samples), 6)}
+    if self.changes:
       found |= {"still": _share(np.concatenate(self.changes)[1:] < STILL)}
       found |= {"dark": _share(np.concatenate(self.light) < DARK)}
-      if sound is not None and (sound > LOUD).sum() >= MIN_SPEECH * self.media.fps:
-        seen = sync(np.concatenate(self.motion), sound, self.media.fps)
+      both = ~np.isnan(sound + motion)
+      if (loud & both).sum() >= least:
+        seen = sync(motion[both], sound[both], self.media.fps)
         found |= {"sync": seen.correlation, "late_ms": seen.late, "sync_rank": seen.rank}
     if words is not None:
       found["words"] = len(words)
-      if sound is not None and (sound > LOUD).sum() >= MIN_SPEECH * self.media.fps:
-        found["unwritten"] = _share(~_near_words(words, len(sound), self.media.fps)[sound > LOUD])
-      if words and sound is not None:
+      if loud.sum() >= least:
+        found["unwritten"] = _share(~_near_words(words, len(sound), self.media.fps)[loud])
+      if words and len(heard):
         found["words_heard"] = _share(
           np.array([_is_heard(word.start, word.end, sound, self.media.fps) for word in words])
         )
@@ -105,8 +109,7 @@ def _share(values: np.ndarray) -> float:
 
 
 def _is_heard(start: float, end: float, sound: np.ndarray, fps: int) -> bool:
-  during = sound[int(start * fps) : int(end * fps) + 1]
-  return bool(len(during) and during.max() > LOUD)
+  return bool((sound[int(start * fps) : int(end * fps) + 1] > LOUD).any())
 
 
 def _near_words(words: Words, frames: int, fps: int) -> np.ndarray:

@@ -172,18 +172,20 @@ class _Piece:
     video, audio = self._stream(AGENT, "video"), self._stream(AGENT, "audio")
     if video is None:
       return None
+    exists = np.flatnonzero(np.repeat([unit[AGENT].video_valid for unit in self.units], self.media.frames))
+    if not len(exists):
+      return None
+    first, last = int(exists[0]), int(exists[-1]) + 1  # a stream begins and ends once
+    if audio is not None:
+      samples = len(audio) // len(video)
+      audio = audio[first * samples : last * samples]
+    video, begin = video[first:last], self.begin + first / self.media.fps
     words = self.line.sides[AGENT].words
     inside = words and tuple(
-      word._replace(start=max(0.0, word.start - self.begin), end=word.end - self.begin)
+      word._replace(start=max(0.0, word.start - begin), end=word.end - begin)
       for word in words
-      if word.end > self.begin and word.start < self.begin + self.seconds
+      if word.end > begin and word.start < self.begin + last / self.media.fps
     )
-    exists = np.repeat([unit[AGENT].video_valid for unit in self.units], self.media.frames)
-    if not exists.any():
-      return None
-    video = video[: int(exists.sum())]  # a stream ends once
-    if audio is not None:
-      audio = audio[: len(video) * len(audio) // len(exists)]
     return pick_portrait(video, audio, inside, self.media)
 
   def _side(self, name: str, side: SideLine) -> Side:
