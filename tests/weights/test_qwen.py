@@ -260,7 +260,7 @@ def test_missing_and_damaged_files_are_one_line(qwen3, copy, tmp_path, capsys):
     LanguageModel(copy, config)
   weights.unlink()
   (copy / "pytorch_model.bin").write_bytes(b"")
-  with pytest.raises(CheckpointError, match="pytorch_model.bin is a pickle"):
+  with pytest.raises(CheckpointError, match="pytorch_model.bin is pickled"):
     LanguageModel(copy, config)
   index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
   (copy / "model.safetensors.index.json").write_text(json.dumps(index))

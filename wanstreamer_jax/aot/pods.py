@@ -22,6 +22,7 @@ from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.files import write_text
 from wanstreamer_jax.parallel.machine import CHIPS, GIB
 
+STORAGE = ("data.user_video", "data.agent_video", "data.video_piece")
 HOURS = 10_000  # of conversation, the amount of training that the document plans for
 
 
@@ -90,7 +91,7 @@ def compile_cells(
   store: pathlib.Path, cells: Sequence[PodCell], only: str = "", plan: bool = False
 ) -> dict[str, dict[str, Any]]:
   """Results by the names of cells: those of `store`, and those that were missing there or are of another config than
-  today's, compiled now. Results of another config are never returned.
+  today's, compiled now. Results of another config that were not compiled again have "older": True.
 
   only: compile only cells whose names contain it. plan: stop at the memory plan (`compile.plan_memory`); without it, a
   stored plan counts as missing.
@@ -105,14 +106,16 @@ def compile_cells(
     done[cell.name] = {"key": key, **compile_cell(cell, plan)}
     store.parent.mkdir(parents=True, exist_ok=True)
     write_text(store, json.dumps(done, indent=1) + "\n")
-  current = lambda cell: done.get(cell.name, {}).get("key") == fingerprint(cell.load())
-  return {cell.name: done[cell.name] for cell in cells if current(cell)}
+  older = lambda cell: {"older": True} if done[cell.name]["key"] != fingerprint(cell.load()) else {}
+  return {cell.name: done[cell.name] | older(cell) for cell in cells if cell.name in done}
 
 
 def fingerprint(config: Config) -> str:
-  """A hash of the fields that differ from their defaults, so that a new field at its default changes nothing."""
+  """A hash of the fields that differ from their defaults, so that a new field at its default changes nothing; how
+  pictures are stored changes no program either."""
   defaults = flat_fields(Config())
-  changed = {name: value for name, value in flat_fields(config).items() if value != defaults[name]}
+  fields = {name: value for name, value in flat_fields(config).items() if not name.startswith(STORAGE)}
+  changed = {name: value for name, value in fields.items() if value != defaults[name]}
   return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -138,6 +141,8 @@ def document(results: dict[str, dict[str, Any]]) -> str:
   tables = [f"### {cell.name}\n\n```\n{_table(result)}\n```" for cell, result in cells]
   planned = [cell.name for cell, result in cells if not result.get("code", True)]
   notes = [f"Not compiled yet: {'; '.join(missing)}."] if missing else []
+  if any(result.get("older") for _, result in cells):
+    notes.append(OLDER)
   if planned:
     which = "all of them" if len(planned) == len(cells) else "; ".join(planned)
     notes.append(f"Programs and memory were planned, with no code generated (`--plan`): {which}.")
@@ -155,6 +160,8 @@ compiled for that pod by the TPU compiler on a machine without TPUs.
 
 **What this shows:** memory, products and collectives are the compiler's own figures, but nothing was run. Times are
 lower bounds computed from published rates (`wanstreamer_jax/aot/roofline.py`), not measurements."""
+
+OLDER = "Rows marked (older) were compiled for a config that had this name before: small native ears, eyes and codecs."
 
 TRAIN_TEXT = f"""`at best`: the busiest of matrix units, HBM, torus links and the network between slices works at its
 published rate all the time, and all other work overlaps with it. `serial`: the same rates, but nothing overlaps. A real
@@ -190,12 +197,13 @@ def _pod(cell: PodCell) -> str:
   return f"{cell.slices} x {cell.topology}" if cell.slices > 1 else cell.topology
 
 
-def _size(cell: PodCell) -> str:
+def _size(cell: PodCell, result: dict[str, Any]) -> str:
   """The config's name without the pod: "qwen3_8b, 640x368"."""
   name = (
     cell.config.removeprefix("pods.py:").removeprefix("real.py:").replace(f",{cell.topology}", "").replace(".py", "")
   )
-  return name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
+  name = name.replace(":", ", ").replace(",", ", ").replace(",  ", ", ")
+  return f"{name} (older)" if result.get("older") else name
 
 
 def _seconds(cell: PodCell) -> str:
@@ -212,15 +220,16 @@ def _memory(result: dict[str, Any]) -> str:
 
 def _train_row(cell: PodCell, result: dict[str, Any]) -> str:
   if "error" in result:
-    return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
+    return f"| {_size(cell, result)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
   train, batch = cell.load().train, cell.load().data.batch
   roofline, amount = result["roofline"], result["amount"]
   times = (roofline["seconds"], roofline["serial"])
   steps = HOURS * 3_600_000 / result["unit_ms"] / amount["units"]
   hours = [steps * seconds / 3600 for seconds in times]
   return (
-    f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)}, {result['used']} chips | {train.mesh or 'fsdp'} | {batch}, "
-    f"{amount['tokens'] / 1e6:.2f} M | {_memory(result)} | {times[0]:.2f} s, {times[1]:.2f} s | {roofline['bound']} | "
+    f"| {_size(cell, result)} | {_seconds(cell)} | {_pod(cell)}, {result['used']} chips | {train.mesh or 'fsdp'} | "
+    f"{batch}, {amount['tokens'] / 1e6:.2f} M | {_memory(result)} | {times[0]:.2f} s, {times[1]:.2f} s | "
+    f"{roofline['bound']} | "
     f"{roofline['mfu']:.0%} | {amount['tokens'] / times[0] / 1e6:.2f} M | {hours[0]:,.0f} to {hours[1]:,.0f} | "
     f"{hours[0] * result['used']:,.0f} to {hours[1] * result['used']:,.0f} |"
   )
@@ -228,10 +237,10 @@ def _train_row(cell: PodCell, result: dict[str, Any]) -> str:
 
 def _step_row(cell: PodCell, result: dict[str, Any]) -> str:
   if "error" in result:
-    return f"| {_size(cell)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
+    return f"| {_size(cell, result)} | {_seconds(cell)} | {_pod(cell)} | {result['error']} |"
   roofline = result["roofline"]
   return (
-    f"| {_size(cell)} | {_seconds(cell)} | one of {_pod(cell)} | {_memory(result)} | "
+    f"| {_size(cell, result)} | {_seconds(cell)} | one of {_pod(cell)} | {_memory(result)} | "
     f"{roofline['seconds'] * 1e3:.1f} ms, {roofline['serial'] * 1e3:.1f} ms | {roofline['bound']} | "
     f"{_share(result, SENSES)} | {_share(result, DECODERS)} |"
   )

@@ -46,7 +46,7 @@ class NeuralCodecConfig(Section):
   sample_rate: int = field(24_000, ge=1)
   rate: int = field(25, ge=1)  # latent frames a second
   frames: int = field(4, ge=1)  # spectral frames per latent frame; 10 ms each
-  window: int = field(3, ge=2)  # spectral frames that a synthesis window covers; the delay is one less
+  window: int = field(3, ge=3)  # spectral frames of a synthesis window, which is a Hann window; the delay is one less
   latent_dim: int = field(32, ge=1)
   channels: int = field(128, ge=1)  # at the frame rate
   latent_channels: int = field(192, ge=1)  # at the latent rate
@@ -257,6 +257,10 @@ class TaeConfig(Section):
 
   channels: tuple[int, ...] = field((256, 128, 64, 64), ge=1)  # at the latents' resolution, at twice it, ...
   blocks: int = field(3, ge=1)  # with memory, per resolution but the last
+
+  def check_rules(self) -> None:
+    if len(self.channels) != 4:
+      raise ConfigError(f"video_codec.tae.channels is {self.channels}: expected 4 numbers, one a resolution")
 
 
 @section
