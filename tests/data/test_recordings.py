@@ -349,6 +349,15 @@ def test_transcripts_lie_beside_moshi_files(folder, config):
     read_manifest(path)
 
 
+def test_records_of_other_transcripts_are_not_continued(folder, config, tmp_path):
+  (folder / "both.json").write_text(json.dumps({"alignments": [["hello", [0.1, 0.2], "SPEAKER_MAIN"]]}))
+  path = manifest(folder, {"path": "both.wav"})
+  make(config, RecordingsSource.open(path, config), tmp_path / "records", progress=False)
+  (folder / "both.json").write_text(json.dumps({"alignments": [["goodbye", [0.1, 0.2], "SPEAKER_MAIN"]]}))
+  with pytest.raises(DataError, match="exists already, made with other settings"):
+    make(config, RecordingsSource.open(path, config), tmp_path / "records", progress=False)
+
+
 def test_gaps_keep_their_time_in_two_channels(folder, config):
   """Packets are missing from 0.4 to 0.7 s."""
   with av.open(str(folder / "gap.mka"), "w", format="matroska") as container:

@@ -68,7 +68,7 @@ class RecordingsSource:
 
   def describe(self) -> dict[str, Any]:
     digest, data = hashlib.sha256(self.manifest.read_bytes()).hexdigest(), self.data
-    known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items}
+    known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items, "words": self._words_digest()}
     lead = {"text_lead": data.text_lead if data.text_leads is None else None}  # None: drawn, and told in the world
     chosen = {"text_leads": data.text_leads and list(data.text_leads), "shortest": self.shortest}
     return {
@@ -79,6 +79,14 @@ class RecordingsSource:
       "own_portrait": data.own_portrait,
       "own_voice": self._voice,
     }
+
+  def _words_digest(self) -> str:
+    """SHA-256 over all words: those of transcripts are not in the manifest's own."""
+    digest = hashlib.sha256()
+    for line in self.recordings:
+      if isinstance(line, ManifestLine):
+        digest.update(repr([line.id, *(side.words for side in line.sides.values())]).encode())
+    return digest.hexdigest()
 
   def spoken(self) -> Iterator[tuple[Word, ...]]:
     """The agent's words of every recording."""
