@@ -23,6 +23,7 @@ from wanstreamer_jax.errors import DataError, one_line
 
 FORMS = "alignments", "segments", "metadata:transcript", "tiers"  # keys by which a file's form is known
 MAX_TIME = 1e9  # seconds
+LONGEST_WORD = 1.0  # seconds that a word without times may get
 
 
 class TimedWord(NamedTuple):
@@ -132,7 +133,8 @@ def _words_of(segment: dict[str, Any]) -> list[dict[str, Any]]:
 def _of_words(
   words: Iterable[dict[str, Any]], begin: float, end: float, speaker: str
 ) -> Iterator[tuple[str, TimedWord]]:
-  """Words as objects; runs of words without times share the gap between their neighbours evenly."""
+  """Words as objects; runs of words without times share the gap between their neighbours evenly, LONGEST_WORD at the
+  most for each."""
   words = [word for word in words if str(word.get("text", word.get("word", ""))).strip()]
   known = [word.get("start") is not None and word.get("end") is not None for word in words]
   last, index = begin, 0
@@ -141,9 +143,12 @@ def _of_words(
     while run < len(words) and not known[run]:
       run += 1
     upto = words[run]["start"] if run < len(words) else (end if end < math.inf else last)
-    for number in range(index, run):
-      share = max(0.0, upto - last) / (run - index)
-      yield _object(words[number], speaker, last + (number - index) * share, last + (number - index + 1) * share)
+    share = max(0.0, upto - last) / max(1, run - index)
+    if index > 0 or run < len(words):  # else no word of the segment has a time
+      share = min(share, LONGEST_WORD)
+    first = last if index or run == len(words) else max(last, upto - (run - index) * share)  # beside the first with one
+    for number, word in enumerate(words[index:run]):
+      yield _object(word, speaker, first + number * share, first + (number + 1) * share)
     if run < len(words):
       yield _object(words[run], speaker, words[run]["start"], words[run]["end"])
       last = max(last, words[run]["end"])
