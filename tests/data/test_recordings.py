@@ -175,6 +175,10 @@ def changed(**changes):
       "the times of its boxes do not rise",
     ),
     (changed(agent={**GOOD["agent"], "words": "no.json"}), "agent.words: 'no.json' is not a file"),
+    (
+      changed(agent={"audio": "agent.wav", "words": {"file": "agent.wav", "speaker": []}}),
+      "words.speaker 3 is not text",
+    ),
     (changed(agent={"audio": 300 * "a"}), "agent.audio: 'a*' is not a file"),
     (changed(agent={**GOOD["agent"], "words": "user.wav"}), "agent.words: transcript .*user.wav: not a text file"),
     (changed(agent={**GOOD["agent"], "world": {}}), "world is given for the line and for its agent; keep one"),

@@ -209,7 +209,7 @@ def _world(name: str, side: dict[str, Any], line: dict[str, Any], where: str) ->
     raise DataError(f"{where}: world is given for the line and for its agent; keep one")
   world = side.get("world", line.get("world", {}) if name == AGENT else {})
   for key, file in zip(("portrait", "voice"), check_world(world_path(where), world)[1:]):
-    if file is not None and not file.is_file():
+    if file is not None and not os.path.isfile(file):
       raise DataError(f"{where}: world: {world[key]!r} is not a file in {world_path(where).parent}")
   return world
 
@@ -228,6 +228,8 @@ def _side_words(name: str, side: dict[str, Any], path: Any, folder: pathlib.Path
       _keys(value, ("file", "speaker"), f"{where}.words")
     file, speaker = (value, None) if isinstance(value, str) else (value.get("file"), value.get("speaker"))
     _file(file, folder, f"{where}.words")
+    if speaker is not None and not isinstance(speaker, str):
+      raise DataError(f"{where}.words.speaker {speaker!r:.60} is not text; give the name that the transcript has")
     try:
       return words_of_speaker(folder / str(file), speaker)
     except DataError as error:
