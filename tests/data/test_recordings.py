@@ -176,7 +176,7 @@ def changed(**changes):
     ),
     (changed(agent={**GOOD["agent"], "words": "no.json"}), "agent.words: 'no.json' is not a file"),
     (
-      changed(agent={"audio": "agent.wav", "words": {"file": "agent.wav", "speaker": []}}),
+      changed(agent={"audio": "agent.wav", "words": {"file": "user.wav", "speaker": 3}}),
       "words.speaker 3 is not text",
     ),
     (changed(agent={"audio": 300 * "a"}), "agent.audio: 'a*' is not a file"),
