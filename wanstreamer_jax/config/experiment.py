@@ -61,11 +61,11 @@ class Config(Section):
 
   @property
   def latent_height(self) -> int:
-    return whole(self.media.height, self.video_codec.space_stride, "video latent rows = height / VAE space stride")
+    return whole(self.media.height, self.video_codec.space_stride, "video latent rows = height / space stride of the codec")
 
   @property
   def latent_width(self) -> int:
-    return whole(self.media.width, self.video_codec.space_stride, "video latent columns = width / VAE space stride")
+    return whole(self.media.width, self.video_codec.space_stride, "video latent columns = width / space stride of the codec")
 
   @property
   def video_groups(self) -> int:
@@ -73,7 +73,7 @@ class Config(Section):
     return whole(
       self.media.frames,
       self.video_codec.time_stride,
-      "video latent frames per unit = frames per unit / VAE time stride",
+      "video latent frames per unit = frames per unit / time stride of the codec",
     )
 
   @property
