@@ -114,6 +114,10 @@ def _header(file: pathlib.Path) -> dict[str, StoredTensor]:
       name: StoredTensor(file, str(entry["dtype"]), tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][0]))
       for name, entry in values.items()
     }
+    for name, tensor in tensors.items():
+      begin, end = values[name]["data_offsets"]
+      if tensor.dtype in FLOATS and end - begin != math.prod(tensor.shape) * (4 if tensor.dtype == "F32" else 2):
+        raise ValueError(f"{name} of shape {list(tensor.shape)} has {end - begin} bytes")
     end = 8 + length + max((int(entry["data_offsets"][1]) for entry in values.values()), default=0)
   except OSError as error:
     raise CheckpointError(f"cannot read the weights: {file} is missing ({error.strerror}): {AGAIN}") from error
