@@ -254,12 +254,7 @@ def test_missing_and_damaged_files_are_one_line(qwen3, copy, tmp_path, capsys):
   with pytest.raises(CheckpointError, match=r"config.json is missing"):
     language_model_config(tmp_path)
   weights = copy / "model.safetensors"
-  shape = b'"shape":[64]'
-  whole = weights.read_bytes()
-  weights.write_bytes(whole.replace(shape, b'"shape":[63]', 1))
-  with pytest.raises(CheckpointError, match=r"of shape \[63\] has 256 bytes\): copy the folder again"):
-    LanguageModel(copy, config)
-  weights.write_bytes(whole[:-1000])
+  weights.write_bytes(weights.read_bytes()[:-1000])
   with pytest.raises(CheckpointError, match=r"but its header says \d+: copy the folder again"):
     LanguageModel(copy, config)
   weights.write_bytes(b"garbage")

@@ -10,6 +10,8 @@ from wanstreamer_jax.config.section import Section, field, section, whole
 from wanstreamer_jax.config.training import AugmentConfig, DataConfig, EvalConfig, TrainConfig
 from wanstreamer_jax.errors import ConfigError
 
+SHORTEST_PHASE = 360  # samples of one phase of a period that a discriminator of sound needs for a score
+
 
 @section
 class MediaConfig(Section):
@@ -208,8 +210,20 @@ class Config(Section):
         raise ConfigError(
           f"train.stage is {stage}, but {stage}.kind {kind} is imported, not trained: see wanstreamer codec import"
         )
+    if self.train.stage == "audio_codec" and self.train.adversarial_weight:
+      self._check_critic()
     if self.train.stage == "video_codec" and 1 + self.data.units < memory:
       raise ConfigError(
         f"data.units is {self.data.units}, but the video codec's decoder remembers {memory} latents: clips of "
         f"1 + {self.data.units} never fill that memory; set data.units to at least {memory - 1}"
+      )
+
+  def _check_critic(self) -> None:
+    """Clips of sound are long enough for every discriminator (train/critic.py) to give a score."""
+    samples = self.data.units * self.media.samples - self.audio_codec.delay
+    needed = max(*self.train.critic_windows, *(SHORTEST_PHASE * period for period in self.train.critic_periods))
+    if samples < needed:
+      raise ConfigError(
+        f"data.units is {self.data.units}: clips of {samples} samples are shorter than the {needed} that "
+        "train.critic_windows and train.critic_periods need; set data.units higher"
       )
