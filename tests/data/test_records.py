@@ -335,6 +335,10 @@ def edit_manifest(path, change):
     (lambda path: (path / MANIFEST).write_text("[]"), "format None, expected 1 or 2"),
     (lambda path: edit_manifest(path, lambda manifest: manifest.update(format=7)), "format 7, expected 1 or 2"),
     (lambda path: edit_manifest(path, lambda manifest: manifest.pop("unit_dtype")), "incomplete or damaged"),
+    (
+      lambda path: edit_manifest(path, lambda manifest: manifest["shards"][0].update(lengths=[1])),
+      "it states the lengths of",
+    ),
     (lambda path: (path / "units-00001.array_record").unlink(), "units-00001.array_record: missing"),
     (lambda path: (path / "sessions-00000.array_record").write_bytes(b"x"), "1 bytes, but the manifest says"),
   ],

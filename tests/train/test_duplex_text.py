@@ -49,7 +49,7 @@ def test_without_any_words_only_sound_and_picture_are_learned():
   (loss, metrics), gradient = loss_of()(streamer, with_text(row, [False] * UNITS), draws)
   train = streamer.config.train
   assert float(loss) == pytest.approx(
-    float(train.audio_weight * metrics["audio"] + train.video_weight * metrics["video"])
+    float(train.audio_weight * metrics["audio"].value + train.video_weight * metrics["video"].value)
   )
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
   assert not metrics["text"].weight  # and it counts nowhere in the mean over a batch
@@ -75,10 +75,17 @@ def test_a_unit_of_a_shorter_session_weighs_no_more_than_others():
   (loss, metrics), _ = loss_of()(streamer, short, draws)
   train = streamer.config.train
   assert float(loss) == pytest.approx(
-    0.5 * float(train.audio_weight * metrics["audio"] + train.video_weight * metrics["video"])
+    0.5 * float(train.audio_weight * metrics["audio"].value + train.video_weight * metrics["video"].value)
   )
   assert float(duplex.share_of_session(row)) == 1.0
   assert float(duplex.share_of_session(short._replace(user_audio_valid=row.user_audio_valid))) == 1.0
+
+
+def test_a_row_without_a_picture_counts_nowhere_in_the_mean_of_pictures():
+  streamer, row, draws = crop()
+  blind = row._replace(agent_video_valid=jnp.zeros_like(row.agent_video_valid))
+  (_, metrics), _ = loss_of()(streamer, with_text(blind, KNOWN), draws)
+  assert (float(metrics["video"].weight), float(metrics["audio"].weight)) == (0.0, 1.0)
 
 
 def test_errors_count_only_what_exists():

@@ -205,6 +205,8 @@ def change_json(file: pathlib.Path, **change: Any) -> None:
     ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rope_type 'yarn'"),
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"vocab_size": "many"}, "vocab_size 'many': expected a whole number above 0"),
+    ({"num_attention_heads": 0}, "num_attention_heads 0: expected a whole number above 0"),
     ({"vocab_size": 1000}, "has vocab 1000, but config.model.vocab is 512.*config from-hf"),
     ({"vocab_size": 499}, r"embed_tokens.weight with shape \[500, 64\]: expected \[499, 64\]"),
     ({"num_hidden_layers": 4}, "has layers 4, but config.model.layers is 3: write a config"),

@@ -134,12 +134,14 @@ class RecordFolder:
       self._ends = list(itertools.accumulate(shard["sessions"] for shard in self.manifest["shards"]))
       kinds = (*FILES, *self._compressed)
       self._files = [{kind: shard["files"][kind] for kind in kinds} for shard in self.manifest["shards"]]
+      self.lengths = np.array(self._of_sessions("lengths", self.units), np.int64)
+      if self.lengths.shape != (sum(shard["sessions"] for shard in self.manifest["shards"]),):
+        raise ValueError(f"it states the lengths of {self.lengths.size} sessions")
     except (KeyError, TypeError, ValueError) as error:
       raise DataError(f"{self._name(MANIFEST)}: incomplete or damaged ({one_line(error)}); make it again") from error
     if not self._ends:
       raise DataError(f"{self._name(MANIFEST)} lists no shards and hence no session; make it again")
     self.sessions = self._ends[-1]
-    self.lengths = np.array(self._of_sessions("lengths", self.units), np.int64)
     self._lock = threading.Lock()
     self._check_sizes()
 

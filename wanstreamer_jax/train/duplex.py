@@ -144,7 +144,8 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
     metrics |= {f"{name}_tau_{i}": ratio for i, ratio in enumerate(bins)}
   loss = train.text_weight * text + train.audio_weight * audio + train.video_weight * video
   loss *= share_of_session(crop)  # the losses are means over what exists: a unit of a shorter session weighs no more
-  return loss, metrics | {"audio": audio, "video": video}
+  seen, heard = jnp.any(exists, axis=0).astype(jnp.float32)  # rows without a stream count nowhere in its mean
+  return loss, metrics | {"audio": Ratio(audio, heard), "video": Ratio(video, seen)}
 
 
 def share_of_session(crop: Crop) -> jax.Array:

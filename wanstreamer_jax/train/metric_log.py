@@ -32,7 +32,7 @@ FIELDS = {  # every field by a pattern of its name; losses are those of the weig
   r"onset_nll": "the same, of the first word after a unit without words",
   r"token_accuracy": "share of text tokens that are the likeliest ones",
   r"z_squared": "mean of log(Z)^2 of the text logits; with train.z_loss",
-  r"(audio|video)": "mean squared error of the velocities",
+  r"(audio|video)": "mean squared error of the velocities, over crops that have the stream; null where there was none",
   r"(audio|video)_tau_[0-3]": "the same, of units whose flow time is in [i/4, (i+1)/4); null where there was none",
   r"(stft|mel|pitch|kl|reconstruction|edge)": "parts of a codec's loss (train/codec_losses.py)",
   r"psnr": "of the video codec's reconstruction, dB",

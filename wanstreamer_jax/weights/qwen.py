@@ -31,6 +31,8 @@ GEOMETRY = ("width", "layers", "heads", "kv_heads", "head_dim", "mlp", "qk_norm"
 ROWS = 128  # the vocabulary is padded to a multiple, which divides over devices and fills the tiles of a TPU
 NEW_ROW_NOISE = 0.1  # of the deviation of the other rows' numbers, so that new tokens differ
 CHUNK = 4096  # rows of the embedding that are in memory at once when their mean is taken
+COUNTS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+          "vocab_size")  # fmt: skip
 NORMS = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 HEAD_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -75,6 +77,9 @@ def _model_config(values: dict[str, Any], file: pathlib.Path) -> ModelConfig:
   for name, value in refused.items():
     if value:
       raise CheckpointError(f"{file} has {name} {value!r}, which this Transformer does not support")
+  for name in COUNTS:
+    if type(values[name]) is not int or values[name] < 1:
+      raise CheckpointError(f"{file} has {name} {values[name]!r:.40}: expected a whole number above 0; copy it again")
   heads = values["num_attention_heads"]
   return ModelConfig(
     width=values["hidden_size"],
