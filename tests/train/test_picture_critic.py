@@ -12,7 +12,7 @@ from wanstreamer_jax.codecs.losses import structure_loss
 from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec
 from wanstreamer_jax.config import NativeVideoConfig, TrainConfig
 from wanstreamer_jax.parallel.rules import matching_rules, named_leaves
-from wanstreamer_jax.train.codec_losses import adversarial_video_loss, video_codec_loss
+from wanstreamer_jax.train.codec_losses import adversarial_codec_loss, video_codec_loss
 from wanstreamer_jax.train.critic import CodecWithCritic, adversarial_loss
 from wanstreamer_jax.train.picture_critic import PictureCritic
 
@@ -77,6 +77,6 @@ def test_the_options_add_to_the_loss_of_the_codec():
   both = CodecWithCritic(codec, PictureCritic(more, rngs=nnx.Rngs(1)))
   key = jax.random.key(0)
   before, _ = jax.jit(lambda c: video_codec_loss(c, clip, key, plain))(codec)
-  after, metrics = jax.jit(lambda c: adversarial_video_loss(c, clip, key, more))(both)
+  after, metrics = jax.jit(lambda c: adversarial_codec_loss(c, clip, key, more))(both)
   contest = metrics["critic"] + 0.1 * (metrics["deceive"] + more.feature_weight * metrics["features"])
   assert float(after) == pytest.approx(float(before + 0.5 * metrics["structure"] + contest), rel=1e-4)

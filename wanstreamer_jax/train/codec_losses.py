@@ -57,10 +57,11 @@ def audio_codec_loss(
 
 
 def adversarial_codec_loss(
-  both: CodecWithCritic, audio: Float[Array, "S"], key: jax.Array, train: TrainConfig
+  both: CodecWithCritic, clip: Float[Array, "..."], key: jax.Array, train: TrainConfig
 ) -> tuple[Float[Array, ""], Metrics]:
-  """`audio_codec_loss`, and what codec and critic learn from each other. Returns (loss, metrics)."""
-  loss, metrics, (original, decoded) = reconstruction_loss(both.codec, audio, key, train)
+  """The codec's own loss of a clip, and what codec and critic learn from each other. Returns (loss, metrics)."""
+  own = reconstruction_loss if isinstance(both.codec, AudioCodec) else picture_loss
+  loss, metrics, (original, decoded) = own(both.codec, clip, key, train)
   contest, more = adversarial_loss(both.critic, original, decoded, train)
   return loss + contest, metrics | more | {"loss": loss + contest}
 
@@ -95,15 +96,6 @@ def video_codec_loss(
   """Reconstruction, edges, structure and KL of one clip of a frame and n groups. Returns (loss, metrics)."""
   loss, metrics, _ = picture_loss(vae, video, key, train)
   return loss, metrics | {"loss": loss}
-
-
-def adversarial_video_loss(
-  both: CodecWithCritic, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
-) -> tuple[Float[Array, ""], Metrics]:
-  """`video_codec_loss`, and what codec and critic learn from each other. Returns (loss, metrics)."""
-  loss, metrics, (original, decoded) = picture_loss(both.codec, video, key, train)
-  contest, more = adversarial_loss(both.critic, original, decoded, train)
-  return loss + contest, metrics | more | {"loss": loss + contest}
 
 
 def picture_loss(

@@ -27,7 +27,6 @@ from wanstreamer_jax.files import Path, replacing, save_figure
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.train.codec_losses import (
   adversarial_codec_loss,
-  adversarial_video_loss,
   audio_codec_loss,
   calibration_statistics,
   video_codec_loss,
@@ -92,14 +91,14 @@ class ClipLoader:
 def audio_codec_stage() -> Stage:
   """The audio codec."""
   make = lambda config, rngs: make_audio_codec(config.audio_codec, rngs=rngs)
-  loss = _loss(audio_codec_loss, adversarial_codec_loss, lambda batch: audio_to_float(batch["audio"]))
+  loss = _loss(audio_codec_loss, lambda batch: audio_to_float(batch["audio"]))
   return _stage("audio_codec", "audio", _init(make, Critic), loss, _draw_audio)
 
 
 def video_codec_stage() -> Stage:
   """The video codec."""
   make = lambda config, rngs: make_video_codec(config.video_codec, rngs=rngs)
-  loss = _loss(video_codec_loss, adversarial_video_loss, lambda batch: video_to_float(batch["video"]))
+  loss = _loss(video_codec_loss, lambda batch: video_to_float(batch["video"]))
   return _stage("video_codec", "video", _init(make, PictureCritic), loss, _draw_video)
 
 
@@ -115,12 +114,12 @@ def _init(make: Callable[[Config, nnx.Rngs], Any], critic: Callable[..., Any]) -
   return init
 
 
-def _loss(alone: Any, judged: Any, clips: Callable[[Any], jax.Array]) -> Callable[[Config], Loss]:
-  """alone, judged: losses of a clip for a codec, and for one with its critic. clips: of a batch, as floats."""
+def _loss(alone: Any, clips: Callable[[Any], jax.Array]) -> Callable[[Config], Loss]:
+  """alone: the loss of a clip for a codec that no critic judges. clips: of a batch, as floats."""
 
   def make_loss(config: Config) -> Loss:
     def loss(params: Any, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-      one = judged if isinstance(params, CodecWithCritic) else alone
+      one = adversarial_codec_loss if isinstance(params, CodecWithCritic) else alone
       return _mean_loss(one, params, clips(batch), keys, config)
 
     return loss
