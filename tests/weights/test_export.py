@@ -14,11 +14,12 @@ from tests.helpers.language_models import save_tokenizer
 from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.cli.main import main
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data.encode import fingerprint
 from wanstreamer_jax.data.tokenizer import SHIPPED, TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import CheckpointError, DataError
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.weights.agent import export_agent, load_agent
+from wanstreamer_jax.weights.agent import export_agent, load_agent, made_by_others
 from wanstreamer_jax.weights.store import CONFIG_FILE, TOKENIZER_FILE, read_weights
 
 
@@ -133,3 +134,12 @@ def test_a_checkpoint_is_read_with_the_tokenizer_that_its_run_keeps(tmp_path):
   assert _with_runs_tokenizer(config, folder).data.tokenizer == str(tmp_path / "run" / TOKENIZER_FILE)
   shutil.copy(SHIPPED, tmp_path / "run" / TOKENIZER_FILE)
   assert _with_runs_tokenizer(config, folder) == config
+
+
+def test_codecs_that_did_not_make_the_latents_are_noticed(tmp_path):
+  agent = nano_agent()
+  assert not made_by_others(tmp_path, agent)  # no run: nothing is stated
+  made_by = fingerprint(agent.audio_codec, agent.video_codec)
+  for stated, expected in ((made_by, False), ("0" * 64, True)):
+    (tmp_path / "code.json").write_text(json.dumps({"codecs": stated}))
+    assert made_by_others(tmp_path, agent) == expected

@@ -79,6 +79,11 @@ def export(args: argparse.Namespace) -> None:
   if missing:
     raise UserError(f"export needs --{missing[0].replace('_', '-')} too (or --hf DIR for the language model alone)")
   agent = agent_weights.assemble(args.streamer, args.audio_codec, args.video_codec)
+  if agent_weights.made_by_others(args.streamer, agent):
+    print(
+      f"note: other weights than those of {args.audio_codec} and {args.video_codec} made the latents that "
+      f"{args.streamer} learned from (or the same, rounded): if it is not rounding, sound and pictures will be wrong"
+    )
   size = agent_weights.export_agent(agent, args.out, args.dtype, args.world)
   print(f"{args.out}: {size / 1e6:.1f} MB; try it: wanstreamer stream CLIP --checkpoint {args.out} --out out")
   if not agent_weights.own_world(args.out).exists():

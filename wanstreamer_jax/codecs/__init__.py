@@ -8,7 +8,7 @@ Modules:
     neural_codec.py          The native codec of any sound: ConvNeXt blocks over spectra, and an inverse STFT
     pitch.py                 Estimates pitch by autocorrelation (Boersma 1993), for the audio encoder and its loss
     pocket.py                The tokenizer of Pocket TTS: 24 kHz speech to 32 numbers at 12.5 Hz, and back
-    posterior.py             The parts that both codecs share: a Gaussian posterior and standardised latents
+    posterior.py             What all codecs share: a Gaussian posterior and standardised latents
     source_filter.py         Streaming source-filter synthesis: pulses and noise through time-varying filters
     source_filter_codec.py   Causal audio VAE: samples to continuous latents at 12.5 or 25 Hz, and back
     spectral_codec.py        What the native audio codecs share: an encoder of causal log-spectra

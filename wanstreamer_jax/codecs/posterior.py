@@ -1,5 +1,6 @@
-"""The parts that both codecs share: a Gaussian posterior and standardised latents. The standardisation is measured
-after training.
+"""What all codecs share: a Gaussian posterior and standardised latents.
+
+The standardisation is measured after training, or stated by the folder that a codec is imported from.
 """
 
 from typing import Any, NamedTuple, TypeVar
@@ -10,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-Vae = TypeVar("Vae", bound=nnx.Module)
+Codec = TypeVar("Codec", bound=nnx.Module)
 LEAST_RESIDUAL = 0.1  # the flow loss weighs an error of the mean by up to 1 / (4 residual^2)
 START_LOGVAR = -8.0  # at initialisation; with unit noise a decoder would first learn to ignore its latents
 
@@ -51,12 +52,12 @@ class Standardisation(nnx.Module):
     return latents * scale + center
 
 
-def calibrate(vae: Vae, means: Float[Array, "B T ... Z"], lag: int) -> Vae:
+def calibrate(codec: Codec, means: Float[Array, "B T ... Z"], lag: int) -> Codec:
   """A copy of the codec whose latents are standardised over `means`, posterior means that this codec returned.
 
   B clips of T consecutive latent frames; lag: latent frames per unit, for `residual_std`.
   """
-  copy: Any = jax.tree.map(lambda leaf: leaf, vae)
+  copy: Any = jax.tree.map(lambda leaf: leaf, codec)
   center, scale = copy.standard.constants()
   flat = means.reshape(-1, means.shape[-1])
   mean, deviation = flat.mean(axis=0), jnp.maximum(flat.std(axis=0), 1e-4)

@@ -61,11 +61,15 @@ class Config(Section):
 
   @property
   def latent_height(self) -> int:
-    return whole(self.media.height, self.video_codec.space_stride, "video latent rows = height / VAE space stride")
+    return whole(
+      self.media.height, self.video_codec.space_stride, "video latent rows = height / the codec's space stride"
+    )
 
   @property
   def latent_width(self) -> int:
-    return whole(self.media.width, self.video_codec.space_stride, "video latent columns = width / VAE space stride")
+    return whole(
+      self.media.width, self.video_codec.space_stride, "video latent columns = width / the codec's space stride"
+    )
 
   @property
   def video_groups(self) -> int:
@@ -73,7 +77,7 @@ class Config(Section):
     return whole(
       self.media.frames,
       self.video_codec.time_stride,
-      "video latent frames per unit = frames per unit / VAE time stride",
+      "video latent frames per unit = frames per unit / the codec's time stride",
     )
 
   @property

@@ -85,7 +85,8 @@ def train(stage: Stage, config: Config) -> TrainState:
     state = start_state(stage, config, mesh, checkpoints)
     start = int(state.step)
     write_json(run.local / "config.json", config_to_dict(config))
-    write_json(run.local / "code.json", provenance.code() | provenance.brought_parts(config))
+    about = provenance.code() | provenance.brought_parts(config) | provenance.codecs_of(loader)
+    write_json(run.local / "code.json", about)
     if tokenizer is not None:
       with replacing(run.local / TOKENIZER_FILE) as temporary:
         temporary.write_bytes(tokenizer.blob)

@@ -15,6 +15,7 @@ from typing import Any
 from wanstreamer_jax import __version__
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import flat_fields
+from wanstreamer_jax.data.loader import CropLoader
 from wanstreamer_jax.weights.qwen import fingerprint
 
 PACKAGE = pathlib.Path(__file__).parent.parent
@@ -81,3 +82,11 @@ def brought_parts(config: Config) -> dict[str, Any]:
   """{"language_model": what tells its folder from others}, and so on, of the folders that a run starts from."""
   folders = {name: getattr(config.train, name) for name in ("language_model", "hearing", "seeing")}
   return {name: {"folder": folder, **fingerprint(folder)} for name, folder in folders.items() if folder}
+
+
+def codecs_of(loader: Any) -> dict[str, Any]:
+  """{"codecs": hash of the codecs that made the latents}, of loaders of latents; {} for others."""
+  if not isinstance(loader, CropLoader):
+    return {}
+  made_by = loader.folders[0].manifest["source"].get("codecs")
+  return {"codecs": made_by} if made_by else {}

@@ -1,5 +1,6 @@
 """An `Agent` on disk: joined from trained parts, exported as one folder, loaded. It can be loaded from anywhere."""
 
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.codecs.wan import WanCodec
 from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.config_files import apply_override, flat_fields
-from wanstreamer_jax.data.encode import world_text
+from wanstreamer_jax.data.encode import fingerprint, world_text
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.data.world_file import load_world, write_world
@@ -115,6 +116,15 @@ def assemble(streamer: Path, audio_codec: Path, video_codec: Path) -> Agent:
     found = checked_part(part, path, found, getattr(abstract, part))
     values |= {f"{part}.{name}": value for name, value in found.items()}
   return fit_weights(values, abstract, streamer)
+
+
+def made_by_others(streamer: Path, agent: Agent) -> bool:
+  """Whether the run of `streamer` states that other codec weights than the agent's made the latents it learned from."""
+  try:
+    stated = json.loads((resolve(streamer) / "code.json").read_text()).get("codecs")
+  except (OSError, ValueError, AttributeError):
+    return False  # an export, a single checkpoint, or an older run
+  return stated is not None and stated != fingerprint(agent.audio_codec, agent.video_codec)
 
 
 def codec_fields(config: Config, part: str) -> dict[str, Any]:
