@@ -91,7 +91,7 @@ def test_stats_and_bench_are_printed(folder, capsys):
   ("options", "message"),
   [
     (["--source", "recordings"], "needs --manifest"),
-    (["--manifest", "m.jsonl"], "--manifest goes with"),
+    (["--manifest", "m.jsonl"], "--manifest and --roles go with"),
     (["--skip-bad"], "--skip-bad goes with --source recordings"),
     (["--speech", "folder"], "--speech goes with --source sounds"),
     (["--source", "sounds", "--speech", "no/folder"], "no/folder holds no sound files"),

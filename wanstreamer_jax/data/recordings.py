@@ -67,15 +67,16 @@ class RecordingsSource:
     return min(self.data.min_session_units, self.units)
 
   def describe(self) -> dict[str, Any]:
-    digest, data = hashlib.sha256(self.manifest.read_bytes()).hexdigest(), self.data
-    known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items, "words": self._words_digest()}
-    lead = {"text_lead": data.text_lead if data.text_leads is None else None}  # None: drawn, and told in the world
-    chosen = {"text_leads": data.text_leads and list(data.text_leads), "shortest": self.shortest}
+    data = self.data
     return {
       "name": "recordings",
-      **known,
-      **lead,
-      **chosen,
+      "manifest": self.manifest.name,
+      "sha256": hashlib.sha256(self.manifest.read_bytes()).hexdigest(),
+      "words": self._words_digest(),
+      "recordings": self.items,
+      "text_lead": data.text_lead if data.text_leads is None else None,  # None: drawn, and told in the world
+      "text_leads": data.text_leads and list(data.text_leads),
+      "shortest": self.shortest,
       "own_portrait": data.own_portrait,
       "own_voice": self._voice,
     }
