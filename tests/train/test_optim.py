@@ -14,7 +14,7 @@ from tests.helpers.models import SIZES, abstract_codecs, abstract_duplex
 from tests.helpers.toy_stage import ToyLoader, toy_config, toy_loss, toy_stage
 from wanstreamer_jax.aot.collectives import collectives
 from wanstreamer_jax.aot.hlo import Program
-from wanstreamer_jax.config import TrainConfig
+from wanstreamer_jax.config import ModelConfig, TrainConfig
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.tokens import Latents, Past
@@ -266,7 +266,8 @@ def test_losses_by_flow_time():
 def test_z_loss():
   """Slots after the first PAD do not count; log Z of uniform logits of V words is log V more than they are."""
   text, uniform = jnp.array([[5, 0, 0], [7, 8, 9]]), lambda hidden: jnp.full((*hidden.shape[:-1], 16), 2.0)
-  streamer = lambda weight: SimpleNamespace(logits=uniform, config=SimpleNamespace(train=TrainConfig(z_loss=weight)))
+  config = lambda weight: SimpleNamespace(train=TrainConfig(z_loss=weight), model=ModelConfig())
+  streamer = lambda weight: SimpleNamespace(logits=uniform, config=config(weight))
   plain, _ = duplex.text_losses(streamer(0.0), jnp.zeros((2, 3, 4)), text)
   loss, metrics = duplex.text_losses(streamer(0.5), jnp.zeros((2, 3, 4)), text)
   square = (2 + np.log(16)) ** 2

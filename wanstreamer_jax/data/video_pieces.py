@@ -9,16 +9,13 @@ different), and a conversion of colours that does not depend on the processor.
 
 import re
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import DataError, one_line
 
-EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 LAYOUT = "yuv444p"
 ENCODER = "keyint=infinite:scenecut=0:mbtree=0:threads=1"
 START_CODE = re.compile(rb"\x00\x00\x01")
@@ -66,20 +63,30 @@ class Pieces(NamedTuple):
 
 def encode_piece(frames: np.ndarray, crf: int, fps: int) -> bytes:
   """Pictures uint8 [T, H, W, 3] as one piece. crf: x264's constant quality, 0 (nothing lost but rounding) to 51."""
+  import av  # here, since readers of raw records need no media library
+  from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
   context = av.CodecContext.create("libx264", "w")
   context.height, context.width = frames.shape[1:3]
   context.pix_fmt, context.time_base, context.framerate = LAYOUT, Fraction(1, fps), Fraction(fps)
   context.thread_count, context.color_range = 1, ColorRange.JPEG
   context.options = {"crf": str(crf), "preset": "medium", "x264-params": ENCODER}
-  convert, packets = VideoReformatter(), []
+  convert, exact, packets = VideoReformatter(), _exact(), []
   for index, frame in enumerate(frames):
     picture = convert.reformat(
-      av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24"), format=LAYOUT, interpolation=EXACT, threads=1,
+      av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24"), format=LAYOUT, interpolation=exact, threads=1,
       dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.JPEG,
     )  # fmt: skip
     picture.pts = index
     packets += context.encode(picture)
   return _without_notes(b"".join(map(bytes, [*packets, *context.encode(None)])))
+
+
+def _exact() -> Any:
+  """The interpolation that does not depend on the processor."""
+  from av.video.reformatter import Interpolation
+
+  return Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 def _without_notes(stream: bytes) -> bytes:
@@ -90,6 +97,9 @@ def _without_notes(stream: bytes) -> bytes:
 
 def decode_piece(piece: bytes, shape: tuple[int, ...]) -> np.ndarray:
   """The pictures of a piece, uint8 of `shape` [T, H, W, 3]. Raises DataError for a damaged one."""
+  import av
+  from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
   context = av.CodecContext.create("h264", "r")
   context.thread_count = 1
   try:
@@ -100,10 +110,10 @@ def decode_piece(piece: bytes, shape: tuple[int, ...]) -> np.ndarray:
   if len(frames) != shape[0] or any((frame.height, frame.width) != shape[1:3] for frame in frames):
     found = f"{len(frames)} pictures" + (f" of {frames[0].height} x {frames[0].width}" if frames else "")
     raise DataError(f"a piece of video holds {found}: expected {shape[0]} of {shape[1]} x {shape[2]}")
-  convert, out = VideoReformatter(), np.empty(shape, np.uint8)
+  convert, exact, out = VideoReformatter(), _exact(), np.empty(shape, np.uint8)
   for index, frame in enumerate(frames):
     out[index] = convert.reformat(
-      frame, format="rgb24", interpolation=EXACT, threads=1, src_colorspace=Colorspace.ITU709,
+      frame, format="rgb24", interpolation=exact, threads=1, src_colorspace=Colorspace.ITU709,
       src_color_range=ColorRange.JPEG,
     ).to_ndarray()  # fmt: skip
   return out
