@@ -70,6 +70,8 @@ def import_codec(args: argparse.Namespace) -> None:
   kind = getattr(found.config, found.part).kind
   print(*found.notes, sep="\n")
   print(f"{args.out}: {size / 1e6:.1f} MB, {found.part} of kind {kind}, latents standardised {measured}")
+  if not args.records:
+    print("what the past leaves unknown of each latent was not measured (docs/codecs.md): --records DIR does")
   named = args.config
   if args.write_config:
     about = "Written by `wanstreamer codec import`."
