@@ -3,7 +3,7 @@
     wanstreamer train --config=configs/base.py --config.train.steps=2000
 
 Expected time and result: none by itself; train `tiny.py` (CPU) or `demo.py` (GPU) instead. All fields, with
-their meaning, are in `wanstreamer_jax/config.py`; a misspelt one fails with the nearest name.
+their meaning, are in `wanstreamer_jax/config/`; a misspelt one fails with the nearest name.
 """
 
 from wanstreamer_jax.config import Config

@@ -261,6 +261,8 @@ def test_json_and_back():
     config_from_dict({"train": {"stpes": 3}})
   with pytest.raises(ConfigError, match=r"train\.steps is 'x'"):
     config_from_dict({"train": {"steps": "x"}})
+  with pytest.raises(ConfigError, match="video_codec is 5: expected a section of fields"):
+    config_from_dict({"video_codec": 5})
   assert flat_fields(config)["layout.window"] is None
 
 

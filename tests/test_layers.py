@@ -34,9 +34,9 @@ LAYERS = (
 LEVEL = {group: level for level, groups in enumerate(LAYERS) for group in groups}
 
 # Data code and the protocol run in worker processes and clients, and `--help` must answer at once: no jax in these.
-NO_JAX = ("__init__.py", "__main__.py", "cli/main.py", "config.py", "errors.py", "data/session.py", "serve/protocol.py")
-NO_JAX_FOLDERS = ("data/duplex_world/", "parallel/xla_flags.py")
-STANDARD_LIBRARY_ONLY = ("__init__.py", "__main__.py", "cli/", "config.py", "errors.py", "parallel/xla_flags.py")
+NO_JAX = ("__init__.py", "__main__.py", "cli/main.py", "errors.py", "data/session.py", "serve/protocol.py")
+NO_JAX_FOLDERS = ("config/", "data/duplex_world/", "parallel/xla_flags.py")
+STANDARD_LIBRARY_ONLY = ("__init__.py", "__main__.py", "cli/", "config/", "errors.py", "parallel/xla_flags.py")
 HEAVY = ("cli/inspect_report.py", "cli/inspect_parts.py")  # which a handler imports
 # All that the package's own __init__ imports: it sets flags before jax reads them.
 FLAGS = f"{PACKAGE}.parallel.xla_flags"

@@ -130,6 +130,19 @@ def test_sessions_that_only_fill_a_batch_do_not_count(agent, batch):
   np.testing.assert_array_equal(first.kept["model"][0].video, every.kept["model"][0].video[:1])
 
 
+def test_units_past_a_sessions_end_do_not_count(agent, batch):
+  """The last unit of the first session."""
+  crops, speaking = next(heldout.crops(batch, 4))
+  there = np.ones((SESSIONS, 4), bool)
+  there[0, 3] = False
+  past = np.pad(there, ((0, 0), (PREVIOUS, 0)), constant_values=True)
+  short = crops._replace(agent_text_valid=there, agent_video_valid=past, agent_audio_valid=past)
+  tally = Tally(agent.streamer)
+  tally.add(short, speaking)
+  units = tally.result()["units"]
+  assert units["all"] == units["speaking"] + units["listening"] + units["transitions"] == 4 * SESSIONS - 1
+
+
 def test_the_error_is_that_of_the_posterior_mean(agent, batch):
   """A head that answers a constant, whatever it reads, is wrong by the mean square of what is left."""
   row = first_row(next(heldout.crops(batch, 4))[0])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wanstreamer_jax.parallel.xla_flags import avoid_ynn_crash
 
 if TYPE_CHECKING:
-  from wanstreamer_jax.config import Config
+  from wanstreamer_jax.config.experiment import Config
   from wanstreamer_jax.config_files import load_config
   from wanstreamer_jax.data.session import MediaUnit
   from wanstreamer_jax.engine.engine import Engine
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 __all__ = ["Config", "Engine", "MediaUnit", "load_agent", "load_config", "stream_file"]
 
 _HOMES = {
-  "Config": "config",
+  "Config": "config.experiment",
   "Engine": "engine.engine",
   "MediaUnit": "data.session",
   "load_agent": "weights.agent",

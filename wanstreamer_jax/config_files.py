@@ -201,14 +201,14 @@ def translated(values: dict[str, Any]) -> dict[str, Any]:
   for old, (new, kind) in RENAMED_SECTIONS.items():
     if old in values:
       values[new] = {"kind": kind, kind: values.pop(old)}
-  native = values.get("video_codec", {}).get("native", {})
-  if "residual_blocks" in native:  # of three resolutions, the same number at two of them
-    native = {name: value for name, value in native.items() if name != "residual_blocks"} | {
-      "encoder_blocks": 2 * [native["residual_blocks"]]
-    }
-    values["video_codec"] = values["video_codec"] | {"native": native}
+  codec = values.get("video_codec")
+  native = codec.get("native") if isinstance(codec, dict) else None
+  if isinstance(codec, dict) and isinstance(native, dict) and "residual_blocks" in native:
+    blocks = 2 * [native["residual_blocks"]]  # of three resolutions, the same number at two of them
+    native = {name: value for name, value in native.items() if name != "residual_blocks"} | {"encoder_blocks": blocks}
+    values["video_codec"] = codec | {"native": native}
   train = values.get("train")
-  if isinstance(train, dict) and train.get("stage") in RENAMED_SECTIONS:
+  if isinstance(train, dict) and str(train.get("stage")) in RENAMED_SECTIONS:
     values["train"] = train | {"stage": RENAMED_SECTIONS[train["stage"]][0]}
   return values
 

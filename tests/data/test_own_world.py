@@ -41,6 +41,13 @@ def test_without_silence_it_is_the_first_good_frame():
   assert pick_portrait(np.zeros((FRAMES, 16, 16, 3), np.uint8), None, None, MEDIA) is None
 
 
+def test_a_picture_of_few_frames_can_be_a_portrait():
+  """A camera that ended soon after the session began."""
+  speech = np.full(4 * 48, 0.3, np.float32)
+  assert pick_portrait(scene()[20:24], None, None, MEDIA)[0, 0, 0] in range(20, 24)
+  assert pick_portrait(scene()[20:24], speech, None, MEDIA)[0, 0, 0] == 20
+
+
 def test_the_voice_is_the_loudest_clean_stretch():
   levels = [0.0, 0.1, 0.1, 0.5, 0.5, 0.2, 0.2, 1.0, 1.0, 0.0]
   agent = [np.full(192, level, np.float32) for level in levels]
@@ -61,8 +68,8 @@ def folder(tmp_path_factory):
   return path
 
 
-def world_of(folder, config, **world):
-  agent = {"video": "agent.mkv", "audio": "agent.wav"}
+def world_of(folder, config, agent=None, **world):
+  agent = {"video": "agent.mkv", "audio": "agent.wav", **(agent or {})}
   line = {"id": "x", "user": {"audio": "user.wav"}, "agent": agent, "world": world}
   (folder / "m.jsonl").write_text(json.dumps(line))
   return [session.world for session in RecordingsSource.open(folder / "m.jsonl", config).sessions(0)]
@@ -81,3 +88,11 @@ def test_a_recording_gives_portrait_and_voice_unless_they_are_given_or_turned_of
   off = world_of(folder, config)[0]
   assert off.portrait is None
   assert off.voice is None
+
+
+def test_a_camera_that_starts_late_gives_a_frame_that_is_silent_there(folder):
+  """The sound is silent from 0 to 1 s, and the pictures begin at 0.5 s: frames 0 to 12 of them are silent."""
+  config = small_config()
+  config.data.session_units = 10
+  (world,) = world_of(folder, config, {"video_start": 0.5, "audio_start": 0.0})
+  assert 5 <= world.portrait[0, 0, 0] < 12

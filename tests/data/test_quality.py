@@ -35,7 +35,7 @@ def report(user, agent, words=None):
 
 
 def test_a_good_recording_has_no_flag():
-  words = (TimedWord("a", float(TALK.argmax()) / 25, float(TALK.argmax()) / 25 + 0.3),)
+  words = tuple(TimedWord("a", at / 25, at / 25 + 0.3) for at in np.flatnonzero(TALK)[::20])
   found = report(units_of(~TALK, noise=3), units_of(TALK, noise=3), words)
   assert found["flags"] == []
   assert found["seconds"] == UNITS * 0.16
@@ -43,14 +43,14 @@ def test_a_good_recording_has_no_flag():
   assert found["agent"]["level"] == pytest.approx(20 * np.log10(0.2), abs=0.5)
   assert found["agent"]["sync"] > 0.5
   assert found["agent"]["sync_rank"] == 1.0
-  assert found["agent"]["words_heard"] == 1.0
+  assert (found["agent"]["words_heard"], found["agent"]["unwritten"]) == (1.0, 0.0)
   assert found["mixed"] < 0.1
 
 
 def test_bad_ones_are_flagged_by_what_is_bad():
   talk, other = units_of(TALK, noise=3), units_of(~TALK, noise=3)
   silence = units_of(np.zeros_like(TALK))
-  elsewhere = tuple(TimedWord("a", at / 25, at / 25) for at in np.flatnonzero(~TALK)[5:15:5])
+  elsewhere = tuple(TimedWord("a", at / 25, at / 25) for at in np.flatnonzero(~TALK)[5::10])
   shuffled = [a._replace(video=b.video) for a, b in zip(talk, units_of(RNG.permutation(TALK), noise=3))]
   assert report(silence, talk)["flags"] == ["user silent", "user frozen"]
   assert report(other, units_of(TALK, gain=3.0, noise=3))["flags"] == ["agent clipped"]
@@ -83,3 +83,19 @@ def test_other_pictures_do_not_fit_better_than_chance():
     ranks.append(sync(10.0 * a, np.where(b, -20.0, -90.0), 25).rank)
   assert 0.3 < np.mean(ranks) < 0.7
   assert np.mean(np.array(ranks) < 0.8) > 0.6
+
+
+def test_speech_that_nobody_wrote_down_is_flagged():
+  """An aligner that found nothing; somebody who said nothing."""
+  talk, other = units_of(TALK, noise=3), units_of(~TALK, noise=3)
+  assert report(other, talk, ())["flags"] == ["agent speech without words"]
+  assert report(other, units_of(TALK & False, noise=3), ())["flags"] == ["agent silent"]
+
+
+def test_a_camera_that_starts_late_is_compared_with_the_sound_beside_it():
+  late = [unit._replace(video_valid=index >= 30) for index, unit in enumerate(units_of(TALK, noise=3))]
+  found = report(units_of(~TALK, noise=3), late)["agent"]
+  assert found["sync"] > 0.5
+  assert abs(found["late_ms"]) <= 40
+  few = [unit._replace(video_valid=index < 2) for index, unit in enumerate(late)]
+  assert "sync" not in report(late, few)["agent"]

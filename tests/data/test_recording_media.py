@@ -83,6 +83,15 @@ def test_starts_replace_what_files_say(folder):
   assert np.abs(heard[round(0.34 * rate) : round(1.3 * rate)] - 0.5).max() < 0.01
 
 
+def test_what_is_before_the_recording_is_left_out(folder):
+  """A file that began 0.3 s earlier, whose sound is a ramp."""
+  write_tracks(folder / "ramp.wav", [np.linspace(0, 0.96, 96_000)[None]])
+  units = units_of(folder, {"audio": "ramp.wav", "audio_start": -0.3}, duration=1.0)
+  heard = np.concatenate([unit[USER].audio for unit in units])
+  rate = small_config().media.sample_rate
+  assert np.abs(heard[50:rate] - (np.arange(50, rate) / rate + 0.3) * 0.48).max() < 0.005
+
+
 def test_files_whose_stamps_begin_anywhere_begin_with_the_others(folder):
   """An MP3 starts after its encoder's delay, a transport stream at 1.4 s or so; the sound in both starts at once."""
   sound = np.full(48_000, 0.5, np.float32)
@@ -110,6 +119,18 @@ def test_a_stream_that_ends_before_the_stated_duration_is_absent_from_then_on(fo
   session = next(source.sessions(0))
   assert session.length == 13
   assert list(session.agent.audio_valid) == [True] * 6 + [False] * (session.units - 6)
+
+
+def test_a_stream_that_begins_late_is_absent_until_then(folder):
+  """A camera that starts 0.4 s after the microphone; its first picture is red, and is not held before."""
+  agent = {"video": "both.mkv", "audio": "long.wav", "video_start": 0.4, "audio_start": 0.0}
+  units = units_of(folder, {"audio": "long.wav"}, agent, duration=1.4)
+  assert [unit[AGENT].video_valid for unit in units] == [False] * 2 + [True] * 7
+  assert all(unit[AGENT].audio_valid for unit in units)
+  config = small_config()
+  config.data.session_units = 9
+  session = next(RecordingsSource.open(folder / "manifest.jsonl", config).sessions(0))
+  assert list(session.agent.video_valid) == [False] * 2 + [True] * 7
 
 
 BAD = {

@@ -175,6 +175,11 @@ def changed(**changes):
       "the times of its boxes do not rise",
     ),
     (changed(agent={**GOOD["agent"], "words": "no.json"}), "agent.words: 'no.json' is not a file"),
+    (
+      changed(agent={"audio": "agent.wav", "words": {"file": "user.wav", "speaker": 3}}),
+      "words.speaker 3 is not text",
+    ),
+    (changed(agent={"audio": 300 * "a"}), "agent.audio: 'a*' is not a file"),
     (changed(agent={**GOOD["agent"], "words": "user.wav"}), "agent.words: transcript .*user.wav: not a text file"),
     (changed(agent={**GOOD["agent"], "world": {}}), "world is given for the line and for its agent; keep one"),
     (changed(agent={**GOOD["agent"], "speaker": 3}), "agent.speaker 3 is not text"),
@@ -302,6 +307,7 @@ def test_the_end_of_a_recording_is_a_shorter_session(folder, config, tmp_path):
   make(config, source, tmp_path / "records", progress=False)
   opened = RecordFolder(tmp_path / "records")
   assert list(opened.lengths) == [5, 2]
+  assert opened.manifest["format"] == 2  # older programs would train on what does not exist
   assert read_report(tmp_path / "records")["unused_units"] == 0
   assert read_report(tmp_path / "records")["quality"][0]["cut_seconds"] == 0.1  # the user's sound lasts 1.1 s
   units = opened.read_units(1)
@@ -311,7 +317,10 @@ def test_the_end_of_a_recording_is_a_shorter_session(folder, config, tmp_path):
   again = session_from_truth(opened.read_session(1).truth, units)
   assert (again.length, again.units) == (2, 5)
   config.data.min_session_units = 3
-  assert len(list(RecordingsSource.open(manifest(folder, GOOD), config).sessions(0))) == 1
+  late = {**GOOD, "user": {"audio": "user.wav", "words": [{"text": "bye", "start": 0.9, "end": 1.0}]}}
+  make(config, RecordingsSource.open(manifest(folder, late), config), tmp_path / "whole", progress=False)
+  assert RecordFolder(tmp_path / "whole").sessions == 1
+  assert read_report(tmp_path / "whole")["quality"][0]["cut_words"] == {"user": 1, "agent": 0}
 
 
 def test_what_nobody_wrote_down_is_not_silence(folder, config, tmp_path):
@@ -333,11 +342,24 @@ def test_transcripts_lie_beside_moshi_files(folder, config):
   assert [word.text for word in line.sides["user"].words] == ["yes"]
   (folder / "both.json").write_text(json.dumps({"alignments": words[:1]}))
   assert read_manifest(path)[0].sides["user"].words is None  # only the agent was transcribed
+  others = [[word, times, name] for (word, times, _), name in zip(words, ("ada", "ben"))]
+  (folder / "both.json").write_text(json.dumps({"alignments": others}))
+  with pytest.raises(DataError, match="words of 'ada', 'ben', but none of 'SPEAKER_MAIN', .*: say whose they are"):
+    read_manifest(path)  # the agent did not say nothing
   (folder / "both.json").write_text(json.dumps({"licence": "CC0"}))
   assert read_manifest(path)[0].sides["agent"].words is None  # something else of that name
   (folder / "both.json").write_text("{")
   with pytest.raises(DataError, match=r'user.words: transcript \S*both.json: not JSON .*or give "words"'):
     read_manifest(path)
+
+
+def test_records_of_other_transcripts_are_not_continued(folder, config, tmp_path):
+  (folder / "both.json").write_text(json.dumps({"alignments": [["hello", [0.1, 0.2], "SPEAKER_MAIN"]]}))
+  path = manifest(folder, {"path": "both.wav"})
+  make(config, RecordingsSource.open(path, config), tmp_path / "records", progress=False)
+  (folder / "both.json").write_text(json.dumps({"alignments": [["goodbye", [0.1, 0.2], "SPEAKER_MAIN"]]}))
+  with pytest.raises(DataError, match="exists already, made with other settings"):
+    make(config, RecordingsSource.open(path, config), tmp_path / "records", progress=False)
 
 
 def test_gaps_keep_their_time_in_two_channels(folder, config):
@@ -365,6 +387,11 @@ def test_records_with_other_leads_are_refused(folder, config, tmp_path):
   opened.check(config, TextTokenizer())
   config.data.text_leads = None
   with pytest.raises(DataError, match=r"was made with leads = \[1, 2\], but the config has None"):
+    opened.check(config, TextTokenizer())
+  del opened.manifest["text"]["leads"]  # as older records, whose agents were told nothing
+  opened.check(config, TextTokenizer())
+  config.data.text_leads = (1, 2)
+  with pytest.raises(DataError, match=r"was made with leads = None, but the config has \[1, 2\]"):
     opened.check(config, TextTokenizer())
 
 

@@ -129,6 +129,14 @@ def test_speaking_is_the_middle_of_frames_inside_voiced_words():
   assert records.speaking(Side(None, None, (), words), 7, 25).tolist() == [False, True, True, True, False, False, False]
 
 
+def test_speaking_goes_by_the_sound_where_the_words_are_unknown():
+  """Two units of two frames with 48 samples each; the sound is loud from the second frame on."""
+  audio = np.where(np.arange(192) < 48, 0, 0.2).astype(np.float32)
+  side = Side(None, audio, (), (Word("a", 0, 0.0, 0.04),), text_valid=np.array([True, False]))
+  assert records.speaking(side, 4, 25).tolist() == [True, False, True, True]
+  assert records.speaking(dataclasses.replace(side, text_valid=None), 4, 25).tolist() == [True, False, False, False]
+
+
 def test_absent_streams_are_not_valid_and_wrong_shapes_are_refused(tokenizer):
   config = small_config()
   dtype = records.unit_dtype(config, ("mouth",))

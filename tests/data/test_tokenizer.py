@@ -64,6 +64,7 @@ def test_vocabulary_words_are_one_token_wherever_they_stand(tmp_path):
 def test_cut_is_a_control_token_only_as_a_word(shipped):
   assert shipped.encode_word(CUT) == [shipped.cut_id]
   assert shipped.cut_id not in shipped.encode(CUT)
+  assert shipped.cut_id not in Keyboard(shipped, 9)([CUT])  # typed by a user
   ids = [*shipped.encode_word("red"), shipped.cut_id, *shipped.encode_word("blue"), shipped.pad_id]
   assert shipped.decode(ids) == "red blue"
   assert shipped.captions(ids) == "red <cut> blue"

@@ -39,6 +39,20 @@ def test_words_without_times_share_the_gap_between_their_neighbours(tmp_path):
   assert [word.end for word in found] == pytest.approx([1.2, 1.6, 2.0, 2.1, 2.5])
 
 
+def test_words_without_times_stand_beside_those_that_have_some(tmp_path):
+  """The recording's first word with a time is at 60 s; the one before it was not said at 0 s."""
+  words = [{"text": "19"}, {"text": "years", "start": 60.0, "end": 60.5}, {"text": "7"}]
+  words += [{"text": "days", "start": 90.0, "end": 90.5}]
+  assert [word.start for word in words_of_speaker(write(tmp_path, words), None)] == [59.0, 60.0, 60.5, 90.0]
+
+
+def test_a_segment_that_was_not_aligned_keeps_its_words(tmp_path):
+  """WhisperX leaves "words": [] there; what was said is not taken for silence."""
+  segments = [{"start": 1.0, "end": 2.0, "text": " in 1984", "words": []}, {"start": 2, "end": 3, "words": OBJECTS[:0]}]
+  found = words_of_speaker(write(tmp_path, {"segments": segments}), None)
+  assert found == (("in", 1.0, 1.5), ("1984", 1.5, 2.0))
+
+
 def test_speakers_are_told_apart(tmp_path):
   path = write(tmp_path, {"alignments": [["hi", [0, 1], "SPEAKER_MAIN"], ["yes", [1, 2], "SPEAKER_OTHER"]]})
   assert [word.text for word in words_of_speaker(path, "SPEAKER_OTHER")] == ["yes"]
@@ -56,6 +70,7 @@ def test_speakers_are_told_apart(tmp_path):
     ([{"text": 3, "start": 2, "end": 1}], "word 3 from 2 to 1: expected"),
     ({"alignments": [["a", 3]]}, "a word is not what its form has"),
     ({"segments": [{"words": ["a"]}]}, "a word is not what its form has"),
+    ({"segments": [{"start": 2.0, "end": 3.0, "text": "so it is"}]}, "'so it is' at 2.0 s has no words: transcribe"),
     ({"tiers": {"words": {}}}, "a word is not what its form has"),
   ],
 )

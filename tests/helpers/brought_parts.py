@@ -100,7 +100,8 @@ def write_recordings(folder: pathlib.Path, count: int = 6, size: tuple[int, int]
         name = f"{number}-{side}"
         write_audio(folder / f"{name}.wav", audio, rate)
         fps = (25, 30, 24)[number % 3]
-        write_video(folder / f"{name}.mp4", talking_squares(words, fps, size, number), fps=fps)
+        sound = voice(words, 48_000, 110 + 30 * number) if number == count - 1 else None  # also a clip to stream
+        write_video(folder / f"{name}.mp4", talking_squares(words, fps, size, number), fps=fps, sound=sound)
         line[side] = {"video": f"{name}.mp4", "audio": f"{name}.wav"}
         if number != 2 and not silent:
           line[side]["words"] = [{"text": text, "start": start, "end": end} for text, start, end in words]

@@ -50,13 +50,16 @@ def table(names: list[str], texts: list[str], indent: int) -> list[str]:
 
 
 def folder_docstring(folder: pathlib.Path) -> str:
-  """`__init__.py` of a folder: its own paragraphs as they are, and the list of its folders and modules."""
-  docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
+  """`__init__.py` of a folder: its own paragraphs and its code as they are, and the list of its folders and modules."""
+  source = (folder / "__init__.py").read_text()
+  parsed = ast.parse(source)
+  docstring = ast.get_docstring(parsed, clean=False) or ""
+  code = source.splitlines(keepends=True)[parsed.body[0].end_lineno :] if docstring else []
   own = docstring.split("\n\nModules:\n")[0].rstrip()
   inside = [*sorted(path.parent for path in folder.glob("*/__init__.py")), *modules(folder)]
   names = [path.name + "/" * path.is_dir() for path in inside]
   rows = table(names, list(map(first_sentence, inside)), 4)
-  return "\n".join([f'"""{own}', "", "Modules:", *rows, '"""', ""])
+  return "\n".join([f'"""{own}', "", "Modules:", *rows, '"""', ""]) + "".join(code)
 
 
 def readme_block() -> str:

@@ -26,7 +26,7 @@ PROGRESS = {  # command -> files under its output that show that it is in its mi
   ("data", "encode"): "{out}.partial/*.json",
   ("train",): "{run}/checkpoints/[0-9]*/meta/metadata",
 }
-LIMIT = 600  # seconds for one command
+LIMIT = 1500  # seconds for one command
 
 
 def commands() -> list[list[str]]:

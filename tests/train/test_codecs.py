@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from tests.helpers.fake_sessions import FakeSource
+from wanstreamer_jax.codecs.make import make_video_codec
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.mixture import Mixture
@@ -14,7 +16,7 @@ from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.train.codec_losses import calibration_statistics
-from wanstreamer_jax.train.codecs import ClipLoader, codec_of
+from wanstreamer_jax.train.codecs import ClipLoader, codec_of, standardised_over
 from wanstreamer_jax.train.loop import train
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.train.state import init_state
@@ -134,6 +136,22 @@ def test_the_critic_stays_behind_and_a_codec_alone_gets_a_new_one(media, tmp_pat
   jax.tree.map(np.testing.assert_array_equal, named_leaves(whole), named_leaves(params))
   read = stage.load(tmp_path / "both", abstract.codec, config)
   jax.tree.map(np.testing.assert_array_equal, named_leaves(read), named_leaves(alone))
+
+
+def test_clips_too_short_for_the_critic_are_refused():
+  with pytest.raises(ConfigError, match="clips of 3360 samples are shorter than the 4680 .*; set data.units higher"):
+    adversarial(**{"data.units": 1, "train.critic_periods": "(2,13)"})
+
+
+def test_an_imported_codec_is_measured_over_sessions_of_any_length(media):
+  """The config asks for longer clips than there are; pictures are encoded one short clip at a time."""
+  config = config_of("duplex", **{"data.units": 40})
+  codec = make_video_codec(config.video_codec, rngs=nnx.Rngs(0))
+  found = standardised_over(codec, media / "both", config, "video")
+  again = standardised_over(found, media / "both", config, "video")
+  np.testing.assert_allclose(again.standard.latent_mean[...], found.standard.latent_mean[...], atol=1e-4)
+  np.testing.assert_allclose(again.standard.latent_std[...], found.standard.latent_std[...], rtol=1e-3)
+  assert not np.allclose(found.standard.latent_std[...], 1)
 
 
 @pytest.mark.slow

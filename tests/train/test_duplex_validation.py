@@ -62,6 +62,12 @@ def test_users_are_changed_for_the_second_figures_only(config):
     assert same == (name not in ("user_audio", "user_video")), name
 
 
+def test_a_batch_that_is_cut_into_more_parts_than_sessions_are_validated(config):
+  many = config.replace()
+  many.data.batch, many.data.shares, many.train.accumulate = 16, 16, 8
+  assert len(duplex_validation._held_out(many.freeze()).session) == duplex_validation.SESSIONS
+
+
 def test_nothing_is_validated_where_nothing_is_given(config, tmp_path):
   streamer = nano_agent(f"data.units={UNITS}").streamer
   assert duplex_validation.validate(streamer, frozen(config, heldout=""), tmp_path, 7) == {}

@@ -1,14 +1,16 @@
 """Training starts with the ears and eyes of folders, on any mesh, and with everything else as it was."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.helpers.brought_parts import write_language_model
-from tests.helpers.encoders import config_with, vision_folder
-from tests.helpers.pretrained import NANO_POCKET, pocket_folder
+from tests.helpers.encoders import SIGLIP, config_with, vision_folder
+from tests.helpers.pretrained import NANO_POCKET, pocket_folder, write_folder
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.errors import CheckpointError, ConfigError
@@ -90,3 +92,27 @@ def test_bad_folders(config, folders):
     senses(config, {"encoder": params})
   with pytest.raises(ConfigError, match="train.init is 'demo', which has ears and eyes of its own"):
     config.replace(train=config.train.replace(init="demo")).freeze()
+
+
+def test_eyes_whose_config_or_layers_are_odd_are_refused(tmp_path):
+  sizes, tensors = SIGLIP, load_file(vision_folder(tmp_path / "eyes") / "model.safetensors")
+  stated = json.loads((tmp_path / "eyes" / "config.json").read_text())
+
+  def refused(name, tensors=tensors, **values):
+    with pytest.raises(CheckpointError) as caught:
+      import_seeing(write_folder(tmp_path / name, tensors, stated | values), config_with(video="siglip2"))
+    return str(caught.value)
+
+  assert "has patch_size 0 and image_size 224: expected pixels" in refused("pixels", patch_size=0)
+  whole = refused("part", model_type="siglip2", vision_config="base")
+  assert "has vision_config 'base': expected an object" in whole
+  other = tensors | {"encoder.layers.1.mlp.fc1.bias": np.zeros(sizes.mlp + 1, np.float32)}
+  assert "mlp.up_proj.b has other shapes in some of the layers" in refused("layers", other)
+  assert "has no tensor embeddings" in refused("empty", {"head.probe": np.zeros((1, 1, 2), np.float32)})
+
+
+@pytest.mark.parametrize("windows", [[], [[16]], 5, [["a", 1]]])
+def test_ears_whose_windows_are_no_pairs_are_refused(tmp_path, windows):
+  folder = write_folder(tmp_path, {}, {"model_type": "moonshine_streaming_encoder", "sliding_windows": windows})
+  with pytest.raises(CheckpointError, match="expected \\[past, future\\] of every layer"):
+    import_hearing(folder, config_with(audio="moonshine"))

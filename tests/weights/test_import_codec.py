@@ -102,6 +102,7 @@ def test_what_is_left_out_is_counted(tmp_path):
 @pytest.mark.parametrize(
   ("values", "message"),
   [
+    ({"model_type": ["mimi"]}, "names the architecture ['mimi']: expected"),
     ({"model_type": "mimi"}, "names the architecture 'mimi': expected pocket_tts_audio_tokenizer (audio) or Auto"),
     ({"model_type": "vibevoice_acoustic_tokenizer"}, "its 7.5 latents a second are 1.2 a unit of 160 ms"),
     ({"use_causal_conv": False}, "has use_causal_conv False: this codec supports True"),
@@ -129,6 +130,10 @@ def test_another_architecture_is_refused(tmp_path, values, message):
     ({"latents_std": [1.0]}, "latents_mean and latents_std have 4 and 1 numbers: expected 4 each"),
     ({"latents_mean": ["a"] * 4}, "are not lists of numbers"),
     ({"latents_mean": None}, "have 1 and 4 numbers: expected 4 each"),
+    (
+      {"is_residual": True, "dim_mult": [1, 2, 3, 4]},
+      "of 16 and 24 channels has no whole channels: expected 24 to divide 16 x 8; set multiples",
+    ),
   ],
 )
 def test_wan_folders_that_this_codec_cannot_be_are_refused(tmp_path, values, message):
@@ -176,6 +181,18 @@ def test_tensors_that_differ_are_named(tmp_path):
   assert "latent_proj.weight as I8: expected F32, BF16, F16" in refused(changed("dtype", more=whole), config())
 
 
+def test_a_tensor_that_does_not_fill_its_bytes_is_refused(tmp_path):
+  folder = pocket_folder(tmp_path / "p")
+  file = folder / "model.safetensors"
+  data = file.read_bytes()
+  length = int.from_bytes(data[:8], "little")
+  header = json.loads(data[8 : 8 + length])
+  header["latent_proj.weight"]["shape"] = [20, 50, 1]
+  text = json.dumps(header).encode()
+  file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+  assert "latent_proj.weight of shape [20, 50, 1] has 400 bytes, expected 4000" in refused(folder, config())
+
+
 def test_small_decoders_of_other_latents_are_refused(tmp_path):
   folder, wide = wan_folder(tmp_path / "w"), tae_folder(tmp_path / "t2", WAN2P2 | {"z_dim": 6})
   assert "decodes latents of 6 channels, but the codec's have 4" in refused(folder, config(), wide)
@@ -183,6 +200,9 @@ def test_small_decoders_of_other_latents_are_refused(tmp_path):
   assert "decoder.conv_out" in refused(folder, config(), patches / "taew.safetensors")
   assert "a small decoder is for latents of Wan" in refused(pocket_folder(tmp_path / "p"), config(), wide)
   assert "expected the decoder of TAEW2.1" in refused(folder, config(), folder)
+  flat = tmp_path / "flat.safetensors"
+  save_file({"decoder.1.weight": np.zeros(8, np.float32)}, flat)
+  assert "decoder.1.weight has shape [8]: expected a convolution's 4 numbers" in refused(folder, config(), flat)
   other = tmp_path / "super"
   other.mkdir()
   save_file({"decoder.1.weight": np.zeros((8, 4, 3, 3), np.float32)}, other / "x.safetensors")

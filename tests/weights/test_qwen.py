@@ -260,11 +260,11 @@ def test_missing_and_damaged_files_are_one_line(qwen3, copy, tmp_path, capsys):
     LanguageModel(copy, config)
   weights.unlink()
   (copy / "pytorch_model.bin").write_bytes(b"")
-  with pytest.raises(CheckpointError, match="pytorch_model.bin is a pickle"):
+  with pytest.raises(CheckpointError, match="pytorch_model.bin is pickled"):
     LanguageModel(copy, config)
   index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
   (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-  with pytest.raises(CheckpointError, match=r"model-00002-of-00002.safetensors is missing, .*; copy"):
+  with pytest.raises(CheckpointError, match=r"model-00002-of-00002.safetensors is missing .*: copy"):
     LanguageModel(copy, config)
   (copy / "tokenizer.json").unlink()
   assert main(["config", "from-hf", str(copy), "--base", str(NANO), "--out", str(tmp_path / "c.py")]) == 2

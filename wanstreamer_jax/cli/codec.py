@@ -57,11 +57,9 @@ def import_codec(args: argparse.Namespace) -> None:
   found = importing.import_codec(args.folder, config, args.decoder)
   codec, measured = found.codec, f"as {args.folder} says"
   if args.records:
-    from wanstreamer_jax.data.mixture import Mixture
-    from wanstreamer_jax.train.codecs import ClipLoader, standardised
+    from wanstreamer_jax.train.codecs import standardised_over
 
-    medium = found.part.removesuffix("_codec")
-    codec = standardised(codec, ClipLoader(Mixture(args.records), found.config, medium), medium)
+    codec = standardised_over(codec, args.records, found.config, found.part.removesuffix("_codec"))
     measured = f"over {args.records}"
   elif not found.standardised:
     raise CheckpointError(

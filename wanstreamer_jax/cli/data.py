@@ -208,6 +208,7 @@ def add_encode(group: Any) -> None:
 def data_encode(args: argparse.Namespace) -> None:
   config = load_config(args)
   from wanstreamer_jax.data.encode import encode
+  from wanstreamer_jax.data.record_folder import RecordFolder
   from wanstreamer_jax.weights.agent import load_codecs, resolve
 
   codecs = load_codecs(config, resolve(args.audio_codec), resolve(args.video_codec))
@@ -215,7 +216,7 @@ def data_encode(args: argparse.Namespace) -> None:
   if made is None:
     print(unfinished(args))
     return
-  print(f"{args.out}: {made['sessions']} sessions, {made['sessions'] * made['units']} units of latents")
+  print(f"{args.out}: {made['sessions']} sessions, {int(RecordFolder(args.out).lengths.sum())} units of latents")
   print(skipped(args.out))
 
 

@@ -51,7 +51,7 @@ def load_config(args: argparse.Namespace) -> Any:
   return config_files.load_config(args.config, args.overrides)
 
 
-MAX_NUMBER = 2**31 - 1  # as in config.py, which would take longer to import than `--help` should
+MAX_NUMBER = 2**31 - 1  # as in config/section.py, which would take longer to import than `--help` should
 
 
 def number(kind: Callable[[str], Any], minimum: float, maximum: float = MAX_NUMBER) -> Callable[[str], Any]:

@@ -83,10 +83,15 @@ def add_client(commands: Any) -> None:
 
 
 def client(args: argparse.Namespace) -> None:
+  import numpy as np
+
   from wanstreamer_jax.serve.stream_live import stream_to
 
   figures = stream_to(args.server, args.input, args.out)
-  print(
+  latency = (
     f"latency p50 {figures['p50_ms']:.0f} ms, p95 {figures['p95_ms']:.0f}, p99 {figures['p99_ms']:.0f} (unit captured "
-    f"-> answer here); {100 * figures['late']:.1f} % of units late\n{args.out}"
+    "-> answer here)"
   )
+  if np.isnan(figures["p50_ms"]):
+    latency = f"no latency: {args.input} has no sound, by which it is measured"
+  print(f"{latency}; {100 * figures['late']:.1f} % of units late\n{args.out}")

@@ -11,6 +11,7 @@ Modules:
     posterior.py             The parts that both codecs share: a Gaussian posterior and standardised latents
     source_filter.py         Streaming source-filter synthesis: pulses and noise through time-varying filters
     source_filter_codec.py   Causal audio VAE: samples to continuous latents at 12.5 or 25 Hz, and back
+    spectral_codec.py        What the native audio codecs share: an encoder of causal log-spectra
     tae.py                   A small decoder for the latents of Wan's video VAEs
     wan.py                   The video VAEs of Wan2.1 and Wan2.2: causal, 4x in time and 8x8 or 16x16 in space
 """

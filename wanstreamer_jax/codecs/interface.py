@@ -1,7 +1,7 @@
 """The two contracts that every codec meets: `AudioCodec` and `VideoCodec`.
 
-A codec is a stream in both directions, `(x, state) -> (y, state)`. Two laws hold for each (tests/codecs/test_laws.py
-runs every kind through them): whole equals chunked, for any cut between latent frames, and later input never changes
+A codec is a stream in both directions, `(x, state) -> (y, state)`. Two laws hold for each kind
+(tests/codecs/test_contract.py): whole equals chunked, for any cut between latent frames, and later input never changes
 earlier output. Latents are standardised per channel (`posterior.Standardisation`), so that the flow model sees numbers
 of deviation 1. A unit holds one video latent frame and a whole number of audio latent frames.
 

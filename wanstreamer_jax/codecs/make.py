@@ -4,15 +4,10 @@ from flax import nnx
 
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.config import AudioCodecConfig, VideoCodecConfig
-from wanstreamer_jax.errors import ConfigError
 
 
 def make_audio_codec(config: AudioCodecConfig, *, rngs: nnx.Rngs) -> AudioCodec:
-  """The audio codec of `config.kind`, with random weights. Raises ConfigError."""
-  if config.kind == "source_filter":
-    from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
-
-    return SourceFilterCodec(config.source_filter, rngs=rngs)
+  """The audio codec of `config.kind`, with random weights. Raises ConfigError for sizes that do not fit together."""
   if config.kind == "pocket":
     from wanstreamer_jax.codecs.pocket import PocketCodec
 
@@ -21,11 +16,13 @@ def make_audio_codec(config: AudioCodecConfig, *, rngs: nnx.Rngs) -> AudioCodec:
     from wanstreamer_jax.codecs.neural_codec import NeuralCodec
 
     return NeuralCodec(config.neural, rngs=rngs)
-  raise ConfigError(f"audio_codec.kind {config.kind} is not built yet")
+  from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
+
+  return SourceFilterCodec(config.source_filter, rngs=rngs)
 
 
 def make_video_codec(config: VideoCodecConfig, *, rngs: nnx.Rngs) -> VideoCodec:
-  """The video codec of `config.kind`, with random weights."""
+  """The video codec of `config.kind`, with random weights. Raises ConfigError for sizes that do not fit together."""
   if config.kind == "native":
     from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec
 

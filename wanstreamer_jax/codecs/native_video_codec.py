@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from wanstreamer_jax.codecs.interface import VideoCodec
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.config import NativeVideoConfig
-from wanstreamer_jax.nn.causal_conv import CausalConv3d, ChannelNorm, Residual3d
+from wanstreamer_jax.nn.causal_conv import CausalConv3d, ChannelNorm, Residual3d, run_layers, within_frame
 from wanstreamer_jax.nn.folding import depth_to_space, depth_to_time, space_to_depth, time_to_depth
 
 State = Any
@@ -35,13 +35,13 @@ LATENT_SCALE = 4.0  # latents per cosine coefficient, for deviations near those 
 FRAME, POINT = (1, 3, 3), (1, 1, 1)  # kernels within a frame and at a point
 
 
-def still(frame: Float[Array, "1 H W 3"], ratio: int = 4) -> Float[Array, "F H W 3"]:
+def still(frame: Float[Array, "1 H W 3"], ratio: int) -> Float[Array, "F H W 3"]:
   """One frame as a group in which nothing moves."""
   return jnp.tile(frame, (ratio, 1, 1, 1))
 
 
-def still_first(video: Float[Array, "F H W 3"], ratio: int = 4) -> Float[Array, "G H W 3"]:
-  """A clip of 1 + 4n frames as n + 1 groups: the first frame becomes a still."""
+def still_first(video: Float[Array, "F H W 3"], ratio: int) -> Float[Array, "G H W 3"]:
+  """A clip of 1 + n ratio frames as n + 1 groups: the first frame becomes a still."""
   return jnp.concatenate([still(video[:1], ratio), video[1:]])
 
 
@@ -74,17 +74,7 @@ class Stage3d(nnx.Module):
     return [block.initial_state(height, width) for block in self.blocks]
 
   def __call__(self, x: Float[Array, "T H W C"], state: list[Any]) -> tuple[Float[Array, "T H W C"], list[Any]]:
-    after = []
-    for block, before in zip(self.blocks, state, strict=True):
-      x, new = block(x, before)
-      after.append(new)
-    return x, after
-
-
-def pointwise(conv: CausalConv3d, x: Float[Array, "T H W C"]) -> Float[Array, "T H W D"]:
-  """A convolution without memory in time."""
-  y, _ = conv(x, conv.initial_state(*x.shape[1:3]))
-  return y
+    return run_layers(self.blocks, x, state)
 
 
 def merge_channels(x: Float[Array, "... KC"], channels: int) -> Float[Array, "... C"]:
@@ -102,7 +92,7 @@ class StepDown(nnx.Module):
     self.stage = Stage3d(channels, blocks, time_kernel, rngs=rngs)
 
   def __call__(self, x: Float[Array, "F H W C"], state: list[Any]) -> tuple[Float[Array, "n h w D"], list[Any]]:
-    y = pointwise(self.conv, self.fold(jax.nn.silu(self.norm(x))))
+    y = within_frame(self.conv, self.fold(jax.nn.silu(self.norm(x))))
     return self.stage(y + merge_channels(self.fold(x), y.shape[-1]), state)
 
   def fold(self, x: Float[Array, "F H W C"]) -> Float[Array, "n h w D"]:
@@ -119,7 +109,7 @@ class StepUp(nnx.Module):
     self.stage = Stage3d(channels, blocks, 1, rngs=rngs)
 
   def __call__(self, x: Float[Array, "n h w C"], state: list[Any]) -> tuple[Float[Array, "F H W D"], list[Any]]:
-    y = pointwise(self.conv, jax.nn.silu(self.norm(x)))
+    y = within_frame(self.conv, jax.nn.silu(self.norm(x)))
     y = y + jnp.repeat(x, y.shape[-1] // x.shape[-1], axis=-1)  # the shortcut repeats channels
     return self.stage(depth_to_space(depth_to_time(y, self.time_stride), 2), state)
 
@@ -147,12 +137,9 @@ class NativeVideoEncoder(nnx.Module):
 
   def __call__(self, frames: Float[Array, "F H W 3"], state: State) -> tuple[tuple[Array, Array], State]:
     blocks = time_to_depth(space_to_depth(frames, self.side), self.time_stride)
-    x, after = pointwise(self.conv_in, space_to_depth(frames, PATCH)), []
-    for step, before in zip(self.steps, state, strict=True):
-      x, new = step(x, before)
-      after.append(new)
-    mean, logvar = jnp.split(pointwise(self.conv_out, jax.nn.silu(self.norm_out(x))), 2, axis=-1)
-    return (mean + pointwise(self.linear, blocks), logvar), after
+    x, after = run_layers(self.steps, within_frame(self.conv_in, space_to_depth(frames, PATCH)), state)
+    mean, logvar = jnp.split(within_frame(self.conv_out, jax.nn.silu(self.norm_out(x))), 2, axis=-1)
+    return (mean + within_frame(self.linear, blocks), logvar), after
 
 
 class NativeVideoDecoder(nnx.Module):
@@ -185,12 +172,9 @@ class NativeVideoDecoder(nnx.Module):
   def __call__(self, latents: Float[Array, "n h w Z"], state: State) -> tuple[Float[Array, "F H W 3"], State]:
     x, conv_in = self.conv_in(latents, state["conv_in"])
     x, stage = self.stage(x, state["stage"])
-    after = []
-    for step, before in zip(self.steps, state["steps"], strict=True):
-      x, new = step(x, before)
-      after.append(new)
-    x = pointwise(self.conv_out, jax.nn.silu(self.norm_out(x))) + pointwise(self.colour, x)
-    blocks = depth_to_time(pointwise(self.linear, latents), self.time_stride)
+    x, after = run_layers(self.steps, x, state["steps"])
+    x = within_frame(self.conv_out, jax.nn.silu(self.norm_out(x))) + within_frame(self.colour, x)
+    blocks = depth_to_time(within_frame(self.linear, latents), self.time_stride)
     x = depth_to_space(x, PATCH) + depth_to_space(blocks, self.side)
     return x, {"conv_in": conv_in, "stage": stage, "steps": after}
 

@@ -1,6 +1,6 @@
 """The native codec of any sound: ConvNeXt blocks over spectra, and an inverse STFT.
 
-Encoder: causal log-spectra of 10 ms frames (those of `source_filter_codec.py`), ConvNeXt blocks at the frame rate, a
+Encoder: causal log-spectra of 10 ms frames (those of `spectral_codec.py`), ConvNeXt blocks at the frame rate, a
 strided convolution to the latent rate, further blocks, a Gaussian posterior. Decoder: the mirror image, whose head
 states a magnitude and a phase for every bin of every frame; windowed inverse transforms of `window` frames overlap and
 add up to sound (Vocos, arXiv 2306.00814). Nothing says what the sound is: several voices, chords and noise are alike.
@@ -21,9 +21,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Complex, Float
 
-from wanstreamer_jax.codecs.interface import AudioCodec
-from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
-from wanstreamer_jax.codecs.source_filter_codec import Analysis, Chain
+from wanstreamer_jax.codecs.posterior import Standardisation
+from wanstreamer_jax.codecs.spectral_codec import Analysis, Chain, SpectralCodec
 from wanstreamer_jax.config import NeuralCodecConfig
 from wanstreamer_jax.nn.causal_conv import CausalConv1d, ChannelNorm, ConvNeXt1d, UpsampleConv1d
 
@@ -53,7 +52,7 @@ def decoder_layers(cfg: NeuralCodecConfig, rngs: nnx.Rngs) -> list[nnx.Module]:
   return layers + [ConvNeXt1d(fine, cfg.kernel, cfg.expansion, rngs=rngs) for _ in range(frames)]
 
 
-class NeuralCodec(AudioCodec):
+class NeuralCodec(SpectralCodec):
   """Samples [T * hop] <-> standardised latents [T, Z]; see the module's docstring."""
 
   def __init__(self, cfg: NeuralCodecConfig, *, rngs: nnx.Rngs):
@@ -65,22 +64,9 @@ class NeuralCodec(AudioCodec):
     self.head = CausalConv1d(cfg.channels, 2 * cfg.bins, 1, scale=0.3, rngs=rngs)
     self.standard = Standardisation(cfg.latent_dim)
 
-  def encoder_state(self) -> State:
-    """The state before the first sample."""
-    return {"analysis": self.analysis.initial_state(), "encoder": self.encoder.initial_state()}
-
   def decoder_state(self) -> State:
     """The state before the first latent: `tail` is what earlier windows add to frames to come."""
     return {"decoder": self.decoder.initial_state(), "tail": jnp.zeros((self.cfg.window - 1, self.cfg.frame))}
-
-  def encode(self, samples: Float[Array, "S"], state: State) -> tuple[Posterior, State]:
-    """S = T * hop samples, clipped to [-1, 1], to T latent frames."""
-    if samples.shape[0] % self.cfg.hop:
-      raise ValueError(f"{samples.shape[0]} samples are not a whole number of latent frames of {self.cfg.hop}")
-    x, analysis = self.analysis(jnp.clip(samples, -1.0, 1.0), state["analysis"])
-    x, encoder = self.encoder(x, state["encoder"])
-    mean, logvar = jnp.split(x, 2, axis=-1)
-    return self.standard.normalise(mean, logvar), {"analysis": analysis, "encoder": encoder}
 
   def decode(self, latents: Float[Array, "T Z"], state: State) -> tuple[Float[Array, "S"], State]:
     """T standardised latent frames to T * hop samples, `cfg.delay` samples late."""
@@ -98,7 +84,8 @@ def overlap_add(
 ) -> tuple[Float[Array, "S"], Float[Array, "P frame"]]:
   """Inverse STFT with Hann windows of P + 1 frames, one every frame, after the windows that left `tail`.
 
-  Returns the R finished frames of samples and the next tail. It is the inverse of an STFT with the same window.
+  Returns the R finished frames of samples and the next tail. It is the inverse of an STFT with the same window, for
+  windows of at least 3 frames: squares of shorter ones do not add up to a constant.
   """
   frames, (parts, frame) = spectrum.shape[0], (tail.shape[0] + 1, tail.shape[1])
   window = np.hanning(parts * frame + 1)[:-1]

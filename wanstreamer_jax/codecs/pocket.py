@@ -20,20 +20,11 @@ from wanstreamer_jax.codecs.interface import AudioCodec, State
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
 from wanstreamer_jax.config import PocketConfig
 from wanstreamer_jax.nn.blocks import Linear
-from wanstreamer_jax.nn.causal_conv import CausalConv1d, UpsampleConv1d, normal_weight, stack_taps
+from wanstreamer_jax.nn.causal_conv import CausalConv1d, UpsampleConv1d, normal_weight, run_layers, stack_taps
 from wanstreamer_jax.nn.windowed_attention import WindowedLayer, WindowSizes
 
 PIECE = 25  # latent frames (2 s) that are processed at once; longer inputs pass in pieces, within the same memory
 NO_VARIANCE = -20.0  # log-variance of latents without a posterior
-
-
-def run_layers(layers: Any, x: Array, states: list[Any]) -> tuple[Array, list[Any]]:
-  """Layers one after another: the last one's output, and all their states."""
-  after = []
-  for layer, before in zip(layers, states, strict=True):
-    x, new = layer(x, before)
-    after.append(new)
-  return x, after
 
 
 def in_pieces(step: Callable[[Array, State], tuple[Array, State]], x: Array, state: State, size: int) -> Any:

@@ -20,17 +20,11 @@ from jaxtyping import Array, Float
 from wanstreamer_jax.codecs.interface import State
 from wanstreamer_jax.codecs.posterior import Standardisation
 from wanstreamer_jax.config import TaeConfig
-from wanstreamer_jax.nn.causal_conv import CausalConv3d
+from wanstreamer_jax.nn.causal_conv import CausalConv3d, run_layers, within_frame
 from wanstreamer_jax.nn.folding import depth_to_space, depth_to_time
 
 FRAME, POINT = (1, 3, 3), (1, 1, 1)
 LATENT_RANGE = 3.0  # latents are squashed into -3 .. 3
-
-
-def within_frame(conv: CausalConv3d, x: Float[Array, "T h w C"]) -> Float[Array, "T h w D"]:
-  """A convolution without memory in time."""
-  y, _ = conv(x, conv.initial_state(*x.shape[1:3]))
-  return y
 
 
 class MemoryBlock(nnx.Module):
@@ -65,10 +59,7 @@ class GrowStage(nnx.Module):
     return [block.initial_state(height, width) for block in self.blocks]
 
   def __call__(self, x: Float[Array, "T h w C"], state: list[Any]) -> tuple[Float[Array, "F H W D"], list[Any]]:
-    after = []
-    for block, before in zip(self.blocks, state, strict=True):
-      x, new = block(x, before)
-      after.append(new)
+    x, after = run_layers(self.blocks, x, state)
     x = depth_to_time(within_frame(self.grow, x), self.frames)  # before the pixels are repeated: the same numbers
     x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
     return within_frame(self.conv, x), after
@@ -98,10 +89,7 @@ class TaeDecoder(nnx.Module):
   def __call__(self, latents: Float[Array, "n h w Z"], state: State, first: bool) -> tuple[Array, State]:
     center, scale = self.standard.constants()
     x = LATENT_RANGE * jnp.tanh((latents - center) / scale / LATENT_RANGE)
-    x, after = jax.nn.relu(within_frame(self.conv_in, x)), []
-    for stage, before in zip(self.stages, state, strict=True):
-      x, new = stage(x, before)
-      after.append(new)
+    x, after = run_layers(self.stages, jax.nn.relu(within_frame(self.conv_in, x)), state)
     x = within_frame(self.conv_out, jax.nn.relu(x))
     x = 2 * depth_to_space(self.in_our_order(x), self.patch) - 1  # from 0 .. 1
     return (x[-1:] if first else x), after

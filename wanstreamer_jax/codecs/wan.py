@@ -12,6 +12,7 @@ Letters: F frames, n latent frames, H W pixels, h w latent rows and columns, Z l
 """
 
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -21,9 +22,10 @@ from jaxtyping import Array, Float
 
 from wanstreamer_jax.codecs.interface import State, VideoCodec
 from wanstreamer_jax.codecs.posterior import Posterior, Standardisation
-from wanstreamer_jax.codecs.tae import TaeDecoder, within_frame
+from wanstreamer_jax.codecs.tae import TaeDecoder
 from wanstreamer_jax.config import TaeConfig, WanConfig
-from wanstreamer_jax.nn.causal_conv import CausalConv3d
+from wanstreamer_jax.errors import ConfigError
+from wanstreamer_jax.nn.causal_conv import CausalConv3d, run_layers, within_frame
 from wanstreamer_jax.nn.folding import depth_to_time
 
 CUBE, FRAME, POINT = (3, 3, 3), (1, 3, 3), (1, 1, 1)  # kernels
@@ -186,21 +188,30 @@ class Stage(nnx.Module):
   def __init__(
     self, channels: list[int], step: StepDown | StepUp | None, shortcut: bool, *, rngs: nnx.Rngs
   ):  # fmt: skip
-    """channels: before the first block and after each."""
+    """channels: before the first block and after each. Raises ConfigError where the shortcut has no whole channels."""
     self.blocks = nnx.List([WanBlock(a, b, rngs=rngs) for a, b in itertools.pairwise(channels)])
     self.step = step
     self.shortcut = shortcut
     self.channels = channels[-1]
+    few, many = (channels[0], channels[-1]) if isinstance(step, StepUp) else (channels[-1], channels[0])
+    if shortcut and many * math.prod(self.folds) % few:
+      raise ConfigError(
+        f"the shortcut past a stage of {channels[0]} and {channels[-1]} channels has no whole channels: expected "
+        f"{few} to divide {many} x {math.prod(self.folds)}; set multiples of the video codec"
+      )
+
+  @property
+  def folds(self) -> tuple[int, int, int]:
+    """Frames, rows and columns that the step makes one, or makes of one."""
+    space = 1 if self.step is None else 2
+    return 1 if self.step is None or self.step.time_conv is None else 2, space, space
 
   def initial_state(self, height: int, width: int) -> State:
     step = None if self.step is None else self.step.initial_state(height, width)
     return {"blocks": [block.initial_state(height, width) for block in self.blocks], "step": step}
 
   def __call__(self, x: Float[Array, "T H W C"], state: State, first: bool) -> tuple[Array, State]:
-    y, blocks = x, []
-    for block, before in zip(self.blocks, state["blocks"], strict=True):
-      y, after = block(y, before)
-      blocks.append(after)
+    y, blocks = run_layers(self.blocks, x, state["blocks"])
     step = state["step"]
     if self.step is not None:
       y, step = self.step(y, step, first)
@@ -210,20 +221,10 @@ class Stage(nnx.Module):
 
   def past(self, x: Float[Array, "T H W C"], first: bool) -> Array:
     """The path past the stage."""
-    space = 1 if self.step is None else 2
-    time = 1 if self.step is None or self.step.time_conv is None else 2
+    time, space, _ = self.folds
     if isinstance(self.step, StepUp):
       return copy_up(x, self.channels, time, space, first)
     return mean_down(x, self.channels, time, space)
-
-
-def run_stages(stages: Any, x: Array, states: list[State], first: bool) -> tuple[Array, list[State]]:
-  """Stages one after another: the last one's output, and all their states."""
-  after = []
-  for stage, before in zip(stages, states, strict=True):
-    x, new = stage(x, before, first)
-    after.append(new)
-  return x, after
 
 
 class WanEncoder(nnx.Module):
@@ -259,7 +260,7 @@ class WanEncoder(nnx.Module):
     self, frames: Float[Array, "F H W 3"], state: State, first: bool
   ) -> tuple[tuple[Array, Array], State]:  # fmt: skip
     x, conv_in = self.conv_in(fold_pixels(frames, self.patch), state["conv_in"])
-    x, stages = run_stages(self.stages, x, state["stages"], first)
+    x, stages = run_layers(self.stages, x, state["stages"], first)
     x, middle = self.middle(x, state["middle"])
     x, conv_out = self.conv_out(jax.nn.silu(self.norm_out(x)), state["conv_out"])
     mean, logvar = jnp.split(within_frame(self.posterior, x), 2, axis=-1)
@@ -303,7 +304,7 @@ class WanDecoder(nnx.Module):
   def __call__(self, latents: Float[Array, "n h w Z"], state: State, first: bool) -> tuple[Array, State]:
     x, conv_in = self.conv_in(within_frame(self.from_latent, latents), state["conv_in"])
     x, middle = self.middle(x, state["middle"])
-    x, stages = run_stages(self.stages, x, state["stages"], first)
+    x, stages = run_layers(self.stages, x, state["stages"], first)
     x, conv_out = self.conv_out(jax.nn.silu(self.norm_out(x)), state["conv_out"])
     return unfold_pixels(x, self.patch), {"conv_in": conv_in, "middle": middle, "stages": stages, "conv_out": conv_out}
 

@@ -53,7 +53,7 @@ def check_late(stats: TextStats, limit: float, config: Config, spoken: Sequence[
   others = [n for n in SLOTS if n > config.layout.text_slots and spoken]
   tried = {n: placed(spoken, n, tokenizer, seconds) for n in others}
   better = ", ".join(f"{n}: {100 * found.late / found.words:.1f} %" for n, found in tried.items())
-  wanted = f"{stats.late / stats.words + 0.01:.2f}"
+  wanted = f"{min(1.0, stats.late / stats.words + 0.01):.2f}"
   raise DataError(
     f"{shares(stats)} of {stats.words} words end later than they begin to sound, with layout.text_slots "
     f"{config.layout.text_slots} and this tokenizer: expected at most {100 * limit:g} %; raise layout.text_slots"

@@ -23,14 +23,16 @@ Keys of a side; all are optional, but it needs a video or an audio:
 
 Keys of a line: `"roles": "both"` gives every session twice, the second with user and agent exchanged. `duration` is how
 long the recording lasts; a stream that ends earlier is absent from then on. Without it the recording ends with its
-first stream that ends. `{"path": "talk.wav"}` names one two-channel file, agent left and user right (the moshi-finetune
-form); its words are read from talk.json if that is a transcript. The other keys may be added to it.
+first stream that ends. A stream that begins later is absent until then. `{"path": "talk.wav"}` names one two-channel
+file, agent left and user right (the moshi-finetune form); its words are read from talk.json if that is a transcript
+(those of SPEAKER_MAIN or of nobody are the agent's). The other keys may be added to it.
 """
 
 import dataclasses
 import itertools
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -207,7 +209,7 @@ def _world(name: str, side: dict[str, Any], line: dict[str, Any], where: str) ->
     raise DataError(f"{where}: world is given for the line and for its agent; keep one")
   world = side.get("world", line.get("world", {}) if name == AGENT else {})
   for key, file in zip(("portrait", "voice"), check_world(world_path(where), world)[1:]):
-    if file is not None and not file.is_file():
+    if file is not None and not os.path.isfile(file):
       raise DataError(f"{where}: world: {world[key]!r} is not a file in {world_path(where).parent}")
   return world
 
@@ -226,6 +228,8 @@ def _side_words(name: str, side: dict[str, Any], path: Any, folder: pathlib.Path
       _keys(value, ("file", "speaker"), f"{where}.words")
     file, speaker = (value, None) if isinstance(value, str) else (value.get("file"), value.get("speaker"))
     _file(file, folder, f"{where}.words")
+    if speaker is not None and not isinstance(speaker, str):
+      raise DataError(f"{where}.words.speaker {speaker!r:.60} is not text; give the name that the transcript has")
     try:
       return words_of_speaker(folder / str(file), speaker)
     except DataError as error:
@@ -241,6 +245,12 @@ def _side_words(name: str, side: dict[str, Any], path: Any, folder: pathlib.Path
     raise DataError(f'{where}.words: {error}; or give "words" in the manifest') from error
   if spoken is None:
     return None
+  if spoken and not spoken.keys() & {MOSHI_AGENT, ""}:
+    raise DataError(
+      f"{where}.words: {beside.name} has words of {', '.join(map(repr, sorted(spoken)))}, but none of {MOSHI_AGENT!r}, "
+      f'the left channel of moshi-finetune: say whose they are, as in "words": {{"file": {beside.name!r}, '
+      f'"speaker": {sorted(spoken)[0]!r}}}'
+    )
   if name == AGENT:
     return spoken.get(MOSHI_AGENT, spoken.get("", ()))
   others = [words for speaker, words in spoken.items() if speaker not in (MOSHI_AGENT, "")]
@@ -302,7 +312,7 @@ def _keys(value: Any, known: tuple[str, ...], where: str) -> None:
 
 
 def _file(name: Any, folder: pathlib.Path, where: str) -> None:
-  if not isinstance(name, str) or not (folder / name).is_file():
+  if not isinstance(name, str) or not os.path.isfile(folder / name):  # False for names that no file can have, too
     raise DataError(f"{where}: {name!r} is not a file in {folder}")
 
 

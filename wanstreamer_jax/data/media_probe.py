@@ -319,12 +319,12 @@ def placed(path: Path, info: AudioInfo, origin: float, damage: list[int]) -> Ite
     gap = 0 if frame.time is None else round((frame.time - origin) * rate) - clock
     if gap > MAX_SECONDS * rate:
       raise MediaError(f"{path}: a timestamp jumps to {frame.time:.0f} s; remux the file")
-    if clock == 0 or gap > RESYNC * rate:  # the first frame starts exactly at its timestamp
-      for begin in range(0, gap, rate):
-        yield np.zeros(min(rate, gap - begin), np.float32)
-      clock += max(gap, 0)
-    elif gap < -RESYNC * rate:
-      sound = sound[-gap:]
+    if clock and abs(gap) <= RESYNC * rate:
+      gap = 0  # only the first sound starts exactly at its timestamp
+    for begin in range(0, gap, rate):
+      yield np.zeros(min(rate, gap - begin), np.float32)
+    clock += max(gap, 0)
+    sound = sound[max(-gap, 0) :]
     if limit is not None and 0 <= clock + len(sound) - limit <= PADDING:
       sound = sound[: max(limit - clock, 0)]
     clock += len(sound)

@@ -54,7 +54,7 @@ def spoken(frames: int, audio: np.ndarray | None, words: Words | None, media: Me
     found[max(0, int(word.start * media.fps)) : int(word.end * media.fps) + 1] = True
   if audio is not None:
     found |= levels(audio, frames) > LOUD
-  return np.convolve(found, np.ones(2 * near + 1), "same") > 0.5 if near else found
+  return np.convolve(found, np.ones(2 * near + 1))[near : near + frames] > 0.5
 
 
 def pick_voice(

@@ -2,16 +2,18 @@
 
 `QualityWatch` is shown every unit of a recording and gives one entry of report.json:
 
-    {"seconds": 61.4, "cut_seconds": 0.3, "mixed": 0.02, "flags": ["user silent"],
+    {"seconds": 61.4, "cut_seconds": 0.3, "cut_words": {"agent": 0, "user": 1}, "mixed": 0.02, "flags": ["user silent"],
      "agent": {"level": -21.3, "loud": 0.41, "clipped": 0.0, "still": 0.02, "dark": 0.0, "sync": 0.46, "late_ms": 0,
-               "sync_rank": 1.0, "words": 140, "words_heard": 0.97}, "user": {...}}
+               "sync_rank": 1.0, "words": 140, "words_heard": 0.97, "unwritten": 0.0}, "user": {...}}
 
-cut_seconds: of the longest stream past the recording's end. level: dBFS of the frames that are loud; loud, clipped,
-still, dark: shares of frames and samples. sync: the correlation of the motion in the middle of the lower half of the
-picture, where a cropped face has its mouth, with the sound's envelope, at the shift that fits best; late_ms: how much
-the sound is later there; sync_rank: how rarely other shifts of the recording fit as well. It is weak evidence (hands
-move with speech too). words_heard: words during which this side is loud. mixed: correlation of both sides' samples,
-near 1 where one mixed track was given to both.
+cut_seconds: of the longest stream past the recording's end; cut_words: those that start behind its last session.
+level: dBFS of the frames that are loud; loud, clipped, still, dark: shares of frames and samples. sync: the correlation
+of the motion in the middle of the lower half of the picture, where a cropped face has its mouth, with the sound's
+envelope, at the shift that fits best; late_ms: how much the sound is later there; sync_rank: how rarely other shifts of
+the recording fit as well. It is weak evidence (hands move with speech too). words_heard: words during which this side
+is loud. unwritten: loud frames further than two seconds from any word, where words are known: speech that would be
+learned as if nothing were said. mixed: correlation of both sides' samples, near 1 where one mixed track was given to
+both.
 """
 
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ STILL = 0.05  # mean change of a pixel, of 255, below which two frames are the s
 DARK = 12.0  # mean of a picture, of 255
 MAX_SHIFT = 0.4  # seconds by which sound and motion are shifted against each other
 MIN_SPEECH = 4.0  # seconds of loud sound below which sync says nothing
+NEAR_WORD = 2.0  # seconds around a word in which speech may be its
 LIMITS = {  # flag -> (figure of a side, "below" or "above", limit)
   "silent": ("loud", "below", 0.01),
   "clipped": ("clipped", "above", 0.001),
@@ -37,6 +40,7 @@ LIMITS = {  # flag -> (figure of a side, "below" or "above", limit)
   "dark": ("dark", "above", 0.5),
   "not in sync": ("sync_rank", "below", 0.8),
   "words elsewhere": ("words_heard", "below", 0.5),
+  "speech without words": ("unwritten", "above", 0.5),
 }
 OUT_OF_TIME, OUT_OF_TIME_MS, CERTAIN = "sound late or early", 120, 0.25  # where sync is at least CERTAIN
 MIXED, ONE_TRACK = 0.8, "one mixed track"
@@ -47,8 +51,8 @@ class SideWatch:
 
   def __init__(self, media: MediaConfig):
     self.media = media
-    self.levels: list[np.ndarray] = []  # dBFS of every frame's time
-    self.motion: list[np.ndarray] = []  # of every frame, from the one before
+    self.levels: list[np.ndarray] = []  # dBFS of every frame's time, NaN where there is no sound
+    self.motion: list[np.ndarray] = []  # of every frame, from the one before; NaN where there is no picture
     self.changes: list[np.ndarray] = []  # mean change of a pixel
     self.light: list[np.ndarray] = []
     self.clipped = self.samples = 0
@@ -56,8 +60,10 @@ class SideWatch:
 
   def add(self, unit: SideUnits) -> None:
     frames = self.media.frames
+    self.levels.append(np.full(frames, np.nan))
+    self.motion.append(np.full(frames, np.nan))
     if unit.audio is not None and unit.audio_valid:
-      self.levels.append(levels(unit.audio[: len(unit.audio) // frames * frames], frames))
+      self.levels[-1] = levels(unit.audio[: len(unit.audio) // frames * frames], frames)
       self.clipped += int((np.abs(unit.audio) >= FULL_SCALE).sum())
       self.samples += len(unit.audio)
     if unit.video is not None and unit.video_valid:
@@ -66,7 +72,7 @@ class SideWatch:
       change = np.abs(np.diff(np.concatenate([before, video]).astype(np.float32), axis=0)).mean(axis=3)
       height, width = change.shape[1:]
       mouth = change[:, height // 2 : -(height // 8) or None, width // 4 : -(width // 4) or None]
-      self.motion.append(mouth.mean(axis=(1, 2)))
+      self.motion[-1] = mouth.mean(axis=(1, 2))
       self.changes.append(change.mean(axis=(1, 2)))
       self.light.append(video.mean(axis=(1, 2, 3)))
       self._last = video[-1:]
@@ -74,20 +80,24 @@ class SideWatch:
   def figures(self, words: Words | None) -> dict[str, Any]:
     """The figures of what was added; only those of streams that exist."""
     found: dict[str, Any] = {}
-    sound = np.concatenate(self.levels) if self.levels else None
-    if sound is not None:
-      loud = sound > LOUD
+    sound, motion = (np.concatenate(parts) if parts else np.zeros(0) for parts in (self.levels, self.motion))
+    heard, least = sound[~np.isnan(sound)], MIN_SPEECH * self.media.fps
+    loud = sound > LOUD
+    if len(heard):
       found |= {"level": round(float(sound[loud].mean()), 1) if loud.any() else SILENCE}
-      found |= {"loud": _share(loud), "clipped": round(self.clipped / max(1, self.samples), 6)}
-    if self.motion:
+      found |= {"loud": _share(heard > LOUD), "clipped": round(self.clipped / max(1, self.samples), 6)}
+    if self.changes:
       found |= {"still": _share(np.concatenate(self.changes)[1:] < STILL)}
       found |= {"dark": _share(np.concatenate(self.light) < DARK)}
-      if sound is not None and (sound > LOUD).sum() >= MIN_SPEECH * self.media.fps:
-        seen = sync(np.concatenate(self.motion), sound, self.media.fps)
+      both = ~np.isnan(sound + motion)
+      if (loud & both).sum() >= least:
+        seen = sync(motion[both], sound[both], self.media.fps)
         found |= {"sync": seen.correlation, "late_ms": seen.late, "sync_rank": seen.rank}
     if words is not None:
       found["words"] = len(words)
-      if words and sound is not None:
+      if loud.sum() >= least:
+        found["unwritten"] = _share(~_near_words(words, len(sound), self.media.fps)[loud])
+      if words and len(heard):
         found["words_heard"] = _share(
           np.array([_is_heard(word.start, word.end, sound, self.media.fps) for word in words])
         )
@@ -99,8 +109,15 @@ def _share(values: np.ndarray) -> float:
 
 
 def _is_heard(start: float, end: float, sound: np.ndarray, fps: int) -> bool:
-  during = sound[int(start * fps) : int(end * fps) + 1]
-  return bool(len(during) and during.max() > LOUD)
+  return bool((sound[int(start * fps) : int(end * fps) + 1] > LOUD).any())
+
+
+def _near_words(words: Words, frames: int, fps: int) -> np.ndarray:
+  """bool [frames]: whether a word is within NEAR_WORD of a frame."""
+  near = np.zeros(frames, bool)
+  for word in words:
+    near[max(0, int((word.start - NEAR_WORD) * fps)) : int((word.end + NEAR_WORD) * fps) + 1] = True
+  return near
 
 
 class Sync(NamedTuple):
@@ -196,6 +213,8 @@ def lines(entries: list[dict[str, Any]]) -> list[str]:
   """Lines about the reports of all recordings: how many have which flag, and the first of them."""
   flagged = [entry for entry in entries if entry["flags"]]
   out = [f"quality: {len(entries)} recordings read, {len(flagged)} with something to look at"]
+  cut = sum(sum(entry.get("cut_words", {}).values()) for entry in entries)
+  out += [f"  {cut} words start behind the last session of their recording, and are left out"] if cut else []
   for flag in sorted({flag for entry in flagged for flag in entry["flags"]}):
     having = [entry["id"] for entry in flagged if flag in entry["flags"]]
     out.append(f"  {flag}: {len(having)} ({', '.join(having[:3])}{', ...' if len(having) > 3 else ''})")

@@ -34,7 +34,7 @@ from wanstreamer_jax.errors import DataError, one_line
 from wanstreamer_jax.files import is_remote
 
 FORMAT = 1
-PIECES_FORMAT = 2  # of folders with compressed pictures, which older programs must refuse
+NEWER_FORMAT = 2  # of what older programs would mistake: compressed pictures, text that is unknown, shorter sessions
 MANIFEST = "manifest.json"
 OLDER_KINDS = {"audio": "source_filter", "video": "native"}  # of the codecs of latents that name none
 READER_OPTIONS = "readahead_buffer_size:0"
@@ -120,8 +120,8 @@ class RecordFolder:
       raise DataError(_no_records(self._local))
     self.manifest = read_json(self._local / MANIFEST)
     found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
-    if found not in (FORMAT, PIECES_FORMAT):
-      known = f"{FORMAT} or {PIECES_FORMAT}"
+    if found not in (FORMAT, NEWER_FORMAT):
+      known = f"{FORMAT} or {NEWER_FORMAT}"
       raise DataError(f"{self._name(MANIFEST)}: format {found!r}, expected {known}; make the records again")
     try:
       self.kind: str = self.manifest["kind"]
@@ -252,8 +252,7 @@ class RecordFolder:
     self._same(shapes, _shapes(config, self.kind))
     slots = {"slots": layout.text_slots, "user_slots": layout.user_text_slots, "world": layout.world_text}
     lead: dict[str, Any] = {} if text["lead"] is None else {"lead": config.data.text_lead}
-    if "leads" in text:  # else older records
-      lead["leads"] = config.data.text_leads and list(config.data.text_leads)
+    lead["leads"] = config.data.text_leads and list(config.data.text_leads)  # None in older records, too
     self._same(text, {**slots, **lead, "tokenizer": tokenizer.sha256, "cut": tokenizer.cut_id})
 
   def check_media(self, config: Config) -> None:

@@ -20,7 +20,7 @@ from wanstreamer_jax.data.record_folder import (
   FILES,
   FORMAT,
   MANIFEST,
-  PIECES_FORMAT,
+  NEWER_FORMAT,
   dtype_to_json,
   partial_path,
   read_json,
@@ -35,6 +35,7 @@ from wanstreamer_jax.files import TEMPORARY, replacing, write_json
 
 PLAN, REPORT = "plan.json", "report.json"
 WRITER_OPTIONS = "group_size:1,zstd:3"  # group_size:1 makes random access fast; zstd reads 19 000 units/s, brotli 9 000
+UNEVEN_SOURCES = ("recordings", "sounds")  # whose words may be unknown, and whose sessions may end early
 WHOLE = (0, 1)  # a share (i, n) is the shards i, i + n, i + 2n, ...
 
 
@@ -54,7 +55,7 @@ def head(
   """The part of a manifest that is known before the first session, and that a resumed run must find unchanged."""
   pieces = Pieces.of(config, *(name for name in ("user_video", "agent_video") if name in (unit_dtype.names or ())))
   return {
-    "format": PIECES_FORMAT if pieces else FORMAT,
+    "format": NEWER_FORMAT if pieces or source.get("name") in UNEVEN_SOURCES else FORMAT,
     **({"pieces": pieces._asdict()} if pieces else {}),
     "kind": kind,
     "units": units,

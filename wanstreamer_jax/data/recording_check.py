@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.manifest import SWAPPED, BadLine
+from wanstreamer_jax.data.manifest import BadLine
 from wanstreamer_jax.data.media_probe import read_header
 from wanstreamer_jax.data.quality import QualityWatch, quality_flags
 from wanstreamer_jax.data.recording_media import RecordingMedia, cut_off, open_tracks, recording_length
@@ -137,9 +137,11 @@ def check_recordings(source: RecordingsSource) -> Outlook:
 
 def measure(source: RecordingsSource) -> Iterator[dict[str, Any]]:
   """Reads all of every recording and yields its figures (`quality.py`) and "where"; "error" where it cannot be read."""
+  seen: set[str] = set()
   for line in source.recordings:
-    if isinstance(line, BadLine) or line.id.endswith(SWAPPED):
+    if isinstance(line, BadLine) or line.where in seen:  # in its other role
       continue
+    seen.add(line.where)
     watch = QualityWatch(line, source.media)
     try:
       for unit in RecordingMedia(line, source.manifest.parent, source.media):

@@ -43,6 +43,12 @@ class Track(NamedTuple):
   def where(self) -> str:
     return f"{self.name} ({self.stream.file})"
 
+  @property
+  def begin(self) -> float:
+    """When it begins, on the recording's clock; a still picture has no time of its own."""
+    still = isinstance(self.info, VideoInfo) and self.info.cover
+    return -math.inf if still else self.info.start - self.origin
+
 
 class SideUnits(NamedTuple):
   """One unit of one side; None and False where a stream does not exist."""
@@ -88,7 +94,8 @@ class RecordingMedia:
     """Endless (unit, whether the stream exists in the middle of it)."""
     media, seconds = self.media, self.media.unit_ms / 1000
     last = track.end >= self.seconds - SLACK  # it lasts as long as the recording, whose last unit may only have begun
-    ends = [last or (number + 0.5) * seconds < track.end for number in range(self.units)]
+    middles = [(number + 0.5) * seconds for number in range(self.units)]
+    exists = [track.begin <= middle and (last or middle < track.end) for middle in middles]
     path, origin = track.file.path, track.origin
     if isinstance(track.info, VideoInfo):
       pictures = ticks(path, track.info, origin, media, regions_of(track))
@@ -96,7 +103,7 @@ class RecordingMedia:
       units = (np.stack(list(itertools.islice(pictures, media.frames))) for _ in itertools.count())
     else:
       units = blocks(path, track.info, origin, media)
-    return zip(units, itertools.chain(ends, itertools.repeat(False)))
+    return zip(units, itertools.chain(exists, itertools.repeat(False)))
 
 
 Prober = Callable[[pathlib.Path, int | None, int | None], MediaInfo]  # (file, video track, audio track)

@@ -68,7 +68,7 @@ class RecordingsSource:
 
   def describe(self) -> dict[str, Any]:
     digest, data = hashlib.sha256(self.manifest.read_bytes()).hexdigest(), self.data
-    known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items}
+    known = {"manifest": self.manifest.name, "sha256": digest, "recordings": self.items, "words": self._words_digest()}
     lead = {"text_lead": data.text_lead if data.text_leads is None else None}  # None: drawn, and told in the world
     chosen = {"text_leads": data.text_leads and list(data.text_leads), "shortest": self.shortest}
     return {
@@ -79,6 +79,14 @@ class RecordingsSource:
       "own_portrait": data.own_portrait,
       "own_voice": self._voice,
     }
+
+  def _words_digest(self) -> str:
+    """SHA-256 over all words: those of transcripts are not in the manifest's own."""
+    digest = hashlib.sha256()
+    for line in self.recordings:
+      if isinstance(line, ManifestLine):
+        digest.update(repr([line.id, *(side.words for side in line.sides.values())]).encode())
+    return digest.hexdigest()
 
   def spoken(self) -> Iterator[tuple[Word, ...]]:
     """The agent's words of every recording."""
@@ -103,7 +111,7 @@ class RecordingsSource:
       raise DataError(line.reason)
     opened = RecordingMedia(line, folder, self.media)
     world, lead = self._world(line, opened), self._lead(line)
-    watch, number, units = QualityWatch(line, self.media), 0, iter(opened)
+    watch, number, end, units = QualityWatch(line, self.media), 0, 0.0, iter(opened)
     while piece := list(itertools.islice(units, self.units)):
       for unit in piece:
         watch.add(unit)
@@ -113,8 +121,9 @@ class RecordingsSource:
       if world.portrait is None and self.data.own_portrait and "portrait" not in line.sides[AGENT].world:
         world = dataclasses.replace(world, portrait=session.portrait())
       yield session.build(world)
-      number, piece = number + 1, []
-    return ItemReport(len(piece), watch.report() | {"cut_seconds": round(opened.cut, 2)})
+      number, end, piece = number + 1, session.begin + session.seconds, []
+    cut = {side: sum(word.start >= end for word in line.sides[side].words or ()) for side in (USER, AGENT)}
+    return ItemReport(len(piece), watch.report() | {"cut_seconds": round(opened.cut, 2), "cut_words": cut})
 
   def _lead(self, line: ManifestLine) -> int:
     """By how many units a word is written before it sounds: `data.text_lead`, or drawn for each recording."""
@@ -171,18 +180,20 @@ class _Piece:
     video, audio = self._stream(AGENT, "video"), self._stream(AGENT, "audio")
     if video is None:
       return None
+    exists = np.flatnonzero(np.repeat([unit[AGENT].video_valid for unit in self.units], self.media.frames))
+    if not len(exists):
+      return None
+    first, last = int(exists[0]), int(exists[-1]) + 1  # a stream begins and ends once
+    if audio is not None:
+      samples = len(audio) // len(video)
+      audio = audio[first * samples : last * samples]
+    video, begin = video[first:last], self.begin + first / self.media.fps
     words = self.line.sides[AGENT].words
     inside = words and tuple(
-      word._replace(start=max(0.0, word.start - self.begin), end=word.end - self.begin)
+      word._replace(start=max(0.0, word.start - begin), end=word.end - begin)
       for word in words
-      if word.end > self.begin and word.start < self.begin + self.seconds
+      if word.end > begin and word.start < self.begin + last / self.media.fps
     )
-    exists = np.repeat([unit[AGENT].video_valid for unit in self.units], self.media.frames)
-    if not exists.any():
-      return None
-    video = video[: int(exists.sum())]  # a stream ends once
-    if audio is not None:
-      audio = audio[: len(video) * len(audio) // len(exists)]
     return pick_portrait(video, audio, inside, self.media)
 
   def _side(self, name: str, side: SideLine) -> Side:

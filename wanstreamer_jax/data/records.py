@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data.loudness import LOUD, levels
 from wanstreamer_jax.data.session import AGENT, USER, Event, Phone, Session, Side, Word, World
 from wanstreamer_jax.data.tokenizer import CUT, TextTokenizer
 from wanstreamer_jax.errors import DataError
@@ -173,12 +174,18 @@ def _valid(valid: np.ndarray | None, session: Session) -> np.ndarray:
 
 
 def speaking(side: Side, frames: int, fps: int) -> np.ndarray:
-  """bool [frames]: whether the middle of a frame lies inside a voiced word."""
+  """bool [frames]: whether the middle of a frame lies inside a voiced word; in units whose words nobody knows, whether
+  its sound is above LOUD."""
   middle = (np.arange(frames) + 0.5) / fps
   result = np.zeros(frames, bool)
   for word in side.speech:
     result |= word.voiced & (middle >= word.start) & (middle < word.end)
-  return result
+  if side.text_valid is None or side.audio is None:
+    return result
+  units = len(side.text_valid)
+  sound, per_unit = side.audio.reshape(units, -1), frames // units
+  loud = levels(sound[:, : sound.shape[1] // per_unit * per_unit].reshape(-1), frames) > LOUD
+  return np.where(np.repeat(side.text_valid, per_unit), result, loud)
 
 
 def _shaped(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -4,7 +4,8 @@ A small one is shipped (`tokenizer.json` beside this file, made by `data/duplex_
 of duplex_world is one token with its leading space, and bytes cover all other text. A language model's own file works
 too; control tokens that it lacks are added behind its vocabulary, so that their ids follow from the file alone. The
 model knows PAD's as `config.model.pad`. Text never turns into control tokens: `<cut>` typed by a user is five
-characters, and only `encode_word` makes the control token. Directives such as `(nods)` are ordinary text.
+characters (`encode_typed`), and only `encode_word` makes the control token. Directives such as `(nods)` are ordinary
+text.
 """
 
 import functools
@@ -71,8 +72,10 @@ class TextTokenizer:
 
   def encode_word(self, word: str) -> list[int]:
     """The ids of one word of a stream, as it follows other words; `<cut>` is the control token."""
-    if word == CUT:
-      return [self.cut_id]
+    return [self.cut_id] if word == CUT else self.encode_typed(word)
+
+  def encode_typed(self, word: str) -> list[int]:
+    """The ids of one word that people wrote, as it follows other words; no word is a control token."""
     return self.encode(word if self._adds_space or is_unspaced(word) else " " + word)
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -211,7 +214,7 @@ class Keyboard:
     for text in typed:
       for word in text.split():
         if len(self.waiting) < MAX_TYPED:
-          self.waiting += self.tokenizer.encode_word(word)
+          self.waiting += self.tokenizer.encode_typed(word)
     now, self.waiting = self.waiting[: self.slots], self.waiting[self.slots :]
     return np.array(now + [self.tokenizer.pad_id] * (self.slots - len(now)), np.int32)
 

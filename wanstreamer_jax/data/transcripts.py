@@ -8,7 +8,9 @@ A manifest lists words as {"text", "start", "end"}, or names a file. The file is
     {"metadata:transcript": [{"start", "end", "words": [...]}, ...]}              Seamless Interaction
     {"tiers": {"words": {"entries": [[0.4, 0.7, "hello"], ...]}}}                 Montreal Forced Aligner
 
-Times are seconds. A word without times, as aligners leave numbers, gets the gap between its neighbours.
+Times are seconds. A word without times, as aligners leave numbers, gets the gap between its neighbours, and the words
+of a segment that was not aligned at all share it evenly. A segment with a text but without words is refused: what was
+said in it must not be taken for silence.
 """
 
 import json
@@ -21,6 +23,7 @@ from wanstreamer_jax.errors import DataError, one_line
 
 FORMS = "alignments", "segments", "metadata:transcript", "tiers"  # keys by which a file's form is known
 MAX_TIME = 1e9  # seconds
+LONGEST_WORD = 1.0  # seconds that a word without times may get
 
 
 class TimedWord(NamedTuple):
@@ -113,13 +116,25 @@ def _entries(value: Any) -> Iterator[tuple[str, TimedWord]]:
   else:
     for segment in value.get("segments", value.get("metadata:transcript")):
       start, end = (segment.get(key) or default for key, default in (("start", 0.0), ("end", math.inf)))
-      yield from _of_words(segment.get("words", ()), start, end, segment.get("speaker") or "")
+      yield from _of_words(_words_of(segment), start, end, segment.get("speaker") or "")
+
+
+def _words_of(segment: dict[str, Any]) -> list[dict[str, Any]]:
+  """The words of a segment. Raises DataError where they were not asked for when it was transcribed."""
+  words, text = segment.get("words"), str(segment.get("text") or "").split()
+  if words is None and text:
+    raise DataError(
+      f"the segment {' '.join(text)!r:.60} at {segment.get('start')!r:.20} s has no words: transcribe it with times "
+      "of words"
+    )
+  return words or [{"text": word} for word in text]
 
 
 def _of_words(
   words: Iterable[dict[str, Any]], begin: float, end: float, speaker: str
 ) -> Iterator[tuple[str, TimedWord]]:
-  """Words as objects; runs of words without times share the gap between their neighbours evenly."""
+  """Words as objects; runs of words without times share the gap between their neighbours evenly, LONGEST_WORD at the
+  most for each."""
   words = [word for word in words if str(word.get("text", word.get("word", ""))).strip()]
   known = [word.get("start") is not None and word.get("end") is not None for word in words]
   last, index = begin, 0
@@ -128,9 +143,12 @@ def _of_words(
     while run < len(words) and not known[run]:
       run += 1
     upto = words[run]["start"] if run < len(words) else (end if end < math.inf else last)
-    for number in range(index, run):
-      share = max(0.0, upto - last) / (run - index)
-      yield _object(words[number], speaker, last + (number - index) * share, last + (number - index + 1) * share)
+    share = max(0.0, upto - last) / max(1, run - index)
+    if index > 0 or run < len(words):  # else no word of the segment has a time
+      share = min(share, LONGEST_WORD)
+    first = last if index or run == len(words) else max(last, upto - (run - index) * share)  # beside the first with one
+    for number, word in enumerate(words[index:run]):
+      yield _object(word, speaker, first + number * share, first + (number + 1) * share)
     if run < len(words):
       yield _object(words[run], speaker, words[run]["start"], words[run]["end"])
       last = max(last, words[run]["end"])

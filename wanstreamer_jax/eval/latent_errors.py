@@ -35,6 +35,9 @@ from wanstreamer_jax.teacher_forcing import (
   text_scores,
 )
 
+STATES = ("speaking", "listening", "transitions")
+ABSENT = "absent"  # the state of a unit that is not counted
+
 
 class UnitErrors(NamedTuple):
   """Errors of every unit of a crop. audio, video: mean squared latent error [K]; nll: of text slots [K, n]."""
@@ -94,6 +97,14 @@ def unit_states(speaking: np.ndarray, fps: int) -> np.ndarray:
   return np.where(~steady, "transitions", np.where(before, "speaking", "listening"))
 
 
+def _exists(crops: Crop) -> np.ndarray:
+  """Units in which the agent has a stream: bool [B, K]. Past the end of a shorter session there are none."""
+  video, audio = (
+    np.asarray(x)[:, -crops.agent_text.shape[1] :] for x in (crops.agent_video_valid, crops.agent_audio_valid)
+  )
+  return video | audio | np.asarray(crops.agent_text_valid)
+
+
 class Tally:
   """Errors of all crops so far, by variant."""
 
@@ -122,7 +133,8 @@ class Tally:
       self.kept[variant].append(jax.tree.map(lambda x: x[:counted], jax.device_get(errors)))
     fps, text = self.streamer.config.media.fps, crops.agent_text[:counted]
     pad = self.streamer.config.model.pad
-    self.states.append(np.stack([unit_states(row, fps) for row in speaking[:counted]]))
+    states = np.stack([unit_states(row, fps) for row in speaking[:counted]])
+    self.states.append(np.where(_exists(crops)[:counted], states, ABSENT))
     known = np.asarray(crops.agent_text_valid[:counted])
     self.tokens.append((text != pad) & known[..., None])
     self.onsets.append(np.stack([np.asarray(onsets(jnp.asarray(row), pad)) for row in text]) & known)
@@ -131,9 +143,9 @@ class Tally:
   def result(self) -> dict[str, Any]:
     """{"units": n, variant: {"audio" and "video": {state: error, "all": error}, "text": {"tokens", "onsets"}}}."""
     states, tokens, first = (np.concatenate(x) for x in (self.states, self.tokens, self.onsets))
-    counts = {state: int((states == state).sum()) for state in ("speaking", "listening", "transitions")}
+    counts = {state: int((states == state).sum()) for state in STATES}
     out: dict[str, Any] = {
-      "units": {**counts, "all": states.size, "tokens": int(tokens.sum()), "onsets": int(first.sum())}
+      "units": {**counts, "all": sum(counts.values()), "tokens": int(tokens.sum()), "onsets": int(first.sum())}
     }
     for variant, parts in self.kept.items():
       errors: Any = UnitErrors(*(np.concatenate(x) for x in zip(*parts)))  # type: ignore[arg-type]
@@ -146,5 +158,5 @@ class Tally:
 
 
 def _by_state(errors: np.ndarray, states: np.ndarray) -> dict[str, float]:
-  found = {state: mean(errors[states == state]) for state in ("speaking", "listening", "transitions")}
+  found = {state: mean(errors[states == state]) for state in STATES}
   return found | {"all": mean(errors)}

@@ -42,7 +42,8 @@ Judge = Callable[[Conversation], Scores]  # more scores of one conversation
 
 class RecordsOptions(NamedTuple):
   """What is run. sessions: how many of the folder's, from the first on; baseline_sessions: how many of these for the
-  baselines. seconds: of each session; None is all of it. stream: whether to stream, or only to measure errors."""
+  baselines. seconds: of each session; None is all of it. seed: of the agents' noise. stream: whether to stream, or only
+  to measure errors."""
 
   sessions: int = 100
   baseline_sessions: int = 30
@@ -95,7 +96,8 @@ def evaluate_records(
       for name in ("truth", *variants) if options.stream else ():
         count = batch.counted if name in ("truth", "model") else _baselines(batch, options)
         if count:
-          did = recorded if name == "truth" else _stream(engine_of(len(batch.numbers)), batch, name, units)
+          engine = engine_of(len(batch.numbers))
+          did = recorded if name == "truth" else _stream(engine, batch, name, units, options.seed)
           kept = found.setdefault(name, Collected(config, tokenizer, _judge(config, tokenizer, judge)))
           kept.add([_conversation(batch, row, script, did) for row, script in enumerate(scripts[:count])])
       bar.update(batch.counted)
@@ -206,9 +208,9 @@ def recorded_agents(agent: Agent, batch: Batch) -> Answers:
   return Answers(audio * rows["agent_audio_valid"][..., None], video, rows["agent_text"])
 
 
-def _stream(engine: Engine, batch: Batch, variant: str, units: int) -> Answers:
-  """What the agents of one variant do beside the recorded users: [B, U, ...]."""
-  lockstep = Lockstep(engine, batch.worlds, batch.numbers, variant)
+def _stream(engine: Engine, batch: Batch, variant: str, units: int, seed: int) -> Answers:
+  """What the agents of one variant do beside the recorded users: [B, U, ...]. seed: of session 0."""
+  lockstep = Lockstep(engine, batch.worlds, [seed + number for number in batch.numbers], variant)
   seconds = engine.agent.config.media.unit_ms / 1000
   answers: list[Answers] = []
   for unit in range(units):

@@ -10,6 +10,8 @@ CPU), upsampling is a product and a reshape (depth to space). Letters: T time, H
 """
 
 import functools
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,15 @@ def stack_taps(x: Float[Array, "S C"], kernel: int, stride: int = 1, dilation: i
   length = 1 + (x.shape[0] - span) // stride
   taps = [x[i * dilation : i * dilation + (length - 1) * stride + 1 : stride] for i in range(kernel)]
   return jnp.concatenate(taps, axis=-1)
+
+
+def run_layers(layers: Iterable[Any], x: Array, states: Iterable[Any], *arguments: Any) -> tuple[Array, list[Any]]:
+  """Layers `(x, state, *arguments) -> (x, state)` one after another: the last one's output, and all their states."""
+  after = []
+  for layer, before in zip(layers, states, strict=True):
+    x, new = layer(x, before, *arguments)
+    after.append(new)
+  return x, after
 
 
 def normal_weight(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float = 1.0) -> nnx.Param:
@@ -116,6 +127,12 @@ class CausalConv3d(nnx.Module):
       layout = ("NHWC", "HWIO", "NHWC")
       y = jax.lax.conv_general_dilated(taps, weight, (1, 1), "SAME", dimension_numbers=layout)
     return y + self.b[...], past[x.shape[0] :]
+
+
+def within_frame(conv: CausalConv3d, x: Float[Array, "T H W C"]) -> Float[Array, "T H W D"]:
+  """A convolution without memory in time."""
+  y, _ = conv(x, conv.initial_state(*x.shape[1:3]))
+  return y
 
 
 class ChannelNorm(nnx.Module):

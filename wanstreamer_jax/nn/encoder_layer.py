@@ -1,6 +1,6 @@
 """Pre-norm Transformer layers with LayerNorm and a GELU MLP, of pretrained encoders.
 
-`EncoderLayer` attends to all tokens of one picture. `WindowLayer` attends to a window of a stream, `(x, state) ->
+`EncoderLayer` attends to all tokens of one picture. `LookAheadLayer` attends to a window of a stream, `(x, state) ->
 (y, state)`; a window that reaches into the future makes the layer answer so much later, and never earlier.
 """
 
@@ -75,15 +75,15 @@ class EncoderLayer(nnx.Module):
     return x + self.mlp(self.mlp_norm(x))
 
 
-class WindowState(NamedTuple):
-  """What a `WindowLayer` remembers: P = past + future - 1 steps of keys and values, and the future's own inputs."""
+class LookAheadState(NamedTuple):
+  """What a `LookAheadLayer` remembers: P = past + future - 1 steps of keys and values, and the future's own inputs."""
 
   k: Float[Array, "P M H"]
   v: Float[Array, "P M H"]
   x: Float[Array, "F D"]
 
 
-class WindowLayer(nnx.Module):
+class LookAheadLayer(nnx.Module):
   """Attention of step t to the steps t - past + 1 .. t + future, then the MLP. Output t comes `future` steps late."""
 
   def __init__(
@@ -99,13 +99,13 @@ class WindowLayer(nnx.Module):
     self.mlp = GeluMLP(width, mlp, "erf", rngs=rngs)
     self.width, self.shape, self.past, self.future = width, (keys, head_dim), past, future
 
-  def initial_state(self) -> WindowState:
+  def initial_state(self) -> LookAheadState:
     zeros = jnp.zeros((self.past - 1 + self.future, *self.shape))
-    return WindowState(zeros, zeros, jnp.zeros((self.future, self.width)))
+    return LookAheadState(zeros, zeros, jnp.zeros((self.future, self.width)))
 
   def __call__(
-    self, x: Float[Array, "T D"], first: Int[Array, ""], state: WindowState
-  ) -> tuple[Float[Array, "T D"], WindowState]:
+    self, x: Float[Array, "T D"], first: Int[Array, ""], state: LookAheadState
+  ) -> tuple[Float[Array, "T D"], LookAheadState]:
     """x: steps first .. first + T - 1 -> steps first - future .. first - future + T - 1. Steps below 0 do not exist."""
     steps = x.shape[0]
     x = jnp.concatenate([state.x.astype(x.dtype), x])  # [F + T, D]
@@ -121,4 +121,4 @@ class WindowLayer(nnx.Module):
     y = y + self.o_proj(mix(self.q_proj(h[:steps]), k, v, seen))
     y = y + self.mlp(self.mlp_norm(y))
     y = jnp.where((asking >= 0)[:, None], y, 0)
-    return y, jax.tree.map(lambda old, new: new[steps:].astype(old.dtype), state, WindowState(k, v, x))
+    return y, jax.tree.map(lambda old, new: new[steps:].astype(old.dtype), state, LookAheadState(k, v, x))

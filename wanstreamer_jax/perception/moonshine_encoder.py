@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.nn.blocks import Linear
 from wanstreamer_jax.nn.causal_conv import normal_weight, stack_taps
-from wanstreamer_jax.nn.encoder_layer import LayerNorm, WindowLayer, WindowState
+from wanstreamer_jax.nn.encoder_layer import LayerNorm, LookAheadLayer, LookAheadState
 from wanstreamer_jax.nn.resample import Resampler
 from wanstreamer_jax.perception.projection import Projection
 
@@ -35,7 +35,7 @@ class MoonshineState(NamedTuple):
   samples: Float[Array, "P"]  # the resampler's tail
   frames: Float[Array, "4 D"]  # inputs of the first convolution
   halves: Float[Array, "4 2D"]  # and of the second
-  layers: tuple[WindowState, ...]
+  layers: tuple[LookAheadState, ...]
   step: Int[Array, ""]  # how many steps came before
 
 
@@ -65,7 +65,7 @@ class MoonshineTrunk(nnx.Module):
     self.frame = Linear(FRAME, width, rngs=rngs)
     self.conv_in = StridedConv(width, 2 * width, rngs=rngs)
     self.conv_out = StridedConv(2 * width, width, rngs=rngs)
-    layer = lambda past, future: WindowLayer(
+    layer = lambda past, future: LookAheadLayer(
       width, (sizes.heads, sizes.kv_heads), sizes.size_of_head, sizes.mlp, past=past, future=future, rngs=rngs
     )
     self.layers = nnx.List([layer(*window) for window in zip(sizes.past, sizes.ahead)])

@@ -92,7 +92,7 @@ def reconstruction_loss(
 def video_codec_loss(
   vae: NativeVideoCodec, video: Float[Array, "F H W 3"], key: jax.Array, train: TrainConfig
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Reconstruction, edges, structure and KL of one clip of 1 + 4n frames. Returns (loss, metrics)."""
+  """Reconstruction, edges, structure and KL of one clip of a frame and n groups. Returns (loss, metrics)."""
   loss, metrics, _ = picture_loss(vae, video, key, train)
   return loss, metrics | {"loss": loss}
 
@@ -111,7 +111,7 @@ def picture_loss(
 ) -> tuple[Float[Array, ""], Metrics, Comparison]:
   """(loss, metrics, what was compared) of a clip, which begins with a still."""
   height, width = video.shape[1:3]
-  target = still_first(video)
+  target = still_first(video, vae.cfg.time_stride)
   posterior, _ = vae.encode(target, vae.encoder_state(height, width))
   latents = noisy_sample(posterior, key, train.latent_noise)
   decoded, _ = vae.decode(latents, vae.decoder_state(height, width))
@@ -132,11 +132,12 @@ def picture_loss(
 def calibration_statistics(vae: AudioCodec | VideoCodec, clips: Float[Array, "B ..."]) -> Float[Array, "B T ... Z"]:
   """Posterior means of a batch of clips (audio [B, S] or video [B, 1 + 4n, H, W, 3]), for `posterior.calibrate`.
 
-  The first two latent frames of each clip are left out if there are more, since they see the empty past.
+  The first two latent frames of each clip are left out if there are more, since they see the empty past. One clip is
+  encoded after the other: pretrained encoders of pictures need much memory.
   """
 
   def means(clip: Array) -> Array:
     posterior = vae.encode(clip, vae.encoder_state())[0] if isinstance(vae, AudioCodec) else vae.encode_clip(clip)
     return posterior.mean[min(2, posterior.mean.shape[0] - 1) :]
 
-  return jax.vmap(means)(clips)
+  return jax.lax.map(means, clips)

@@ -39,6 +39,8 @@ from wanstreamer_jax.train.stage import Loss, Metrics, Stage
 from wanstreamer_jax.weights.store import EXPORTED, export_weights, fit_weights, load_weights, read_weights
 
 CALIBRATION_BATCHES = 16
+# Clips of a batch, and units of a clip, over which an imported codec is measured: a CPU encodes them in minutes.
+IMPORTED_CLIPS = {"audio": (8, 32), "video": (1, 8)}
 EVALUATION_STEP = 1_000_000_000  # number of the evaluation's batch, which training never reaches
 TRIES = 100  # clips that are drawn in search of one that has the stream
 SIDES = ("agent", "user")
@@ -89,40 +91,41 @@ class ClipLoader:
 
 def audio_codec_stage() -> Stage:
   """The audio codec."""
-
-  def make_loss(config: Config) -> Loss:
-    def loss(params: Any, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-      one = adversarial_codec_loss if isinstance(params, CodecWithCritic) else audio_codec_loss
-      return _mean_loss(one, params, audio_to_float(batch["audio"]), keys, config)
-
-    return loss
-
-  def init(config: Config, key: jax.Array) -> Any:
-    codec = make_audio_codec(config.audio_codec, rngs=nnx.Rngs(key))
-    if not config.train.adversarial_weight:
-      return codec
-    return CodecWithCritic(codec, Critic(config.train, rngs=nnx.Rngs(jax.random.fold_in(key, 1))))
-
-  return _stage("audio_codec", "audio", init, make_loss, _draw_audio)
+  make = lambda config, rngs: make_audio_codec(config.audio_codec, rngs=rngs)
+  loss = _loss(audio_codec_loss, adversarial_codec_loss, lambda batch: audio_to_float(batch["audio"]))
+  return _stage("audio_codec", "audio", _init(make, Critic), loss, _draw_audio)
 
 
 def video_codec_stage() -> Stage:
   """The video codec."""
+  make = lambda config, rngs: make_video_codec(config.video_codec, rngs=rngs)
+  loss = _loss(video_codec_loss, adversarial_video_loss, lambda batch: video_to_float(batch["video"]))
+  return _stage("video_codec", "video", _init(make, PictureCritic), loss, _draw_video)
+
+
+def _init(make: Callable[[Config, nnx.Rngs], Any], critic: Callable[..., Any]) -> Callable[[Config, jax.Array], Any]:
+  """A codec, with `train.adversarial_weight` joined with its critic."""
+
+  def init(config: Config, key: jax.Array) -> Any:
+    codec = make(config, nnx.Rngs(key))
+    if not config.train.adversarial_weight:
+      return codec
+    return CodecWithCritic(codec, critic(config.train, rngs=nnx.Rngs(jax.random.fold_in(key, 1))))
+
+  return init
+
+
+def _loss(alone: Any, judged: Any, clips: Callable[[Any], jax.Array]) -> Callable[[Config], Loss]:
+  """alone, judged: losses of a clip for a codec, and for one with its critic. clips: of a batch, as floats."""
 
   def make_loss(config: Config) -> Loss:
     def loss(params: Any, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-      one = adversarial_video_loss if isinstance(params, CodecWithCritic) else video_codec_loss
-      return _mean_loss(one, params, video_to_float(batch["video"]), keys, config)
+      one = judged if isinstance(params, CodecWithCritic) else alone
+      return _mean_loss(one, params, clips(batch), keys, config)
 
     return loss
 
-  def init(config: Config, key: jax.Array) -> Any:
-    codec = make_video_codec(config.video_codec, rngs=nnx.Rngs(key))
-    if not config.train.adversarial_weight:
-      return codec
-    return CodecWithCritic(codec, PictureCritic(config.train, rngs=nnx.Rngs(jax.random.fold_in(key, 1))))
-
-  return _stage("video_codec", "video", init, make_loss, _draw_video)
+  return make_loss
 
 
 def codec_of(params: Any) -> Any:
@@ -182,6 +185,19 @@ def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
   lag = loader.config.audio_latents if medium == "audio" else loader.config.video_groups
   means = [_measure(vae, to_float(loader.batch_at(EVALUATION_STEP + i)[medium])) for i in range(CALIBRATION_BATCHES)]
   return calibrate(vae, jnp.concatenate(means), lag)
+
+
+def standardised_over(codec: Any, records: Path, config: Config, medium: str) -> Any:
+  """An imported codec, standardised over the media records of a folder (or a mixture of them).
+
+  Clips are IMPORTED_CLIPS or as long as a session, whatever the config trains on. Those of video are short and few: a
+  pretrained encoder takes seconds of a CPU for each unit, and a unit has as many latents as its picture has places.
+  Raises DataError for records of another kind, size or rate.
+  """
+  mixture, data, train = Mixture(str(records)), config.data.replace(shares=1), config.train.replace(accumulate=1)
+  data.batch, units = IMPORTED_CLIPS[medium]
+  data.units = min(units, *(folder.units for folder in mixture.folders))
+  return standardised(codec, ClipLoader(mixture, config.replace(data=data, train=train).freeze(), medium), medium)
 
 
 @jax.jit

@@ -100,8 +100,9 @@ def _codecs(config: Config) -> tuple[AudioCodec, VideoCodec]:
 def _held_out(config: Config, augment: bool = False) -> Crop:
   """Held-out sessions from their start; augment: with users changed as in training, always in the same way."""
   units = min(MAX_UNITS, RecordFolder(config.data.heldout).units)
-  data = config.data.replace(shuffle=False, batch=SESSIONS, units=units)
-  return CropLoader(config.data.heldout, config.replace(data=data).freeze(), augment=augment).batch_at(0)
+  data, train = config.data.replace(shuffle=False, batch=SESSIONS, units=units, shares=1), config.train
+  own = config.replace(data=data, train=train.replace(accumulate=1)).freeze()  # training's batch may be cut into more
+  return CropLoader(config.data.heldout, own, augment=augment).batch_at(0)
 
 
 def _roll(

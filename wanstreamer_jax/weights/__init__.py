@@ -1,4 +1,4 @@
-"""Reads and writes weights: runs, exports, the shipped demo, and Qwen models.
+"""Reads and writes weights: runs, exports, the shipped demo, and other people's parts.
 
 Modules:
     agent.py           An `Agent` on disk: joined from trained parts, exported as one folder, loaded

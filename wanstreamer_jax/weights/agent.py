@@ -98,12 +98,13 @@ def assemble(streamer: Path, audio_codec: Path, video_codec: Path) -> Agent:
   Raises CheckpointError when a codec is not the one that this config describes.
   """
   config, own = read_weights(resolve(streamer))
-  config = _with_decoder_of(without_paths(config), read_weights(resolve(video_codec))[0])
+  codecs = {"audio_codec": (audio_codec, *read_weights(resolve(audio_codec)))}
+  codecs["video_codec"] = (video_codec, *read_weights(resolve(video_codec)))
+  config = _with_decoder_of(without_paths(config), codecs["video_codec"][1])
   abstract = abstract_agent(config)
   own = checked_part("streamer", streamer, own, abstract.streamer)
   values = {f"streamer.{name}": value for name, value in own.items()}
-  for part, path in (("audio_codec", audio_codec), ("video_codec", video_codec)):
-    codec, found = read_weights(resolve(path))
+  for part, (path, codec, found) in codecs.items():
     wanted, has = (codec_fields(c, part) for c in (config, codec))
     for name in wanted:
       if wanted[name] != has.get(name):

@@ -52,8 +52,8 @@ def import_codec(folder: Path, config: Config, decoder: Path | None = None) -> I
     return _pocket(folder, config)
   if kind == wan.CLASS:
     return _wan(folder, config, decoder)
-  if kind in UNFIT:
-    rate, unit = UNFIT[kind], config.media.unit_ms
+  if str(kind) in UNFIT:
+    rate, unit = UNFIT[str(kind)], config.media.unit_ms
     raise CheckpointError(
       f"{folder} is {kind}: its {rate:g} latents a second are {rate * unit / 1000:g} a unit of {unit} ms; expected a "
       f"whole number, as {pocket.MODEL_TYPE} has (2)"
@@ -67,10 +67,10 @@ def _pocket(folder: Path, config: Config) -> Imported:
   sizes = pocket.pocket_config(folder)
   section = config.audio_codec.replace(kind="pocket", pocket=sizes)
   config = config.replace(audio_codec=section).freeze()
+  abstract = jax.eval_shape(lambda: make_audio_codec(config.audio_codec, rngs=nnx.Rngs(0)))
   tensors = Tensors(open_tensors(folder), folder)
   pocket.take_pocket(tensors, config.audio_codec.pocket)
   _put_statistics(tensors, "", _neutral(sizes.latent_dim))
-  abstract = jax.eval_shape(lambda: make_audio_codec(config.audio_codec, rngs=nnx.Rngs(0)))
   return Imported("audio_codec", config, _filled(tensors, abstract), False, [_summary(tensors)])
 
 
@@ -81,6 +81,7 @@ def _wan(folder: Path, config: Config, decoder: Path | None) -> Imported:
   if small is not None:
     section = section.replace(decoder="tae", tae=tae.tae_config(small, sizes))
   config = config.replace(video_codec=section).freeze()
+  abstract = jax.eval_shape(lambda: make_video_codec(config.video_codec, rngs=nnx.Rngs(0)))
   statistics = wan.latent_statistics(folder, sizes.latent_dim)
   tensors = Tensors(open_tensors(folder), folder)
   skipped = wan.take_wan(tensors, config.video_codec.wan, decoder=small is None)
@@ -93,7 +94,6 @@ def _wan(folder: Path, config: Config, decoder: Path | None) -> Imported:
     notes.append(f"{_summary(small)}; {left} of its encoder and {skipped} of {folder}'s own decoder are left out")
     _put_statistics(small, "decoder.", statistics)
     tensors.join(small)
-  abstract = jax.eval_shape(lambda: make_video_codec(config.video_codec, rngs=nnx.Rngs(0)))
   return Imported("video_codec", config, _filled(tensors, abstract), statistics is not None, notes)
 
 

@@ -73,14 +73,16 @@ def seeing_config(folder: Path) -> Siglip2Config:
   """The geometry of a vision encoder. Raises CheckpointError: no config.json, another architecture."""
   values, kind = _encoder_config(folder, SIGLIP, "a SigLIP or SigLIP 2 vision encoder", SIGLIP_BASE)
   _refuse(folder, values, {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3})
-  naflex = kind.startswith("siglip2")
-  places = values.get("num_patches", 256) if naflex else (values.get("image_size", 224) // values["patch_size"]) ** 2
+  patch, side = values["patch_size"], values.get("image_size", 224)
+  if not all(type(size) is int and size > 0 for size in (patch, side)):
+    raise CheckpointError(f"{folder} has patch_size {patch!r} and image_size {side!r}: expected pixels")
+  places = values.get("num_patches", 256) if kind.startswith("siglip2") else (side // patch) ** 2
   return Siglip2Config(
     width=values["hidden_size"],
     layers=values["num_hidden_layers"],
     heads=values["num_attention_heads"],
     mlp=values["intermediate_size"],
-    patch=values["patch_size"],
+    patch=patch,
     places=places,
     patches=places,
     epsilon=values.get("layer_norm_eps", 1e-6),
@@ -92,14 +94,20 @@ def hearing_config(folder: Path) -> MoonshineConfig:
   values, _ = _encoder_config(folder, MOONSHINE, "a Moonshine streaming encoder", MOONSHINE_TINY)
   _refuse(folder, values, {"hidden_act": "gelu", "sample_rate": 16_000, "frame_ms": 5.0, "attention_bias": False})
   windows = values["sliding_windows"]
+  try:
+    past, future = zip(*((int(past), int(future)) for past, future in windows))
+  except (TypeError, ValueError) as error:
+    raise CheckpointError(
+      f"{folder} has sliding_windows {windows!r}: expected [past, future] of every layer"
+    ) from error
   return MoonshineConfig(
     width=values["hidden_size"],
     heads=values["num_attention_heads"],
     kv_heads=values["num_key_value_heads"],
     head_dim=values.get("head_dim"),
     mlp=values["intermediate_size"],
-    past=tuple(past for past, _ in windows),
-    future=tuple(future for _, future in windows),
+    past=past,
+    future=future,
   )
 
 
@@ -112,6 +120,8 @@ def _encoder_config(
   if kind not in kinds:
     raise CheckpointError(f"{folder} has model_type {kind!r}: expected {what}, one of {', '.join(kinds)}")
   part = values.get(kinds[kind]) or {} if kinds[kind] else values
+  if not isinstance(part, dict):
+    raise CheckpointError(f"{folder}/config.json has {kinds[kind]} {part!r}: expected an object")
   return defaults | {name: value for name, value in part.items() if value is not None}, kind
 
 
@@ -178,7 +188,8 @@ class _Taking:
 
   def __init__(self, tensors: Tensors, prefixes: tuple[str, ...]):
     self.tensors = tensors
-    self.prefix = next(prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors.left))
+    found = (prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors.left))
+    self.prefix = next(found, prefixes[-1])
 
   def plain(self, theirs: str, ours: str) -> None:
     self.tensors.take(self.prefix + theirs, ours)
@@ -232,6 +243,8 @@ def _take_vision(taking: _Taking, sizes: Siglip2Config) -> None:
   for name in [name for name in tensors.values if name.startswith("layers.0.")]:
     rest = name.removeprefix("layers.0.")
     stacked = [tensors.values.pop(f"layers.{i}.{rest}") for i in range(sizes.layers)]
+    if len({layer.shape for layer in stacked}) != 1:
+      raise CheckpointError(f"{tensors.source}: {rest} has other shapes in some of the layers")
     tensors.put(f"layers.{rest}", np.stack(stacked))
 
 

@@ -29,7 +29,7 @@ def pocket_config(folder: Path) -> PocketConfig:
     raise CheckpointError(f"{file} has model_type {values.get('model_type')!r}: expected {MODEL_TYPE}")
   try:
     return _config(values, file)
-  except (KeyError, TypeError, ValueError) as error:
+  except (KeyError, TypeError, ValueError, ArithmeticError) as error:
     raise CheckpointError(f"{file} is not a {MODEL_TYPE}'s config: {type(error).__name__} {error}") from error
 
 

@@ -104,7 +104,9 @@ def load_export(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   config = _with_own_tokenizer(config, folder) if header.get("tokenizer") else config
   try:
     with local_copy(folder / WEIGHTS_FILE) as file:
-      tensors, found = load_file(file), hashlib.sha256(file.read_bytes()).hexdigest()
+      with open(file, "rb") as stream:  # the whole file is not held a second time
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+      tensors = load_file(file)
   except (OSError, SafetensorError) as error:
     raise CheckpointError(f"cannot read {folder / WEIGHTS_FILE}: {error}; the file is missing or incomplete") from error
   stated = header.get("sha256")

@@ -45,7 +45,10 @@ def tae_config(tensors: Tensors, wan: WanConfig) -> TaeConfig:
 def _shape(tensors: Tensors, name: str) -> tuple[int, ...]:
   if name not in tensors.left:
     raise CheckpointError(f"{tensors.source} has no tensor {name}: expected the decoder of TAEW2.1 or TAEW2.2")
-  return tensors.left[name].shape
+  shape = tensors.left[name].shape
+  if len(shape) != 4:
+    raise CheckpointError(f"{tensors.source}: {name} has shape {list(shape)}: expected a convolution's 4 numbers")
+  return shape
 
 
 def take_tae(tensors: Tensors, cfg: TaeConfig) -> int:

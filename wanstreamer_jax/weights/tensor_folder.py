@@ -20,7 +20,7 @@ from wanstreamer_jax.files import Path
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # what exports of language models write
 STEMS = ("model", "diffusion_pytorch_model")  # as transformers and diffusers name files of weights
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
-FLOATS = ("F32", "BF16", "F16")
+BYTES = {"F32": 4, "BF16": 2, "F16": 2}  # a number
 MAX_HEADER = 100_000_000  # bytes, as in the format's own library
 AGAIN = "copy the folder again"
 
@@ -59,9 +59,9 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     if tensor not in found or found[tensor].file.name != name:
       raise CheckpointError(f"{folder / name} has no tensor {tensor!r}, which an index lists for it: {AGAIN}")
   for tensor, stored in found.items():
-    if stored.dtype not in FLOATS:
+    if stored.dtype not in BYTES:
       raise CheckpointError(
-        f"{stored.file} has {tensor} as {stored.dtype}: expected {', '.join(FLOATS)}; give the folder of the model "
+        f"{stored.file} has {tensor} as {stored.dtype}: expected {', '.join(BYTES)}; give the folder of the model "
         "before it was quantised"
       )
   return found
@@ -114,6 +114,8 @@ def _header(file: pathlib.Path) -> dict[str, StoredTensor]:
       name: StoredTensor(file, str(entry["dtype"]), tuple(entry["shape"]), 8 + length + int(entry["data_offsets"][0]))
       for name, entry in values.items()
     }
+    for name, entry in values.items():
+      _check_size(name, tensors[name], entry["data_offsets"])
     end = 8 + length + max((int(entry["data_offsets"][1]) for entry in values.values()), default=0)
   except OSError as error:
     raise CheckpointError(f"cannot read the weights: {file} is missing ({error.strerror}): {AGAIN}") from error
@@ -124,3 +126,10 @@ def _header(file: pathlib.Path) -> dict[str, StoredTensor]:
   if end != size:
     raise CheckpointError(f"cannot read the weights: {file} has {size} bytes, but its header says {end}: {AGAIN}")
   return tensors
+
+
+def _check_size(name: str, tensor: StoredTensor, offsets: list[int]) -> None:
+  """Raises ValueError unless a tensor of floats fills the bytes that the header gives it."""
+  wanted = math.prod(tensor.shape) * BYTES.get(tensor.dtype, 0)
+  if tensor.dtype in BYTES and offsets[1] - offsets[0] != wanted:
+    raise ValueError(f"{name} of shape {list(tensor.shape)} has {offsets[1] - offsets[0]} bytes, expected {wanted}")

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.fake_sessions import small_config
 from tests.helpers.media_files import halves, tone, write_audio, write_tracks, write_video
 from wanstreamer_jax.cli.main import main
-from wanstreamer_jax.data.importers.ami import ami
+from wanstreamer_jax.data.importers.ami import ami, read_words
 from wanstreamer_jax.data.importers.imported import ImportOptions
 from wanstreamer_jax.data.importers.seamless import seamless
 from wanstreamer_jax.data.importers.stereo import stereo
@@ -139,12 +139,18 @@ def test_ami_meetings_give_the_pair_that_talks(meetings, tmp_path):
   assert [talk.sides[side].audio.file[-13:] for side in ("user", "agent")] == ["Headset-2.wav", "Headset-3.wav"]
   assert talk.sides["user"].video.file.endswith("ES2002a.Closeup4.avi")
   assert talk.sides["agent"].video is None
-  assert [word.text for word in talk.sides["user"].words] == ["so,", "so,"]
+  assert [word.text for word in talk.sides["user"].words] == ["so,", "so,", "um"]  # of "um" no time is known
   assert talk.sides["user"].speaker == "FEE002"
   assert bare.id == "IS1000a-A-B"
   assert bare.sides["user"].words is None
   assert [what for what, _ in found.left_out] == ["ES2002a", "IS1000a"]
   assert len(ami(meetings, ImportOptions(pairs=6)).lines) == 6 + 3
+
+
+def test_ami_words_with_broken_times_are_one_line(tmp_path):
+  (tmp_path / "x.words.xml").write_text('<r><w starttime="a.b" endtime="1.0">so</w></r>')
+  with pytest.raises(DataError, match=r"x.words.xml: the word 'so' has the times \('a.b', '1.0'\): expected seconds"):
+    read_words(tmp_path / "x.words.xml")
 
 
 def test_a_folder_of_two_channel_files(tmp_path):

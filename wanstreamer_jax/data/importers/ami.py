@@ -16,7 +16,7 @@ import xml.etree.ElementTree as xml
 from typing import Any, NamedTuple
 
 from wanstreamer_jax.data.importers.imported import DEFAULTS, Imported, ImportOptions, files_of, listed, opened_folder
-from wanstreamer_jax.data.transcripts import TimedWord, Words
+from wanstreamer_jax.data.transcripts import Words, words_by_speaker
 from wanstreamer_jax.errors import DataError
 
 TERMS = (
@@ -103,16 +103,23 @@ def _people(
 
 
 def read_words(path: pathlib.Path) -> Words:
-  """The words of a *.words.xml file. Punctuation is joined to the word before it; words without times are left out."""
-  words: list[TimedWord] = []
+  """The words of a *.words.xml file. Punctuation is joined to the word before it; words without times share the gap
+  between their neighbours. Raises DataError."""
+  words: list[dict[str, Any]] = []
   for element in _parsed(path).iter("w"):
-    text, start, end = (element.text or "").strip(), element.get("starttime"), element.get("endtime")
+    text, times = (element.text or "").strip(), (element.get("starttime"), element.get("endtime"))
     if element.get("punc") == "true":
       if words and text:
-        words[-1] = words[-1]._replace(text=words[-1].text + text)
-    elif text and start is not None and end is not None:
-      words.append(TimedWord(text, float(start), max(float(start), float(end))))
-  return tuple(sorted(words, key=lambda word: word.start))
+        words[-1]["text"] += text
+    elif text:
+      try:
+        start, end = (None if time is None else float(time) for time in times)
+      except ValueError as error:
+        raise DataError(
+          f"{path}: the word {text!r:.60} has the times {times}: expected seconds; unpack it again"
+        ) from error
+      words.append({"text": text, "start": start, "end": end if start is None or end is None else max(start, end)})
+  return words_by_speaker(words, path).get("", ())
 
 
 def exchanges(a: Person, b: Person) -> int:
