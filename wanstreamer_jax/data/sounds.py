@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from wanstreamer_jax.config import Config, MediaConfig
-from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, user_voice, vocabulary
+from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, vocabulary
 from wanstreamer_jax.data.duplex_world.speech import synthesise
+from wanstreamer_jax.data.duplex_world.voices import user_voice
 from wanstreamer_jax.data.media import read_audio
 from wanstreamer_jax.data.session import Session, Side, Word, World
 from wanstreamer_jax.errors import DataError

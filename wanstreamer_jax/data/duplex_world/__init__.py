@@ -13,5 +13,6 @@ Modules:
     source.py            duplex_world as a `data.make.SessionSource`
     speech.py            A formant voice in NumPy: words to speech with phone and word times; deterministic
     voice.py             The voice of a speaker of duplex_world, as numbers
+    voices.py            Who speaks how: voices of users and agents drawn from the engines of `data.voices`, and a cough
     world.py             duplex_world: an endless, seeded world of two drawn people who talk
 """
