@@ -6,7 +6,7 @@ Modules:
     espeak.py            Speaks words with espeak-ng (an optional extra); returns phone and word times
     espeak_child.py      Speaks one utterance with espeak-ng in a process of its own
     faces.py             Draws faces as anti-aliased signed-distance shapes, at any frame size
-    flite.py             Speaks words with the program flite (Carnegie Mellon, permissive licence; optional); returns phone and word times
+    flite.py             Speaks words with flite (an optional program); returns phone and word times
     lexicon.py           The language of duplex_world: phrasings, personas and objects
     phones.py            Phones of English: how they sound, how the mouth looks, and how words are spelled
     reacting.py          The live user of duplex_world: it hears the agent and reacts, unit by unit

@@ -1,5 +1,6 @@
-"""Speaks words with the program flite (Carnegie Mellon, permissive licence; optional); returns phone and word times.
+"""Speaks words with flite (an optional program); returns phone and word times.
 
+The licence of Carnegie Mellon's program is permissive.
 One process per utterance (about 10 ms of a core a second of speech), so that speech is a pure function of its arguments
 and of the installed version, which records therefore state. A voice of the program becomes many: its pitch, tempo and
 intonation are set, and the size of the speaker by playing what was spoken slower, lower and then resampled.
