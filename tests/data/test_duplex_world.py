@@ -11,6 +11,7 @@ from wanstreamer_jax.data.duplex_world.faces import draw, random_look, still_tra
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.duplex_world.things import SHAPES, Held, Raised
 from wanstreamer_jax.data.duplex_world.voice import Voice
+from wanstreamer_jax.data.duplex_world.voices import user_voice
 from wanstreamer_jax.data.duplex_world.world import WorldConfig, cast, make_session, microphone, vocabulary
 from wanstreamer_jax.errors import ConfigError
 
@@ -109,8 +110,8 @@ def test_held_out_sessions_use_what_training_never_has():
   assert not trained & phrases
   assert kept & phrases
   rng = np.random.default_rng(0)
-  assert all(138 <= lexicon.user_voice(rng, True).pitch <= 152 for _ in range(50))
-  assert not any(138 <= lexicon.user_voice(rng, False).pitch <= 152 for _ in range(200))
+  assert all(138 <= user_voice(rng, True).pitch <= 152 for _ in range(50))
+  assert not any(138 <= user_voice(rng, False).pitch <= 152 for _ in range(200))
 
 
 def test_echo_comes_later_than_a_unit():

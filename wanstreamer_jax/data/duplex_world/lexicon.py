@@ -6,9 +6,6 @@ phrasing is a place for a pause.
 
 import dataclasses
 
-import numpy as np
-
-from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.things import COLOURS, SMALL_SHAPES
 from wanstreamer_jax.data.duplex_world.voice import Voice
 
@@ -57,32 +54,6 @@ PERSONAS = (
   Persona("finn", "dublin", "stars", Voice("finn", pitch=125.0, size=1.03, rate=1.0), 121),
 )
 SMALL_PERSONAS = 2
-
-
-def user_voice(rng: np.random.Generator, held_out: bool) -> Voice:
-  """A voice from the training range of pitches, or from the band inside it that training never hears."""
-  low, high, gap = 95.0, 240.0, (138.0, 152.0)
-  pitch = rng.uniform(*gap) if held_out else rng.uniform(low, high - (gap[1] - gap[0]))
-  if not held_out and pitch >= gap[0]:
-    pitch += gap[1] - gap[0]
-  size = 1.0 + 0.18 * (pitch - low) / (high - low) + rng.uniform(-0.04, 0.04)
-  return Voice(
-    f"user{pitch:.1f}", pitch=pitch, size=size, rate=rng.uniform(0.92, 1.1), breath=rng.uniform(0.03, 0.1),
-    tilt=rng.uniform(0.35, 0.65),
-  )  # fmt: skip
-
-
-def mixed_voice(formant: Voice, rng: np.random.Generator, held_out: bool) -> Voice:
-  """`formant` itself or, with equal chance, an espeak-ng voice within 2 semitones of a variant's own pitch."""
-  if rng.random() < 0.5:
-    return formant
-  variants = (espeak.HELD_OUT if held_out else espeak.TRAINING)[int(rng.integers(2))]
-  variant = list(variants)[int(rng.integers(len(variants)))]
-  pitch = variants[variant] * 2 ** (rng.uniform(-2, 2) / 12)
-  return Voice(
-    f"{variant}{pitch:.1f}", pitch=pitch, rate=rng.uniform(0.92, 1.1), liveliness=rng.uniform(0.7, 1.3),
-    engine="espeak", variant=variant,
-  )  # fmt: skip
 
 
 def answers(act: str) -> tuple[str, ...]:

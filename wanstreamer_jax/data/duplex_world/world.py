@@ -6,18 +6,18 @@ import dataclasses
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world import espeak, lexicon
+from wanstreamer_jax.data.duplex_world import lexicon
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.faces import Look, draw, random_look, still_tracks
 from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, SMALL_PERSONAS, Persona
 from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Scene, ScriptedUser
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.duplex_world.voice import Voice
+from wanstreamer_jax.data.duplex_world.voices import engines_of, user_voice
 from wanstreamer_jax.data.session import Session, Side, Word, World
 from wanstreamer_jax.errors import ConfigError
 
 SPLITS = ("train", "heldout")
-VOICES = ("formant", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +32,14 @@ class WorldConfig:
   units: int = 125
   text_lead: int = 1
   size: str = "small"  # or "full": more colours and personas
-  voices: str = "formant"  # or "mixed": half of the users speak with espeak-ng, which must be installed
+  voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
       raise ConfigError(f"world size is {self.size!r}: expected small or full")
     if not 0 <= self.text_lead <= 3:
       raise ConfigError(f"text_lead is {self.text_lead} units: expected 0 to 3")
-    if self.voices not in VOICES:
-      raise ConfigError(f"voices is {self.voices!r}: expected one of {', '.join(VOICES)}")
-    if self.voices == "mixed":
-      espeak.require()
+    engines_of(self.voices)
 
   @property
   def frames(self) -> int:
@@ -80,10 +77,9 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   def body(look: Look, voice: Voice, number: int) -> Body:
     return Body(look, voice, int(rng.integers(2**31)) + number, fps=config.fps, sample_rate=config.sample_rate)
 
-  look, voice = random_look(rng, held_out), lexicon.user_voice(rng, held_out)
-  if config.voices == "mixed":  # with its own random stream, so that all else is as with formant voices
-    voice = lexicon.mixed_voice(voice, np.random.default_rng([seed, int(held_out), 0xE5]), held_out)
-  user = body(look, voice, 0)
+  look = random_look(rng, held_out)
+  own_stream = np.random.default_rng([seed, int(held_out), 0xE5])  # so that all else is the same with any engines
+  user = body(look, user_voice(own_stream, held_out, engines_of(config.voices)), 0)
   agent = body(agent_look(persona), persona.voice, 1)
   scene = Scene(config.unit_ms / 1000, rng, held_out, small, persona)
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
