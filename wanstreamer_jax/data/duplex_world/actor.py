@@ -69,11 +69,15 @@ class Actor:
       end, sound = self.body.say(["mhm"], start).end, "mhm"
     scene.note(start, end, USER, "cough", sound=sound)
 
-  def phrase(self, act: str, **slots: str) -> Phrase:
-    """A sentence of an act. Users of held-out sessions draw seen, composed and new ones, a third each."""
+  def draw(self, act: str, **slots: str) -> Phrase:
+    """A sentence of an act, its slots still open. Held-out users draw seen, composed and new ones, a third each."""
     scene = self.scene
     phrasing = scene.pick(grammar.PHRASINGS) if scene.held_out else grammar.SEEN
-    drawn = grammar.draw(scene.rng, act, phrasing, scene.small)
+    return grammar.draw(scene.rng, act, phrasing, tuple(slots), scene.small)
+
+  def phrase(self, act: str, **slots: str) -> Phrase:
+    """A sentence of an act with its slots filled."""
+    drawn = self.draw(act, **slots)
     return Phrase(drawn.text.format(**slots), drawn.phrasing)
 
   def say(self, text: str, act: str, *, question: bool = True) -> Generator[None, bool, tuple[float, float]]:

@@ -162,8 +162,8 @@ class Body:
       tracks[name] = values
     tracks["blink"] = self._blinks(time)
     tracks |= self._idle(time)
-    tracks["nod"] = tracks["nod"] + _total(time, nod(time - start) for start in self.nods)
-    tracks["turn"] = tracks["turn"] + 0.8 * _total(time, shake(time - start) for start in self.shakes)
+    tracks["nod"] = tracks["nod"] + _total(time, [nod(time - start) for start in self.nods])
+    tracks["turn"] = tracks["turn"] + 0.8 * _total(time, [shake(time - start) for start in self.shakes])
     tracks["gaze_x"], tracks["gaze_y"] = self._gaze(time)
     for direction, start, end in self.looks:
       (dx, dy), level = DIRECTIONS[direction], eased(time, start, end)
@@ -171,12 +171,12 @@ class Body:
       tracks["gaze_y"] = (1 - level) * tracks["gaze_y"] + dy * level
       tracks["turn"] = tracks["turn"] + 0.8 * dx * level
       tracks["nod"] = tracks["nod"] + 0.7 * dy * level
-    tracks["smile"] = _most(time, eased(time, start, end) for start, end in self.smiles)
-    tracks["surprise"] = _most(time, eased(time, start, end, 0.16) for start, end in self.surprises)
-    tracks["held"] = _most(time, _level(h, time) for h in self.holdings if isinstance(h.what, Held))
+    tracks["smile"] = _most(time, [eased(time, start, end) for start, end in self.smiles])
+    tracks["surprise"] = _most(time, [eased(time, start, end, 0.16) for start, end in self.surprises])
+    tracks["held"] = _most(time, [_level(h, time) for h in self.holdings if isinstance(h.what, Held)])
     for gesture in ("wave", "thumb"):
-      tracks[gesture] = _most(time, _level(h, time) for h in self.holdings if h.what == gesture)
-    tracks["speaking"] = _most(time, (time >= line.start) & (time < line.end) for line in self.lines)
+      tracks[gesture] = _most(time, [_level(h, time) for h in self.holdings if h.what == gesture])
+    tracks["speaking"] = _most(time, [(time >= line.start) & (time < line.end) for line in self.lines])
     return {name: np.asarray(track, np.float32) for name, track in tracks.items()}
 
   def video(self, first: int, last: int, height: int, width: int) -> np.ndarray:

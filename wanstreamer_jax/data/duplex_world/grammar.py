@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import importlib.util
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,12 +25,15 @@ from wanstreamer_jax.data.duplex_world.phrases import (
   SMALL_ENDINGS,
   SMALL_OPENERS,
 )
+from wanstreamer_jax.data.duplex_world.reader_phrasings import READER_PHRASINGS
 
 SEEN, COMPOSED, NEW = "seen", "composed", "new"
 PHRASINGS = (SEEN, COMPOSED, NEW)
 MOODS = ("ask", "tell", "do", "say")
 PLAIN_OPENER, PLAIN_ENDING = 0.4, 0.7  # probabilities, where there is a choice
-READER = "wanstreamer_jax.data.duplex_world.reader_phrasings"
+# The reader wrote one list for acts that have several kinds of sentences here; it fits these.
+READERS = {"memory_shape": "memory", "yes_no_colour": "yes_no", "after": "next"}
+SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,12 @@ def acts(small: bool = False) -> tuple[str, ...]:
 
 def bare(text: str) -> str:
   """A phrase as it is heard: without the commas."""
-  return " ".join(word for word in text.split() if word != ",")
+  return " ".join(text.replace(",", " ").split())
+
+
+def shape_of(text: str) -> str:
+  """A phrase as it is heard, whatever the names of its slots."""
+  return SLOT.sub("{}", bare(text))
 
 
 @functools.cache
@@ -80,11 +88,9 @@ def forms(act: str, phrasing: str, small: bool = False) -> tuple[Form, ...]:
 @functools.cache
 def reader_phrases(act: str) -> tuple[str, ...]:
   """The reader's sentences for an act that no form of the grammar gives; empty where there are none."""
-  if importlib.util.find_spec(READER) is None:
-    return ()
-  phrasings: dict[str, list[str]] = importlib.import_module(READER).PHRASINGS
-  known = {bare(form.text) for phrasing in (SEEN, COMPOSED) for form in forms(act, phrasing)}
-  return tuple(text for text in phrasings.get(act, ()) if bare(text) not in known)
+  known = {shape_of(form.text) for phrasing in (SEEN, COMPOSED) for form in forms(act, phrasing)}
+  texts = [text.replace(",", " , ") for text in READER_PHRASINGS.get(READERS.get(act, act), ())]
+  return tuple(" ".join(text.split()) for text in texts if shape_of(text) not in known)
 
 
 @functools.cache
@@ -161,13 +167,15 @@ def _new_forms(act: str) -> tuple[Form, ...]:
   return tuple(out)
 
 
-def draw(rng: np.random.Generator, act: str, phrasing: str, small: bool = False) -> Phrase:
-  """A phrase of an act, with its slots still open.
+def draw(
+  rng: np.random.Generator, act: str, phrasing: str, slots: tuple[str, ...] = (), small: bool = False
+) -> Phrase:
+  """A phrase of an act, with its slots, all of which are among `slots`, still open.
 
   Where the act has no combination to hold out, "composed" gives a "seen" phrase, and says so.
   """
   if phrasing == NEW:
-    by_reader = reader_phrases(act)
+    by_reader = [text for text in reader_phrases(act) if set(SLOT.findall(text)) <= set(slots)]
     if by_reader and rng.random() < 0.5:
       return Phrase(by_reader[int(rng.integers(len(by_reader)))], NEW)
     return Phrase(_one(rng, forms(act, NEW, small)).text, NEW)

@@ -1,8 +1,8 @@
 """The words of duplex_world besides its phrasings: numbers, things, directives, and what an answer can be."""
 
 from wanstreamer_jax.data.duplex_world import grammar
-from wanstreamer_jax.data.duplex_world.faces import COLOURS
 from wanstreamer_jax.data.duplex_world.personas import HOMES, LIKES, NAMES, NEW_HOMES, NEW_LIKES, NEW_NAMES
+from wanstreamer_jax.data.duplex_world.things import COLOURS
 
 NUMBERS = tuple(
   "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -12,7 +12,6 @@ PLURALS = {
   "circle": "circles", "square": "squares", "triangle": "triangles", "star": "stars", "heart": "hearts",
   "moon": "moons",
 }  # fmt: skip
-SMALL_SHAPES, SMALL_COLOURS = 4, 4  # the first ones of each
 ALPHABET = tuple("abcdefghijklmnopqrstuvwxyz")
 LETTERS = tuple("abhklmorstxy")  # on cards: those that differ clearly to the eye and to the ear
 DIGITS = tuple("0123456789")
