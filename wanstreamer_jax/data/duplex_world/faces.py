@@ -252,8 +252,8 @@ def _raised(canvas: Canvas, look: Look, what: Held | str, place: str, frames: li
   x, y = window.x - centre, window.y - (-0.7 if row else 0.42) - drop
   window.paint(ellipse(x, y - (0.3 if row else 0.44), 0.13, 0.16), _shade(look.skin, 0.93), shown)
   for index in range(what.count):
-    place = (index - (what.count - 1) / 2) * 2.2 * size
-    dx, dy = (x - place, y) if row else (x, y - place - 0.1)
+    offset = (index - (what.count - 1) / 2) * 2.2 * size
+    dx, dy = (x - offset, y) if row else (x, y - offset - 0.1)
     if what.shape in GLYPHS:
       card = rounded_box(dx, dy, 0.8 * size, size, 0.03)
       light = what.colour in ("yellow", "white")
