@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world import espeak
+from wanstreamer_jax.data.duplex_world import espeak, flite
 from wanstreamer_jax.data.duplex_world.phones import NOISES, PHONES, SILENCE, PhoneSegment, pronounce
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
@@ -52,6 +52,9 @@ def synthesise(
   """
   if voice.engine == "espeak":
     audio, phones, timed = espeak.speak(words, voice, sample_rate, seed, question, pace)
+    return Utterance(_level(audio), phones, timed)
+  if voice.engine == "flite":
+    audio, phones, timed = flite.speak(words, voice, sample_rate, seed, pace)
     return Utterance(_level(audio), phones, timed)
   rng = np.random.default_rng([seed, 0x5EEC])
   score = _score(words, voice.rate * pace, rng)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world import espeak
+from wanstreamer_jax.data.duplex_world import espeak, flite
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.errors import ConfigError
 
-ENGINES = ("formant", "espeak")
+ENGINES = ("formant", "flite", "espeak")
+_PROGRAMS = {"flite": flite, "espeak": espeak}
 _PITCHES, _GAP = (95.0, 240.0), (138.0, 152.0)  # Hz of formant users; the band is kept for evaluation
 
 
@@ -25,24 +26,25 @@ def engines_of(text: str) -> tuple[str, ...]:
   for name in names:
     if name not in ENGINES or names.count(name) > 1:
       raise ConfigError(f"voices is {text!r}: expected engines once each, with commas, of {', '.join(ENGINES)}")
-  if "espeak" in names:
-    espeak.require()
+  for name in names:
+    if name in _PROGRAMS:
+      _PROGRAMS[name].require()
   return names
 
 
 def versions(engines: Sequence[str]) -> dict[str, str]:
   """The installed version of every engine that is a program of its own, since versions may speak differently."""
-  return {"espeak": espeak.version()} if "espeak" in engines else {}
+  return {name: _PROGRAMS[name].version() for name in engines if name in _PROGRAMS}
 
 
 def user_voice(rng: np.random.Generator, held_out: bool, engines: Sequence[str] = ("formant",)) -> Voice:
   """A user's voice by one of `engines`, each as likely: one of training, or one that training never hears."""
-  return {"formant": _formant_user, "espeak": _espeak_user}[_one(rng, engines)](rng, held_out)
+  return {"formant": _formant_user, "flite": _flite_user, "espeak": _espeak_user}[_one(rng, engines)](rng, held_out)
 
 
 def agent_voice(rng: np.random.Generator, held_out: bool, engines: Sequence[str] = ("formant",)) -> Voice:
   """A voice for an agent by one of `engines`, from the clearer middle of what users have."""
-  return {"formant": _formant_agent, "espeak": _espeak_user}[_one(rng, engines)](rng, held_out)
+  return {"formant": _formant_agent, "flite": _flite_agent, "espeak": _espeak_user}[_one(rng, engines)](rng, held_out)
 
 
 def cough(sample_rate: int, rng: np.random.Generator) -> np.ndarray:
@@ -91,6 +93,40 @@ def _formant_agent(rng: np.random.Generator, held_out: bool) -> Voice:
   """As a user's, slower and clear."""
   user = _formant_user(rng, held_out)
   return Voice(user.name, pitch=user.pitch, size=user.size, rate=rng.uniform(0.9, 1.0), tilt=rng.uniform(0.35, 0.5))
+
+
+# Ranges of flite's speakers for users: semitones from their own pitch, and sizes. The band of semitones is kept for
+# evaluation, and so is the speaker "awb".
+_FLITE_TRAINING, _FLITE_HELD_OUT = ("slt", "rms", "kal16"), "awb"
+_SEMITONES, _SEMITONES_KEPT = (-4.0, 5.0), (2.0, 3.5)
+
+
+def _flite_user(rng: np.random.Generator, held_out: bool) -> Voice:
+  """A speaker of flite with another pitch, size, tempo and intonation."""
+  low, high = _SEMITONES
+  first, last = _SEMITONES_KEPT
+  kept = held_out and rng.random() < 0.5  # half of those held out have the pitch that is kept, half are the speaker
+  speaker = _FLITE_HELD_OUT if held_out and not kept else _FLITE_TRAINING[int(rng.integers(len(_FLITE_TRAINING)))]
+  semitones = rng.uniform(first, last) if kept else rng.uniform(low, high - (last - first))
+  if not kept and semitones >= first:
+    semitones += last - first
+  return _flite(speaker, semitones, rng, rate=rng.uniform(0.92, 1.12))
+
+
+def _flite_agent(rng: np.random.Generator, held_out: bool) -> Voice:
+  """A clear speaker of flite, near its own pitch and size."""
+  semitones = rng.uniform(1.2, 2.0) if held_out else rng.uniform(-2.0, 1.2)
+  return _flite(("slt", "rms")[int(rng.integers(2))], semitones, rng, rate=rng.uniform(0.92, 1.0))
+
+
+def _flite(speaker: str, semitones: float, rng: np.random.Generator, rate: float) -> Voice:
+  """The speaker with another pitch; size follows pitch, with a deviation of its own."""
+  pitch = flite.SPEAKERS[speaker][0] * 2 ** (semitones / 12)
+  size = 2 ** (0.25 * semitones / 12) * rng.uniform(0.95, 1.07)
+  return Voice(
+    f"{speaker}{pitch:.1f}", pitch=pitch, size=size, rate=rate, liveliness=rng.uniform(0.8, 1.4), engine="flite",
+    variant=speaker,
+  )  # fmt: skip
 
 
 def _espeak_user(rng: np.random.Generator, held_out: bool) -> Voice:
