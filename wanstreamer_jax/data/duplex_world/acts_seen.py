@@ -2,6 +2,8 @@
 
 from collections.abc import Generator
 
+import numpy as np
+
 from wanstreamer_jax.data.duplex_world.actor import Actor
 from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS
 from wanstreamer_jax.data.duplex_world.grammar import Phrase
@@ -14,7 +16,8 @@ KEEP = 0.35  # chance that what is held is asked about once more
 LOWER = 0.3  # chance that it is lowered after the answer
 SMALL_COLOURS = 4
 SHARES_OF_COUNTS = (0.4, 0.28, 0.2, 0.12)  # of one, two, three and four things
-SHORTEST_MEMORY, LONGEST_MEMORY = 2.0, 50.0  # seconds between lowering a thing and asking for it
+SHORTEST_MEMORY, LONGEST_MEMORY = 1.5, 32.0  # seconds between lowering a thing and asking for it
+MEMORY_NEEDS = 11.0  # seconds that are left of the session
 
 
 def _colours(user: Actor) -> tuple[str, ...]:
@@ -200,8 +203,7 @@ def yes_no(user: Actor) -> Play:
 def memory(user: Actor) -> Play:
   """Asks about a thing, lowers it, does acts that show nothing, and later asks what it was."""
   scene = user.scene
-  longest = min(LONGEST_MEMORY, 0.75 * scene.left - 3.0)
-  if longest <= SHORTEST_MEMORY or any(later.blind for later in user.later):
+  if scene.left < MEMORY_NEEDS or any(later.blind for later in user.later):
     yield from _ask_seen(user, "shape")
     return
   user.lower()
@@ -209,7 +211,9 @@ def memory(user: Actor) -> Play:
   if user.held:
     yield from user.idle(scene.units(1, 4))
     user.lower()
-  user.plan(float(scene.rng.uniform(SHORTEST_MEMORY, longest)), ask_memory, blind=True)
+  longest = max(SHORTEST_MEMORY + 0.5, min(LONGEST_MEMORY, scene.left - 6.0))
+  delay = np.exp(scene.rng.uniform(np.log(SHORTEST_MEMORY), np.log(longest)))
+  user.plan(float(delay), ask_memory, blind=True)
 
 
 def ask_memory(user: Actor) -> Play:

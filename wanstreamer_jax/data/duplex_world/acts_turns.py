@@ -18,9 +18,10 @@ def counting(user: Actor) -> Play:
   if "{n}" not in drawn.text:
     last = 10
   _, end = yield from user.say(drawn.text.format(n=NUMBERS[last]), "counting")
-  words = " ".join(NUMBERS[1 : last + 1])
-  user.request("counting", end, answer(words, "one two three"), phrasing=drawn.phrasing, to=last)
-  if not scene.chance(0.6):
+  words, cut_short = " ".join(NUMBERS[1 : last + 1]), scene.chance(0.6)
+  wanted = answer(words, "one" if cut_short else "one two three")
+  user.request("counting", end, wanted, phrasing=drawn.phrasing, to=last)
+  if not cut_short:
     yield
     yield from user.wait_for_answer()
     return

@@ -97,9 +97,9 @@ PARTS: dict[str, dict[str, str]] = {
     "endings": "|before|please", "new": "do:remember how many|ask:how many had i got",
   },
   "yes_no_colour": {
-    "ask": "is it {word}|is this {word}|is the colour {word}|do you see {word}",
-    "tell": "if it is {word}|if this is {word}|if the colour is {word}|if you see {word}",
-    "new": "ask:am i holding {word}|ask:has it got {word}",
+    "ask": "is it {word}|is this {word}|is the colour {word}|is the thing {word}",
+    "tell": "if it is {word}|if this is {word}|if the colour is {word}|if the thing is {word}",
+    "new": "ask:is the colour like {word}|ask:has it got {word}",
   },
   "yes_no_count": {
     "ask": "are there {word}|do you see {word}|is the number {word}",
@@ -219,7 +219,7 @@ PARTS: dict[str, dict[str, str]] = {
     "endings": "|you know|today", "new": "say:someone sold the {one} , but kept the {two}",
   },
   "stop": {
-    "say": "stop|stop please|wait|no stop|that is enough|please stop now|stop it", "openers": "|okay|oh|no|well",
+    "say": "stop|stop please|wait|no stop|that is enough|please stop now|stop it", "openers": "|okay|oh|no|well|now",
     "endings": "", "new": "say:hold on|say:never mind",
   },
 }  # fmt: skip

@@ -33,19 +33,19 @@ ACTS = (
   Act(acts_seen.shape, 9.0, 0.114, shows=True),
   Act(acts_seen.count, 7.0, 0.076, shows=True),
   Act(acts_seen.place, 5.0, shows=True),
-  Act(acts_seen.letter, 7.0, shows=True),
-  Act(acts_seen.digit, 6.0, shows=True),
+  Act(acts_seen.letter, 8.0, shows=True),
+  Act(acts_seen.digit, 7.0, shows=True),
   Act(acts_seen.same, 5.0, shows=True),
   Act(acts_seen.which, 4.0, shows=True),
   Act(acts_seen.correction, 4.0, shows=True),
   Act(acts_seen.yes_no, 3.0, shows=True),
-  Act(acts_seen.memory, 8.0, shows=True),
+  Act(acts_seen.memory, 15.0, shows=True),
   Act(acts_seen.remark, 4.0, 0.14, shows=True),
   Act(acts_seen.gesture, 4.0),
   Act(acts_seen.face, 3.0),
-  Act(acts_talk.name, 2.0, 0.034),
-  Act(acts_talk.home, 2.0, 0.033),
-  Act(acts_talk.likes, 2.0, 0.033),
+  Act(acts_talk.name, 2.5, 0.034),
+  Act(acts_talk.home, 2.5, 0.033),
+  Act(acts_talk.likes, 2.5, 0.033),
   Act(acts_talk.yes_no_persona, 2.0),
   Act(acts_talk.type_question, 1.0, 0.03),
   Act(acts_talk.greet, 1.5, 0.04),
@@ -92,7 +92,7 @@ class ScriptedUser(Actor):
       if scene.small:
         yield from self.idle(scene.units(3, 9))
       else:
-        yield from self.idle(scene.units(12, 25) if scene.chance(LONG_SILENCE) else scene.units(1, 7))
+        yield from self.idle(scene.units(12, 25) if scene.chance(LONG_SILENCE) else scene.units(0, 6))
 
   def next_act(self) -> Callable[[Actor], Play]:
     """What is due, else something by weight that leaves alone what is to be remembered."""
