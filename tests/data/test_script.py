@@ -78,7 +78,12 @@ def test_the_held_out_fifth_is_the_same_everywhere():
   assert 0.15 < sum(len(grammar.forms(act, COMPOSED)) for act in grammar.acts()) / total < 0.3
 
 
-FIRST_HELD_OUT = ["what colour , is it now", "what colour is this please", "so , which colour is it", "so , which colour is it please"]
+FIRST_HELD_OUT = [
+  "what colour , is it now",
+  "what colour is this please",
+  "so , which colour is it",
+  "so , which colour is it please",
+]
 
 
 def test_training_has_nothing_of_what_is_held_out():
@@ -103,10 +108,10 @@ def test_training_has_nothing_of_what_is_held_out():
 
 def test_training_hears_and_speaks_the_words_of_new_personas():
   new = {*NEW_NAMES, *NEW_HOMES, *NEW_LIKES}
-  pool = [*scripts("train"), *scripts("train", 100, 375)]
+  pool = [*scripts("train"), *scripts("train", 200, 375)]
   heard = {word.text for script in pool for word in script.speech}
   spoken = {word.text for script in pool for word in script.agent if word.voiced}
-  assert len(new - heard) <= 2
+  assert len(new - heard) <= 3
   assert len(new - spoken) <= 5
 
 
@@ -157,21 +162,21 @@ def test_the_agent_stops_for_interruptions_early_and_late_but_not_for_coughs():
 def test_memory_is_asked_10_to_30_seconds_later_in_long_sessions():
   ages = {units: [] for units in (125, 375)}
   for units, found in ages.items():
-    for script in scripts("train", 300 if units == 125 else 100, units):
+    for script in scripts("train", 300 if units == 125 else 200, units):
       for event in events(script, "question"):
         if event.detail["act"] == "memory":
           lowered = [e for e in events(script, "lower") if e.start < event.start]
           shown = [e for e in events(script, "raise") if e.start < lowered[-1].start]
           age = event.detail["age"]
           assert age == pytest.approx(event.start - lowered[-1].start, abs=0.02)
-          assert age > 3
+          assert age > 2
           assert not any(lowered[-1].start < e.start < event.start for e in events(script, "raise"))
           last = shown[-1].detail
           things = (last["colour"], last["shape"], lexicon.PLURALS[last["shape"]], lexicon.NUMBERS[last["count"]])
           assert event.detail["answer"] in things
           found.append(age)
   assert len(ages[125]) > 40
-  assert sum(10 <= age <= 30 for age in ages[375]) > 60
+  assert sum(10 <= age <= 30 for age in ages[375]) > 100
 
 
 def test_a_directive_is_done_without_a_word():

@@ -1,4 +1,4 @@
-"""The user's means: it speaks, asks, shows, gestures, waits, coughs and interrupts, and notes the ground truth."""
+"""The user's means: to speak, ask, show, type, cough and wait. All of it is noted in the ground truth."""
 
 import dataclasses
 from collections.abc import Callable, Generator
@@ -120,15 +120,16 @@ class Actor:
     time = self.scene.time
     self.scene.typed.append(Word(text, time, time, time))
 
-  def raise_things(self, things: tuple[Held, ...], **detail: bool) -> None:
-    """Holds up one kind of thing, or two, from now on."""
+  def raise_things(self, things: tuple[Held, ...], *, remark: bool) -> None:
+    """Holds up one kind of thing, or two, from now on. remark: without a word, so that the agent is to speak."""
     scene, time = self.scene, self.scene.time
     self.lower()
     self.held = things
     self.body.hold(things if len(things) > 1 else things[0], time)
+    detail: dict[str, str | int | bool] = {"remark": remark}
     for number, thing in zip(("", "2"), things):
-      shown = {"shape": thing.shape, "colour": thing.colour, "count": thing.count, "place": thing.place}
-      detail |= {f"{key}{number}": value for key, value in shown.items()}
+      detail |= {f"shape{number}": thing.shape, f"colour{number}": thing.colour}
+      detail |= {f"count{number}": thing.count, f"place{number}": thing.place}
     scene.note(time, time + RAISE_SECONDS, USER, "raise", **detail)
 
   def lower(self) -> None:

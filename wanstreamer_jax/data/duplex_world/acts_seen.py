@@ -1,4 +1,4 @@
-"""What the user shows and asks about: things, cards, two things at once, what was shown before, gestures and faces."""
+"""What the user shows and asks about. Things, cards, two things at once, what was shown before, gestures, faces."""
 
 from collections.abc import Generator
 
@@ -17,6 +17,7 @@ LOWER = 0.3  # chance that it is lowered after the answer
 SMALL_COLOURS = 4
 SHARES_OF_COUNTS = (0.4, 0.28, 0.2, 0.12)  # of one, two, three and four things
 SHORTEST_MEMORY, LONGEST_MEMORY = 1.5, 32.0  # seconds between lowering a thing and asking for it
+FAR = 9.0  # seconds from which on a memory is far
 MEMORY_NEEDS = 11.0  # seconds that are left of the session
 
 
@@ -204,7 +205,7 @@ def memory(user: Actor) -> Play:
   """Asks about a thing, lowers it, does acts that show nothing, and later asks what it was."""
   scene = user.scene
   if scene.left < MEMORY_NEEDS or any(later.blind for later in user.later):
-    yield from _ask_seen(user, "shape")
+    yield from (shape, count, letter, digit, same)[scene.units(0, 5)](user)
     return
   user.lower()
   yield from _ask_seen(user, scene.pick(("colour", "shape", "count")))
@@ -212,8 +213,10 @@ def memory(user: Actor) -> Play:
     yield from user.idle(scene.units(1, 4))
     user.lower()
   longest = max(SHORTEST_MEMORY + 0.5, min(LONGEST_MEMORY, scene.left - 6.0))
-  delay = np.exp(scene.rng.uniform(np.log(SHORTEST_MEMORY), np.log(longest)))
-  user.plan(float(delay), ask_memory, blind=True)
+  delay = float(np.exp(scene.rng.uniform(np.log(SHORTEST_MEMORY), np.log(longest))))
+  if longest > FAR + 4.0 and scene.chance(0.6):
+    delay = float(scene.rng.uniform(FAR, min(28.0, longest)))
+  user.plan(delay, ask_memory, blind=True)
 
 
 def ask_memory(user: Actor) -> Play:

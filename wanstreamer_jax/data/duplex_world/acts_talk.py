@@ -1,4 +1,4 @@
-"""What the user asks and tells without showing anything: about the agent and itself, words, numbers, small talk."""
+"""What the user asks and tells without showing anything. About the agent and itself, words, numbers, small talk."""
 
 from wanstreamer_jax.data.duplex_world.actor import Actor
 from wanstreamer_jax.data.duplex_world.lexicon import ALPHABET, NUMBERS, PLURALS, REPEAT_WORDS, TYPED, sum_is_held_out
@@ -15,7 +15,7 @@ from wanstreamer_jax.data.duplex_world.stage import Answer, Play, answer
 from wanstreamer_jax.data.duplex_world.things import COLOURS
 
 EVERY = {"name": (*NAMES, *NEW_NAMES), "home": (*HOMES, *NEW_HOMES), "likes": (*LIKES, *NEW_LIKES)}
-NEW_SHARE = 0.4  # of words to repeat or spell that no training agent has as its own
+NEW_SHARE = 0.5  # of words to repeat or spell that no training agent has as its own
 LONGEST_TO_SPELL = 5  # letters
 
 

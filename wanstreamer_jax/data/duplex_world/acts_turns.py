@@ -1,4 +1,4 @@
-"""Acts about taking turns: counting that is interrupted, statements and stories, and what is typed from outside."""
+"""Acts about taking turns. Counting that is interrupted, statements, stories, and what is typed from outside."""
 
 from wanstreamer_jax.data.duplex_world.actor import Actor
 from wanstreamer_jax.data.duplex_world.lexicon import BACKCHANNEL, DIRECTIVES, NUMBERS, OUTSIDE, STORY_WORDS

@@ -114,14 +114,18 @@ def _choices(act: str, mood: str, small: bool) -> tuple[list[str], list[str], li
 
 
 def _combinations(act: str, small: bool) -> Iterator[Form]:
+  """All forms of known parts; of two that sound alike the first."""
+  heard: set[str] = set()
   for mood in MOODS:
     if mood in PARTS[act]:
       openers, cores, endings = _choices(act, mood, small)
       for opener in openers:
         for core in cores:
           for ending in endings:
-            if _fits(opener, core, ending):
-              yield Form(mood, opener, core, ending)
+            form = Form(mood, opener, core, ending)
+            if _fits(opener, core, ending) and bare(form.text) not in heard:
+              heard.add(bare(form.text))
+              yield form
 
 
 def _fits(opener: str, core: str, ending: str) -> bool:
@@ -159,7 +163,7 @@ def _new_forms(act: str) -> tuple[Form, ...]:
   for mood in MOODS:
     if mood not in own:
       continue
-    openers, cores, endings = _choices(act, mood, False)
+    openers, cores, _ = _choices(act, mood, False)
     new_openers = own.get("new openers", NEW_OPENERS[mood]).split("|")
     out += [Form(mood, opener, core, "") for opener in new_openers for core in cores[:3]]
     new_endings = own.get("new endings", NEW_ENDINGS[mood])
@@ -167,9 +171,7 @@ def _new_forms(act: str) -> tuple[Form, ...]:
   return tuple(out)
 
 
-def draw(
-  rng: np.random.Generator, act: str, phrasing: str, slots: tuple[str, ...] = (), small: bool = False
-) -> Phrase:
+def draw(rng: np.random.Generator, act: str, phrasing: str, slots: tuple[str, ...] = (), small: bool = False) -> Phrase:
   """A phrase of an act, with its slots, all of which are among `slots`, still open.
 
   Where the act has no combination to hold out, "composed" gives a "seen" phrase, and says so.

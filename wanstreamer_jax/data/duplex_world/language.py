@@ -1,6 +1,6 @@
 """What is said in duplex_world, counted.
 
-    python -m wanstreamer_jax.data.duplex_world.language          # phrasings, words, and shares of 1,000 sessions
+python -m wanstreamer_jax.data.duplex_world.language          # phrasings, words, and shares of 1,000 sessions
 """
 
 import collections

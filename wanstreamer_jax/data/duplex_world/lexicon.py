@@ -1,4 +1,4 @@
-"""The words of duplex_world besides its phrasings: numbers, things, directives, and what an answer can be."""
+"""The words of duplex_world besides its phrasings. Numbers, things, directives, and what an answer can be."""
 
 from wanstreamer_jax.data.duplex_world import grammar
 from wanstreamer_jax.data.duplex_world.personas import HOMES, LIKES, NAMES, NEW_HOMES, NEW_LIKES, NEW_NAMES
@@ -62,7 +62,9 @@ def vocabulary() -> list[str]:
   """Every word that either side says, types or writes, the persona fields included."""
   words: dict[str, None] = dict.fromkeys([*DIRECTIVES, *OUTSIDE, *NUMBERS, *ALPHABET, *REPEAT_WORDS, *STORY_WORDS])
   words |= dict.fromkeys((*NAMES, *NEW_NAMES, *HOMES, *NEW_HOMES, *LIKES, *NEW_LIKES, BACKCHANNEL))
-  words |= dict.fromkeys((*OUTSIDE.values(), *GESTURES.values(), *FACES.values(), *COLOURS, *PLURALS, *PLURALS.values()))
+  words |= dict.fromkeys(
+    (*OUTSIDE.values(), *GESTURES.values(), *FACES.values(), *COLOURS, *PLURALS, *PLURALS.values())
+  )
   words |= dict.fromkeys([*ANSWER_WORDS.split(), *grammar.words(), "name", "home", "likes", "before", "things"])
   words |= dict.fromkeys(("colour", "shape", "thing", *SIDES))
   return list(words)

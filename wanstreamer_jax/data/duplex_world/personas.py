@@ -1,4 +1,4 @@
-"""Who the agent is: names, homes and likes drawn from lists, a voice and a look.
+"""Who the agent is. Names, homes and likes are drawn from lists, with a voice and a look.
 
 Training agents draw from the lists named without `NEW`; a held-out persona has a name, a home and likes of the `NEW`
 lists. Training users say those too (as their own names, in repeat and spell), so that they are heard and spoken in
@@ -28,7 +28,9 @@ LIKES = tuple(
   "tea music cats chess rivers trains books dogs cake coffee honey bread lemons snow rain flowers birds horses boats "
   "songs films games cars pasta rice soup apples cheese milk football walking reading".split()
 )
-NEW_LIKES = tuple("cherries juice tennis swimming dancing cooking painting mountains islands gardens winter ships".split())
+NEW_LIKES = tuple(
+  "cherries juice tennis swimming dancing cooking painting mountains islands gardens winter ships".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)

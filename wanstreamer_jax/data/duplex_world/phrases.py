@@ -1,4 +1,4 @@
-"""The parts from which duplex_world's sentences are composed: openers, cores and endings, "|" between them.
+"""The parts of which duplex_world's sentences are composed. Openers, cores and endings, with "|" between them.
 
 A "," is a place for a pause, a `{slot}` is filled when it is said. Cores are of four moods: `ask` is a question of its
 own, `tell` follows "tell me", `do` is an order, `say` is a remark. Openers and endings are shared by all acts, so that

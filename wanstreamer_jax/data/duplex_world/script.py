@@ -1,4 +1,4 @@
-"""The script: a user who acts and reacts, and how often it does what. It acts unit by unit.
+"""The script of a user who acts and reacts, and how often it does what.
 
 The user is a generator: it acts, yields at the end of a unit, and is sent whether the agent was speaking in it.
 `make_session` runs it against `PerfectAgent`; the closed-loop evaluation runs the same generator against a model.
@@ -39,7 +39,7 @@ ACTS = (
   Act(acts_seen.which, 4.0, shows=True),
   Act(acts_seen.correction, 4.0, shows=True),
   Act(acts_seen.yes_no, 3.0, shows=True),
-  Act(acts_seen.memory, 15.0, shows=True),
+  Act(acts_seen.memory, 17.0, shows=True),
   Act(acts_seen.remark, 4.0, 0.14, shows=True),
   Act(acts_seen.gesture, 4.0),
   Act(acts_seen.face, 3.0),

@@ -100,8 +100,8 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
   """A pure function of its arguments: `config.units` units of two people, with the ground truth of everything.
 
   split "heldout" has users whose voices and looks "train" never has; a third of their questions are combinations of
-  known words that "train" never has, a third have new words (`phrasing` in the ground truth), and half of their sums are
-  new (`trained`). In size "full" half of its agents are new too: name, home, likes, face and voice.
+  known words that "train" never has, a third have new words (`phrasing` in the ground truth), and half of their sums
+  are new (`trained`). In size "full" half of its agents are new too: name, home, likes, face and voice.
   """
   players, answering = _play(seed, config, split)
   scene, user, agent = players.scene, players.user, players.agent
