@@ -29,7 +29,9 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
   acts = [event for event in events if event.actor == USER]
   voiced = [(word.start, min(word.end, seconds)) for word in speech if word.voiced and word.start < seconds]
   talk = merge(np.array(voiced).reshape(-1, 2), SPEECH_GAP)
-  starts = [start for start, _ in talk] + [event.start for event in acts if event.kind in ("raise", "question")]
+  coughs = [event.start for event in acts if event.kind == "cough"]  # a cough or an mhm takes no turn
+  turns = [start for start, _ in talk if not any(abs(start - cough) < 1e-3 for cough in coughs)]
+  starts = turns + [event.start for event in acts if event.kind in ("raise", "question")]
 
   def goes_on(after: float) -> float:
     """The time of the user's next act after `after`."""
@@ -41,8 +43,10 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
   interruptions = tuple(event.start for event in cut_in)
   for event in acts:
     if event.kind == "question" and event.end <= seconds - MIN_ROOM:
-      act, unseen = str(event.detail["act"]), bool(event.detail.get("unseen", False))
-      question = Question(act, event.end, goes_on(event.end), _answer(event), answers(act), unseen)
+      act, detail = str(event.detail["act"]), event.detail
+      unseen = detail.get("phrasing", "seen") != "seen" or not detail.get("trained", True)
+      choices = tuple(str(detail["choices"]).split()) if "choices" in detail else answers(act)
+      question = Question(act, event.end, goes_on(event.end), _answer(event), choices, unseen)
       questions.append(question)
       opportunities.append(Opportunity("hand_off", question.end, min(question.until, question.end + ANSWER_TIME)))
     elif event.kind == "statement" and event.end <= seconds - AFTER_STATEMENT:

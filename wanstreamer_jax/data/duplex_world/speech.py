@@ -65,6 +65,17 @@ def synthesise(
   return Utterance(audio, *_times(score, words, hop / sample_rate))
 
 
+def timing(
+  words: Sequence[str], voice: Voice, sample_rate: int, seed: int = 0, question: bool = False, pace: float = 1.0
+) -> Utterance:
+  """The phone and word times of `synthesise`, without its sound where the engine knows them before."""
+  if voice.engine != "formant":
+    return synthesise(words, voice, sample_rate, seed, question, pace)
+  score = _score(words, voice.rate * pace, np.random.default_rng([seed, 0x5EEC]))
+  hop = round(sample_rate * FRAME_MS / 1000)
+  return Utterance(np.zeros(0, np.float32), *_times(score, words, hop / sample_rate))
+
+
 def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Score:
   """Phones and durations. The last syllable is lengthened and every duration varies a little."""
   segments: list[PhoneSegment] = []
