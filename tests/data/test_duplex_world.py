@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from wanstreamer_jax.data.duplex_world import lexicon
-from wanstreamer_jax.data.duplex_world.faces import SHAPES, Held, draw, random_look, still_tracks
+from wanstreamer_jax.data.duplex_world.faces import draw, random_look, still_tracks
 from wanstreamer_jax.data.duplex_world.speech import synthesise
+from wanstreamer_jax.data.duplex_world.things import SHAPES, Held, Raised
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.duplex_world.world import WorldConfig, cast, make_session, microphone, vocabulary
 from wanstreamer_jax.errors import ConfigError
@@ -129,16 +130,15 @@ def test_echo_comes_later_than_a_unit():
 def test_objects_cover_their_colour(shape):
   look = random_look(np.random.default_rng(0))
   tracks = still_tracks(1)
-  tracks["held"][:] = 1
-  with_it = draw(look, tracks, [Held(shape, "red", 1)])[0].astype(int)
-  without = draw(look, still_tracks(1), [None])[0].astype(int)
+  with_it = draw(look, tracks, [[Raised(Held(shape, "red"), "right", 1.0)]])[0].astype(int)
+  without = draw(look, still_tracks(1), [[]])[0].astype(int)
   red = (with_it[..., 0] > 180) & (with_it[..., 1] < 90) & (with_it[..., 2] < 90)
   assert 60 < red.sum() < 600
   assert np.abs(with_it - without).max() > 100
 
 
 def test_pictures_have_any_size():
-  assert draw(random_look(np.random.default_rng(1)), still_tracks(3), [None] * 3, 192, 336).shape == (3, 192, 336, 3)
+  assert draw(random_look(np.random.default_rng(1)), still_tracks(3), [[]] * 3, 192, 336).shape == (3, 192, 336, 3)
 
 
 def test_a_voiced_vowel_has_the_pitch_and_the_formants_of_its_voice():

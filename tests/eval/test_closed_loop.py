@@ -203,7 +203,7 @@ def test_mouth_opening_follows_the_drawn_mouth():
   pose["mouth"] = np.clip(np.abs(smooth(5)) * 0.4, 0, 1).astype(np.float32)
   for name in ("sway", "nod", "tilt"):
     pose[name] = np.clip(0.3 * smooth(40), -1, 1).astype(np.float32)
-  video = faces.draw(faces.random_look(rng, held_out=True), pose, [None] * frames)
+  video = faces.draw(faces.random_look(rng, held_out=True), pose, [[]] * frames)
   assert metrics.correlation(scores.mouth_opening(video), pose["mouth"], 0, np.ones(frames, bool)) > 0.7
 
 

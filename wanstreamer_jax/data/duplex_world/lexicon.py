@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak
-from wanstreamer_jax.data.duplex_world.faces import COLOURS, SHAPES
+from wanstreamer_jax.data.duplex_world.things import COLOURS, SMALL_SHAPES
 from wanstreamer_jax.data.duplex_world.voice import Voice
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -90,7 +90,7 @@ def answers(act: str) -> tuple[str, ...]:
   if act in ("name", "home", "likes"):
     return tuple(getattr(persona, act) for persona in PERSONAS)
   words = {
-    "colour": COLOURS, "remark": COLOURS, "shape": (*SHAPES, *PLURALS.values()), "repeat": REPEAT_WORDS,
+    "colour": COLOURS, "remark": COLOURS, "shape": (*SMALL_SHAPES, *PLURALS.values()), "repeat": REPEAT_WORDS,
     "count": NUMBERS, "sum": NUMBERS, "counting": NUMBERS,
   }  # fmt: skip
   return tuple(words.get(act, ()))  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ from collections.abc import Generator
 import numpy as np
 
 from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS, Body, Line
-from wanstreamer_jax.data.duplex_world.faces import COLOURS, SHAPES, Held
 from wanstreamer_jax.data.duplex_world.lexicon import (
   BACKCHANNEL,
   NUMBERS,
@@ -22,6 +21,7 @@ from wanstreamer_jax.data.duplex_world.lexicon import (
   Persona,
   sum_is_held_out,
 )
+from wanstreamer_jax.data.duplex_world.things import COLOURS, SMALL_SHAPES, Held
 from wanstreamer_jax.data.session import AGENT, USER, Event, Word
 
 WORLD_VERSION = 2  # raised with every change of what is acted or answered, so that a folder of records is of one world
@@ -152,12 +152,14 @@ class ScriptedUser:
     scene = self.scene
     colours = tuple(COLOURS)[: 4 if scene.small else 6]
     count = 1 + int(scene.rng.choice(3, p=[0.6, 0.25, 0.15]))
-    thing = Held(str(scene.pick(SHAPES)), str(scene.pick(colours)), count, bool(scene.rng.random() < 0.5))
+    thing = Held(
+      str(scene.pick(SMALL_SHAPES)), str(scene.pick(colours)), count, "left" if scene.rng.random() < 0.5 else "right"
+    )
     self.thing = thing
     self.body.hold(thing, scene.time)
     scene.note(
       scene.time, scene.time + RAISE_SECONDS, USER, "raise",
-      shape=thing.shape, colour=thing.colour, count=thing.count, left=thing.left, remark=remark,
+      shape=thing.shape, colour=thing.colour, count=thing.count, place=thing.place, remark=remark,
     )  # fmt: skip
     return thing
 
@@ -313,9 +315,9 @@ class PerfectAgent:
     scene, unit = self.scene, self.scene.unit_seconds
     start = (scene.now + self.lead) * unit
     if request.directive == "(nods)":
-      self.body.nods.append(start)
+      self.body.nod(start)
     if request.directive == "(smiles)":
-      self.body.smiles.append((start, start + 2.0))
+      self.body.smile(start, start + 2.0)
     if request.directive:
       self.words.append(Word(request.directive, scene.time, start, start, voiced=False))
     line = self.body.say(request.words, start)

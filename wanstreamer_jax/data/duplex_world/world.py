@@ -179,7 +179,7 @@ def microphone(voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: 
 def session_world(persona: Persona, config: WorldConfig) -> World:
   """The agent's fields, its neutral face, and a second of its voice."""
   fields = {"name": persona.name, "home": persona.home, "likes": persona.likes}
-  portrait = draw(agent_look(persona), still_tracks(1), [None], config.height, config.width)[0]
+  portrait = draw(agent_look(persona), still_tracks(1), [()], config.height, config.width)[0]
   voice = synthesise(["hello", "i", "am", persona.name], persona.voice, config.sample_rate, seed=1).audio
   return World(fields=fields, portrait=portrait, voice=voice)
 
