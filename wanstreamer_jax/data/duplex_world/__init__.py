@@ -22,7 +22,7 @@ Modules:
     phrases.py            The parts of which duplex_world's sentences are composed
     pronunciations.py     How duplex_world's words are spoken
     reacting.py           The live user of duplex_world: it hears the agent and reacts, unit by unit
-    reader_phrasings.py   Phrasings of each act by a reader who had not seen the grammar; they are for evaluation only
+    reader_phrasings.py   Phrasings of each act by a reader who had not seen the grammar
     script.py             The script of a user who acts and reacts, and how often it does what
     source.py             duplex_world as a `data.make.SessionSource`
     speech.py             A formant voice in NumPy: words to speech with phone and word times; deterministic

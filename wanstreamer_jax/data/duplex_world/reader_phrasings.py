@@ -1,4 +1,4 @@
-"""Phrasings of each act by a reader who had not seen the grammar; they are for evaluation only."""
+"""Phrasings of each act by a reader who had not seen the grammar. They are for evaluation only."""
 
 READER_PHRASINGS: dict[str, tuple[str, ...]] = {
   "colour": (

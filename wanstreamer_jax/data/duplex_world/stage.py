@@ -1,4 +1,4 @@
-"""What both sides of a script share. The clock, the ground truth, and the requests that the perfect agent answers."""
+"""What both sides of a script share. The clock, the ground truth, and what the perfect agent is to answer."""
 
 import dataclasses
 from collections.abc import Generator
