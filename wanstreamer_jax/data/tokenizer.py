@@ -11,6 +11,7 @@ text.
 import functools
 import hashlib
 import pathlib
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -199,6 +200,7 @@ class TextStream:
     return new
 
 
+TYPED = re.compile(r"\([^()\s]+(?: [^()\s]+)*\)(?=\s|$)|\S+")  # a directive such as "(looks left)", or a word
 MAX_TYPED = 2000  # ids that may wait for slots
 
 
@@ -212,7 +214,7 @@ class Keyboard:
   def __call__(self, typed: Sequence[str]) -> np.ndarray:
     """Takes what was typed during a unit and returns its slots: int32 [slots], PAD-filled."""
     for text in typed:
-      for word in text.split():
+      for word in TYPED.findall(text):
         if len(self.waiting) < MAX_TYPED:
           self.waiting += self.tokenizer.encode_typed(word)
     now, self.waiting = self.waiting[: self.slots], self.waiting[self.slots :]

@@ -37,7 +37,9 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
   acts = [event for event in events if event.actor == USER]
   voiced = [(word.start, min(word.end, seconds)) for word in speech if word.voiced and word.start < seconds]
   talk = merge(np.array(voiced).reshape(-1, 2), SPEECH_GAP)
-  starts = [start for start, _ in talk] + [event.start for event in acts if event.kind in SHOWN]
+  coughs = [event.start for event in acts if event.kind == "cough"]  # a cough or an mhm takes no turn
+  turns = [start for start, _ in talk if not any(abs(start - cough) < 1e-3 for cough in coughs)]
+  starts = turns + [event.start for event in acts if event.kind in SHOWN]
 
   def goes_on(after: float) -> float:
     """The time of the user's next act after `after`."""
