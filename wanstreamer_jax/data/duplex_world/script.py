@@ -170,6 +170,7 @@ class ScriptedUser:
     yield from self.ask(act, self.phrase(act), words, answer, "(looks)")
     if scene.rng.random() < 0.3:
       self.body.lower(scene.time)
+      scene.note(scene.time, scene.time + RAISE_SECONDS, USER, "lower")
       self.thing = None
 
   def ask_persona(self) -> Play:
