@@ -56,7 +56,9 @@ class Body:
   def __init__(self, look: Look, voice: Voice, seed: int, *, fps: int, sample_rate: int):
     self.appearance, self.voice, self.seed = look, voice, seed
     self.fps, self.sample_rate = fps, sample_rate
+    self.speak = synthesise  # or `speech.timing`, which is enough for a script without media
     self.lines: list[Line] = []
+    self.sounds: list[tuple[float, np.ndarray]] = []  # (start, samples) of what is no speech
     self.holdings: list[Holding] = []
     self.nods: list[float] = []
     self.shakes: list[float] = []
@@ -69,9 +71,13 @@ class Body:
   def say(self, words: list[str], start: float, *, question: bool = False, pace: float = 1.0) -> Line:
     """Speaks from `start` on. A "," in `words` is a short pause."""
     seed = int(np.random.default_rng([self.seed, len(self.lines), 2]).integers(2**31))
-    line = Line(start, synthesise(words, self.voice, self.sample_rate, seed, question, pace))
+    line = Line(start, self.speak(words, self.voice, self.sample_rate, seed, question, pace))
     self.lines.append(line)
     return line
+
+  def make_sound(self, audio: np.ndarray, start: float) -> None:
+    """Makes a sound that is no speech, such as a cough. audio: float32 [samples]."""
+    self.sounds.append((start, audio))
 
   def hold(self, things: Held | tuple[Held, ...], start: float) -> None:
     """Raises one thing, or several at different places, lowering what was held. Raises DataError for one place."""
@@ -144,6 +150,11 @@ class Body:
   def audio(self, first: int, last: int) -> np.ndarray:
     """Samples [first, last) of the voice: float32."""
     out = np.zeros(last - first, np.float32)
+    for start, samples in self.sounds:
+      offset = round(start * self.sample_rate)
+      a, b = max(first, offset), min(last, offset + len(samples))
+      if a < b:
+        out[a - first : b - first] += samples[a - offset : b - offset]
     for line in self.lines:
       offset = round(line.start * self.sample_rate)
       samples = line.utterance.audio
