@@ -11,7 +11,7 @@ Modules:
     espeak_child.py       Speaks one utterance with espeak-ng in a process of its own
     faces.py              Draws faces as anti-aliased signed-distance shapes, at any frame size
     flite.py              Speaks words with flite (an optional program); returns phone and word times
-    glyphs.py             A small stroke font: capital letters and digits as lines and arcs, drawn by their distance
+    glyphs.py             A small stroke font
     grammar.py            Composes the user's sentences from `phrases.py` and keeps some of them for evaluation
     language.py           What is said in duplex_world, counted
     lexicon.py            The words of duplex_world besides its phrasings
@@ -29,6 +29,6 @@ Modules:
     stage.py              What both sides of a script share
     things.py             What a person of duplex_world can hold up: shapes, and cards with a letter or a digit
     voice.py              The voice of a speaker of duplex_world, as numbers
-    voices.py             Who speaks how: voices of users and agents drawn from the engines of `data.voices`, coughs
+    voices.py             Who speaks how
     world.py              duplex_world: an endless, seeded world of two drawn people who talk
 """
