@@ -46,12 +46,12 @@ def test_right_in_writing_and_by_ear(answer, choices, said, written, heard):
 
 
 def test_names_that_a_question_is_scored_under():
-  memory = question("red", phrasing="composed", persona="new", age=12.0)
+  memory = Question("memory", 1.0, 9.0, ("red",), phrasing="composed", persona="new", age=12.0)
   words = [(1.2, "it"), (1.4, "is"), (1.6, "red")]
   found = answer_scores([memory, question("blue", trained=False)], words)
   assert found == {
-    "answer": [1.0, 0.0], "answer/kind": [1.0, 0.0], "phrasing/composed/kind": [1.0], "persona/new/kind": [1.0],
-    "memory/10_to_30s": [1.0], "sum/held_out": [0.0],
+    "answer": [1.0, 0.0], "answer/memory": [1.0], "answer/kind": [0.0], "phrasing/composed/memory": [1.0],
+    "persona/new/memory": [1.0], "memory/10_to_30s": [1.0], "sum/held_out": [0.0],
   }  # fmt: skip
 
 

@@ -51,6 +51,9 @@ def words(*spans):
   return [Word("a", start, start, end) for start, end in spans]
 
 
+COUNTING = event(3.0, 3.0, "question", act="counting", answer="one", text="one two three")
+
+
 def test_a_question_carries_what_is_known_of_it():
   asked = event(3.0, 3.0, "question", act="memory", answer="star", text="it is a star", phrasing="composed",
                 persona="new", age=12.5, trained=False, choices="star heart")  # fmt: skip
@@ -58,16 +61,23 @@ def test_a_question_carries_what_is_known_of_it():
   assert found == Question("memory", 3.0, SECONDS, ("star",), ("star", "heart"), True, 1.0, "composed", "new", 12.5,
                            False)  # fmt: skip
   plain = script_of([event(3.0, 3.0, "question", act="colour", answer="red")], (), SECONDS).questions[0]
+  typed = event(3.0, 3.0, "question", act="name", answer="ada", phrasing="seen", typed=True)
+  assert script_of([typed], words((1.0, 3.0)), SECONDS).questions[0].turn is None
   assert (plain.turn, plain.phrasing, plain.age, plain.trained, plain.unseen) == (None, "", None, None, False)
 
 
+def test_a_cough_in_words_is_no_turn():
+  """The user's own "mhm" does not end the time for an answer."""
+  mhm = event(4.0, 4.3, "cough", sound="mhm")
+  script = script_of([COUNTING, mhm], words((1.0, 3.0), (4.0, 4.3)), SECONDS)
+  assert script.speech == ((1.0, 3.0),)
+  assert script.questions[0].until == SECONDS
+
+
 def test_a_directive_calls_for_silence():
-  found = script_of([event(3.0, 3.0, "question", act="directive", answer="(looks left)")], (), SECONDS)
+  found = script_of([event(3.0, 3.0, "directive", name="(looks left)")], (), SECONDS)
   assert [(o.kind, o.name, o.start, o.end) for o in found.opportunities] == [("stay_silent", "directive", 3.0, 4.5)]
   assert found.questions[0].directive
-
-
-COUNTING = event(3.0, 3.0, "question", act="counting", answer="one", text="one two three")
 
 
 @pytest.mark.parametrize(

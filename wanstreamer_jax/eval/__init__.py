@@ -5,6 +5,7 @@ Modules:
     ablation_report.py   Writes the table and the figure of `wanstreamer ablate`
     answers.py           Judges answers to questions: which words are right, in writing and by ear
     baselines.py         The engine wrapped for evaluation: sessions side by side, and the baseline variants
+    by_minute.py         Evaluates long sessions minute by minute: does an agent stay itself for an hour?
     cause.py             Speech without cause: whether the agent speaks when nobody asked
     closed_loop.py       Runs the agent against users that react; `scores.score` judges every conversation
     duplex_world.py      Turns the ground truth of duplex_world into a `Script`: what each user act calls for
@@ -17,6 +18,7 @@ Modules:
     recorded_script.py   Finds what the user of a recording called for, from who spoke when
     records.py           Evaluates an agent on held-out records: errors, and streaming beside recorded users
     report.py            Writes an evaluation as eval.json, eval.md and eval.png
+    robustness.py        Evaluates an agent with users who are changed: other microphones, cameras and voices
     scores.py            Scores one conversation
     sections.py          The tables of an evaluation: their figures, in order, and how each is written
     turns.py             Turn-taking metrics in NumPy: who speaks when, and whether that was right

@@ -36,7 +36,7 @@ class Question:
   choices: all words that an answer of this kind could be. Then the first of them that is said counts, so that reciting
   them all does not count as knowing. unseen: whether training never has this phrasing or sum. turn: when the user began
   to speak, None if nothing was said. phrasing: "seen", "composed" (a held-out combination of known words) or "new";
-  persona: "seen" or "new"; both empty where nobody wrote it down. age: seconds since what is asked was shown (memory).
+  persona: "seen" or "new"; both empty where nobody wrote it down. age: seconds since what is asked was shown or told.
   trained: whether training has this sum. directive: the answer is an act in parentheses and not a word.
   """
 
@@ -122,7 +122,7 @@ def labels(question: Question) -> list[str]:
     names.append(f"phrasing/{question.phrasing}/{question.kind}")
   if question.persona:
     names.append(f"persona/{question.persona}/{question.kind}")
-  if question.age is not None:
+  if question.age is not None and question.kind == "memory":
     names += [f"memory/{name}" for low, high, name in AGES if low <= question.age < high]
   if question.trained is not None:
     names.append("sum/trained" if question.trained else "sum/held_out")

@@ -48,18 +48,22 @@ def converse(
   engine: Engine, make_user: MakeUser, seeds: Sequence[int], units: int, variant: str = "model"
 ) -> list[Conversation]:
   """One batch of closed-loop sessions, `units` units long, one in every slot; session i has the user of seeds[i]."""
-  config = engine.agent.config
   users = [make_user(seed) for seed in seeds]
+  acts, answers = zip(*steps(engine, users, seeds, units, variant))
+  return [_conversation(i, seeds[i], user, acts, answers) for i, user in enumerate(users)]
+
+
+def steps(
+  engine: Engine, users: Sequence[User], seeds: Sequence[int], units: int, variant: str = "model"
+) -> Iterator[tuple[list[Act], Answers]]:
+  """What all users did in a unit and what their agents did, unit by unit; nothing is kept."""
   agents = agents_of(engine, [user.world for user in users], seeds, variant)
-  audio = np.zeros((len(users), config.media.samples), np.float32)
-  acts, answers = [], []
+  audio = np.zeros((len(users), engine.agent.config.media.samples), np.float32)
   for _ in range(units):
     now = [user.step(heard) for user, heard in zip(users, audio)]
     answer = agents.step([MediaUnit(video, sound) for sound, video, _ in now], [list(typed) for *_, typed in now])
     audio = answer.audio
-    acts.append(now)
-    answers.append(answer)
-  return [_conversation(i, seeds[i], user, acts, answers) for i, user in enumerate(users)]
+    yield now, answer
 
 
 def agents_of(engine: Engine, worlds: Sequence[World], seeds: Sequence[int], variant: str) -> Lockstep | Puppets:

@@ -1,7 +1,7 @@
 """Turns the ground truth of duplex_world into a `Script`: what each user act calls for.
 
-question           a question with its answer, and an opportunity for `hand_off` until the user goes on (at most 4 s);
-                   one that is answered by a directive, such as "(looks left)", calls for silence instead
+question           a question with its answer, and an opportunity for `hand_off` until the user goes on (at most 4 s)
+directive          a question that is answered by a movement, such as "(looks left)", and an opportunity to `stay_silent`
 pause              a pause, and an opportunity to `stay_silent` until the sentence is over
 statement          an opportunity to `stay_silent` until the user goes on (at most 1.5 s)
 backchannel_place  an opportunity for no more than a `backchannel` until the user goes on
@@ -27,15 +27,16 @@ from wanstreamer_jax.eval.turns import SPEECH_GAP, YIELD_WITHIN, Opportunity, an
 
 MIN_ROOM = 2.0  # seconds between a question that counts and the end of the session
 AFTER_STATEMENT = 1.5  # seconds
-SHOWN = ("raise", "question", "gesture", "face")  # kinds of events with which the user goes on without a word
-NOISES = ("cough", "mhm")
-WORDLESS = ("directive",)  # acts that are answered without a word
+SHOWN = ("raise", "question", "gesture", "face", "directive")  # kinds of events with which the user goes on
+NOISE = "cough"  # coughs and the user's own "mhm"
 
 
 def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -> Script:
   """The script of a session of `seconds` from its events and the words that the user voiced."""
   acts = [event for event in events if event.actor == USER]
-  voiced = [(word.start, min(word.end, seconds)) for word in speech if word.voiced and word.start < seconds]
+  noises = [event for event in acts if event.kind == NOISE]
+  heard = [word for word in speech if word.voiced and word.start < seconds]
+  voiced = [(word.start, min(word.end, seconds)) for word in heard if not _is_part(word, noises)]
   talk = merge(np.array(voiced).reshape(-1, 2), SPEECH_GAP)
   coughs = [event.start for event in acts if event.kind == "cough"]  # a cough or an mhm takes no turn
   turns = [start for start, _ in talk if not any(abs(start - cough) < 1e-3 for cough in coughs)]
@@ -45,7 +46,7 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
     """The time of the user's next act after `after`."""
     return min((start for start in starts if start > after + 1e-3), default=seconds)
 
-  asked = [event for event in acts if event.kind == "question" and event.end <= seconds - MIN_ROOM]
+  asked = [event for event in acts if event.kind in ("question", "directive") and event.end <= seconds - MIN_ROOM]
   questions = tuple(question_of(event, goes_on(event.end), talk) for event in asked)
   cut_in = [event for event in acts if event.kind == "interrupt" and event.start <= seconds - YIELD_WITHIN]
   opportunities = [_hand_off(question, event) for question, event in zip(questions, asked)]
@@ -70,26 +71,28 @@ def script_of(events: Sequence[Event], speech: Sequence[Word], seconds: float) -
     tuple(opportunities),
     tuple(map(tuple, talk)),
     tuple((start, end) for start, end in idle if end - start >= LEAST),
-    tuple(_noise(event, acts, goes_on(event.end), seconds) for event in acts if _is_noise(event, seconds)),
+    tuple(_noise(event, acts, goes_on(event.end)) for event in noises if event.start <= seconds - YIELD_WITHIN),
   )
 
 
 def question_of(event: Event, until: float, talk: np.ndarray) -> Question:
   """A question from its event. until: when the user goes on; talk: when the user speaks, [N, 2]."""
   detail = event.detail
+  if event.kind == "directive":
+    return Question("directive", event.end, until, tuple(str(detail["name"]).split()), directive=True)
   act, answer = str(detail["act"]), tuple(str(detail.get("answer", "")).split())
   choices = str(detail["choices"]).split() if "choices" in detail else answers(act)
   phrasing, trained = str(detail.get("phrasing", "")), detail.get("trained")
   unseen = bool(detail.get("unseen", False)) or phrasing in ("composed", "new") or trained is False
+  spoken = not (detail.get("typed") or detail.get("wordless"))
   turns = [float(start) for start, end in talk if start < event.end and end >= event.end - 0.1]
   return Question(
     act, event.end, until, answer, tuple(choices), unseen,
-    turn=turns[0] if turns else None,
-    phrasing=phrasing,
+    turn=turns[0] if turns and spoken else None,
+    phrasing=phrasing if spoken else "",
     persona=str(detail.get("persona", "")),
     age=float(detail["age"]) if "age" in detail else None,
     trained=None if trained is None else bool(trained),
-    directive=act in WORDLESS or (bool(answer) and answer[0].startswith("(")),
   )  # fmt: skip
 
 
@@ -102,16 +105,17 @@ def _hand_off(question: Question, event: Event) -> Opportunity:
   return Opportunity("hand_off", question.end, question.answer_until, question.turn, needed)
 
 
-def _is_noise(event: Event, seconds: float) -> bool:
-  return event.kind in NOISES and event.start <= seconds - YIELD_WITHIN
+def _is_part(word: Word, noises: Sequence[Event]) -> bool:
+  """Whether a word, such as "mhm", is one of the noises."""
+  return any(noise.start - 1e-6 <= word.start and word.end <= noise.end + 1e-6 for noise in noises)
 
 
-def _noise(event: Event, acts: Sequence[Event], until: float, seconds: float) -> Noise:
+def _noise(event: Event, acts: Sequence[Event], until: float) -> Noise:
   """A noise of the user, with the end of the answer to the question before it."""
   before = [act for act in acts if act.kind == "question" and act.end <= event.start]
   words = str(before[-1].detail.get("text", "")).split() if before else []
-  until = min(until, event.start + YIELD_WITHIN, seconds)
-  return Noise(event.start, until, before[-1].end if before else 0.0, words[-1] if words else "")
+  asked = before[-1].end if before else 0.0
+  return Noise(event.start, min(until, event.start + YIELD_WITHIN), asked, words[-1] if words else "")
 
 
 def scripted_conversation(session: Session, config: Config, tokenizer: TextTokenizer) -> Conversation:

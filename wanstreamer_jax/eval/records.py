@@ -19,7 +19,7 @@ from tqdm import tqdm
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import fingerprint
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.records import TEXT_VALID, audio_to_float, session_from_truth, unit_field
+from wanstreamer_jax.data.records import LATER, audio_to_float, session_from_truth, unit_field
 from wanstreamer_jax.data.session import AGENT, USER, MediaUnit
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
@@ -140,7 +140,8 @@ def read(agent: Agent, folder: RecordFolder, options: RecordsOptions, units: int
     numbers = [number % folder.sessions for number in found]
     sessions = [folder.read_session(number) for number in numbers]
     units_read = [folder.read_units(number, 0, units) for number in numbers]
-    rows = heldout.stack([_unit_fields(read) | _fields(session.fixed) for read, session in zip(units_read, sessions)])
+    fields = [_unit_fields(read, folder) | _fields(session.fixed) for read, session in zip(units_read, sessions)]
+    rows = heldout.stack(fields)
     if folder.kind == "media":
       rows = heldout.with_latents(agent, rows)
     crop = next(heldout.crops(rows, units))[0]
@@ -149,8 +150,8 @@ def read(agent: Agent, folder: RecordFolder, options: RecordsOptions, units: int
     yield Batch(numbers, count, rows, lengths, [session.truth for session in sessions], worlds)
 
 
-def _unit_fields(read: np.ndarray) -> heldout.Arrays:
-  return _fields(read) | {name: unit_field(read, name) for name in TEXT_VALID}
+def _unit_fields(read: np.ndarray, folder: RecordFolder) -> heldout.Arrays:
+  return _fields(read) | {name: unit_field(read, name, folder.manifest) for name in LATER}
 
 
 def _fields(record: np.ndarray) -> heldout.Arrays:

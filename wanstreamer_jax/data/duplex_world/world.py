@@ -118,6 +118,7 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
     units=config.units,
     seed=seed,
     source=f"duplex_world/{config.size}/{split}/{seed}",
+    events_complete=True,
   )
 
 
