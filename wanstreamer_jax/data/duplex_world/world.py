@@ -80,7 +80,7 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   def body(look: Look, voice: Voice, number: int) -> Body:
     return Body(look, voice, int(rng.integers(2**31)) + number, fps=config.fps, sample_rate=config.sample_rate)
 
-  look = random_look(np.random.default_rng([seed, int(held_out), 0xFACE]), held_out)
+  look = random_look(np.random.default_rng(int(rng.integers(2**31))), held_out)
   own_stream = np.random.default_rng([seed, int(held_out), 0xE5])  # so that all else is the same with any engines
   user = body(look, user_voice(own_stream, held_out, engines), 0)
   agent = body(agent_look(persona), persona.voice, 1)
