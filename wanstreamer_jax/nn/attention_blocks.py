@@ -1,4 +1,4 @@
-"""Attention of a row in blocks of queries: keys that none of them may see are not scored.
+"""Attention of a row in blocks of queries, which meet only keys that they may see.
 
 The ranges are known when the program is traced, so that what no query of a block can see is never scored. Within a
 block a mask decides. As in FlashAttention (arXiv 2205.14135), forward keeps only the output and the log of the sum of
