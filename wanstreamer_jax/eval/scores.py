@@ -97,14 +97,17 @@ def _in_parentheses(words: Sequence[tuple[float, str]]) -> list[bool]:
 
 
 def mouth_opening(video: np.ndarray) -> np.ndarray:
-  """A proxy for how far the mouth is open in each frame: float [T], the mean colour distance (L1 over RGB) of the
-  pixels of the mouth region (47 % to 72 % of the rows, 36 % to 64 % of the columns) from the region's median colour,
-  the skin. On drawn faces of duplex_world, which sway, nod and tilt, it correlates by 0.87 with the true opening."""
+  """A proxy for how far the mouth is open in each frame: float [T], the mean colour distance (L1 over RGB) of the mouth
+  (55 % to 68 % of the rows, 45 % to 55 % of the columns) from a closed one, the median of that fifth of the frames in
+  which no throat is seen: in which the darkest tenth of these pixels is brightest. On drawn agents of duplex_world,
+  which sway, nod, turn, tilt and smile, it correlates by 0.85 with the true opening."""
   height, width = video.shape[1:3]
-  rows, columns = slice(round(0.47 * height), round(0.72 * height)), slice(round(0.36 * width), round(0.64 * width))
+  rows, columns = slice(round(0.55 * height), round(0.68 * height)), slice(round(0.45 * width), round(0.55 * width))
   box = video[:, rows, columns].astype(np.float32)
-  skin = np.median(box.reshape(len(box), -1, 3), axis=1)[:, None, None]
-  return np.abs(box - skin).sum(axis=-1).mean(axis=(1, 2))
+  light = np.sort(box.mean(axis=-1).reshape(len(box), -1), axis=1)
+  contrast = light.mean(axis=1) - light[:, : max(3, light.shape[1] // 10)].mean(axis=1)
+  closed = np.argsort(contrast, kind="stable")[: max(1, len(box) // 5)]
+  return np.abs(box - np.median(box[closed], axis=0)).sum(axis=-1).mean(axis=(1, 2))
 
 
 def score(conversation: Conversation, media: MediaConfig, tokenizer: TextTokenizer) -> Scores:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Generator
 
 from wanstreamer_jax.data.duplex_world import grammar
 from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS, Body
-from wanstreamer_jax.data.duplex_world.faces import Held
 from wanstreamer_jax.data.duplex_world.grammar import Phrase
 from wanstreamer_jax.data.duplex_world.personas import NAMES, NEW_NAMES
 from wanstreamer_jax.data.duplex_world.stage import Answer, Play, Scene, ScriptRequest
+from wanstreamer_jax.data.duplex_world.things import Held
 from wanstreamer_jax.data.duplex_world.voices import cough
 from wanstreamer_jax.data.session import USER, Word
 
