@@ -42,13 +42,13 @@ class PhoneSpec:
 
 # Noise spectra: (centre Hz, width Hz, floor) of a bell on a floor.
 NOISES = {
-  "s": (6800.0, 1900.0, 0.03),
-  "sh": (3300.0, 1100.0, 0.10),
+  "s": (5600.0, 1900.0, 0.02),
+  "sh": (2700.0, 1000.0, 0.15),
   "f": (5500.0, 4500.0, 0.45),
   "th": (6300.0, 3500.0, 0.30),
-  "p": (700.0, 900.0, 0.08),
-  "t": (4600.0, 1800.0, 0.10),
-  "k": (1900.0, 700.0, 0.06),
+  "p": (900.0, 1500.0, 0.35),
+  "t": (3900.0, 1600.0, 0.15),
+  "k": (2200.0, 900.0, 0.20),
 }
 
 
@@ -78,7 +78,7 @@ def _plosive(
   closure = PhoneSegment(45 if voiced else 60, formants, voice=0.16 if voiced else 0.0, blend=0.2)
   burst = PhoneSegment(10 if voiced else 14, formants, noise=noise, gain=gain, voice=0.1 if voiced else 0.0, blend=0.35)
   after = (
-    PhoneSegment(8, formants, voice=0.6, blend=0.6) if voiced else PhoneSegment(34, formants, breath=0.5, blend=0.7)
+    PhoneSegment(8, formants, voice=0.6, blend=0.6) if voiced else PhoneSegment(34, formants, breath=0.3, blend=0.7)
   )
   return PhoneSpec((closure, burst, after), mouth)
 
@@ -88,7 +88,7 @@ def _affricate(noise_gain: float, voiced: bool) -> PhoneSpec:
   closure = PhoneSegment(45, locus, voice=0.16 if voiced else 0.0, blend=0.2)
   burst = PhoneSegment(10, locus, noise="t", gain=0.5, blend=0.3)
   hiss = PhoneSegment(
-    55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.25 if voiced else 0.0, blend=0.4
+    55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.1 if voiced else 0.0, blend=0.4
   )
   return PhoneSpec((closure, burst, hiss), (0.18, 0.35, 0.55))
 
@@ -111,30 +111,30 @@ PHONES: dict[str, PhoneSpec] = {
   "OW": _vowel(150, (0.5, 0.15, 0.9), (560, 1000, 2380), (370, 850, 2280)),
   "AW": _vowel(165, (0.85, 0.4, 0.35), (750, 1250, 2450), (420, 920, 2300)),
   "OY": _vowel(170, (0.6, 0.35, 0.6), (560, 860, 2400), (370, 1950, 2550)),
-  "W": _sonorant(60, (290, 620, 2150), 0.55, (0.15, 0.0, 1.0)),
-  "Y": _sonorant(55, (270, 2200, 2950), 0.6, (0.2, 0.9, 0.0)),
-  "R": _sonorant(65, (330, 1080, 1480), 0.65, (0.25, 0.3, 0.55)),
-  "L": _sonorant(60, (350, 1050, 2800), 0.6, (0.35, 0.5, 0.1)),
-  "M": _sonorant(70, (270, 1000, 2200), 0.55, (0.0, 0.4, 0.1), nasal=1.0),
-  "N": _sonorant(65, (270, 1600, 2600), 0.55, (0.2, 0.55, 0.0), nasal=1.0),
-  "NG": _sonorant(75, (270, 2000, 2700), 0.5, (0.3, 0.5, 0.0), nasal=1.0),
-  "S": _fricative(100, (320, 1500, 2600), "s", 0.55, 0.0, (0.12, 0.75, 0.0)),
-  "SH": _fricative(100, (300, 1750, 2550), "sh", 0.6, 0.0, (0.2, 0.2, 0.7)),
-  "F": _fricative(90, (340, 1050, 2250), "f", 0.2, 0.0, (0.06, 0.5, 0.0)),
-  "TH": _fricative(85, (320, 1350, 2600), "th", 0.18, 0.0, (0.2, 0.5, 0.0)),
-  "Z": _fricative(75, (300, 1500, 2600), "s", 0.28, 0.35, (0.12, 0.75, 0.0)),
-  "ZH": _fricative(75, (300, 1750, 2550), "sh", 0.3, 0.35, (0.2, 0.2, 0.7)),
-  "V": _fricative(55, (300, 1050, 2250), "f", 0.1, 0.45, (0.06, 0.5, 0.0)),
-  "DH": _fricative(40, (300, 1350, 2600), "th", 0.08, 0.5, (0.2, 0.5, 0.0)),
-  "HH": PhoneSpec((PhoneSegment(60, (500, 1500, 2500), breath=0.55, blend=1.0),), (0.4, 0.5, 0.1)),
-  "P": _plosive((320, 900, 2150), "p", 0.6, False, (0.0, 0.45, 0.0)),
-  "B": _plosive((300, 900, 2150), "p", 0.5, True, (0.0, 0.45, 0.0)),
-  "T": _plosive((320, 1750, 2650), "t", 0.7, False, (0.18, 0.6, 0.0)),
-  "D": _plosive((300, 1750, 2650), "t", 0.45, True, (0.18, 0.6, 0.0)),
-  "K": _plosive((320, 1900, 2350), "k", 0.7, False, (0.3, 0.5, 0.0)),
-  "G": _plosive((300, 1900, 2350), "k", 0.5, True, (0.3, 0.5, 0.0)),
-  "CH": _affricate(0.55, False),
-  "JH": _affricate(0.3, True),
+  "W": _sonorant(85, (290, 620, 2150), 0.65, (0.15, 0.0, 1.0)),
+  "Y": _sonorant(85, (270, 2200, 2950), 0.7, (0.2, 0.9, 0.0)),
+  "R": _sonorant(95, (380, 1180, 1550), 0.95, (0.25, 0.3, 0.55)),
+  "L": _sonorant(95, (370, 1000, 2800), 0.9, (0.35, 0.5, 0.1)),
+  "M": _sonorant(78, (270, 1000, 2200), 0.75, (0.0, 0.4, 0.1), nasal=1.0),
+  "N": _sonorant(76, (270, 1600, 2600), 0.75, (0.2, 0.55, 0.0), nasal=1.0),
+  "NG": _sonorant(95, (270, 2000, 2700), 0.75, (0.3, 0.5, 0.0), nasal=1.0),
+  "S": _fricative(130, (320, 1500, 2600), "s", 0.9, 0.0, (0.12, 0.75, 0.0)),
+  "SH": _fricative(140, (300, 1750, 2550), "sh", 1.0, 0.0, (0.2, 0.2, 0.7)),
+  "F": _fricative(112, (340, 1050, 2250), "f", 0.2, 0.0, (0.06, 0.5, 0.0)),
+  "TH": _fricative(112, (320, 1350, 2600), "th", 0.18, 0.0, (0.2, 0.5, 0.0)),
+  "Z": _fricative(98, (300, 1500, 2600), "s", 0.65, 0.15, (0.12, 0.75, 0.0)),
+  "ZH": _fricative(98, (300, 1750, 2550), "sh", 0.6, 0.15, (0.2, 0.2, 0.7)),
+  "V": _fricative(70, (300, 1050, 2250), "f", 0.12, 0.28, (0.06, 0.5, 0.0)),
+  "DH": _fricative(60, (300, 1350, 2600), "th", 0.08, 0.3, (0.2, 0.5, 0.0)),
+  "HH": PhoneSpec((PhoneSegment(70, (500, 1500, 2500), breath=0.25, blend=1.0),), (0.4, 0.5, 0.1)),
+  "P": _plosive((320, 900, 2150), "p", 0.25, False, (0.0, 0.45, 0.0)),
+  "B": _plosive((300, 900, 2150), "p", 0.18, True, (0.0, 0.45, 0.0)),
+  "T": _plosive((320, 1750, 2650), "t", 0.55, False, (0.18, 0.6, 0.0)),
+  "D": _plosive((300, 1750, 2650), "t", 0.25, True, (0.18, 0.6, 0.0)),
+  "K": _plosive((320, 1900, 2350), "k", 0.4, False, (0.3, 0.5, 0.0)),
+  "G": _plosive((300, 1900, 2350), "k", 0.25, True, (0.3, 0.5, 0.0)),
+  "CH": _affricate(0.95, False),
+  "JH": _affricate(0.75, True),
 }
 
 # Vowels carry stress: "1" marks the accented one of a word. Words without a "1" are spoken lightly (function words).

@@ -19,6 +19,7 @@ from wanstreamer_jax.data.session import Phone, Word
 FRAME_MS = 16 / 3  # 128 samples at 24 kHz
 _BANDWIDTHS = (75.0, 95.0, 150.0)
 _UPPER = ((3550.0, 220.0), (4500.0, 280.0), (5600.0, 380.0), (6900.0, 500.0), (8300.0, 650.0), (9900.0, 800.0))
+_SHELF = 0.6
 _NOISE_KEYS = ("", *NOISES)
 
 
@@ -151,7 +152,7 @@ def _tracks(score: _Score, voice: Voice) -> _Tracks:
   """Coarticulated control tracks: formants glide over ~75 ms, sources switch over ~20 ms, bursts at once."""
   table = np.array([[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise)] for s in score.segments])
   rows = np.repeat(table, score.frames, axis=0)
-  formants = _smooth(np.repeat(_formant_targets(score), score.frames, axis=0), 13) * voice.size
+  formants = _smooth(np.repeat(_formant_targets(score), score.frames, axis=0), 9) * voice.size
   voiced = _smooth(rows[:, 1], 5)
   breath = _smooth(rows[:, 2], 5) + voice.breath * voiced
   edge = np.minimum(1.0, np.minimum(np.arange(len(rows)) + 0.5, np.arange(len(rows))[::-1] + 0.5) / 4)
@@ -205,7 +206,8 @@ def _upper_poles(size: int, sample_rate: int, scale: float, tilt: float) -> np.n
     if centre * scale < 0.46 * sample_rate:
       response /= _resonator(centre * scale, width, sample_rate, z1, z1 * z1)
   pole = 0.15 + 0.55 * tilt
-  return (response * (1 - pole) / (1 - pole * z1)).astype(np.complex64)
+  shelf = (1 - _SHELF * z1) / (1 - _SHELF)  # more of what is above 3 kHz
+  return (response * shelf * (1 - pole) / (1 - pole * z1)).astype(np.complex64)
 
 
 def _resonator(
