@@ -19,7 +19,7 @@ from wanstreamer_jax.data.session import Phone, Word
 FRAME_MS = 16 / 3  # 128 samples at 24 kHz
 _BANDWIDTHS = (75.0, 95.0, 150.0)
 _UPPER = ((3550.0, 220.0), (4500.0, 280.0), (5600.0, 380.0), (6900.0, 500.0), (8300.0, 650.0), (9900.0, 800.0))
-_SHELF = 0.6
+_SHELF = 0.68
 _NOISE_KEYS = ("", *NOISES)
 
 
@@ -80,7 +80,7 @@ def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Scor
     final = position == len(spoken) - 1 or spoken[position + 1][0] < 0
     for place, name in enumerate(names):
       accented, spec = name.endswith("1"), PHONES[name.rstrip("1")]
-      stretch = (1.18 if accented else 0.8 if light and not final else 0.95) if spec.vowel else 0.95
+      stretch = (1.18 if accented else 0.88 if light and not final else 0.95) if spec.vowel else 0.95
       if final and place >= len(names) - 2:
         stretch *= 1.35 if spec.vowel else 1.15
       stretch *= float(rng.uniform(0.92, 1.08)) / rate
@@ -149,10 +149,15 @@ class _Tracks:
 
 
 def _tracks(score: _Score, voice: Voice) -> _Tracks:
-  """Coarticulated control tracks: formants glide over ~75 ms, sources switch over ~20 ms, bursts at once."""
-  table = np.array([[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise)] for s in score.segments])
+  """Coarticulated control tracks: formants move in 40 ms, in glides in 80 ms, sources switch over ~20 ms, bursts at once."""
+  table = np.array([[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise), s.glide] for s in score.segments])
+  aims = _formant_targets(score)
+  velar = table[:, 4] == _NOISE_KEYS.index("k")  # its burst is where the next vowel's second formant is
+  table[velar & (aims[:, 1] > 1900), 4] = _NOISE_KEYS.index("k front")
+  table[velar & (aims[:, 1] < 1450), 4] = _NOISE_KEYS.index("k back")
   rows = np.repeat(table, score.frames, axis=0)
-  formants = _smooth(np.repeat(_formant_targets(score), score.frames, axis=0), 9) * voice.size
+  targets, glide = np.repeat(aims, score.frames, axis=0), _smooth(rows[:, 5], 13)[:, None]
+  formants = ((1 - glide) * _smooth(targets, 7) + glide * _smooth(targets, 15)) * voice.size
   voiced = _smooth(rows[:, 1], 5)
   breath = _smooth(rows[:, 2], 5) + voice.breath * voiced
   edge = np.minimum(1.0, np.minimum(np.arange(len(rows)) + 0.5, np.arange(len(rows))[::-1] + 0.5) / 4)
@@ -191,7 +196,8 @@ def _noise_shapes(size: int, sample_rate: int) -> np.ndarray:
   """[kinds, bins] float32 spectra of the noises of equal power, the first one empty."""
   freq = np.fft.rfftfreq(size, 1 / sample_rate)
   shapes = [np.zeros_like(freq)]
-  for centre, width, floor in NOISES.values():
+  for centre, below, above, floor in NOISES.values():
+    width = np.where(freq < centre, below, above)
     shape = np.exp(-0.5 * ((freq - centre) / width) ** 2) + floor * np.exp(-freq / 9000.0)
     shapes.append(shape / np.sqrt(np.mean(shape**2)) * np.clip(freq / 250.0, 0, 1))
   return np.array(shapes, np.float32)
