@@ -94,9 +94,7 @@ def _affricate(noise_gain: float, voiced: bool) -> PhoneSpec:
   locus = (300.0, 1750.0, 2550.0)
   closure = PhoneSegment(45, locus, voice=0.16 if voiced else 0.0, blend=0.2)
   burst = PhoneSegment(10, locus, noise="t", gain=0.5, blend=0.3)
-  hiss = PhoneSegment(
-    55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.1 if voiced else 0.0, blend=0.4
-  )
+  hiss = PhoneSegment(55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.1 if voiced else 0.0, blend=0.4)
   return PhoneSpec((closure, burst, hiss), (0.18, 0.35, 0.55))
 
 
@@ -109,7 +107,7 @@ PHONES: dict[str, PhoneSpec] = {
   "AA": _vowel(140, (1.0, 0.5, 0.1), (750, 1160, 2480)),
   "AO": _vowel(140, (0.8, 0.25, 0.6), (600, 900, 2450)),
   "UH": _vowel(85, (0.4, 0.2, 0.7), (460, 1090, 2330)),
-  "UW": _vowel(125, (0.28, 0.05, 1.0), (335, 1000, 2280)),
+  "UW": _vowel(125, (0.28, 0.05, 1.0), (345, 1120, 2290)),
   "AH": _vowel(95, (0.6, 0.5, 0.1), (630, 1210, 2480)),
   "AX": _vowel(60, (0.38, 0.5, 0.1), (500, 1400, 2400)),
   "ER": _vowel(125, (0.4, 0.3, 0.55), (475, 1350, 1690)),
@@ -124,7 +122,7 @@ PHONES: dict[str, PhoneSpec] = {
   "L": _sonorant(95, (370, 1000, 2800), 0.9, (0.35, 0.5, 0.1)),
   "M": _sonorant(78, (270, 1000, 2200), 0.75, (0.0, 0.4, 0.1), nasal=1.0),
   "N": _sonorant(76, (270, 1600, 2600), 0.75, (0.2, 0.55, 0.0), nasal=1.0),
-  "NG": _sonorant(95, (270, 2000, 2700), 0.75, (0.3, 0.5, 0.0), nasal=1.0),
+  "NG": _sonorant(95, (270, 2200, 2600), 0.75, (0.3, 0.5, 0.0), nasal=1.0),
   "S": _fricative(130, (320, 1500, 2600), "s", 0.9, 0.0, (0.12, 0.75, 0.0)),
   "SH": _fricative(140, (300, 1750, 2550), "sh", 1.0, 0.0, (0.2, 0.2, 0.7)),
   "F": _fricative(112, (340, 1050, 2250), "f", 0.2, 0.0, (0.06, 0.5, 0.0)),
@@ -135,11 +133,11 @@ PHONES: dict[str, PhoneSpec] = {
   "DH": _fricative(60, (240, 1350, 2600), "th", 0.12, 0.32, (0.2, 0.5, 0.0)),
   "HH": PhoneSpec((PhoneSegment(70, (500, 1500, 2500), breath=0.25, blend=1.0),), (0.4, 0.5, 0.1)),
   "P": _plosive((320, 900, 2150), "p", 0.25, False, (0.0, 0.45, 0.0)),
-  "B": _plosive((300, 900, 2150), "p", 0.22, True, (0.0, 0.45, 0.0)),
+  "B": _plosive((300, 900, 2150), "p", 0.3, True, (0.0, 0.45, 0.0)),
   "T": _plosive((320, 1750, 2650), "t", 0.55, False, (0.18, 0.6, 0.0)),
-  "D": _plosive((300, 1750, 2650), "t", 0.32, True, (0.18, 0.6, 0.0)),
+  "D": _plosive((300, 1750, 2650), "t", 0.4, True, (0.18, 0.6, 0.0)),
   "K": _plosive((320, 1900, 2350), "k", 0.55, False, (0.3, 0.5, 0.0)),
-  "G": _plosive((300, 1900, 2350), "k", 0.35, True, (0.3, 0.5, 0.0)),
+  "G": _plosive((300, 1900, 2350), "k", 0.45, True, (0.3, 0.5, 0.0)),
   "CH": _affricate(0.95, False),
   "JH": _affricate(0.75, True),
 }

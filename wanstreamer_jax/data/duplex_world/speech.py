@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak, flite
+from wanstreamer_jax.data.duplex_world.allophones import length, realised
 from wanstreamer_jax.data.duplex_world.phones import NOISES, PHONES, SILENCE, PhoneSegment, pronounce
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
@@ -68,32 +69,49 @@ def synthesise(
 
 def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Score:
   """Phones and durations. The last syllable is lengthened and every duration varies a little."""
+  said = [(word, name) for word, names in enumerate(_pronounced(words)) for name in names]
+  plain = [name.rstrip("1") for _, name in said]
+  around = [SILENCE, *plain, SILENCE]
   segments: list[PhoneSegment] = []
   lengths: list[float] = []
   owner: list[int] = []
-  phones: list[str] = []
-  word_index: list[int] = []
-  accents: list[float] = []
-  spoken = [(i, pronounce(w)) if w != "," else (-1, (SILENCE,)) for i, w in enumerate(words)]
-  for position, (index, names) in enumerate(spoken):
-    light = not any(name.endswith("1") for name in names)
-    final = position == len(spoken) - 1 or spoken[position + 1][0] < 0
-    for place, name in enumerate(names):
-      accented, spec = name.endswith("1"), PHONES[name.rstrip("1")]
-      stretch = (1.18 if accented else 0.88 if light and not final else 0.95) if spec.vowel else 0.95
-      if final and place >= len(names) - 2:
-        stretch *= 1.35 if spec.vowel else 1.15
-      stretch *= float(rng.uniform(0.92, 1.08)) / rate
-      for segment in spec.segments:
-        segments.append(segment)
-        lengths.append(segment.ms * stretch)
-        owner.append(len(phones))
-      phones.append(name.rstrip("1"))
-      word_index.append(index)
-      accents.append(1.0 if accented else 0.0)
+  for place, stretch in enumerate(_stretches(words)):
+    stretch *= float(rng.uniform(0.92, 1.08)) / rate
+    for segment in realised(plain[place], around[place], around[place + 2]):
+      segments.append(segment)
+      lengths.append(segment.ms * stretch)
+      owner.append(place)
   edges = np.round(np.concatenate([[0.0], np.cumsum(lengths)]) / FRAME_MS).astype(int)
   frames = np.maximum(np.diff(edges), 1)
-  return _Score(tuple(segments), frames, np.array(owner), tuple(phones), np.array(word_index), np.array(accents))
+  word_index = np.array([-1 if words[word] == "," else word for word, _ in said])
+  accents = np.array([float(name.endswith("1")) for _, name in said])
+  return _Score(tuple(segments), frames, np.array(owner), tuple(plain), word_index, accents)
+
+
+def _pronounced(words: Sequence[str]) -> list[tuple[str, ...]]:
+  """The phones of every word; an "a" before a pause is the letter."""
+  at_a_pause = [following == "," for following in [*words[1:], ","]]
+  return [
+    (SILENCE,) if word == "," else ("EY1",) if word == "a" and pause else pronounce(word)
+    for word, pause in zip(words, at_a_pause)
+  ]
+
+
+def _stretches(words: Sequence[str]) -> list[float]:
+  """For every phone how much longer than usual it is."""
+  out: list[float] = []
+  pronounced = _pronounced(words)
+  for position, names in enumerate(pronounced):
+    light = not any(name.endswith("1") for name in names)
+    final = position == len(words) - 1 or words[position + 1] == ","
+    for place, name in enumerate(names):
+      vowel = PHONES[name.rstrip("1")].vowel
+      stretch = (1.18 if name.endswith("1") else 0.88 if light and not final else 0.95) if vowel else 0.95
+      if final and place >= len(names) - 2:
+        stretch *= 1.35 if vowel else 1.15
+      following = names[place + 1].rstrip("1") if place + 1 < len(names) else SILENCE if final else "N"
+      out.append(stretch * length(name.rstrip("1"), following))
+  return out
 
 
 def _times(score: _Score, words: Sequence[str], seconds: float) -> tuple[tuple[Phone, ...], tuple[Word, ...]]:
@@ -149,7 +167,8 @@ class _Tracks:
 
 
 def _tracks(score: _Score, voice: Voice) -> _Tracks:
-  """Coarticulated control tracks: formants move in 40 ms, in glides in 80 ms, sources switch over ~20 ms, bursts at once."""
+  """Coarticulated control tracks: formants move in 40 ms, in glides in 80 ms; stops and nasals are abrupt, other sources
+  switch over about 20 ms."""
   table = np.array([[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise), s.glide] for s in score.segments])
   aims = _formant_targets(score)
   velar = table[:, 4] == _NOISE_KEYS.index("k")  # its burst is where the next vowel's second formant is
@@ -158,13 +177,15 @@ def _tracks(score: _Score, voice: Voice) -> _Tracks:
   rows = np.repeat(table, score.frames, axis=0)
   targets, glide = np.repeat(aims, score.frames, axis=0), _smooth(rows[:, 5], 13)[:, None]
   formants = ((1 - glide) * _smooth(targets, 7) + glide * _smooth(targets, 15)) * voice.size
-  voiced = _smooth(rows[:, 1], 5)
-  breath = _smooth(rows[:, 2], 5) + voice.breath * voiced
-  edge = np.minimum(1.0, np.minimum(np.arange(len(rows)) + 0.5, np.arange(len(rows))[::-1] + 0.5) / 4)
   kind = rows[:, 4].astype(int)
+  abrupt = _smooth(np.isin(kind, [i for i, name in enumerate(_NOISE_KEYS) if name[:1] in ("p", "t", "k")]) * 1.0, 9) > 0
+  abrupt |= _smooth(rows[:, 0], 5) > 0
+  voiced, breath = (np.where(abrupt, track, _smooth(track, 5)) for track in (rows[:, 1], rows[:, 2]))
+  breath = breath + voice.breath * voiced
+  edge = np.minimum(1.0, np.minimum(np.arange(len(rows)) + 0.5, np.arange(len(rows))[::-1] + 0.5) / 4)
   fricative = np.isin(kind, [_NOISE_KEYS.index(name) for name in ("s", "sh", "f", "th")])
   noise = np.where(fricative, _smooth(np.where(fricative, rows[:, 3], 0.0), 5), rows[:, 3])
-  return _Tracks(formants, _smooth(rows[:, 0], 7), voiced * edge, breath * edge, noise, _spread(kind))
+  return _Tracks(formants, _smooth(rows[:, 0], 3), voiced * edge, breath * edge, noise, _spread(kind))
 
 
 def _spread(kind: np.ndarray) -> np.ndarray:
