@@ -30,6 +30,7 @@ class PhoneSegment:
   nasal: float = 0.0
   blend: float = 0.0
   glide: float = 0.0  # 1: formants move slowly here
+  bar: float = 0.0  # 1: the mouth is closed, and the voice is heard through cheeks and throat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,8 @@ def _fricative(
   ms: float, formants: tuple[float, float, float], noise: str, gain: float, voice: float,
   mouth: tuple[float, float, float],
 ) -> PhoneSpec:  # fmt: skip
-  return PhoneSpec((PhoneSegment(ms, formants, voice=voice, noise=noise, gain=gain, blend=0.3),), mouth)
+  bar = 0.3 if voice else 0.0
+  return PhoneSpec((PhoneSegment(ms, formants, voice=voice, noise=noise, gain=gain, blend=0.3, bar=bar),), mouth)
 
 
 def _plosive(
@@ -80,9 +82,9 @@ def _plosive(
 ) -> PhoneSpec:
   """Closure (with a voice bar when voiced), burst, then aspiration into the next vowel when voiceless."""
   blend = {"p": 0.6, "t": 0.3, "k": 0.7}[noise]  # how far the tongue already is at the vowel
-  closure = PhoneSegment(45 if voiced else 60, formants, voice=0.16 if voiced else 0.0, blend=0.5 * blend)
+  closure = PhoneSegment(48 if voiced else 60, formants, voice=0.3 if voiced else 0.0, blend=0.5 * blend, bar=1.0)
   burst = PhoneSegment(
-    10 if voiced else 14, formants, noise=noise, gain=gain, voice=0.1 if voiced else 0.0, blend=blend
+    10 if voiced else 14, formants, noise=noise, gain=gain, voice=0.1 if voiced else 0.0, blend=blend, bar=0.2
   )
   after = (
     PhoneSegment(8, formants, voice=0.6, blend=blend) if voiced else PhoneSegment(36, formants, breath=0.4, blend=blend)
@@ -92,7 +94,7 @@ def _plosive(
 
 def _affricate(noise_gain: float, voiced: bool) -> PhoneSpec:
   locus = (300.0, 1750.0, 2550.0)
-  closure = PhoneSegment(45, locus, voice=0.16 if voiced else 0.0, blend=0.2)
+  closure = PhoneSegment(45, locus, voice=0.3 if voiced else 0.0, blend=0.2, bar=1.0)
   burst = PhoneSegment(10, locus, noise="t", gain=0.5, blend=0.3)
   hiss = PhoneSegment(55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.1 if voiced else 0.0, blend=0.4)
   return PhoneSpec((closure, burst, hiss), (0.18, 0.35, 0.55))

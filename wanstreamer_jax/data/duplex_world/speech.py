@@ -160,6 +160,7 @@ class _Tracks:
 
   formants: np.ndarray  # [T, 3] Hz
   nasal: np.ndarray  # [T]
+  bar: np.ndarray  # [T]
   voice: np.ndarray  # [T]
   breath: np.ndarray  # [T]
   noise: np.ndarray  # [T] gain
@@ -167,9 +168,11 @@ class _Tracks:
 
 
 def _tracks(score: _Score, voice: Voice) -> _Tracks:
-  """Coarticulated control tracks: formants move in 40 ms, in glides in 80 ms; stops and nasals are abrupt, other sources
-  switch over about 20 ms."""
-  table = np.array([[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise), s.glide] for s in score.segments])
+  """Coarticulated control tracks: formants move in 40 ms, in glides in 80 ms; stops and nasals are abrupt,
+  other sources switch over about 20 ms."""
+  table = np.array(
+    [[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise), s.glide, s.bar] for s in score.segments]
+  )
   aims = _formant_targets(score)
   velar = table[:, 4] == _NOISE_KEYS.index("k")  # its burst is where the next vowel's second formant is
   table[velar & (aims[:, 1] > 1900), 4] = _NOISE_KEYS.index("k front")
@@ -178,14 +181,19 @@ def _tracks(score: _Score, voice: Voice) -> _Tracks:
   targets, glide = np.repeat(aims, score.frames, axis=0), _smooth(rows[:, 5], 13)[:, None]
   formants = ((1 - glide) * _smooth(targets, 7) + glide * _smooth(targets, 15)) * voice.size
   kind = rows[:, 4].astype(int)
-  abrupt = _smooth(np.isin(kind, [i for i, name in enumerate(_NOISE_KEYS) if name[:1] in ("p", "t", "k")]) * 1.0, 9) > 0
+  abrupt = (
+    _smooth(np.isin(kind, [i for i, name in enumerate(_NOISE_KEYS) if name.split(" ")[0] in ("p", "t", "k")]) * 1.0, 9)
+    > 0
+  )
   abrupt |= _smooth(rows[:, 0], 5) > 0
   voiced, breath = (np.where(abrupt, track, _smooth(track, 5)) for track in (rows[:, 1], rows[:, 2]))
   breath = breath + voice.breath * voiced
   edge = np.minimum(1.0, np.minimum(np.arange(len(rows)) + 0.5, np.arange(len(rows))[::-1] + 0.5) / 4)
   fricative = np.isin(kind, [_NOISE_KEYS.index(name) for name in ("s", "sh", "f", "th")])
   noise = np.where(fricative, _smooth(np.where(fricative, rows[:, 3], 0.0), 5), rows[:, 3])
-  return _Tracks(formants, _smooth(rows[:, 0], 3), voiced * edge, breath * edge, noise, _spread(kind))
+  return _Tracks(
+    formants, _smooth(rows[:, 0], 3), _smooth(rows[:, 6], 3), voiced * edge, breath * edge, noise, _spread(kind)
+  )
 
 
 def _spread(kind: np.ndarray) -> np.ndarray:
@@ -257,6 +265,9 @@ def _transfer(tracks: _Tracks, voice: Voice, sample_rate: int, size: int) -> np.
     denominator = denominator * _resonator(tracks.formants[:, index, None], widened, sample_rate, z1, z2)
   nasal = np.flatnonzero(tracks.nasal > 0.01)
   response = _upper_poles(size, sample_rate, voice.size, voice.tilt)[None] / denominator
+  barred = np.flatnonzero(tracks.bar > 0.01)
+  if len(barred):  # behind a closed mouth only what is low is heard
+    response[barred] /= 1 + tracks.bar[barred, None] * (np.arange(size // 2 + 1) * sample_rate / size / 400.0) ** 2
   if len(nasal):  # the zero leaves the pole (they cancel) as the velum opens
     amount = tracks.nasal[nasal, None]
     zero = _resonator(270.0 + 480.0 * amount * voice.size, 100.0, sample_rate, z1, z2)
