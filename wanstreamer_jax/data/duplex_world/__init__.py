@@ -1,6 +1,7 @@
 """The procedural world: a seed gives a session with ground truth.
 
 Modules:
+    allophones.py        How phones sound among their neighbours: stops before vowels and elsewhere, dark l, vowels before voiceless sounds
     body.py              A body has a look and a voice, and moves on a clock
     build_tokenizer.py   Makes the shipped `data/tokenizer.json` from duplex_world's vocabulary
     espeak.py            Speaks words with espeak-ng (an optional extra); returns phone and word times

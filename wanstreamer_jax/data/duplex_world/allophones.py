@@ -1,5 +1,6 @@
-"""How phones sound among their neighbours: stops before vowels and elsewhere, dark l, vowels before voiceless sounds.
+"""How phones sound among their neighbours.
 
+Stops before vowels and elsewhere, dark l, vowels before voiceless sounds.
 Facts of English phonetics (Ladefoged, A Course in Phonetics; Klatt 1979 for durations), without which a recogniser and
 people hear other words: an l for a stop that is not abrupt, "heat" for "head".
 """
