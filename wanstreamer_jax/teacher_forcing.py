@@ -278,6 +278,7 @@ class TextScores(NamedTuple):
   nll: Float32[Array, "K n"]  # negative log-likelihood in nats
   correct: Bool[Array, "K n"]  # whether the token is the most likely one
   log_z: Float32[Array, "K n"]  # log of the logits' normaliser
+  log_words: Float32[Array, "K n"] | None  # the same over all tokens but PAD; None unless `train` weighs words
 
 
 def text_scores(streamer: WanStreamer, hidden: Float[Array, "K n D"], text: Int[Array, "K n"]) -> TextScores:
@@ -286,12 +287,14 @@ def text_scores(streamer: WanStreamer, hidden: Float[Array, "K n D"], text: Int[
   Slots are computed one after the other, and again for the gradient: the logits of a minute's slots over 152k tokens
   take 0.7 GB per copy.
   """
+  train, pad = streamer.config.train, streamer.config.model.pad
 
   def slot(inputs: tuple[jax.Array, jax.Array]) -> TextScores:
     logits = constrain(streamer.logits(constrain(inputs[0], CONTEXT)), CONTEXT)  # [K, V]
     log_z = jax.nn.logsumexp(logits, axis=-1)
     chosen = jnp.take_along_axis(logits, inputs[1][:, None], axis=-1)[:, 0]
-    return TextScores(log_z - chosen, jnp.argmax(logits, axis=-1) == inputs[1], log_z)
+    log_words = jax.nn.logsumexp(logits.at[:, pad].set(-jnp.inf), axis=-1) if train.weighs_words else None
+    return TextScores(log_z - chosen, jnp.argmax(logits, axis=-1) == inputs[1], log_z, log_words)
 
   by_slot = jax.lax.map(jax.checkpoint(slot), (hidden.swapaxes(0, 1), text.T))  # [n, K]
   return jax.tree.map(jnp.transpose, by_slot)

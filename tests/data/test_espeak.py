@@ -281,5 +281,5 @@ def test_only_the_voice_of_the_user_is_another_in_a_mixed_world():
   seed = espeak_seed("train")
   mixed, formant = (cast(seed, WorldConfig(**(MIXED | {"voices": voices}))) for voices in ("mixed", "formant"))
   assert mixed.user.voice != formant.user.voice
-  assert mixed.user.look == formant.user.look
+  assert mixed.user.appearance == formant.user.appearance
   assert (mixed.agent.voice, mixed.echo_gain, mixed.noise) == (formant.agent.voice, formant.echo_gain, formant.noise)

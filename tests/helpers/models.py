@@ -12,6 +12,7 @@ from wanstreamer_jax.codecs.native_video_codec import NativeVideoCodec
 from wanstreamer_jax.codecs.source_filter_codec import SourceFilterCodec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.data import labels
 from wanstreamer_jax.data.loader import PREVIOUS, Crop
 from wanstreamer_jax.model.streamer import WanStreamer, WorldArrays
 
@@ -54,8 +55,14 @@ def duplex_batch(config: Config, rows: int) -> Crop:
     world_text=words(layout.world_text), portrait_latent=normal(*empty.portrait.shape), portrait_valid=yes(),
     voice_latent=normal(*empty.voice.shape), voice_valid=yes(),
     user_video=picture, user_video_valid=yes(units), user_audio=sound, user_audio_valid=yes(units),
-    user_text=words(units, layout.user_text_slots), agent_text=words(units, layout.text_slots),
+    user_text=words(units, layout.user_text_slots), user_labels=no_labels(rows, units),
+    agent_text=words(units, layout.text_slots),
     agent_text_valid=yes(units),
     agent_video_latent=normal(PREVIOUS + units, *video), agent_video_valid=yes(PREVIOUS + units),
     agent_audio_latent=normal(PREVIOUS + units, *audio), agent_audio_valid=yes(PREVIOUS + units),
   )  # fmt: skip
+
+
+def no_labels(rows: int, units: int) -> np.ndarray:
+  """Labels of crops of whose users nothing is known: int32 [rows, units, L]."""
+  return np.full((rows, units, len(labels.KINDS)), labels.UNKNOWN, np.int32)

@@ -32,7 +32,14 @@ from wanstreamer_jax.config.experiment import Config, MediaConfig
 from wanstreamer_jax.config.model import LONGEST_WORLD_TEXT, POSITIONS_PER_UNIT, FlowConfig, LayoutConfig, ModelConfig
 from wanstreamer_jax.config.perception import MoonshineConfig, PerceptionConfig, Siglip2Config
 from wanstreamer_jax.config.section import Section, checked, convert, field, section, spelled, unknown_name, whole
-from wanstreamer_jax.config.training import AugmentConfig, DataConfig, EvalConfig, TrainConfig, group_rates
+from wanstreamer_jax.config.training import (
+  AugmentConfig,
+  DataConfig,
+  EvalConfig,
+  ReadoutsConfig,
+  TrainConfig,
+  group_rates,
+)
 
 __all__ = [
   "LONGEST_WORLD_TEXT",
@@ -51,6 +58,7 @@ __all__ = [
   "NeuralCodecConfig",
   "PerceptionConfig",
   "PocketConfig",
+  "ReadoutsConfig",
   "Section",
   "Siglip2Config",
   "SourceFilterConfig",

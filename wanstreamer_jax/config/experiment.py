@@ -7,7 +7,7 @@ from wanstreamer_jax.config.codecs import AudioCodecConfig, VideoCodecConfig
 from wanstreamer_jax.config.model import FlowConfig, LayoutConfig, ModelConfig
 from wanstreamer_jax.config.perception import PerceptionConfig
 from wanstreamer_jax.config.section import Section, field, section, whole
-from wanstreamer_jax.config.training import AugmentConfig, DataConfig, EvalConfig, TrainConfig
+from wanstreamer_jax.config.training import AugmentConfig, DataConfig, EvalConfig, ReadoutsConfig, TrainConfig
 from wanstreamer_jax.errors import ConfigError
 
 SHORTEST_PHASE = 360  # samples of one phase of a period that a discriminator of sound needs for a score
@@ -50,6 +50,7 @@ class Config(Section):
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  readouts: ReadoutsConfig = dataclasses.field(default_factory=ReadoutsConfig)
   eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
   @property
@@ -148,6 +149,11 @@ class Config(Section):
     self._check_codecs()
     whole(self.data.batch, self.train.accumulate, "sessions at a time = data.batch / train.accumulate")
     whole(self.data.batch, self.data.shares, "rows of a share = data.batch / data.shares")
+    if self.train.first_steps and not (self.readouts.seen or self.readouts.heard):
+      raise ConfigError(
+        f"train.readout_warmup is {self.train.readout_warmup}, but readouts.seen and readouts.heard are 0, so that "
+        "nothing trains perception: give one of them a weight, or set train.readout_warmup to 0"
+      )
 
   def _check_unit(self) -> None:
     """A unit holds one group of the video codec, and whole numbers of audio latents and noisy video tokens."""

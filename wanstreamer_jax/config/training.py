@@ -110,6 +110,10 @@ class TrainConfig(Section):
   z_loss: float = field(0.0, ge=0)  # weight of log(Z)^2 of the text logits; PaLM (arXiv 2204.02311) has 1e-4
   text_weight: float = field(1.0, ge=0)
   pad_weight: float = field(1.0, ge=0)
+  # Which word the agent writes where it writes one: the weight of that part of the text's loss, beside the other part,
+  # whether it writes one. Of two words the rarer weighs 1 / frequency^rare_words more, as the records count.
+  word_weight: float = field(1.0, ge=0)
+  rare_words: float = field(0.0, ge=0, le=1)
   audio_weight: float = field(1.0, ge=0)
   video_weight: float = field(1.0, ge=0)
   history_noise: float = field(0.3, ge=0)  # committed latents get noise U(0, this) of their own deviation, and say so
@@ -120,6 +124,7 @@ class TrainConfig(Section):
   # Half of the crops start anywhere in the first hour. False: sessions that fit the window never evict anything in
   # training, and splash attention needs half as wide queries and keys.
   shift_clock: bool = True
+  readout_warmup: int = field(0, ge=0)  # first steps: they train perception alone, by readouts.seen and readouts.heard
   kl_weight: float = field(1e-4, ge=0)  # codecs: per latent number
   latent_noise: float = field(0.1, ge=0)  # codecs: decoded latents get noise of U(0, this) of their own deviation
   stft_weight: float = field(1.0, ge=0)  # audio codec: multi-resolution STFT
@@ -147,6 +152,17 @@ class TrainConfig(Section):
   seeing: str = ""  # and with the one that `perception.video` names
   codecs: str = ""  # "AUDIO_RUN,VIDEO_RUN" or an exported agent: the codecs for the rollouts watched in stage "duplex"
 
+  @property
+  def first_steps(self) -> int:
+    """Updates of the stage's first phase, after which the learning rate begins anew: at most a quarter of all, and 0
+    in stages without one."""
+    return min(self.readout_warmup, self.steps // 4) if self.stage == "duplex" else 0
+
+  @property
+  def weighs_words(self) -> bool:
+    """Whether the words that the agent writes weigh differently."""
+    return self.word_weight != 1 or self.rare_words > 0
+
   def check_rules(self) -> None:
     group_rates(self.groups)
     if self.init and self.language_model:
@@ -158,6 +174,30 @@ class TrainConfig(Section):
       raise ConfigError(
         f"train.init is {self.init!r}, which has ears and eyes of its own: leave train.hearing and train.seeing empty"
       )
+
+
+@section
+class ReadoutsConfig(Section):
+  """Auxiliary heads of the duplex stage, in training only: they read out of hidden states what the records know of the
+  user (data/labels.py). A number alone is the weight of each of a head's cross-entropies; 0: there is no such head."""
+
+  state: float = field(0.0, ge=0)  # what is held, gestures, and the act that is complete, from STATE's top hidden state
+  seen: float = field(0.0, ge=0)  # what is held and gestures, from the user's video tokens before the Transformer
+  heard: float = field(0.0, ge=0)  # the word that has just ended, from the user's audio tokens before the Transformer
+  balance: float = field(0.5, ge=0, le=1)  # a class weighs 1 / frequency^this, as the records count them
+  # How many classes each kind of label has; heads of another size do not fit.
+  shapes: int = field(43, ge=2)
+  colours: int = field(13, ge=2)
+  counts: int = field(11, ge=2)
+  places: int = field(4, ge=2)
+  gestures: int = field(7, ge=2)
+  acts: int = field(36, ge=2)
+
+  @property
+  def sizes(self) -> dict[str, int]:
+    """{kind of label: classes} of what can be seen, in order."""
+    held = {"shape": self.shapes, "colour": self.colours, "count": self.counts, "place": self.places}
+    return held | {f"{name}2": size for name, size in held.items()} | {"gesture": self.gestures}
 
 
 @section

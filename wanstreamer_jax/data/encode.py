@@ -64,6 +64,7 @@ def encode(
   unit_dtype, session_dtype = latent_dtypes(source, config)
   origin = {"name": "encode", "media": source.fingerprint(), "codecs": fingerprint(audio_codec, video_codec)}
   head = record_writer.head("latents", config, tokenizer, unit_dtype, session_dtype, source.units, origin)
+  head |= {"labels": source.manifest["labels"]} if "labels" in head else {}  # the numbers are copied as they are
   head["tracks"], head["format"] = source.manifest["tracks"], max(head["format"], source.manifest["format"])
   of_source = {name: source.manifest["text"][name] for name in LEADS if name in source.manifest["text"]}
   head["text"] = {name: value for name, value in head["text"].items() if name not in LEADS} | of_source

@@ -15,7 +15,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.augment import augment_audio, augment_video, draws
 from wanstreamer_jax.data.mixture import Mixture, Place
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.records import TEXT_VALID, session_dtype, unit_dtype, unit_field
+from wanstreamer_jax.data.records import LATER, session_dtype, unit_dtype, unit_field
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 
@@ -41,6 +41,7 @@ class Crop(NamedTuple):
   user_audio: Any  # int16 [K, samples]
   user_audio_valid: Any  # bool [K]
   user_text: Any  # int32 [K, user_text_slots], PAD-filled
+  user_labels: Any  # int32 [K, L], what is known of the user (labels.py); -1 is unknown
   agent_text: Any  # int32 [K, text_slots], PAD-filled
   agent_text_valid: Any  # bool [K], whether it is known what the agent said
   agent_video_latent: Any  # float16 [P + K, h, w, Z]
@@ -76,7 +77,7 @@ def batch_shapes(config: Config) -> Crop:
 def read_fields(folder: RecordFolder, session: int, start: int, units: int, fields: Sequence[str]) -> dict[str, Any]:
   """`units` units of a session from `start` on: the given unit fields, the session's, and `session` and `start`."""
   read, fixed = folder.read_units(session, start, units, fields), folder.read_session(session).fixed
-  found = {name: unit_field(read, name) for name in fields}
+  found = {name: unit_field(read, name, folder.manifest) for name in fields}
   found |= {name: fixed[name] for name in folder.session_dtype.names or ()}
   return found | {"session": np.asarray(session, np.int32), "start": np.asarray(start, np.int32)}
 
@@ -85,7 +86,7 @@ def read_crop(folder: RecordFolder, session: int, start: int, units: int) -> Cro
   """One crop of a folder of latents."""
   before = min(PREVIOUS, start)
   read, fixed = folder.read_units(session, start - before, before + units), folder.read_session(session).fixed
-  fields: dict[str, Any] = {name: unit_field(read, name)[before:] for name in UNIT_FIELDS}
+  fields: dict[str, Any] = {name: unit_field(read, name, folder.manifest)[before:] for name in UNIT_FIELDS}
   fields |= {name: pad_before(read[name], PREVIOUS - before) for name in WITH_PAST}
   fields |= {name: fixed[name] for name in SESSION_FIELDS}
   return Crop(session=np.asarray(session, np.int32), start=np.asarray(start, np.int32), **fields)
@@ -151,7 +152,7 @@ class Loader:
     if config.data.shuffle:  # else they are read in order, and few may be wanted: each is fetched when it is read
       mixture.fetch(config, self.rows)
     known = mixture.fields()
-    unknown = sorted(set(fields or ()) - set(known) - set(TEXT_VALID))
+    unknown = sorted(set(fields or ()) - set(known) - set(LATER))
     if mixture.kind == "media" and set(unknown) & set(LATENTS):
       raise DataError(
         f"{self.folders[0].path} holds media, but this stage trains on latents: make them once with `wanstreamer data "

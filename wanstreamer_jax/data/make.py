@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data import lateness, record_writer, records
+from wanstreamer_jax.data import labels, lateness, record_writer, records
 from wanstreamer_jax.data.lateness import MAX_LATE
 from wanstreamer_jax.data.record_writer import WHOLE
 from wanstreamer_jax.data.session import AGENT, USER, Session, Word
@@ -220,6 +220,8 @@ def _to_records(
     speech += [user.sum(), agent.sum(), (user & agent).sum()]
     notes["text"] = {side: dataclasses.asdict(text[side]) for side in text}
     notes["world_tokens_cut"] = truncated
+    notes["labels"] = _add(notes.get("labels", {}), labels.label_counts(units[labels.FIELD]))
+    notes["agent_tokens"] = _add(notes.get("agent_tokens", {}), token_counts(units, tokenizer.pad_id))
     notes["speaking_frames"] = dict(zip(("user", "agent", "both"), speech.tolist()))
     yield record_writer.Entry(units, record)
 
@@ -234,11 +236,17 @@ def summarise(notes: list[dict[str, Any]], config: Config, late: float = MAX_LAT
   return {"stats": stats}
 
 
-COUNTS = ("text", "world_tokens_cut", "speaking_frames")
+COUNTS = ("text", "world_tokens_cut", "speaking_frames", "labels", "agent_tokens")
+
+
+def token_counts(units: np.ndarray, pad: int) -> dict[str, int]:
+  """{token id: how often the agent writes it}, without PAD."""
+  ids, times = np.unique(units["agent_text"][units["agent_text"] != pad], return_counts=True)
+  return {str(token): int(count) for token, count in zip(ids, times)}
 
 
 def _add(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
   return {
-    key: _add(a[key], b[key]) if isinstance(a.get(key), dict) else a.get(key, 0) + b.get(key, 0)
+    key: _add(a.get(key, {}), b.get(key, {})) if isinstance((a | b)[key], dict) else a.get(key, 0) + b.get(key, 0)
     for key in dict.fromkeys((*a, *b))  # a shard of an older version has fewer counts
   }

@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wanstreamer_jax.config import Config, DataConfig
+from wanstreamer_jax.data import labels
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import DataError
@@ -278,7 +279,7 @@ def _check_alike(first: RecordFolder, other: RecordFolder) -> None:
   if made_by[0] != made_by[1]:
     raise DataError(f"the latents of {first.path} and {other.path} were made by different codecs: encode one again")
   for a, b in ((first.unit_dtype, other.unit_dtype), (first.session_dtype, other.session_dtype)):
-    for name in sorted(set(a.names or ()) & set(b.names or ())):
+    for name in sorted((set(a.names or ()) & set(b.names or ())) - {labels.FIELD}):  # these are read by name
       if a[name] != b[name]:
         raise DataError(
           f"{name} is {a[name].base} {a[name].shape} in {first.path}, but {b[name].base} {b[name].shape} in "

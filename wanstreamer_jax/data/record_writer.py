@@ -16,6 +16,7 @@ import numpy as np
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict
+from wanstreamer_jax.data import labels
 from wanstreamer_jax.data.record_folder import (
   FILES,
   FORMAT,
@@ -72,6 +73,7 @@ def head(
       "leads": config.data.text_leads and list(config.data.text_leads),  # not None: the agent is told its lead
     },
     "source": source,
+    **({"labels": labels.for_manifest()} if labels.FIELD in (unit_dtype.names or ()) else {}),
     "unit_dtype": dtype_to_json(unit_dtype),
     "session_dtype": dtype_to_json(session_dtype),
   }

@@ -7,12 +7,14 @@ ground truth (events, words, phones, world fields). `record_folder.py` puts both
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data import labels
 from wanstreamer_jax.data.loudness import LOUD, levels
 from wanstreamer_jax.data.session import AGENT, USER, Event, Phone, Session, Side, Word, World
 from wanstreamer_jax.data.tokenizer import CUT, TextTokenizer
@@ -27,7 +29,7 @@ def unit_dtype(config: Config, tracks: Sequence[str]) -> np.dtype:
 
   For both sides: video uint8 [frames, H, W, 3], audio int16 [samples], text int32 [slots], `*_valid` (the stream
   exists in this unit; of text: what was said is known), speaking bool [frames] and one float16 [frames] per name in
-  `tracks`.
+  `tracks`. The user has labels besides, int32 [L] (`labels.py`).
   """
   media, slots = config.media, {USER: config.layout.user_text_slots, AGENT: config.layout.text_slots}
   fields: list[tuple[str, str, tuple[int, ...]]] = []
@@ -42,14 +44,21 @@ def unit_dtype(config: Config, tracks: Sequence[str]) -> np.dtype:
       (f"{side}_speaking", "|b1", (media.frames,)),
     ]
     fields += [(f"{side}_{name}", "<f2", (media.frames,)) for name in tracks]
+  fields.append((labels.FIELD, "<i4", (len(labels.KINDS),)))
   return np.dtype(fields)
 
 
 TEXT_VALID = tuple(f"{side}_text_valid" for side in (USER, AGENT))
 
 
-def unit_field(units: np.ndarray, name: str) -> np.ndarray:
-  """A field of unit records [units]. Older records do not say whether text is valid: all of it is."""
+LATER = (*TEXT_VALID, labels.FIELD)  # fields that older records lack
+
+
+def unit_field(units: np.ndarray, name: str, manifest: Mapping[str, Any] = MappingProxyType({})) -> np.ndarray:
+  """A field of unit records [units] of the folder with this manifest. Older records do not say whether text is valid:
+  all of it is; and of their users nothing is known."""
+  if name == labels.FIELD:
+    return labels.stored_labels(units, manifest)
   return np.ones(len(units), bool) if name in TEXT_VALID and name not in (units.dtype.names or ()) else units[name]
 
 
@@ -141,6 +150,8 @@ def session_to_units(
 ) -> tuple[np.ndarray, dict[str, TextStats]]:
   """A session as unit records [units] of `dtype`, and text statistics per side. Raises DataError for wrong shapes."""
   records, stats = np.zeros(session.units, dtype), {}
+  if labels.FIELD in (dtype.names or ()):
+    records[labels.FIELD] = labels.session_labels(session, tokenizer, config.media.unit_ms / 1000)
   frames, seconds = config.media.frames, config.media.unit_ms / 1000
   for name, side in ((USER, session.user), (AGENT, session.agent)):
     if side.video is not None:
@@ -258,6 +269,7 @@ def truth_of(session: Session) -> dict[str, Any]:
     "source": session.source,
     "length": session.units if session.length is None else session.length,
     "speaker": session.speaker,
+    "events_complete": session.events_complete,
   }
 
 
@@ -271,7 +283,7 @@ def session_from_truth(truth: dict[str, Any], units: np.ndarray | None = None) -
     sides[name] = Side(video, audio, words, speech, phones, tracks)
   events = tuple(Event(**item) for item in truth["events"])
   world, known = World(fields=truth["world"]), (truth["units"], truth["seed"], truth["source"])
-  later = truth.get("length"), truth.get("speaker", "")  # older records have neither
+  later = truth.get("length"), truth.get("speaker", ""), truth.get("events_complete", False)  # older records lack these
   return Session(sides[USER], sides[AGENT], world, events, *known, *later)
 
 

@@ -96,6 +96,7 @@ class Session:
   source: str = ""
   length: int | None = None
   speaker: str = ""  # who the agent is, if that is known: the same name in other sessions
+  events_complete: bool = False  # whether `events` tell all that the user held, asked and did (`labels.py`)
 
 
 @dataclasses.dataclass(frozen=True)

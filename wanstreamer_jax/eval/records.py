@@ -19,18 +19,19 @@ from tqdm import tqdm
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.encode import fingerprint
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.records import TEXT_VALID, audio_to_float, session_from_truth, unit_field
+from wanstreamer_jax.data.records import LATER, audio_to_float, session_from_truth, unit_field
 from wanstreamer_jax.data.session import AGENT, USER, MediaUnit
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.eval import duplex_world, heldout
-from wanstreamer_jax.eval.baselines import VARIANTS, Answers, Lockstep
+from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS, Answers, Lockstep, Puppets
 from wanstreamer_jax.eval.closed_loop import batches
 from wanstreamer_jax.eval.evaluate import Collected, Evaluation, engines, speech_distances
+from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.latent_errors import Tally
 from wanstreamer_jax.eval.recorded_script import backchannel_scores, script_of, speech_of
-from wanstreamer_jax.eval.scores import Conversation, Scores, Script, spoken, timed_words
+from wanstreamer_jax.eval.scores import Conversation, Script, spoken, timed_words
 from wanstreamer_jax.eval.turns import speech_intervals
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import Latents
@@ -84,7 +85,7 @@ def evaluate_records(
   units = units_of(folder, config, options)
   found: dict[str, Collected] = {}
   tally, engine_of = Tally(agent.streamer, options.seed), engines(agent, units)
-  variants = VARIANTS if options.stream else ()
+  variants = (*VARIANTS, *PUPPETS) if options.stream else ()
   sessions = min(options.sessions, folder.sessions)
   with tqdm(total=sessions, desc="records", unit="session", disable=not progress) as bar:
     for batch in read(agent, folder, options, units):
@@ -139,7 +140,8 @@ def read(agent: Agent, folder: RecordFolder, options: RecordsOptions, units: int
     numbers = [number % folder.sessions for number in found]
     sessions = [folder.read_session(number) for number in numbers]
     units_read = [folder.read_units(number, 0, units) for number in numbers]
-    rows = heldout.stack([_unit_fields(read) | _fields(session.fixed) for read, session in zip(units_read, sessions)])
+    fields = [_unit_fields(read, folder) | _fields(session.fixed) for read, session in zip(units_read, sessions)]
+    rows = heldout.stack(fields)
     if folder.kind == "media":
       rows = heldout.with_latents(agent, rows)
     crop = next(heldout.crops(rows, units))[0]
@@ -148,8 +150,8 @@ def read(agent: Agent, folder: RecordFolder, options: RecordsOptions, units: int
     yield Batch(numbers, count, rows, lengths, [session.truth for session in sessions], worlds)
 
 
-def _unit_fields(read: np.ndarray) -> heldout.Arrays:
-  return _fields(read) | {name: unit_field(read, name) for name in TEXT_VALID}
+def _unit_fields(read: np.ndarray, folder: RecordFolder) -> heldout.Arrays:
+  return _fields(read) | {name: unit_field(read, name, folder.manifest) for name in LATER}
 
 
 def _fields(record: np.ndarray) -> heldout.Arrays:
@@ -210,12 +212,18 @@ def recorded_agents(agent: Agent, batch: Batch) -> Answers:
 
 def _stream(engine: Engine, batch: Batch, variant: str, units: int, seed: int) -> Answers:
   """What the agents of one variant do beside the recorded users: [B, U, ...]. seed: of session 0."""
-  lockstep = Lockstep(engine, batch.worlds, [seed + number for number in batch.numbers], variant)
+  seeds = [seed + number for number in batch.numbers]
+  agents: Lockstep | Puppets
+  if variant in PUPPETS:
+    portraits = [x if valid else None for x, valid in zip(batch.rows["portrait"], batch.rows["portrait_valid"])]
+    agents = Puppets(engine.agent.config, engine.tokenizer, portraits, seeds, variant)
+  else:
+    agents = Lockstep(engine, batch.worlds, seeds, variant)
   seconds = engine.agent.config.media.unit_ms / 1000
   answers: list[Answers] = []
   for unit in range(units):
     typed = [_typed(truth, unit, seconds) for truth in batch.truths]
-    answers.append(lockstep.step([_user(batch.rows, row, unit) for row in range(len(batch.numbers))], typed))
+    answers.append(agents.step([_user(batch.rows, row, unit) for row in range(len(batch.numbers))], typed))
   return Answers(*(np.stack(parts, axis=1) for parts in zip(*answers)))
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from wanstreamer_jax.config import POSITIONS_PER_UNIT, Config
 from wanstreamer_jax.model.attention import AttentionFn, cached_attention
 from wanstreamer_jax.model.heads import Heads
+from wanstreamer_jax.model.readouts import make_readouts
 from wanstreamer_jax.model.tokens import Content, Past, Tokens, pack_world
 from wanstreamer_jax.model.transformer import Transformer
 from wanstreamer_jax.model.ulysses import CONTEXT, locally
@@ -64,6 +65,7 @@ class WanStreamer(nnx.Module):
     self.tokens = Tokens(config, rngs=rngs)
     self.transformer = Transformer(config, rngs=rngs)
     self.heads = Heads(config, rngs=rngs)
+    self.readouts = make_readouts(config, rngs=rngs)  # of training; the last, so that the others begin as without them
     self.config = config
 
   def perceive(

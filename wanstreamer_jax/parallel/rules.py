@@ -49,6 +49,8 @@ RULES: tuple[Rule, ...] = (
   Rule(r"heads\.text\.w", (FSDP, "tensor")),  # [D, V]
   Rule(r"heads\.(audio|video)\.w", (FSDP, None)),  # [D, O]
   Rule(r"heads\.(audio|video)_variance"),  # [Z]
+  Rule(r"readouts\.\w+\.logits\.w", (FSDP, None)),  # [T D, C]
+  Rule(r"readouts\.\w+_weight"),  # [C]
   Rule(r"flow_time\.proj\.w"),  # [C, C]
   Rule(r"(shared_modulation|modulation\.proj)\.w", (None, None, FSDP)),  # [C, 6, D]
   Rule(r"modulation\.bias"),  # [6, D]

@@ -4,6 +4,8 @@ noisy].
 A batch is what `data.loader.CropLoader` reads from a folder of cached latents: a `Crop` of arrays [B, ...].
 """
 
+import dataclasses
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -13,17 +15,21 @@ import numpy as np
 from flax import nnx
 
 from wanstreamer_jax.config import Config
+from wanstreamer_jax.data import labels
 from wanstreamer_jax.data.loader import Crop
 from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.files import Path
 from wanstreamer_jax.flow import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import Latents, Past
 from wanstreamer_jax.model.ulysses import check_devices
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, make_mesh
+from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.teacher_forcing import (
   Inputs,
   Shown,
+  TextScores,
   crop_conditions,
   crop_past,
   known_slots,
@@ -36,8 +42,11 @@ from wanstreamer_jax.teacher_forcing import (
   text_scores,
 )
 from wanstreamer_jax.train.flops import duplex_attention_flops
+from wanstreamer_jax.train.readouts import PERCEPTION, perception_loss, readout_losses, weight_constants
 from wanstreamer_jax.train.stage import Metrics, Ratio, Stage
 from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
+from wanstreamer_jax.weights.agent import READOUTS
+from wanstreamer_jax.weights.store import fit_weights, part_of, read_weights
 
 FLOW_TIME_BINS = 4  # of equal width, for the losses that are only reported
 FIRST_UNITS, FIRST_TEXT_TOKENS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the text
@@ -132,7 +141,8 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   """`crop_loss` of given draws."""
   train = streamer.config.train
   inputs, targets = stage_inputs(crop, draws)
-  told = crop_conditions(streamer, mask_inputs(crop, draws.shown, streamer.config.model.pad))
+  seen_crop = mask_inputs(crop, draws.shown, streamer.config.model.pad)
+  told = crop_conditions(streamer, seen_crop)
   told = told._replace(first_unit=crop.start + draws.first_unit, first_text_token=draws.first_text_token)
   predictions = teacher_forced(streamer, told, inputs, evicts=not keeps_all(streamer.config))
   errors = squared_errors(predictions.velocity, targets)
@@ -143,6 +153,8 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   for name, bins in (("audio", audio_bins), ("video", video_bins)):
     metrics |= {f"{name}_tau_{i}": ratio for i, ratio in enumerate(bins)}
   loss = train.text_weight * text + train.audio_weight * audio + train.video_weight * video
+  read, accuracies = readout_losses(streamer, seen_crop, told.user, predictions.text[:, 0])  # STATE predicts slot 0
+  loss, metrics = loss + read, metrics | accuracies
   loss *= share_of_session(crop)  # the losses are means over what exists: a unit of a shorter session weighs no more
   seen, heard = jnp.any(exists, axis=0).astype(jnp.float32)  # rows without a stream count nowhere in its mean
   return loss, metrics | {"audio": Ratio(audio, heard), "video": Ratio(video, seen)}
@@ -178,11 +190,25 @@ def text_losses(
     "onset_nll": Ratio(jnp.sum(scores.nll[:, 0] * onset) / jnp.maximum(jnp.sum(onset), 1), any_known),
     "token_accuracy": Ratio(jnp.sum(scores.correct & token) / tokens, any_known),
   }
-  loss = jnp.sum(scores.nll * weight)
+  loss = jnp.sum(scores.nll * weight + token * _extra_of_words(streamer, scores, text))
   if train.z_loss:
     metrics["z_squared"] = jnp.sum(scores.log_z**2 * valid) / slots
     loss += train.z_loss * jnp.sum(scores.log_z**2 * valid)
   return loss / jnp.maximum(jnp.sum(known), 1), metrics
+
+
+def _extra_of_words(streamer: WanStreamer, scores: TextScores, text: jax.Array) -> jax.Array:
+  """What is added to the loss of written tokens [K, n] where the choice of the word weighs more than 1.
+
+  -log p(token) = -log p(some word) - log p(this word, if any). The second part gets a weight; the first, which decides
+  when the agent speaks, keeps 1, so that weights do not make it speak more often than it should.
+  """
+  if scores.log_words is None:
+    return jnp.zeros_like(scores.nll)
+  weight, heads = jnp.float32(streamer.config.train.word_weight), streamer.readouts
+  if heads is not None and heads.word_weight is not None:
+    weight *= jax.lax.stop_gradient(heads.word_weight[...])[text]
+  return (weight - 1.0) * (scores.nll - scores.log_z + scores.log_words)
 
 
 def _flow_loss(errors: jax.Array, valid: jax.Array, inputs: Inputs) -> tuple[jax.Array, list[Ratio]]:
@@ -216,6 +242,7 @@ def _loader(config: Config) -> Any:
   from wanstreamer_jax.train.prefetch import host_rows
 
   duplex_validation.check(config)
+  labels.check_sizes(config)
   mesh = make_mesh(config.train.mesh)
   with jax.set_mesh(mesh):  # before anything is compiled
     check_devices(config.model.heads, config.data.units, noisy_units(config, config.data.units))
@@ -239,7 +266,7 @@ def _constants(config: Config) -> dict[str, np.ndarray]:
   """Variances of the latents given the past, by parameter, as the codecs of the records measured them; {} where the
   records are older. Raises DataError for another number of channels."""
   folder = Mixture(config.data.path).folders[0]  # the others were made by the same codecs
-  found = {}
+  found = weight_constants(config)
   for name, codec in (("audio", config.audio_codec), ("video", config.video_codec)):
     stated = folder.manifest.get("residual_std", {}).get(name)
     if stated is None:
@@ -250,12 +277,31 @@ def _constants(config: Config) -> dict[str, np.ndarray]:
   return found
 
 
+def _load(path: Path, abstract: WanStreamer, config: Config) -> WanStreamer:
+  """Weights of `train.init`. Readouts that they lack, as exports do, begin as in a new run; those that this run does
+  not have are left out."""
+  wanted = named_leaves(abstract)
+  body = {name: leaf for name, leaf in wanted.items() if not name.startswith(READOUTS)}
+  found = part_of(read_weights(path)[1], body)
+  own = {name: value for name, value in found.items() if name in wanted or not name.startswith(READOUTS)}
+  missing = [name for name in wanted if name.startswith(READOUTS) and name not in own]
+  if missing:
+    fresh = named_leaves(jax.jit(functools.partial(_init, config))(jax.random.key(config.train.seed)))
+    own |= {name: np.asarray(fresh[name]) for name in missing}
+  return fit_weights(own, abstract, path)
+
+
 def duplex_stage() -> Stage:
   """Teacher-forced duplex training of the WanStreamer; the codecs were trained before and do not appear."""
-  return Stage(
+  stage = Stage(
     name="duplex", init=_init, make_loss=lambda config: duplex_loss, make_loader=_loader, evaluate=_evaluate,
-    attention_flops=duplex_attention_flops, constants=_constants, frozen=(r"heads\.(audio|video)_variance",),
+    attention_flops=duplex_attention_flops, constants=_constants, load=_load,
+    frozen=(r"heads\.(audio|video)_variance", r"readouts\.\w+_weight"),
   )  # fmt: skip
+  perception = dataclasses.replace(
+    stage, name="perception", make_loss=lambda config: perception_loss, only=PERCEPTION, attention_flops=lambda _: 0.0
+  )
+  return dataclasses.replace(stage, first=perception)
 
 
 def crop_tokens(config: Config) -> int:

@@ -152,11 +152,12 @@ class _Updates:
     evaluated = hosts.from_first(self.log.evaluated)
     if start > 0 and _due(start, train.eval_every, train.steps) and not evaluated:
       self._evaluate(state, start)  # the run was killed between this checkpoint and its evaluation
-    compiled, pending = None, []
+    stage, compiled, pending = None, None, []
     for done in range(start + 1, train.steps + 1):
       batch = self.prefetcher.next()
-      if compiled is None:
-        compiled = self._compile(state, batch)
+      if compiled is None or stage is not self._stage_of(done):
+        stage = self._stage_of(done)
+        compiled = self._compile(stage, state, batch)
         self.prefetcher.waited()
         self.log.restart_clock()
       with jax.transfer_guard("disallow"):
@@ -164,12 +165,12 @@ class _Updates:
       pending.append(metrics)
       stop = self.interrupt.asked(done)  # asked once: a signal that arrives later counts for the next step
       save = stop or done == train.steps or _due(done, train.checkpoint_every, train.steps)
-      if save or _due(done, train.log_every, train.steps):
+      if save or done == train.first_steps or _due(done, train.log_every, train.steps):
         records = _to_host(pending)
         broken = next((index for index, record in enumerate(records) if _broken(record)), None)
         if broken is not None:
           del state, metrics  # frees memory for the search for the cause
-          raise self._not_finite(done - len(records) + 1 + broken, records[broken], compiled)
+          raise self._not_finite(done - len(records) + 1 + broken, records[broken])
         self.log.steps(done - len(pending) + 1, records, self.prefetcher.waited())
         self.run.copy()
         pending = []
@@ -183,12 +184,16 @@ class _Updates:
     self.checkpoints.wait()
     return state
 
-  def _compile(self, state: TrainState, batch: Batch) -> Any:
+  def _stage_of(self, done: int) -> Stage:
+    """The stage that makes the update after which `done` are done."""
+    return self.stage.of_update(self.config, done - 1)
+
+  def _compile(self, stage: Stage, state: TrainState, batch: Batch) -> Any:
     begin = time.perf_counter()
-    compiled = compile_step(self.stage, self.config, self.mesh).lower(state, batch).compile()
-    print(f"compiled the {self.stage.name} step in {time.perf_counter() - begin:.1f} s", flush=True)
+    compiled = compile_step(stage, self.config, self.mesh).lower(state, batch).compile()
+    print(f"compiled the {stage.name} step in {time.perf_counter() - begin:.1f} s", flush=True)
     peak, _ = peak_flops(self.config.model.dtype)
-    self.log.compare_with(model_flops(self.stage, self.config, batch) / (self.mesh.size * peak))
+    self.log.compare_with(model_flops(stage, self.config, batch) / (self.mesh.size * peak))
     return compiled
 
   def _evaluate(self, state: TrainState, step: int) -> None:
@@ -205,7 +210,7 @@ class _Updates:
     self.run.copy()
     self.log.restart_clock()
 
-  def _not_finite(self, step: int, record: dict[str, float], compiled: Any) -> TrainingError:
+  def _not_finite(self, step: int, record: dict[str, float]) -> TrainingError:
     """The error of an update whose loss or gradient is not finite, with the first bad tensor and the batch."""
     names = sorted(_broken(record), key=lambda name: name != "loss")
     more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
@@ -216,9 +221,13 @@ class _Updates:
     )
     state = start_state(self.stage, self.config, self.mesh, self.checkpoints)
     with Prefetcher(self.loader, self.mesh, int(state.step), step) as prefetcher:
-      for _ in range(int(state.step), step - 1):
+      stage, compiled = None, None
+      for done in range(int(state.step) + 1, step):
+        if compiled is None or stage is not self._stage_of(done):
+          stage = self._stage_of(done)
+          compiled = compile_step(stage, self.config, self.mesh)
         state, _ = compiled(state, prefetcher.next())
-      cause = first_nonfinite(self.stage, self.config, state, prefetcher.next())
+      cause = first_nonfinite(self._stage_of(step), self.config, state, prefetcher.next())
     return TrainingError(
       f"step {step} is not finite: {broken}; {cause}; {self.run.checkpoints} is unchanged. "
       "Lower train.learning_rate or train.clip, or inspect that batch"

@@ -54,17 +54,37 @@ def learning_rate(train: TrainConfig, step: jax.Array | int) -> jax.Array:
   cosine    half a cosine over all steps after the warm-up
   wsd       constant, then linear over the last `decay` share of the steps
   constant  no decay
+
+  The first phase of a stage, if it has one, is a warm-up and then constant; the schedule is that of the other steps.
   """
-  step = jnp.asarray(step, jnp.float32)
+  steps, all_steps = train.steps - train.first_steps, jnp.asarray(step, jnp.float32)
+  step = steps_of_phase(train, all_steps)
   warmup = jnp.minimum(1.0, (step + 1) / max(train.warmup, 1))
   if train.schedule == "cosine":
-    done = jnp.clip((step - train.warmup) / max(train.steps - train.warmup, 1), 0, 1)
+    done = jnp.clip((step - train.warmup) / max(steps - train.warmup, 1), 0, 1)
     remaining = 0.5 * (1 + jnp.cos(jnp.pi * done))
   elif train.schedule == "wsd":
-    remaining = jnp.clip((train.steps - step) / max(train.decay * train.steps, 1), 0, 1)
+    remaining = jnp.clip((steps - step) / max(train.decay * steps, 1), 0, 1)
   else:
     return train.learning_rate * warmup
+  if train.first_steps:
+    remaining = jnp.where(all_steps < train.first_steps, 1.0, remaining)
   return train.learning_rate * warmup * (train.final_lr_scale + (1 - train.final_lr_scale) * remaining)
+
+
+def steps_of_phase(train: TrainConfig, step: jax.Array) -> jax.Array:
+  """How many updates its phase of the stage has had before update `step`."""
+  return jnp.where(step < train.first_steps, step, step - train.first_steps) if train.first_steps else step
+
+
+def only_named(patterns: tuple[str, ...], updates: Any) -> Any:
+  """Updates that are 0 for parameters which no pattern names; all as they are where there is no pattern."""
+
+  def kept(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+    name = path_name(path)
+    return update if any(Rule(pattern).matches(name) for pattern in patterns) else jnp.zeros_like(update)
+
+  return jax.tree_util.tree_map_with_path(kept, updates) if patterns else updates
 
 
 def relative_rates(train: TrainConfig, frozen: tuple[str, ...], params: Any) -> Any:

@@ -63,9 +63,12 @@ class Stage:
     `train.init` has; they are to be frozen. Optional.
   load: (path, abstract parameters, config) -> parameters of `train.init`; by default those of the same names.
   frozen: patterns of parameter names (as in parallel/rules.py) that the optimiser leaves alone.
+  only: patterns of parameter names. Where there are any, the other parameters stand still while this stage runs, but
+    keep their moments, as they have their turn later.
   units: how many units a step trains on, for the speed figures.
   attention_flops: config -> FLOPs of the Transformer's attention in a step (train/flops.py), which `cost.count` cannot
     count: some of it is masked, some of it is inside kernels.
+  first: a stage of the same parameters and state that makes the first `train.first_steps` updates. Optional.
   """
 
   name: str
@@ -77,5 +80,11 @@ class Stage:
   constants: Callable[[Config], dict[str, Any]] | None = None
   load: Callable[[Path, Params, Config], Params] = lambda path, abstract, config: load_weights(path, abstract)
   frozen: tuple[str, ...] = ()
+  only: tuple[str, ...] = ()
   units: Callable[[Config], int] = all_units
   attention_flops: Callable[[Config], float] = lambda config: 0.0
+  first: "Stage | None" = None
+
+  def of_update(self, config: Config, step: int) -> "Stage":
+    """The stage that makes update number `step` (from 0)."""
+    return self.first if self.first is not None and step < config.train.first_steps else self

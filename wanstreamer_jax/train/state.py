@@ -12,7 +12,15 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated, rows_over
 from wanstreamer_jax.parallel.rules import param_shardings
-from wanstreamer_jax.train.optim import check_groups, group_norms, learning_rate, make_optimizer, trainable
+from wanstreamer_jax.train.optim import (
+  check_groups,
+  group_norms,
+  learning_rate,
+  make_optimizer,
+  only_named,
+  steps_of_phase,
+  trainable,
+)
 from wanstreamer_jax.train.stage import Batch, Metrics, Params, Ratio, Stage
 
 SPIKE_MEMORY = 0.98  # of the usual gradient norm: about the last 50 updates
@@ -150,9 +158,10 @@ def train_step(stage: Stage, config: Config, state: TrainState, batch: Batch) ->
   """One update. batch: arrays [B, ...]. The metrics (train/metric_log.py) are those before the update."""
   (loss, metrics), grads = loss_and_grads(stage, config, state.params, batch, state.step)
   norm = optax.global_norm(grads)
-  spikes, taken = state.spikes.see(norm, state.step, config.train.spike)
+  spikes, taken = state.spikes.see(norm, steps_of_phase(config.train, state.step), config.train.spike)
   optimizer = make_optimizer(config.train, stage.frozen)
   updates, moments = optimizer.update(grads, state.optimizer, state.params, step=state.step)
+  updates = only_named(stage.only, updates)
   params = optax.apply_updates(state.params, updates)
   ema = None
   if state.ema is not None:

@@ -13,7 +13,7 @@ from flax import nnx
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.codecs.wan import WanCodec
-from wanstreamer_jax.config import Config, MediaConfig
+from wanstreamer_jax.config import Config, MediaConfig, ReadoutsConfig
 from wanstreamer_jax.config_files import apply_override, flat_fields
 from wanstreamer_jax.data.encode import fingerprint, world_text
 from wanstreamer_jax.data.session import World
@@ -37,6 +37,7 @@ RUN_PATHS = (
   "data.path", "data.heldout", "train.run", "train.init", "train.language_model", "train.hearing", "train.seeing",
   "train.codecs", "train.mesh",
 )  # fmt: skip
+READOUTS = "readouts."  # how the names of a streamer's leaves begin that training alone has
 DEMO_FOLDER = pathlib.Path(__file__).parent / "demo"
 
 
@@ -101,8 +102,9 @@ def assemble(streamer: Path, audio_codec: Path, video_codec: Path) -> Agent:
   config, own = read_weights(resolve(streamer))
   codecs = {"audio_codec": (audio_codec, *read_weights(resolve(audio_codec)))}
   codecs["video_codec"] = (video_codec, *read_weights(resolve(video_codec)))
-  config = _with_decoder_of(without_paths(config), codecs["video_codec"][1])
+  config = _with_decoder_of(without_readouts(without_paths(config)), codecs["video_codec"][1])
   abstract = abstract_agent(config)
+  own = {name: value for name, value in own.items() if not name.startswith(READOUTS)}
   own = checked_part("streamer", streamer, own, abstract.streamer)
   values = {f"streamer.{name}": value for name, value in own.items()}
   for part, (path, codec, found) in codecs.items():
@@ -156,9 +158,15 @@ def without_paths(config: Config) -> Config:
   return config.freeze()
 
 
+def without_readouts(config: Config) -> Config:
+  """The config of a streamer without the auxiliary readouts of its training (`model/readouts.py`)."""
+  train = config.train.replace(rare_words=0.0, readout_warmup=0)
+  return config.replace(readouts=ReadoutsConfig(), train=train).freeze()
+
+
 def with_streamer(streamer: WanStreamer, audio_codec: AudioCodec, video_codec: VideoCodec) -> Agent:
-  """An agent from its three modules."""
-  config = streamer.config
+  """An agent from its three modules, without the streamer's readouts."""
+  config = without_readouts(streamer.config)
   if isinstance(video_codec, WanCodec):
     fields = video_codec.decoder_fields
     config = config.replace(video_codec=config.video_codec.replace(**fields)).freeze()

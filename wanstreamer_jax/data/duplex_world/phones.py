@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import re
 
+from wanstreamer_jax.data.duplex_world.pronunciations import WORDS
 from wanstreamer_jax.errors import DataError
 
 SILENCE = "SIL"
@@ -192,8 +193,6 @@ found F AW1 N D|gave G EY1 V|her HH ER|him HH IH M|his HH IH Z|little L IH1 T AX
 not N AA1 T|ran R AE1 N|she SH IY|he HH IY|they DH EY|took T UH1 K|us AH S|week W IY1 K|were W ER
 yesterday Y EH1 S T ER D EY|all AO1 L|right R AY1 T|sure SH UH1 R|let L EH1 T|lets L EH1 T S|makes M EY1 K S
 add AE1 D|equals IY1 K W AX L Z|too T UW1|weekend W IY1 K EH N D|have HH AE V|has HH AE Z|by B AY|hold HH OW1 L D
-b B IY1|c S IY1|d D IY1|e IY1|f EH1 F|g JH IY1|h EY1 CH|j JH EY1|k K EY1|l EH1 L|m EH1 M|n EH1 N|o OW1|p P IY1|q K Y UW1
-r AA1 R|s EH1 S|t T IY1|u Y UW1|v V IY1|w D AH1 B AX L Y UW|x EH1 K S|y W AY1|z Z IY1
 hm HH M1|stars S T AA1 R Z|mimi M IY1 M IY|as AE Z|told T OW1 L D|bit B IH1 T|thats DH AE T S
 """
 
@@ -203,7 +202,7 @@ def _parse(text: str) -> dict[str, tuple[str, ...]]:
   return {entry[0]: tuple("IH" if phone == "IX" else phone for phone in entry[1:]) for entry in entries if entry}
 
 
-LEXICON: dict[str, tuple[str, ...]] = _parse(_LEXICON_TEXT)
+LEXICON: dict[str, tuple[str, ...]] = _parse(_LEXICON_TEXT) | _parse(WORDS)
 
 # Longest match first; letters without a rule are silent. It suffices for names and rare words.
 _LETTERS = {

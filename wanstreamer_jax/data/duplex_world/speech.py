@@ -67,9 +67,20 @@ def synthesise(
   return Utterance(audio, *_times(score, words, hop / sample_rate))
 
 
+def timing(
+  words: Sequence[str], voice: Voice, sample_rate: int, seed: int = 0, question: bool = False, pace: float = 1.0
+) -> Utterance:
+  """The phone and word times of `synthesise`, without its sound where the engine knows them before."""
+  if voice.engine != "formant":
+    return synthesise(words, voice, sample_rate, seed, question, pace)
+  score = _score(words, voice.rate * pace, np.random.default_rng([seed, 0x5EEC]))
+  hop = round(sample_rate * FRAME_MS / 1000)
+  return Utterance(np.zeros(0, np.float32), *_times(score, words, hop / sample_rate))
+
+
 def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Score:
   """Phones and durations. The last syllable is lengthened and every duration varies a little."""
-  said = [(word, name) for word, names in enumerate(_pronounced(words)) for name in names]
+  said = [(word, name) for word, names in enumerate(map(_phones_of, words)) for name in names]
   plain = [name.rstrip("1") for _, name in said]
   around = [SILENCE, *plain, SILENCE]
   segments: list[PhoneSegment] = []
@@ -88,20 +99,14 @@ def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Scor
   return _Score(tuple(segments), frames, np.array(owner), tuple(plain), word_index, accents)
 
 
-def _pronounced(words: Sequence[str]) -> list[tuple[str, ...]]:
-  """The phones of every word; an "a" before a pause is the letter."""
-  at_a_pause = [following == "," for following in [*words[1:], ","]]
-  return [
-    (SILENCE,) if word == "," else ("EY1",) if word == "a" and pause else pronounce(word)
-    for word, pause in zip(words, at_a_pause)
-  ]
+def _phones_of(word: str) -> tuple[str, ...]:
+  return (SILENCE,) if word == "," else pronounce(word)
 
 
 def _stretches(words: Sequence[str]) -> list[float]:
   """For every phone how much longer than usual it is."""
   out: list[float] = []
-  pronounced = _pronounced(words)
-  for position, names in enumerate(pronounced):
+  for position, names in enumerate(map(_phones_of, words)):
     light = not any(name.endswith("1") for name in names)
     final = position == len(words) - 1 or words[position + 1] == ","
     for place, name in enumerate(names):
