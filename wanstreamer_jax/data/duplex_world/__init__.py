@@ -36,6 +36,6 @@ Modules:
     stage.py              What both sides of a script share
     things.py             What a person of duplex_world can hold up: shapes, and cards with a letter or a digit
     voice.py              The voice of a speaker of duplex_world, as numbers
-    voices.py             Who speaks how: voices of users and agents drawn from the engines of `data.voices`, coughs
+    voices.py             Who speaks how
     world.py              duplex_world: an endless, seeded world of two drawn people who talk
 """
