@@ -1,4 +1,4 @@
-"""What is known of the user in every unit of a session, as numbers that auxiliary readouts are trained on.
+"""Labels of what the user holds, does and says in every unit, for auxiliary readouts.
 
 A unit record has one number per kind of KINDS (`user_labels`, int32 [L]). Kinds with named classes: 0 is the first of
 them, which says that there is nothing. `word`: the first token id of the word that ended in the unit, PAD if none did.
