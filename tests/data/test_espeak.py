@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.duplex_world import espeak, lexicon
+from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE
 from wanstreamer_jax.data.duplex_world.source import DuplexSource
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.duplex_world.voice import Voice
+from wanstreamer_jax.data.duplex_world.voices import user_voice
 from wanstreamer_jax.data.duplex_world.world import WorldConfig, cast, make_session, vocabulary
 from wanstreamer_jax.errors import ConfigError, DataError
 
@@ -29,6 +30,7 @@ SENTENCES = (
   "what is , the colour", "i had some tea , and then an apple", "please count to ten", "papa mama tata banana",
   "tell me , where you live in the house of a dog",
 )  # fmt: skip
+MIXED_ENGINES = ("formant", "espeak")
 needs_espeak = pytest.mark.skipif(
   importlib.util.find_spec("espeakng_loader") is None, reason="the extra espeak is not installed"
 )
@@ -201,16 +203,13 @@ def test_training_and_held_out_variants_are_disjoint():
   drawn = {held_out: set() for held_out in (False, True)}
   rng = np.random.default_rng(0)
   for held_out in itertools.islice(itertools.cycle([False, True]), 800):
-    formant = lexicon.user_voice(rng, held_out)
-    voice = lexicon.mixed_voice(formant, rng, held_out)
-    assert voice.engine == "espeak" or voice is formant
-    drawn[held_out] |= {voice.variant} - {""}
+    drawn[held_out] |= {user_voice(rng, held_out, MIXED_ENGINES).variant} - {""}
   assert drawn == {False: trained, True: kept}
 
 
 def test_half_of_the_users_are_espeak_voices_and_half_of_these_are_women():
   rng = np.random.default_rng(1)
-  voices = [lexicon.mixed_voice(Voice("formant"), rng, False) for _ in range(600)]
+  voices = [user_voice(rng, False, MIXED_ENGINES) for _ in range(600)]
   variants = [voice.variant for voice in voices if voice.engine == "espeak"]
   assert 0.44 < len(variants) / 600 < 0.56
   assert 0.4 < sum(name in espeak.TRAINING[1] for name in variants) / len(variants) < 0.6
@@ -235,11 +234,12 @@ def test_a_missing_library_is_told_before_anything_is_rendered(monkeypatch):
 
 def test_other_voices_are_refused_with_both_names():
   config = Config()
-  config.data.voices = "espeak"
-  with pytest.raises(ConfigError, match=r"data\.voices is 'espeak': expected one of formant, mixed"):
-    config.freeze()
-  with pytest.raises(ConfigError, match="voices is 'espeak': expected one of formant, mixed"):
-    WorldConfig(voices="espeak")
+  for voices in ("festival", "formant,formant", "formant,mixed", ""):
+    config.data.voices = voices
+    with pytest.raises(ConfigError, match=rf"data\.voices is '{voices}': expected engines once each, with commas, of"):
+      config.freeze()
+    with pytest.raises(ConfigError, match=f"voices is '{voices}': expected engines once each, with commas, of"):
+      WorldConfig(voices=voices)
 
 
 @needs_espeak
@@ -281,5 +281,5 @@ def test_only_the_voice_of_the_user_is_another_in_a_mixed_world():
   seed = espeak_seed("train")
   mixed, formant = (cast(seed, WorldConfig(**(MIXED | {"voices": voices}))) for voices in ("mixed", "formant"))
   assert mixed.user.voice != formant.user.voice
-  assert mixed.user.look == formant.user.look
+  assert mixed.user.appearance == formant.user.appearance
   assert (mixed.agent.voice, mixed.echo_gain, mixed.noise) == (formant.agent.voice, formant.echo_gain, formant.noise)

@@ -75,7 +75,7 @@ def test_only_what_changes_records_makes_other_records():
 
 
 def result(name: str, seed: int, answer: float | None, error: float) -> dict:
-  loop = {"answer": {"mean": answer, "n": 9}, "sessions": 20}
+  loop = {"right_answers": {"mean": answer, "n": 9}, "sessions": 20}
   forced = {"audio": {"speaking": error}, "video": {"speaking": error}, "text": {"tokens": None}}
   variants = ("model", "shuffled_user", "text_only", "copy_previous")
   return {

@@ -13,7 +13,7 @@ from wanstreamer_jax.data.duplex_world.world import make_session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import ConfigError, UserError
 from wanstreamer_jax.eval import duplex_world, evaluate, report, scores
-from wanstreamer_jax.eval.baselines import VARIANTS
+from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS
 from wanstreamer_jax.eval.duplex_world import SimulatedUser
 
 TOKENIZER = TextTokenizer()
@@ -32,7 +32,7 @@ def evaluation(agent):
 
 def test_every_variant_stands_beside_the_truth(evaluation):
   loop = evaluation.figures["closed_loop"]
-  assert list(loop) == ["truth", *VARIANTS]
+  assert list(loop) == ["truth", *VARIANTS, *PUPPETS]
   for name, figures in loop.items():
     assert figures["sessions"] == 2, name
     assert figures["lip_correlation"]["n"] <= 2
@@ -44,14 +44,16 @@ def test_every_variant_stands_beside_the_truth(evaluation):
 
 def test_report_files(evaluation, agent, tmp_path):
   files = report.write_report(evaluation, tmp_path / "out", agent.config.media, TOKENIZER)
-  assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["eval.json", "eval.png"]
+  assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["eval.json", "eval.md", "eval.png"]
   text = files["eval.json"].read_text()
   assert "NaN" not in text
   assert json.loads(text)["options"]["sessions"] == 2
   assert files["eval.png"].stat().st_size > 50_000
   table = report.lines(evaluation.figures)
-  assert table[1].startswith("right answers")
-  assert any(line.startswith("codecs, copy_previous") for line in table)
+  assert table[0].startswith("Turn-taking  ")  # 4 s have no question with time for an answer
+  assert table[1].startswith("turn-taking")
+  assert "| turn-taking |" in files["eval.md"].read_text()
+  assert any(line.startswith("Codecs") and "copy_previous" in line for line in table)
 
 
 def test_report_into_a_file_fails_with_one_line(evaluation, agent, tmp_path):
@@ -75,7 +77,7 @@ def test_the_scripted_agent_is_right_about_everything(agent):
     parts.append(scores.score(c, agent.config.media, TOKENIZER))
   found = scores.summarise(scores.join(parts))
   assert found["answer"]["n"] >= 6
-  for name in ("answer", "tor_alignment", "responds"):
+  for name in ("answer", "turn_taking", "responds"):
     assert found[name]["mean"] == 1.0, name
   assert found["false_take_over"]["mean"] in (0.0, pytest.approx(np.nan, nan_ok=True))
   assert found["response_latency"]["mean"] < 0.5
@@ -120,4 +122,4 @@ def test_ten_sessions_of_the_shipped_weights():
   assert forced["model"]["text"]["tokens"] < forced["shuffled_user"]["text"]["tokens"]
   for baseline in ("shuffled_user", "text_only", "copy_previous"):
     assert loop["model"]["answer"]["mean"] > loop[baseline]["answer"]["mean"]
-    assert loop["model"]["tor_alignment"]["mean"] > loop[baseline]["tor_alignment"]["mean"]
+    assert loop["model"]["turn_taking"]["mean"] > loop[baseline]["turn_taking"]["mean"]

@@ -192,22 +192,55 @@ def test_take_over(spans, words, expected):
     ("hand_off", [(2.5, 4.0)], 1),
     ("hand_off", [], 0),
     ("hand_off", [(0.0, 9.0)], 0),  # never stops talking
+    ("hand_off", [(3.6, 5.0)], 0),  # begins after more than 1.5 s
+    ("hand_off", [(1.6, 4.0)], 1),  # 0.4 s early
+    ("hand_off", [(1.3, 4.0)], 0),  # 0.7 s early: into the user's turn
+    ("hand_off", [(0.6, 0.9), (2.5, 4.0)], 0),  # said something in the user's turn
+    ("hand_off", [(2.3, 2.7)], 1),  # as long as a short answer
+    ("hand_off", [(2.3, 2.5)], 0),  # a word of 0.2 s
+    ("hand_off", [(2.3, 2.5), (4.7, 4.9)], 0),  # and another: together they span more than a second
     ("stay_silent", [], 1),
     ("stay_silent", [(2.5, 4.0)], 0),
-    ("stay_silent", [(2.5, 3.0)], 1),  # one short word
-    ("hand_off", [(2.5, 3.0)], 1),
+    ("stay_silent", [(2.5, 3.0)], 0),  # one short word
+    ("stay_silent", [(1.0, 3.0)], 1),  # began before
     ("yield", [(0.0, 2.5)], 1),  # stops half a second into the interruption
     ("yield", [(0.0, 6.0)], 0),
     ("yield", [(0.0, 2.1), (2.5, 6.0)], 0),  # takes a breath and goes on
     ("yield", [(0.0, 1.8), (2.2, 6.0)], 0),  # and is interrupted while it does
+    ("yield", [], None),  # nothing to yield
+    ("continue", [(0.0, 6.0)], 1),
+    ("continue", [(0.0, 2.5)], 0),
     ("backchannel", [(2.5, 3.0)], 1),
     ("backchannel", [(2.5, 4.5)], 0),
   ],
 )
-def test_tor_alignment(kind, spans, right):
+def test_turn_taking(kind, spans, right):
   end = 2.5 if kind == "yield" else 5.0
-  hits = turns.tor_alignment([Opportunity(kind, 2.0, end)], np.array(spans).reshape(-1, 2), [2.6])
-  assert hits == {"all": [right], kind: [right]}
+  talk = turns.Talk(np.array(spans).reshape(-1, 2), [2.6])
+  hits = turns.turn_taking([Opportunity(kind, 2.0, end, turn=0.5, seconds=0.3)], talk)
+  assert hits == ({"all": []} if right is None else {"all": [right], kind: [right]})
+
+
+def test_four_short_words_are_at_length_but_need_a_sound():
+  opportunity, words = Opportunity("hand_off", 2.0, 5.0), [2.0, 2.1, 2.2, 2.3]
+  for seconds, right in ((0.6, True), (0.2, False)):
+    assert turns.hand_off(opportunity, turns.Talk(np.array([[2.3, 2.3 + seconds]]), words)) is right
+  assert not turns.hand_off(opportunity, turns.Talk(np.array([[2.3, 2.9]]), words[:3]))
+
+
+def test_a_backchannel_does_not_break_the_silence():
+  opportunity, speech = Opportunity("stay_silent", 2.0, 5.0), np.array([[2.5, 3.0]])
+  assert turns.turn_taking([opportunity], turns.Talk(speech, [], [2.3]))["all"] == [1]
+  assert turns.turn_taking([opportunity], turns.Talk(speech, [2.5], [2.3]))["all"] == [0]
+  assert turns.turn_taking([opportunity], turns.Talk(speech, [], []))["all"] == [0]  # a sound without a word
+  assert turns.turn_taking([opportunity], turns.Talk(speech * [[1, 1.2]], [], [2.3]))["all"] == [0]  # too long for one
+
+
+@pytest.mark.parametrize(
+  ("answer", "seconds"), [(("red",), 0.25), (("banana",), 0.36), (("red",) * 9, 1.0), ((), 0.25)]
+)
+def test_an_answer_takes_as_long_as_its_letters(answer, seconds):
+  assert turns.answer_seconds(answer) == pytest.approx(seconds)
 
 
 def test_latencies():

@@ -5,6 +5,7 @@ import pytest
 
 from wanstreamer_jax.eval.recorded_script import backchannel_scores, script_of, speech_of
 from wanstreamer_jax.eval.scores import turn_scores
+from wanstreamer_jax.eval.turns import Talk
 
 SECONDS = 20.0
 RATE = 1000
@@ -63,12 +64,12 @@ def test_the_recorded_agent_does_what_it_called_for():
   agent = np.array([(3.4, 6.0), (9.4, 12.6)])
   found = script([(1, 3), (7, 8), (8.8, 9.1), (12, 14)], agent)
   assert [o.kind for o in found.opportunities] == ["hand_off", "stay_silent", "hand_off", "yield"]
-  scores = turn_scores(found, agent, [3.4, 9.4])
-  assert set(scores["tor_alignment"]) == {1.0}
+  scores = turn_scores(found, Talk(agent, [3.4, 9.4]), [], SECONDS)
+  assert set(scores["turn_taking"]) == {1.0}
   assert scores["response_latency"] == pytest.approx([0.4, 0.3])
   assert scores["stop_latency"] == pytest.approx([0.6])
-  silent = turn_scores(found, np.zeros((0, 2)), [])
-  assert silent["tor_alignment"] == [0.0, 1.0, 0.0, 1.0]
+  silent = turn_scores(found, Talk(np.zeros((0, 2))), [], SECONDS)
+  assert silent["turn_taking"] == [0.0, 1.0, 0.0]  # nothing to yield
 
 
 def test_speech_comes_from_words_or_else_from_sound():

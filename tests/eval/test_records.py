@@ -18,7 +18,7 @@ from wanstreamer_jax.data.session import Word
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.eval import records, report
-from wanstreamer_jax.eval.baselines import VARIANTS
+from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS
 from wanstreamer_jax.eval.latent_errors import copy_errors
 from wanstreamer_jax.eval.records import RecordsOptions, evaluate_records
 from wanstreamer_jax.weights.agent import export_agent, with_streamer
@@ -62,8 +62,9 @@ def evaluations(agent, folders):
 
 def test_every_variant_stands_beside_the_recorded_agent(evaluations):
   loop = evaluations["latents"].figures["open_loop"]
-  assert list(loop) == ["truth", *VARIANTS]
-  assert {name: loop[name]["sessions"] for name in loop} == {"truth": 3, "model": 3, **dict.fromkeys(VARIANTS[1:], 2)}
+  assert list(loop) == ["truth", *VARIANTS, *PUPPETS]
+  baselines = dict.fromkeys((*VARIANTS[1:], *PUPPETS), 2)
+  assert {name: loop[name]["sessions"] for name in loop} == {"truth": 3, "model": 3, **baselines}
   assert loop["model"]["overlap_per_minute"]["n"] == 3
   found = {kind: evaluation.figures["records"] for kind, evaluation in evaluations.items()}
   assert {kind: figures["codecs"] for kind, figures in found.items()} == {"media": "own", "latents": "same"}

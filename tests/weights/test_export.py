@@ -19,7 +19,7 @@ from wanstreamer_jax.data.tokenizer import SHIPPED, TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import CheckpointError, DataError
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.weights.agent import export_agent, load_agent, made_by_others
+from wanstreamer_jax.weights.agent import DEMO_FOLDER, export_agent, load_agent, made_by_others
 from wanstreamer_jax.weights.store import CONFIG_FILE, TOKENIZER_FILE, read_weights
 
 
@@ -90,9 +90,16 @@ def test_older_exports_keep_the_shipped_tokenizer(tmp_path):
   header["config"]["data"]["tokenizer"] = "default"
   (tmp_path / CONFIG_FILE).write_text(json.dumps(header))
   config, values = read_weights(tmp_path)
-  assert tokenizer_of(config).path == TextTokenizer().path
+  assert tokenizer_of(config).path == OLDER
   assert load_agent("demo").config.model.pad == 0
   assert np.isfinite(values["streamer.tokens.embedding"]).all()
+
+
+def test_the_demo_weights_have_their_own_tokenizer():
+  config, _ = read_weights(DEMO_FOLDER)
+  tokenizer = tokenizer_of(config)
+  assert str(tokenizer.path) == str(DEMO_FOLDER / TOKENIZER_FILE)
+  assert tokenizer.sha256 == config.data.tokenizer_sha256
 
 
 def test_a_tokenizer_that_changed_since_the_training_is_not_exported(tmp_path):

@@ -36,7 +36,7 @@ def add_make(group: Any) -> None:
   parser = add_command(group, "make", summary, examples, data_make)
   add_config(parser)
   add_out(parser)
-  parser.add_argument("--source", choices=("duplex_world", "recordings", "sounds"), default="duplex_world")
+  parser.add_argument("--source", choices=("duplex_world", "recordings", "sounds", "voices"), default="duplex_world")
   parser.add_argument(
     "--manifest", metavar="M.jsonl", default="", help="for --source recordings: a file with a line per recording"
   )
@@ -44,7 +44,7 @@ def add_make(group: Any) -> None:
     "--speech",
     metavar="DIR",
     default="",
-    help="for --source sounds: files of speech, one folder below DIR for a voice",
+    help="for --source sounds or voices: files of speech, one folder below DIR for a voice",
   )
   parser.add_argument("--sessions", type=number(int, 1), default=1000, help="how many (default: 1000)")
   recordings.add_roles(parser)
@@ -103,12 +103,12 @@ def make_source(args: argparse.Namespace, config: Any) -> Any:
     raise DataError(f"--skip-bad goes with --source recordings: {args.source} has no bad sessions")
   if args.manifest or args.roles:
     raise DataError("--manifest and --roles go with --source recordings")
-  if args.source == "sounds":
+  if args.source in ("sounds", "voices"):
     from wanstreamer_jax.data.sounds import SoundSource
 
-    return SoundSource.of(config, args.first_seed, args.sessions, args.speech)
+    return SoundSource.of(config, args.first_seed, args.sessions, args.speech, args.source)
   if args.speech:
-    raise DataError("--speech goes with --source sounds")
+    raise DataError("--speech goes with --source sounds or voices")
   from wanstreamer_jax.data.duplex_world.source import DuplexSource
 
   return DuplexSource.of(config, args.split, args.first_seed, args.sessions)

@@ -7,6 +7,8 @@ from typing import Literal
 from wanstreamer_jax.config.section import Section, field, section
 from wanstreamer_jax.errors import ConfigError
 
+VOICE_ENGINES = ("formant", "flite", "espeak")
+
 
 @section
 class DataConfig(Section):
@@ -25,7 +27,8 @@ class DataConfig(Section):
   shares: int = field(1, ge=1)
   seed: int = field(0, ge=0)
   shuffle: bool = True
-  voices: Literal["formant", "mixed"] = "formant"  # "mixed": half of the users speak with espeak-ng (extra `espeak`)
+  # Synthesisers of duplex_world's voices, each as likely: "formant", "flite" (a program), "espeak" (an extra).
+  voices: str = "formant"
   by_speaker: bool = False  # speakers take turns, however many sessions each has
   own_portrait: bool = True  # a recording without a portrait gives a frame of its agent
   own_voice: bool = True  # and a stretch of its agent's voice, where the layout has a voice sample
@@ -42,6 +45,12 @@ class DataConfig(Section):
   tokenizer_sha256: str = ""  # of that file; any other is refused. Empty: not checked; training fills it in
 
   def check_rules(self) -> None:
+    engines = [name.strip() for name in self.voices.split(",")]
+    if self.voices != "mixed" and (len(set(engines)) < len(engines) or not set(engines) <= set(VOICE_ENGINES)):
+      raise ConfigError(
+        f"data.voices is {self.voices!r}: expected engines once each, with commas, of {', '.join(VOICE_ENGINES)}, "
+        "as in formant,flite"
+      )
     if self.text_leads is not None and self.text_lead not in self.text_leads:
       raise ConfigError(
         f"data.text_lead is {self.text_lead}, which the agent is told when it is served, but data.text_leads is "

@@ -1,8 +1,9 @@
 """Sounds to train and to judge audio codecs on: voices, chords, noise, rooms.
 
 Speech is read from a folder of sound files (a folder below it for each voice, if there are several), or made by the
-formant voices of duplex_world. All else is made up here. Every sound is a pure function of its kind, its length and its
-seed. `SoundSource` gives sessions without pictures and text, whose two sides are sounds of different kinds.
+voices of duplex_world: hundreds, by the engines of `data.voices`. All else is made up here. Every sound is a pure
+function of its kind, its length and its seed. `SoundSource` gives sessions without pictures and text, whose two sides
+are sounds: of all KINDS in turn (TURNS["sounds"]), or voices alone, for the codec of an agent that only speaks.
 """
 
 import dataclasses
@@ -15,24 +16,27 @@ from typing import Any
 import numpy as np
 
 from wanstreamer_jax.config import Config, MediaConfig
-from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, user_voice, vocabulary
+from wanstreamer_jax.data.duplex_world.phones import LEXICON
 from wanstreamer_jax.data.duplex_world.speech import synthesise
+from wanstreamer_jax.data.duplex_world.voices import agent_voice, cough, engines_of, user_voice, versions
 from wanstreamer_jax.data.media import read_audio
 from wanstreamer_jax.data.session import Session, Side, Word, World
 from wanstreamer_jax.errors import DataError
 
-KINDS = ("voice", "two voices", "chord", "noise", "room")
-VOICE_TURNS = 4  # of 8 sides of training are one voice; the other kinds have one each
-VERSION = 1
+KINDS = ("voice", "two voices", "chord", "noise", "room", "cough")
+# The kinds of one side after the other. "sounds": half of them one voice, then every other kind of sound once.
+TURNS = {"sounds": ("voice",) * 4 + KINDS[1:5], "voices": ("voice",) * 15 + ("cough",)}
+VERSION = 2
 MAX_FILE_SECONDS = 600.0
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus")
 
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-  """Who speaks: the files of a folder, or the formant voices where it is ""."""
+  """Who speaks: the files of a folder, or voices of duplex_world by `engines` where it is ""."""
 
   folder: str = ""
+  engines: tuple[str, ...] = ("formant",)
 
   @functools.cached_property
   def voices(self) -> list[list[pathlib.Path]]:
@@ -48,16 +52,16 @@ class Speech:
     if self.folder:
       files = self.voices[voice % len(self.voices)]
       return read_audio(files[int(rng.integers(len(files)))], media, MAX_FILE_SECONDS)
-    words = [word for word in vocabulary() if word[0] not in "(<"]
+    words = list(LEXICON)
     chosen = [words[i] for i in rng.integers(len(words), size=rng.integers(2, 9))]
-    personas = [persona.voice for persona in PERSONAS]
-    speaker = personas[voice % 4] if voice % 4 < len(personas) else user_voice(np.random.default_rng(voice), False)
+    draw = (user_voice, agent_voice, agent_voice)[voice % 3]
+    speaker = draw(np.random.default_rng(voice), False, self.engines)
     return synthesise(chosen, speaker, media.sample_rate, int(rng.integers(1 << 30)), rng.random() < 0.3).audio
 
   def describe(self) -> dict[str, Any]:
     """What a manifest says about it: the files by name and size."""
     if not self.folder:
-      return {"speech": "formant"}
+      return {"speech": ",".join(self.engines), **versions(self.engines)}
     files = [f"{path.relative_to(self.folder)} {path.stat().st_size}" for paths in self.voices for path in paths]
     return {"speech": hashlib.sha256("\n".join(files).encode()).hexdigest(), "files": len(files)}
 
@@ -74,6 +78,8 @@ def sound(kind: str, samples: int, seed: int, media: MediaConfig, speech: Speech
     audio = chords(samples, rate, rng)
   elif kind == "noise":
     audio = noise(samples, rate, rng)
+  elif kind == "cough":
+    audio = coughs(samples, rate, rng)
   else:
     audio = in_room(talk(samples, media, speech, rng), rate, rng)
   loudness = np.sqrt(np.mean(np.square(audio))) + 1e-9
@@ -89,6 +95,16 @@ def talk(samples: int, media: MediaConfig, speech: Speech, rng: np.random.Genera
     pieces += [np.zeros(int(media.sample_rate * rng.uniform(0.05, 0.6))), speech.utterance(voice, media, rng)]
     length += sum(map(len, pieces[-2:]))
   return np.concatenate(pieces)[skip : skip + samples]
+
+
+def coughs(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+  """Coughs with up to 3 s between them, in faint noise."""
+  audio, at = 0.003 * noise(samples, rate, rng), int(rate * rng.uniform(0, 1))
+  while at < samples:
+    piece = cough(rate, rng)[: samples - at]
+    audio[at : at + len(piece)] += piece
+    at += len(piece) + int(rate * rng.uniform(0.3, 3))
+  return audio
 
 
 def chords(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
@@ -140,20 +156,22 @@ def in_room(audio: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarra
 
 @dataclasses.dataclass(frozen=True)
 class SoundSource:
-  """Sessions `first_seed`, `first_seed` + 1, ...: half of the sides are one voice, the rest the other kinds in turn."""
+  """Sessions `first_seed`, `first_seed` + 1, ...: the sides are of the kinds of `turns`, one after the other."""
 
   media: MediaConfig
   units: int
   items: int
   first_seed: int
   speech: Speech
+  name: str = "sounds"  # a key of TURNS
 
   @classmethod
-  def of(cls, config: Config, first_seed: int, sessions: int, folder: str = "") -> "SoundSource":
-    """The source that a config describes. Raises DataError for a folder without speech."""
-    speech = Speech(folder)
+  def of(cls, config: Config, first_seed: int, sessions: int, folder: str = "", name: str = "sounds") -> "SoundSource":
+    """The source that a config describes. Raises DataError for a folder without speech, ConfigError for voices by an
+    engine that is not installed."""
+    speech = Speech(folder) if folder else Speech(engines=engines_of(config.data.voices))
     _ = folder and speech.voices
-    return cls(config.media, config.data.session_units, sessions, first_seed, speech)
+    return cls(config.media, config.data.session_units, sessions, first_seed, speech, name)
 
   @property
   def tracks(self) -> tuple[str, ...]:
@@ -171,15 +189,14 @@ class SoundSource:
 
   def side(self, number: int) -> Side:
     """Side `number` of all sides of all sessions."""
-    turn = number % (VOICE_TURNS + len(KINDS) - 1)
-    kind = KINDS[max(0, turn - VOICE_TURNS + 1)]
+    kind = TURNS[self.name][number % len(TURNS[self.name])]
     made = sound(kind, self.units * self.media.samples, number, self.media, self.speech)
     return Side(None, made, text_valid=np.zeros(self.units, bool))  # what is said in it is not written down
 
   def where(self, item: int) -> str:
-    return f"sounds, seed {self.first_seed + item}"
+    return f"{self.name}, seed {self.first_seed + item}"
 
   def describe(self) -> dict[str, Any]:
     """For the manifest."""
     speech = self.speech.describe()
-    return {"name": "sounds", "version": VERSION, **speech, "first_seed": self.first_seed, "sessions": self.items}
+    return {"name": self.name, "version": VERSION, **speech, "first_seed": self.first_seed, "sessions": self.items}

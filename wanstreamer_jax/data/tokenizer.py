@@ -11,6 +11,7 @@ text.
 import functools
 import hashlib
 import pathlib
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -30,6 +31,7 @@ PROBE = "Hello, it's 7 o'clock. Größe? 你好，世界 🙂"  # text that a to
 UNSPACED = ((0x0E00, 0x109F), (0x1780, 0x17FF), (0x3000, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0xFF00, 0xFFEF),
             (0x20000, 0x323AF))  # fmt: skip
 SHIPPED = pathlib.Path(__file__).with_name("tokenizer.json")
+OLDER = SHIPPED.with_name("tokenizer_2.json")  # the shipped one of WORLD_VERSION 2 and before
 
 
 class TextTokenizer:
@@ -125,6 +127,12 @@ def is_unspaced(word: str) -> bool:
   return any(first <= ord(word[0]) <= last for first, last in UNSPACED) if word else False
 
 
+@functools.cache
+def older_sha256() -> str:
+  """SHA-256 of `OLDER`, with which weights were made whose config names the default and no SHA-256."""
+  return hashlib.sha256(OLDER.read_bytes()).hexdigest()
+
+
 def tokenizer_of(config: Config) -> TextTokenizer:
   """The tokenizer of `config.data`, checked against the model of the same config.
 
@@ -133,6 +141,8 @@ def tokenizer_of(config: Config) -> TextTokenizer:
   model's (`model.pad`), or that loses text.
   """
   tokenizer, data, model = TextTokenizer(config.data.tokenizer), config.data, config.model
+  if data.tokenizer == "default" and data.tokenizer_sha256 == older_sha256():
+    tokenizer = TextTokenizer(OLDER)
   if data.tokenizer_sha256 not in ("", tokenizer.sha256):
     raise DataError(
       f"tokenizer {tokenizer.path} has SHA-256 {tokenizer.sha256[:12]}..., but this model was made with "
@@ -199,6 +209,7 @@ class TextStream:
     return new
 
 
+TYPED = re.compile(r"\([^()\s]+(?: [^()\s]+)*\)(?=\s|$)|\S+")  # a directive such as "(looks left)", or a word
 MAX_TYPED = 2000  # ids that may wait for slots
 
 
@@ -212,7 +223,7 @@ class Keyboard:
   def __call__(self, typed: Sequence[str]) -> np.ndarray:
     """Takes what was typed during a unit and returns its slots: int32 [slots], PAD-filled."""
     for text in typed:
-      for word in text.split():
+      for word in TYPED.findall(text):
         if len(self.waiting) < MAX_TYPED:
           self.waiting += self.tokenizer.encode_typed(word)
     now, self.waiting = self.waiting[: self.slots], self.waiting[self.slots :]

@@ -25,7 +25,7 @@ from wanstreamer_jax.data.duplex_world.script import WORLD_VERSION
 from wanstreamer_jax.data.duplex_world.source import DuplexSource
 from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.eval import ablation_report
-from wanstreamer_jax.eval.baselines import VARIANTS
+from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS
 from wanstreamer_jax.eval.evaluate import duplex_world, evaluate
 from wanstreamer_jax.eval.report import without_nan
 from wanstreamer_jax.files import write_json
@@ -45,6 +45,7 @@ RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.sessio
            "audio_codec.", "video_codec.")  # fmt: skip
 
 
+RULES = 2  # raised when figures of the same name are computed otherwise, so that cells are evaluated again
 Train = Callable[[Config], WanStreamer]  # a run's config -> its averaged weights; the same call continues a run
 
 
@@ -80,7 +81,7 @@ class AblationCell:
   def fingerprint(self) -> str:
     """Changes whenever the cell's figures would."""
     settings = [part(self.config), part(self.training), self.variants, self.sessions]
-    return digest([WORLD_VERSION, *settings, *filter(None, [self.init])])
+    return digest([WORLD_VERSION, RULES, *settings, *filter(None, [self.init])])
 
 
 def digest(values: Any) -> str:
@@ -131,7 +132,7 @@ def plan(files: Sequence[str], options: Options) -> list[AblationCell]:
       training = seeded(options.reference, seed, options, "") if sampling_only(file, options, seed) else config
       key = digest([part(training, (*SAMPLING, *LOGGING)), init])
       run = str(pathlib.Path(options.runs) / f"{key}-{seed}")
-      baselines = VARIANTS if file == options.reference else ("model",)
+      baselines = (*VARIANTS, *PUPPETS) if file == options.reference else ("model",)
       training = changed(training, **{"train.run": run})
       cells.append(
         AblationCell(pathlib.Path(file).stem, seed, config, training, baselines, options.eval_sessions, init)

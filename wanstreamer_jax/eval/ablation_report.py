@@ -33,8 +33,8 @@ def teacher_forced(kind: str, part: str) -> Measure:
 
 
 COLUMNS: dict[str, tuple[Measure, int, str]] = {  # title: (figure, digits, which direction is better)
-  "right answers": (closed_loop("answer"), 2, "up"),
-  "TOR-Alignment": (closed_loop("tor_alignment"), 2, "up"),
+  "right answers": (closed_loop("right_answers"), 2, "up"),
+  "turn-taking": (closed_loop("turn_taking"), 2, "up"),
   "talk share": (closed_loop("talk_share"), 2, ""),
   "latency, s": (closed_loop("response_latency"), 2, "down"),
   "stop, s": (closed_loop("stop_latency"), 2, "down"),
@@ -47,7 +47,7 @@ COLUMNS: dict[str, tuple[Measure, int, str]] = {  # title: (figure, digits, whic
 }
 PANELS = (
   "right answers",
-  "TOR-Alignment",
+  "turn-taking",
   "lip correlation",
   "face drift, 15 s",
   "audio error, speaking",
@@ -107,7 +107,7 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
   for name, group in groups.items():
     cells = [cell([figure(r, "model") for r in group], digits) for figure, digits, _ in COLUMNS.values()]
     lines.append(f"| {'**' + name + '**' if name == reference else name} | {len(group)} | " + " | ".join(cells) + " |")
-  for variant in ("truth", "shuffled_user", "text_only", "copy_previous"):
+  for variant in ("truth", "shuffled_user", "text_only", "copy_previous", "metronome", "silent"):
     group = groups[reference]
     cells = [cell([figure(r, variant) for r in group], digits) for figure, digits, _ in COLUMNS.values()]
     lines.append(f"| _{reference}: {variant}_ | {len(group)} | " + " | ".join(cells) + " |")

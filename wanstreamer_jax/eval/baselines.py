@@ -3,6 +3,10 @@
 The noise of a session comes from its own seed, so the session does not depend on its neighbours. Variants: `model`;
 `shuffled_user` (session i is shown the user of session i + 1); `text_only` (the user's audio and video are missing);
 `copy_previous` (after its first unit, the agent repeats its latents and writes nothing).
+
+Two more are no agents at all and need no weights (`Puppets`): `metronome` says one word of 0.2 s every 2.4 s, whatever
+the user does, and `silent` says nothing; both show a still picture. They are there for figures of turn-taking: what a
+deaf and blind agent reaches is worth nothing.
 """
 
 from collections.abc import Sequence
@@ -10,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.session import MediaUnit
+from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.engine.engine import SILENCE, Engine, ThinkerOutput
 from wanstreamer_jax.engine.interface import UnitOutput
 from wanstreamer_jax.errors import CheckpointError
@@ -19,6 +25,10 @@ from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Sampling
 
 VARIANTS = ("model", "shuffled_user", "text_only", "copy_previous")
+PUPPETS = ("metronome", "silent")
+PERIOD, BEAT = 2.4, 0.2  # seconds between the metronome's words, and of each
+WORD = "red"  # that it says
+VOWEL = (220.0, 440.0, 660.0)  # Hz of its sound
 
 
 class Answers(NamedTuple):
@@ -65,6 +75,40 @@ class Lockstep:
     if self.variant == "text_only":
       return [SILENCE] * len(users), typed
     return users, typed
+
+
+class Puppets:
+  """Sessions of one of PUPPETS side by side; `step` is that of `Lockstep`."""
+
+  def __init__(self, config: Config, tokenizer: TextTokenizer, portraits: Sequence[np.ndarray | None],
+               seeds: Sequence[int], variant: str):  # fmt: skip
+    """portraits: what is shown all the time, uint8 [H, W, 3] for each session; grey where there is none. seeds: draw
+    when each metronome begins. Raises ValueError for an unknown variant."""
+    if variant not in PUPPETS:
+      raise ValueError(f"variant is {variant!r}: expected one of {', '.join(PUPPETS)}")
+    media = config.media
+    grey = np.full((media.height, media.width, 3), 128, np.uint8)
+    still = np.stack([grey if portrait is None else portrait for portrait in portraits])
+    self._video = np.repeat(still[:, None], media.frames, axis=1)
+    self._starts = np.array([np.random.default_rng(seed).uniform(0, PERIOD) for seed in seeds])
+    self._config, self._word, self._speaks = config, tokenizer.encode(WORD), variant == "metronome"
+    self._unit = 0
+
+  def step(self, users: Sequence[MediaUnit], typed: Sequence[list[str]]) -> Answers:
+    """One unit, whatever the users do."""
+    media, layout = self._config.media, self._config.layout
+    text = np.full((len(self._video), layout.text_slots), self._config.model.pad, np.int32)
+    audio = np.zeros((len(self._video), media.samples), np.float32)
+    if self._speaks:
+      time = (self._unit * media.samples + np.arange(media.samples)) / media.sample_rate
+      into = time - self._starts[:, None]  # [B, samples]
+      sounding = (into >= 0) & (into % PERIOD < BEAT)
+      audio = np.where(sounding, 0.1 * sum(np.sin(2 * np.pi * hertz * time) for hertz in VOWEL), 0).astype(np.float32)
+      begins = sounding.any(axis=1) & (into[:, 0] % PERIOD > BEAT)
+      slots = min(layout.text_slots, len(self._word))
+      text[begins, :slots] = self._word[:slots]
+    self._unit += 1
+    return Answers(audio, self._video, text)
 
 
 def _stack(thought: ThinkerOutput, outputs: Sequence[UnitOutput | None]) -> Answers:

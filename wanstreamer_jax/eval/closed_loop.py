@@ -2,7 +2,7 @@
 lockstep.
 
 In turns, a user hears what the agent did up to the previous unit and acts, and the agent perceives the user's unit and
-answers. Every variant of `baselines.VARIANTS` meets users with the same seeds. In `shuffled_user` each agent perceives
+answers. Every variant of `baselines` meets users with the same seeds. In `shuffled_user` each agent perceives
 the user of the next session in its batch, but its own user judges it and reacts to it.
 """
 
@@ -15,7 +15,7 @@ from wanstreamer_jax.data.encode import world_arrays
 from wanstreamer_jax.data.session import MediaUnit, World
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.engine.engine import Engine
-from wanstreamer_jax.eval.baselines import Answers, Lockstep
+from wanstreamer_jax.eval.baselines import PUPPETS, Answers, Lockstep, Puppets
 from wanstreamer_jax.eval.scores import Conversation, Script
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.rollout import Agent
@@ -48,19 +48,29 @@ def converse(
   engine: Engine, make_user: MakeUser, seeds: Sequence[int], units: int, variant: str = "model"
 ) -> list[Conversation]:
   """One batch of closed-loop sessions, `units` units long, one in every slot; session i has the user of seeds[i]."""
-  config = engine.agent.config
   users = [make_user(seed) for seed in seeds]
-  worlds = encode_worlds(engine.agent, engine.tokenizer, [user.world for user in users])
-  lockstep = Lockstep(engine, worlds, seeds, variant)
-  audio = np.zeros((len(users), config.media.samples), np.float32)
-  acts, answers = [], []
+  acts, answers = zip(*steps(engine, users, seeds, units, variant))
+  return [_conversation(i, seeds[i], user, acts, answers) for i, user in enumerate(users)]
+
+
+def steps(
+  engine: Engine, users: Sequence[User], seeds: Sequence[int], units: int, variant: str = "model"
+) -> Iterator[tuple[list[Act], Answers]]:
+  """What all users did in a unit and what their agents did, unit by unit; nothing is kept."""
+  agents = agents_of(engine, [user.world for user in users], seeds, variant)
+  audio = np.zeros((len(users), engine.agent.config.media.samples), np.float32)
   for _ in range(units):
     now = [user.step(heard) for user, heard in zip(users, audio)]
-    answer = lockstep.step([MediaUnit(video, sound) for sound, video, _ in now], [list(typed) for *_, typed in now])
+    answer = agents.step([MediaUnit(video, sound) for sound, video, _ in now], [list(typed) for *_, typed in now])
     audio = answer.audio
-    acts.append(now)
-    answers.append(answer)
-  return [_conversation(i, seeds[i], user, acts, answers) for i, user in enumerate(users)]
+    yield now, answer
+
+
+def agents_of(engine: Engine, worlds: Sequence[World], seeds: Sequence[int], variant: str) -> Lockstep | Puppets:
+  """The agents of one variant, one for every world."""
+  if variant in PUPPETS:
+    return Puppets(engine.agent.config, engine.tokenizer, [world.portrait for world in worlds], seeds, variant)
+  return Lockstep(engine, encode_worlds(engine.agent, engine.tokenizer, worlds), seeds, variant)
 
 
 def _conversation(

@@ -24,12 +24,13 @@ from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import ConfigError
-from wanstreamer_jax.eval import heldout, metrics
-from wanstreamer_jax.eval.baselines import VARIANTS
+from wanstreamer_jax.eval import heldout, intervals, metrics
+from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS
 from wanstreamer_jax.eval.closed_loop import MakeUser, User, batches, converse, encode_worlds
 from wanstreamer_jax.eval.duplex_world import SimulatedUser, scripted_conversation
+from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.latent_errors import Tally
-from wanstreamer_jax.eval.scores import Conversation, Scores, join, score, summarise
+from wanstreamer_jax.eval.scores import Conversation, join, score, summarise
 from wanstreamer_jax.eval.turns import speech_intervals
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent
@@ -71,8 +72,8 @@ class Collected:
     self.shown = (self.shown + conversations)[:KEPT]
 
   def figures(self) -> dict[str, Any]:
-    """Means of everything."""
-    return summarise(join(self.scores)) | {"sessions": len(self.scores)}
+    """Means of everything, with intervals over sessions."""
+    return intervals.figures(self.scores) | {"sessions": len(self.scores)}
 
 
 def speech_distances(found: dict[str, Collected]) -> dict[str, dict[str, float]]:
@@ -94,7 +95,7 @@ def speech_distances(found: dict[str, Collected]) -> dict[str, dict[str, float]]
 
 def evaluate(
   agent: Agent, options: EvalConfig, make_session: MakeSession, make_user: MakeUser, progress: bool = True,
-  variants: tuple[str, ...] = VARIANTS,
+  variants: tuple[str, ...] = (*VARIANTS, *PUPPETS),
 ) -> Evaluation:  # fmt: skip
   """Runs everything. make_session, make_user: seed -> a held-out session, a reacting user of the same world.
 

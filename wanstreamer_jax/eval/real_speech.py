@@ -17,7 +17,9 @@ from scipy import signal
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import UserError, one_line_with_type
-from wanstreamer_jax.eval.scores import Conversation, Scores, plain, spoken, timed_words
+from wanstreamer_jax.eval.answers import plain
+from wanstreamer_jax.eval.intervals import Scores
+from wanstreamer_jax.eval.scores import Conversation, spoken, timed_words
 from wanstreamer_jax.eval.turns import merge, speech_intervals
 
 RATE = 16_000  # Hz, of both networks

@@ -3,8 +3,8 @@
 Nobody has written down what is a question. The recorded agent is the judge: what it did shows what was called for. With
 speech of both sides as intervals (`turns.py`), and a backchannel being speech under 1 s with at most 3 words:
 
-hand_off           a pause of the user in which the recorded agent took the floor within 4 s: the agent should answer;
-                   also a question without a known answer, whose latency is measured
+hand_off           a pause of the user in which the recorded agent took the floor within 1.5 s: the agent should answer;
+                   within 4 s it is a question without a known answer, whose latency is measured
 stay_silent        a pause of the user of 0.5 s or more in which the recorded agent said nothing at all
 backchannel_place  a backchannel of the recorded agent while the user had the floor: no more than that
 interrupt          the user began, for 1 s or more, while the recorded agent spoke, and it stopped within 1.5 s: `yield`
@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from wanstreamer_jax.data.session import AGENT
-from wanstreamer_jax.eval.scores import ANSWER_TIME, Question, Script
+from wanstreamer_jax.eval.answers import ANSWER_TIME, Question
+from wanstreamer_jax.eval.scores import Script
 from wanstreamer_jax.eval.turns import (
+  ANSWER_WITHIN,
   BREATH,
   SHORT,
   SPEECH_GAP,
@@ -64,7 +66,8 @@ def script_of(truth: dict[str, Any], user: np.ndarray, agent: np.ndarray, second
     answers = [start for start, stop in turns if end - SHORT <= start < min(until, end + ANSWER_TIME) and stop > end]
     if answers and end <= seconds - MIN_ROOM:
       questions.append(Question("turn", float(end), float(until)))
-      opportunities.append(Opportunity("hand_off", float(end), float(min(until, end + ANSWER_TIME))))
+      if answers[0] < end + ANSWER_WITHIN:
+        opportunities.append(Opportunity("hand_off", float(end), float(min(until, end + ANSWER_TIME))))
     elif until - end >= BREATH and until < seconds and not len(clip(agent, end, until)):
       pauses.append((float(end), float(until)))
       opportunities.append(Opportunity("stay_silent", float(end), float(until)))

@@ -25,12 +25,13 @@ from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.eval import duplex_world, heldout
-from wanstreamer_jax.eval.baselines import VARIANTS, Answers, Lockstep
+from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS, Answers, Lockstep, Puppets
 from wanstreamer_jax.eval.closed_loop import batches
 from wanstreamer_jax.eval.evaluate import Collected, Evaluation, engines, speech_distances
+from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.latent_errors import Tally
 from wanstreamer_jax.eval.recorded_script import backchannel_scores, script_of, speech_of
-from wanstreamer_jax.eval.scores import Conversation, Scores, Script, spoken, timed_words
+from wanstreamer_jax.eval.scores import Conversation, Script, spoken, timed_words
 from wanstreamer_jax.eval.turns import speech_intervals
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import Latents
@@ -84,7 +85,7 @@ def evaluate_records(
   units = units_of(folder, config, options)
   found: dict[str, Collected] = {}
   tally, engine_of = Tally(agent.streamer, options.seed), engines(agent, units)
-  variants = VARIANTS if options.stream else ()
+  variants = (*VARIANTS, *PUPPETS) if options.stream else ()
   sessions = min(options.sessions, folder.sessions)
   with tqdm(total=sessions, desc="records", unit="session", disable=not progress) as bar:
     for batch in read(agent, folder, options, units):
@@ -211,12 +212,18 @@ def recorded_agents(agent: Agent, batch: Batch) -> Answers:
 
 def _stream(engine: Engine, batch: Batch, variant: str, units: int, seed: int) -> Answers:
   """What the agents of one variant do beside the recorded users: [B, U, ...]. seed: of session 0."""
-  lockstep = Lockstep(engine, batch.worlds, [seed + number for number in batch.numbers], variant)
+  seeds = [seed + number for number in batch.numbers]
+  agents: Lockstep | Puppets
+  if variant in PUPPETS:
+    portraits = [x if valid else None for x, valid in zip(batch.rows["portrait"], batch.rows["portrait_valid"])]
+    agents = Puppets(engine.agent.config, engine.tokenizer, portraits, seeds, variant)
+  else:
+    agents = Lockstep(engine, batch.worlds, seeds, variant)
   seconds = engine.agent.config.media.unit_ms / 1000
   answers: list[Answers] = []
   for unit in range(units):
     typed = [_typed(truth, unit, seconds) for truth in batch.truths]
-    answers.append(lockstep.step([_user(batch.rows, row, unit) for row in range(len(batch.numbers))], typed))
+    answers.append(agents.step([_user(batch.rows, row, unit) for row in range(len(batch.numbers))], typed))
   return Answers(*(np.stack(parts, axis=1) for parts in zip(*answers)))
 
 

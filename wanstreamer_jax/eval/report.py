@@ -1,4 +1,4 @@
-"""Writes an evaluation as eval.json and eval.png, and prints a table. The JSON file has every figure."""
+"""Writes an evaluation as eval.json, eval.md and eval.png. The JSON file has every figure, the page the tables."""
 
 import math
 import os
@@ -12,36 +12,15 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.loudness import levels
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.eval import metrics, turns
+from wanstreamer_jax.eval import metrics, sections, turns
+from wanstreamer_jax.eval.answers import BY_KIND
 from wanstreamer_jax.eval.evaluate import Evaluation
 from wanstreamer_jax.eval.scores import Conversation, timed_words
-from wanstreamer_jax.files import save_figure, write_json
+from wanstreamer_jax.files import save_figure, write_json, write_text
 
-COLUMNS = ("truth", "model", "shuffled_user", "text_only", "copy_previous")
 USER_COLOUR, AGENT_COLOUR = "#3b6ea5", "#c8553d"
-HEADLINES = {  # name in the figures: (title, unit or format)
-  "answer": ("right answers", "{:.0%}"),
-  "answer/unseen": ("right answers, unseen phrasing or sum", "{:.0%}"),
-  "tor_alignment": ("TOR-Alignment", "{:.0%}"),
-  "responds": ("turns answered", "{:.0%}"),
-  "tor/hand_off": ("turns answered at length (TOR)", "{:.0%}"),
-  "response_latency": ("response latency", "{:.2f} s"),
-  "stop_latency": ("stops after an interruption", "{:.2f} s"),
-  "false_take_over": ("false take-overs in pauses", "{:.0%}"),
-  "talks_over_user": ("talks while the user talks", "{:.0%}"),
-  "talk_share": ("talk share", "{:.0%}"),
-  "lip_correlation": ("lip correlation", "{:.2f}"),
-  "lip_lag_ms": ("lip lag", "{:+.0f} ms"),
-  "drift_face/15s": ("face distance at 15 s", "{:.3f}"),
-  "drift_colour/15s": ("colour distance at 15 s", "{:.3f}"),
-  "speech_mel_frechet": ("speech spectra (mel Fréchet)", "{:.2f}"),
-}
-SOMETIMES = {  # shown where any variant has them: on records, and with the extra `speech`
-  "backchannels_per_minute": ("backchannels a minute", "{:.1f}"),
-  "overlap_per_minute": ("overlap, seconds a minute", "{:.1f}"),
-  "word_errors": ("word errors of the voice, by a recogniser", "{:.0%}"),
-  "dnsmos": ("DNSMOS of the voice (1 to 5)", "{:.2f}"),
-}
+MARKS = (("truth", "black", "|"), ("shuffled_user", "#777777", "o"), ("metronome", "#3b6ea5", "x"),
+         ("silent", "#3b6ea5", "."))  # fmt: skip
 
 
 def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
@@ -57,15 +36,32 @@ def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
 def write_report(
   evaluation: Evaluation, out: str | os.PathLike[str], media: MediaConfig, tokenizer: TextTokenizer
 ) -> dict[str, pathlib.Path]:
-  """Writes eval.json and eval.png into the folder `out`. Raises UserError when it cannot be written."""
+  """Writes eval.json, eval.md and eval.png into the folder `out`. Raises UserError when it cannot be written."""
   folder = make_folder(out)
-  files = {name: folder / name for name in ("eval.json", "eval.png")}
+  files = {name: folder / name for name in ("eval.json", "eval.md", "eval.png")}
   try:
     write_json(files["eval.json"], without_nan(evaluation.figures))
+    write_text(files["eval.md"], page(evaluation.figures))
     draw_page(files["eval.png"], evaluation, media, tokenizer)
   except OSError as error:
     raise UserError(f"cannot write into {folder}: {error.strerror or error}; give another --out folder") from error
   return files
+
+
+def page(figures: dict[str, Any]) -> str:
+  """The tables as a Markdown page."""
+  options = figures["options"]
+  seconds = f" of {options['seconds']:g} s" if options.get("seconds") else ""
+  intro = (
+    f"{options['sessions']} held-out sessions{seconds}. Figures of the model have 95 % bootstrap intervals over "
+    "sessions; baselines and the truth are of the same run. docs/evaluation.md defines every figure."
+  )
+  return f"# Evaluation of {figures['config']}\n\n{intro}\n\n{sections.markdown(sections.sections(figures))}"
+
+
+def lines(figures: dict[str, Any]) -> list[str]:
+  """The tables as text."""
+  return sections.lines(sections.sections(figures))
 
 
 def without_nan(value: Any) -> Any:
@@ -79,67 +75,14 @@ def without_nan(value: Any) -> Any:
   return value
 
 
-def shown(figures: dict[str, Any], name: str, form: str) -> str:
-  """One figure as text; "-" where there was nothing to measure."""
-  found = figures.get(name)
-  return form.format(found["mean"]) if found and found["n"] and math.isfinite(found["mean"]) else "-"
-
-
-def rows(figures: dict[str, Any]) -> list[list[str]]:
-  """The headline table: a header and a row per figure. Without conversations only errors have rows."""
-  loop = loop_of(figures)
-  table = [["", *(f"{name} (n={loop[name]['sessions']})" if name in loop else name for name in COLUMNS)]]
-  if loop:
-    known = {key: row for key, row in (HEADLINES | SOMETIMES).items() if key in HEADLINES or _measured(loop, key)}
-    if "open_loop" in figures:  # recordings have no right answers, and may have no faces
-      known = {key: row for key, row in known.items() if _measured(loop, key)}
-    table += [[title, *(shown(loop[name], key, form) for name in COLUMNS)] for key, (title, form) in known.items()]
-  return table + teacher_forced_rows(figures["teacher_forced"])
-
-
-def _measured(loop: dict[str, Any], name: str) -> bool:
-  """Whether any variant has a value of this figure."""
-  return any(loop[variant].get(name, {}).get("n") for variant in COLUMNS)
-
-
-def loop_of(figures: dict[str, Any]) -> dict[str, Any]:
-  """Scores of conversations by variant: with users that react, or beside recorded ones."""
-  return figures["closed_loop"] if "closed_loop" in figures else figures["open_loop"]
-
-
-def teacher_forced_rows(errors: dict[str, Any]) -> list[list[str]]:
-  """Latent errors and text entropies, in the columns of `rows`."""
-  names = COLUMNS[1:]
-  number = lambda value: f"{value:.3f}" if math.isfinite(value) else "-"
-  out = []
-  for kind in ("audio", "video"):
-    for state in ("speaking", "listening", "transitions"):
-      out.append([f"{kind} latent error, {state}", "-", *(number(errors[name][kind][state]) for name in names)])
-  for part in ("tokens", "onsets"):
-    out.append([f"text cross-entropy, {part}", "-", *(number(errors[name]["text"][part]) for name in names)])
-  return out
-
-
-def lines(figures: dict[str, Any]) -> list[str]:
-  """The headline table and the codecs' figures as text."""
-  table = rows(figures)
-  widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-  out = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-         for row in table]  # fmt: skip
-  for name, scores in figures.get("codecs", {}).items():
-    values = ", ".join(f"{key} {value['mean']:.2f}" for key, value in scores.items())
-    out.append(f"codecs, {name}: {values}")
-  return out
-
-
 def draw_page(path: pathlib.Path, evaluation: Evaluation, media: MediaConfig, tokenizer: TextTokenizer) -> None:
   """One page: a rolled-out conversation, its timeline, spectra beside the truth's, faces over time, and the figures."""
   from matplotlib.figure import Figure
 
   if not evaluation.conversations:
     return _draw_errors(path, evaluation)
-  figure = Figure(figsize=(15, 17), layout="constrained")
-  grid = figure.add_gridspec(5, 2, height_ratios=[2.2, 2.0, 1.5, 2.0, 3.2])
+  figure = Figure(figsize=(15, 20), layout="constrained")
+  grid = figure.add_gridspec(6, 2, height_ratios=[2.2, 2.0, 1.5, 2.0, 2.2, 3.6])
   model, truth = evaluation.conversations["model"][0], evaluation.conversations["truth"][0]
   draw_frames(figure.add_subplot(grid[0, :]), model)
   draw_timeline(figure.add_subplot(grid[1, :]), model, media, tokenizer)
@@ -147,7 +90,9 @@ def draw_page(path: pathlib.Path, evaluation: Evaluation, media: MediaConfig, to
   closed = "closed_loop" in evaluation.figures
   draw_mel(figure.add_subplot(grid[2, 1]), truth, media, f"the {'scripted' if closed else 'recorded'} agent's voice")
   draw_identity(figure.add_subplot(grid[3, :]), evaluation, media)
-  draw_table(figure.add_subplot(grid[4, :]), evaluation.figures)
+  draw_answers(figure.add_subplot(grid[4, 0]), evaluation.figures)
+  draw_turns(figure.add_subplot(grid[4, 1]), evaluation.figures)
+  draw_table(figure.add_subplot(grid[5, :]), evaluation.figures)
   name, how = evaluation.figures["config"], "in closed loop" if closed else "beside recorded users"
   figure.suptitle(f"{name}: {evaluation.figures['options']['sessions']} held-out sessions {how}", fontsize=15)
   save_figure(path, figure, dpi=80)
@@ -236,12 +181,56 @@ def draw_identity(axes: Any, evaluation: Evaluation, media: MediaConfig) -> None
   axes.axis("off")
 
 
+def draw_answers(axes: Any, figures: dict[str, Any]) -> None:
+  """Right answers by kind: the model's with their intervals, and those of the agent that meets another user."""
+  loop = sections.loop_of(figures)
+  names = sections.kinds_measured(loop)
+  draw_bars(axes, loop, [(name, name.removeprefix(BY_KIND)) for name in names])
+  title(axes, "right answers by kind of question" if names else "nobody wrote down what was asked")
+
+
+def draw_turns(axes: Any, figures: dict[str, Any]) -> None:
+  """Turn-taking by kind of opportunity, and speech without cause."""
+  loop = sections.loop_of(figures)
+  rows = [(name, text.strip()) for name, (text, form) in sections.TURNS.items() if form == sections.SHARE]
+  picked = [(name, text) for name, text in rows if name.startswith(("turn_taking", "without", "silence", "false_stop"))]
+  draw_bars(axes, loop, [(name, text) for name, text in picked if loop["model"].get(name, {}).get("n")])
+  title(axes, "turn-taking: bars model, line its interval; dots: see the legend")
+
+
+def draw_bars(axes: Any, loop: dict[str, Any], rows: Sequence[tuple[str, str]]) -> None:
+  """Shares of some figures (name, text): bars for the model with its intervals, marks for truth and baselines."""
+  if not rows:
+    axes.axis("off")
+    return
+  for y, (name, _) in enumerate(rows):
+    found = loop["model"].get(name, {"mean": math.nan, "n": 0})
+    axes.barh(y, found["mean"], color=AGENT_COLOUR, alpha=0.8, height=0.6)
+    if "low" in found:
+      axes.plot([found["low"], found["high"]], [y, y], color="black", linewidth=1.2)
+    for variant, colour, mark in MARKS:
+      value = loop.get(variant, {}).get(name)
+      if value and value["n"]:
+        axes.plot(value["mean"], y, mark, color=colour, label=variant, markersize=6, clip_on=False)
+  handles = dict(zip(*reversed(axes.get_legend_handles_labels())))  # one of each
+  axes.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4, fontsize=8)
+  axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+  axes.set_yticks(range(len(rows)), [text for _, text in rows], fontsize=8)
+  axes.grid(axis="x", alpha=0.3)
+
+
 def draw_table(axes: Any, figures: dict[str, Any]) -> None:
-  table = rows(figures)
-  drawn = axes.table(cellText=table[1:], colLabels=table[0], loc="center", cellLoc="right", edges="horizontal")
+  """Some rows of the tables: without kinds of question and of opportunity, whose bars are drawn above."""
+  tables = [table for table in sections.sections(figures) if len(table.header) == len(sections.COLUMNS) + 1]
+  errors = sections.sections(figures)[-1 - ("codecs" in figures)]
+  header = tables[0].header if tables else errors.header
+  chosen = [row for table in tables for row in table.rows if not row[0].startswith("  ")]
+  chosen += [[*row, *[""] * (len(header) - len(row))] for row in errors.rows]
+  drawn = axes.table(cellText=chosen, colLabels=header, loc="center", cellLoc="right", edges="horizontal")
   drawn.auto_set_font_size(False)
-  drawn.set_fontsize(9)
-  drawn.scale(1, 1.15)
-  for row in range(len(table)):
+  drawn.set_fontsize(8)
+  drawn.auto_set_column_width(range(len(header)))
+  drawn.scale(1, 1.1)
+  for row in range(len(chosen) + 1):
     drawn[row, 0].set_text_props(ha="left")
   axes.axis("off")

@@ -10,28 +10,14 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.loudness import levels
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.eval import metrics, turns
-from wanstreamer_jax.eval.turns import Opportunity
+from wanstreamer_jax.eval.answers import GRACE, Question, answer_scores, canonical, plain
+from wanstreamer_jax.eval.cause import cause_scores
+from wanstreamer_jax.eval.intervals import Scores
+from wanstreamer_jax.eval.turns import YIELD_WITHIN, Opportunity, Talk
 
 IDENTITY_TIMES = (0.5, 5.0, 10.0, 15.0, 18.5, 55.0)  # seconds
 AROUND = 0.2  # seconds before and after speech that count as speaking when mouth and sound are compared
 BACKCHANNELS = (["mhm"], ["mm"], ["uh"], ["huh"], ["okay"], ["yeah"])
-ANSWER_TIME = 4.0  # seconds after a question within which an answer counts, unless the user goes on before
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-  """An act of the user that asks for an answer: its kind, its end, and the words that a right answer contains.
-
-  choices: all words that an answer of this kind could be. Then the first of them that is said counts, so that reciting
-  them all does not count as knowing. unseen: whether training never has this phrasing or sum.
-  """
-
-  kind: str
-  end: float
-  until: float  # when the user (or the session) goes on
-  answer: tuple[str, ...] = ()
-  choices: tuple[str, ...] = ()
-  unseen: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +29,19 @@ class Script:
   interruptions: tuple[float, ...] = ()  # when the user cuts in on the agent
   opportunities: tuple[Opportunity, ...] = ()
   speech: tuple[tuple[float, float], ...] = ()  # when the user speaks
+  idle: tuple[tuple[float, float], ...] = ()  # when the user neither acts nor waits for anything
+  noises: tuple["Noise", ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """A cough, or another noise of the user that is no interruption. until: when the user acts next, at most 1.5 s later.
+  last_word: the last word of the answer that was called for before, so that an answer that ends is not a stop."""
+
+  start: float
+  until: float
+  asked: float = 0.0  # when that answer was called for
+  last_word: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,30 +72,28 @@ def timed_words(text: np.ndarray, tokenizer: TextTokenizer, unit_seconds: float)
   return [(times[index], word) for index, word in zip(starts, whole.split())]
 
 
+def cuts(text: np.ndarray, tokenizer: TextTokenizer, unit_seconds: float) -> list[float]:
+  """The starts of the units with `<cut>`: the agent broke off what it was saying. text: int32 [units, n]."""
+  return [float(unit * unit_seconds) for unit in np.flatnonzero((text == tokenizer.cut_id).any(axis=1))]
+
+
 def spoken(words: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
   """The words of a text stream that are to be voiced: those outside parentheses, which may span several words."""
+  return [pair for pair, inside in zip(words, _in_parentheses(words)) if not inside]
+
+
+def directives(words: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+  """The words of a text stream in parentheses."""
+  return [pair for pair, inside in zip(words, _in_parentheses(words)) if inside]
+
+
+def _in_parentheses(words: Sequence[tuple[float, str]]) -> list[bool]:
   found, inside = [], False
-  for time, word in words:
+  for _, word in words:
     inside = inside or word.startswith("(")
-    if not inside:
-      found.append((time, word))
+    found.append(inside)
     inside = inside and not word.endswith(")")
   return found
-
-
-def plain(words: Sequence[str]) -> list[str]:
-  """Words in lower case without punctuation."""
-  found = (re.sub(r"[^\w']", "", word.lower()) for word in words)
-  return [word for word in found if word]
-
-
-def is_right(question: Question, words: Sequence[str]) -> bool:
-  """Whether voiced words answer a question: the first words that could be an answer must be the right one. Without
-  `choices`, the answer must occur in order and without gaps."""
-  wanted, said = plain(question.answer), plain(words)
-  if question.choices:
-    said = [word for word in said if word in question.choices][: len(wanted)]
-  return any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
 
 
 def mouth_opening(video: np.ndarray) -> np.ndarray:
@@ -110,9 +107,6 @@ def mouth_opening(video: np.ndarray) -> np.ndarray:
   return np.abs(box - skin).sum(axis=-1).mean(axis=(1, 2))
 
 
-Scores = dict[str, list[float]]
-
-
 def score(conversation: Conversation, media: MediaConfig, tokenizer: TextTokenizer) -> Scores:
   """All scores of one conversation, as lists with one entry per occasion, so that conversations can be joined."""
   c, script = conversation, conversation.script
@@ -120,47 +114,58 @@ def score(conversation: Conversation, media: MediaConfig, tokenizer: TextTokeniz
   words = timed_words(c.agent_text, tokenizer, media.unit_ms / 1000)
   seconds = len(c.agent_audio) / media.sample_rate
   user = np.array(script.speech, np.float64).reshape(-1, 2)
-  voiced = spoken(words)
-  content = [time for time, word in voiced if plain([word]) not in BACKCHANNELS]
-  out = answer_scores(script, voiced) | turn_scores(script, speech, content)
-  out["talk_share"] = [turns.talk_share(speech, seconds)]
+  out = talk_scores(script, speech, words, seconds, cuts(c.agent_text, tokenizer, media.unit_ms / 1000))
   out["talks_over_user"] = [turns.overlap(user, speech) / max(np.diff(user, axis=1).sum(), 1e-9)] if len(user) else []
-  out["words_per_minute"] = [60 * len(voiced) / seconds]
   return out | picture_scores(c, media, speech)
 
 
-def answer_scores(script: Script, words: Sequence[tuple[float, str]]) -> Scores:
-  """Share of questions whose answer is in the agent's text between the question's end (0.5 s grace) and the user's
-  next turn, at most 4 s after the answer may begin; all, by kind, and those that training never has."""
-  out: Scores = {"answer": []}
-  for question in script.questions:
-    if not question.answer:
-      continue
-    until = min(question.until, question.end + ANSWER_TIME)
-    said = [word for time, word in words if question.end - 0.5 <= time < until]
-    right = float(is_right(question, said))
-    out["answer"].append(right)
-    out.setdefault(f"answer/{question.kind}", []).append(right)
-    if question.unseen:
-      out.setdefault("answer/unseen", []).append(right)
+def talk_scores(
+  script: Script, speech: np.ndarray, words: Sequence[tuple[float, str]], seconds: float, cuts: Sequence[float] = ()
+) -> Scores:
+  """Scores of what the agent says and when. speech: [N, 2]; words: its whole text stream, timed; cuts: when it wrote
+  `<cut>`."""
+  voiced = spoken(words)
+  content = [time for time, word in voiced if plain([word]) not in BACKCHANNELS]
+  mere = [time for time, word in voiced if plain([word]) in BACKCHANNELS]
+  out = answer_scores(script.questions, voiced, directives(words))
+  out |= turn_scores(script, Talk(speech, content, mere, cuts), words, seconds)
+  out["talk_share"] = [turns.talk_share(speech, seconds)]
+  out["words_per_minute"] = [60 * len(voiced) / seconds]
   return out
 
 
-def turn_scores(script: Script, speech: np.ndarray, words: Sequence[float]) -> Scores:
-  """Turn-taking: see `turns.py`."""
-  hits = turns.tor_alignment(script.opportunities, speech, words)
-  out: Scores = {("tor_alignment" if name == "all" else f"tor_alignment/{name}"): list(map(float, values))
+def turn_scores(script: Script, talk: Talk, words: Sequence[tuple[float, str]], seconds: float) -> Scores:
+  """Turn-taking: see `turns.py` and `cause.py`. words: the whole text stream."""
+  speech = talk.speech
+  noises = [noise_opportunity(noise, talk, words) for noise in script.noises]
+  opportunities = [*script.opportunities, *(found for found in noises if found)]
+  hits = turns.turn_taking(opportunities, talk)
+  out: Scores = {("turn_taking" if name == "all" else f"turn_taking/{name}"): list(map(float, values))
                  for name, values in hits.items()}  # fmt: skip
-  hand_offs = [o for o in script.opportunities if o.kind == "hand_off"]
-  out["tor/hand_off"] = [float(turns.take_over(speech, words, o.start, o.end)) for o in hand_offs]
-  latencies = [turns.answer_latency(q.end, q.until, speech, words) for q in script.questions]
+  out["false_stop"] = [1.0 - hit for hit in hits.get("continue", [])]
+  hand_offs = [o for o in opportunities if o.kind == "hand_off"]
+  out["tor/hand_off"] = [float(turns.take_over(speech, talk.words, o.start, o.end)) for o in hand_offs]
+  latencies = [turns.answer_latency(q.end, q.until, speech, talk.words) for q in script.questions if not q.directive]
   out["responds"] = [float(latency is not None) for latency in latencies]
   out["response_latency"] = [latency for latency in latencies if latency is not None]
   stops = [turns.stop_latency(time, speech) for time in script.interruptions]
   out["stop_latency"] = [stop for stop in stops if stop is not None]
   pauses = np.array(script.pauses, np.float64).reshape(-1, 2)
   out["false_take_over"] = list(map(float, turns.false_take_overs(pauses, speech)))
-  return out
+  return out | cause_scores(script.questions, opportunities, script.interruptions, script.idle, talk, seconds)
+
+
+def noise_opportunity(noise: Noise, talk: Talk, words: Sequence[tuple[float, str]]) -> Opportunity | None:
+  """What a noise of the user calls for: to speak on, if the agent speaks; else silence. None where the agent was about
+  to end anyway: the last word of its answer is written before it falls silent within 1.5 s."""
+  stop = turns.stop_latency(noise.start, talk.speech)
+  if stop is None:
+    return Opportunity("stay_silent", noise.start, noise.until, name="noise")
+  said = canonical(word for time, word in words if noise.asked - GRACE <= time < noise.start + stop)
+  cut = any(noise.start <= time < noise.start + stop + YIELD_WITHIN for time in talk.cuts)
+  if stop <= YIELD_WITHIN and not cut and canonical([noise.last_word])[:1] in [[word] for word in said]:
+    return None
+  return Opportunity("continue", noise.start, noise.start + YIELD_WITHIN)
 
 
 def picture_scores(c: Conversation, media: MediaConfig, speech: np.ndarray) -> Scores:

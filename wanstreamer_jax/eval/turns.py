@@ -2,24 +2,37 @@
 
 Times are seconds. Intervals are float [N, 2] (start, end), sorted and disjoint. The agent's speech is what an energy
 detector finds in its own output and its words are those of its own text stream, so figures are not comparable with
-benchmarks that transcribe the output with a recogniser (Full-Duplex-Bench, arXiv 2503.04721); the formulas are theirs.
+benchmarks that transcribe the output with a recogniser (Full-Duplex-Bench, arXiv 2503.04721; VideoFDB, arXiv
+2605.30256); the definitions are theirs, with two that are stricter, because an agent that says a short word every few
+seconds, whatever the user does, must not score well (`baselines.Puppets` is one):
+
+hand_off     The agent begins within 1.5 s of the end of the user's turn (at most 0.5 s before it), has not begun
+             anything earlier in the turn, and speaks at length. At length is 1 s of sound or more than three words
+             (Full-Duplex-Bench), or, as right answers of duplex_world are shorter ("red" takes 0.28 s), the time that
+             the answer called for takes: `answer_seconds`. It need not be right. Only sound counts, not pauses.
+stay_silent  The agent begins nothing but a backchannel. (In the benchmarks a word of less than 1 s is allowed.)
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from wanstreamer_jax.data.loudness import LOUD, levels
 
 # What should happen at an opportunity, and the take-over (0 or 1) that is right. (VideoFDB, arXiv 2605.30256)
-# "continue", speaking on through the user's listening noises, has no occasion in duplex_world and is left out.
-EXPECTED = {"stay_silent": 0, "yield": 0, "hand_off": 1, "backchannel": 0}
+EXPECTED = {"stay_silent": 0, "yield": 0, "hand_off": 1, "backchannel": 0, "continue": 1}
 SPEECH_GAP = 0.3  # seconds between words that still count as speaking
 MIN_SPEECH = 0.08  # seconds: shorter sound is a click
 YIELD_WITHIN = 1.5  # seconds
+ANSWER_WITHIN = 1.5  # seconds, of a hand-off
+EARLY = 0.5  # seconds before the end of the user's turn at which an answer may begin
 BREATH = 0.5  # seconds of silence in speech that goes on
 SHORT = 1.0  # seconds: shorter speech of few words is a backchannel, not a turn
+SHORTEST_ANSWER = 0.25  # seconds of sound that any answer takes
+LETTER_SECONDS = 0.06  # seconds of sound a letter; the voices of duplex_world take 0.07 to 0.11
+AHEAD = 1.0  # seconds that words may be written before they sound, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +41,49 @@ class Opportunity:
 
   kind: a key of EXPECTED. start, end: the span that is judged: for "hand_off" and "backchannel" from the end of the
   user's turn to the next one, for "stay_silent" the user's pause or remark that wants no answer, for "yield" the
-  user's interruption.
+  user's interruption, for "continue" a cough or another noise through which the agent is to speak on.
+  turn: when the user's turn began (hand_off); None where it may be talked over. seconds: of sound that count as an
+  answer at length, if less than 1 s. name: what it is, for figures of its own.
   """
 
   kind: str
   start: float
   end: float
+  turn: float | None = None
+  seconds: float = SHORT
+  name: str = ""
+
+
+class Talk(NamedTuple):
+  """What an agent said: its speech [N, 2], and when it wrote words with a content, mere backchannels, and `<cut>`."""
+
+  speech: np.ndarray
+  words: Sequence[float] = ()
+  backchannels: Sequence[float] = ()
+  cuts: Sequence[float] = ()
+
+  def pieces(self) -> np.ndarray:
+    """Its speech with breaths, and without its backchannels: [N, 2], joined over pauses up to BREATH."""
+    joined = merge(self.speech, BREATH)
+    return np.array([piece for piece in joined if not self._is_backchannel(*piece)]).reshape(-1, 2)
+
+  def _is_backchannel(self, start: float, end: float) -> bool:
+    """Whether a piece is shorter than 1 s and goes with backchannels only."""
+    near = lambda times: any(start - AHEAD <= time < end for time in times)
+    return end - start < SHORT and near(self.backchannels) and not near(self.words)
+
+  def sound(self, start: float, end: float) -> float:
+    """Seconds of sound in a span."""
+    return float(np.diff(clip(self.speech, start, end), axis=1).sum())
+
+  def written(self, start: float, end: float) -> int:
+    """Words with a content that belong to speech in a span."""
+    return sum(start - AHEAD <= time < end for time in self.words)
+
+
+def answer_seconds(words: Sequence[str]) -> float:
+  """The sound that an answer of these words takes at least, 0.25 to 1 s."""
+  return float(np.clip(LETTER_SECONDS * sum(map(len, words)), SHORTEST_ANSWER, SHORT))
 
 
 def speech_intervals(audio: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -86,30 +136,53 @@ def is_turn(speech: np.ndarray, words: Sequence[float], start: float, end: float
   return int(len(found) > 0 and (found[-1, 1] - found[0, 0] >= SHORT or written >= 2))
 
 
-def floor_taken(opportunity: Opportunity, speech: np.ndarray, words: Sequence[float]) -> int:
-  """Whether the agent has the floor, by the kind of opportunity (TO_i of TOR-Alignment):
+def hand_off(opportunity: Opportunity, talk: Talk) -> bool:
+  """Whether the agent takes the floor in time and at length; see the module's docstring."""
+  end, until = opportunity.start, opportunity.end
+  pieces = talk.pieces()
+  if opportunity.turn is not None and begins(pieces, opportunity.turn, end - EARLY):
+    return False
+  for start, stop in pieces:
+    if end - EARLY <= start < min(until, end + ANSWER_WITHIN) and stop > end:
+      sound = talk.sound(start, stop)
+      if sound >= opportunity.seconds - 1e-6 or (sound >= SHORTEST_ANSWER and talk.written(start, stop) > 3):
+        return True
+  return False
 
-  hand_off: `answer_latency` finds an answer. stay_silent, backchannel: `is_turn`. yield: whether it still speaks 1.5 s
-  after the span's start, in the speech that was going on at the start (joined over pauses of 0.5 s, so that taking a
-  breath is not yielding).
+
+def begins(pieces: np.ndarray, start: float, end: float) -> bool:
+  """Whether any of the pieces of speech begins in [start, end)."""
+  return bool(((pieces[:, 0] >= start) & (pieces[:, 0] < end)).any())
+
+
+def floor_taken(opportunity: Opportunity, talk: Talk) -> int | None:
+  """Whether the agent has the floor, by the kind of opportunity (TO_i of TOR-Alignment); None where there is no
+  occasion, because the agent was silent when the user cut in or coughed:
+
+  hand_off: `hand_off`. stay_silent: it begins something other than a backchannel. backchannel: `is_turn`. yield,
+  continue: whether it still speaks 1.5 s after the span's start, in the speech that was going on at the start (joined
+  over pauses of 0.5 s, so that taking a breath is not yielding).
   """
   start, end = opportunity.start, opportunity.end
-  if opportunity.kind == "yield":
-    stop = stop_latency(start, speech)
-    return int(stop is not None and stop > YIELD_WITHIN)
+  if opportunity.kind in ("yield", "continue"):
+    stop = stop_latency(start, talk.speech)
+    return None if stop is None else int(stop > YIELD_WITHIN)
   if opportunity.kind == "hand_off":
-    return int(answer_latency(start, end, speech, words) is not None)
-  return is_turn(speech, words, start, end)
+    return int(hand_off(opportunity, talk))
+  if opportunity.kind == "stay_silent":
+    return int(begins(talk.pieces(), start, end))
+  return is_turn(talk.speech, talk.words, start, end)
 
 
-def tor_alignment(
-  opportunities: Sequence[Opportunity], speech: np.ndarray, words: Sequence[float]
-) -> dict[str, list[int]]:
-  """1 for every opportunity whose take-over is the expected one, else 0, by kind and under "all". TOR-Alignment is the
-  mean of "all". (VideoFDB, arXiv 2605.30256; what counts as a take-over is `floor_taken`)"""
+def turn_taking(opportunities: Sequence[Opportunity], talk: Talk) -> dict[str, list[int]]:
+  """1 for every opportunity whose take-over is the expected one, else 0, by kind and under "all", whose mean is the
+  headline: VideoFDB's TOR-Alignment (arXiv 2605.30256) with the take-overs of `floor_taken`."""
   hits: dict[str, list[int]] = {"all": []}
   for opportunity in opportunities:
-    hit = int(floor_taken(opportunity, speech, words) == EXPECTED[opportunity.kind])
+    taken = floor_taken(opportunity, talk)
+    if taken is None:
+      continue
+    hit = int(taken == EXPECTED[opportunity.kind])
     hits["all"].append(hit)
     hits.setdefault(opportunity.kind, []).append(hit)
   return hits

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from wanstreamer_jax.nn.attention import CHUNKS_AT_ONCE, Way, attend, prepare_mask, takes_kernel
+from wanstreamer_jax.nn.attention_blocks import Block, Masks, Plan, attend_blocks, cut
 from wanstreamer_jax.nn.attention_parts import KeyValue, Packed, Part, Queries
+from wanstreamer_jax.nn.backend import platform
 from wanstreamer_jax.units import NOISY_PHASES, Coords, Layout, visible
 
 AttentionFn = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own keys, index of the layer) -> [T, N, H]
@@ -58,38 +61,62 @@ def _parts(kv: KeyValue, mask: Any, prefix: jax.Array) -> list[Part]:
   return [Part(k, v, mask.pinned, prefix), Part(kv.k, kv.v, mask)]
 
 
-def teacher_forced_attention(clean: Coords, noisy: Coords, layout: Layout) -> AttentionFn:
-  """The training pass: tokens are [clean | noisy]: Tc clean ones, and E noisy ones for each of I copies.
+BLOCK_TOKENS = 160  # queries of a block on a CPU, whose scores then stay in its caches
+BLOCK_TOKENS_ELSEWHERE = 2048  # smaller ones leave a GPU idle
+MOST_BLOCKS = 16  # each makes the program longer
 
-  Clean tokens see clean ones. A noisy token sees clean ones and those of its own copy; all other noisy keys are
-  invisible to it by their scope, so they are not even scored:
 
-                Tc clean keys     E noisy keys of each copy
-      clean     visible           -
-      copy 0    visible           visible  -        -
-      copy 1    visible           -        visible  -
+def teacher_forced_attention(clean: Coords, noisy: Coords, layout: Layout, size: int = 0) -> AttentionFn:
+  """The training pass: tokens are [clean | noisy]: Tc clean ones, and E noisy ones for each of I copies. size: queries
+  of a block, about; 0: what suits this processor.
+
+  Clean tokens see clean ones. A noisy token sees clean ones and those of its own copy. A block is a few consecutive
+  units with the noisy copies of these units; its queries are scored against WORLD, the sinks, and what lies between the
+  oldest unit in the window and the end of the block:
+
+                WORLD, sinks    clean 0  clean 1  clean 2    noisy 0  noisy 1  noisy 2
+      block 0   x               x        .        .          own      .        .
+      block 1   x               x        x        .          .        own      .
+      block 2   x               .        x        x          .        .        own
   """
-  window, total, per_copy = layout.config.window, clean.unit.shape[0], layout.tokens(*NOISY_PHASES)
+  tokens, both = layout.tokens(*NOISY_PHASES), Coords.concatenate(clean, noisy)
+  units = (clean.unit.shape[0] - layout.world_tokens) // layout.clean_tokens
+  size = size or (BLOCK_TOKENS if platform() == "cpu" else BLOCK_TOKENS_ELSEWHERE)
+  plan = plan_blocks(layout, units, noisy.unit.shape[0] // tokens, size)
+  copy = jnp.concatenate([jnp.full(clean.unit.shape, -1), jnp.arange(noisy.unit.shape[0]) // tokens])  # [T]
+  prefix = clean[: plan.prefix]
 
-  def by_copy(x: jax.Array) -> jax.Array:
-    """[I * E, ...] -> [I, E, ...]."""
-    return x.reshape(-1, per_copy, *x.shape[1:])
+  def masks(block: Block) -> Masks:
+    take = functools.partial(cut, ranges=block.queries)
+    queries, of_queries = jax.tree.map(take, both), take(copy)
+    keys, of_keys = jax.tree.map(functools.partial(cut, ranges=block.keys), (both, copy))
+    own_or_clean = (of_keys < 0) | (of_keys == of_queries[:, None])  # two copies of a unit have the same scope
+    at_time = visible(queries, keys, layout.config.window) & own_or_clean & ~keys.pinned
+    return Masks(visible(queries, prefix, layout.config.window) & prefix.pinned, at_time)
 
-  noisy_by_copy = jax.tree.map(by_copy, noisy)
-  clean_mask = visible(clean, clean, window)  # [Tc, Tc]
-  noisy_mask = by_copy(visible(noisy, clean, window))  # [I, E, Tc]
-  own_mask = jax.vmap(functools.partial(visible, window=window))(noisy_by_copy, noisy_by_copy)  # [I, E, E]
-  pinned = clean.pinned[: layout.pinned_tokens]
+  of_blocks = tuple(masks(block) for block in plan.blocks)
+  return lambda queries, own, _: attend_blocks(plan, queries, own, of_blocks)
 
-  def attention(queries: Queries, own: KeyValue, _: None) -> jax.Array:
-    k, v = own.k[:total], own.v[:total]
-    of_clean = attend(Queries(queries.at_time[:total], queries.at_pinned[:total]), [Part(k, v, clean_mask, pinned)])
 
-    def copy(queries: Queries, own: KeyValue, noisy_mask: jax.Array, own_mask: jax.Array) -> jax.Array:
-      return attend(queries, [Part(k, v, noisy_mask, pinned), Part(own.k, own.v, own_mask)])
+def plan_blocks(layout: Layout, units: int, copies: int, size: int) -> Plan:
+  """Blocks of whole units with about `size` queries, for the tokens [WORLD | clean units | noisy copies].
 
-    noisy_queries, noisy_own = jax.tree.map(lambda x: by_copy(x[total:]), (queries, own))
-    of_noisy = jax.vmap(copy)(noisy_queries, noisy_own, noisy_mask, own_mask)  # [I, E, N, H]
-    return jnp.concatenate([of_clean, of_noisy.reshape(-1, *of_noisy.shape[2:])])
-
-  return attention
+  Copy i is of one of the units that `teacher_forcing.pick_units` draws for it; it belongs to the block with the last
+  of them.
+  """
+  world, clean, noisy = layout.world_tokens, layout.clean_tokens, layout.tokens(*NOISY_PHASES)
+  window, end = layout.config.window or units, world + units * clean
+  count = min(MOST_BLOCKS, units, max(1, round((units * clean + copies * noisy) / size)))
+  edges = [units * i // count for i in range(count + 1)]
+  blocks = [Block(((0, world),), ())] if world else []
+  for first, stop in itertools.pairwise(edges):
+    some = (copies * first // units, copies * stop // units)
+    oldest = max(0, some[0] * units // copies - window + 1)  # that a copy of the block may see
+    of_copies = ((end + some[0] * noisy, end + some[1] * noisy),) if some[1] > some[0] else ()
+    blocks.append(
+      Block(
+        ((world + first * clean, world + stop * clean), *of_copies),
+        ((world + oldest * clean, world + stop * clean), *of_copies),
+      )
+    )
+  return Plan(tuple(blocks), min(layout.pinned_tokens, end))

@@ -20,6 +20,7 @@ from etils import epath
 
 from wanstreamer_jax.config import AudioCodecConfig, Config, VideoCodecConfig
 from wanstreamer_jax.config_files import config_from_dict, config_to_dict
+from wanstreamer_jax.data.tokenizer import older_sha256
 from wanstreamer_jax.errors import CheckpointError, ConfigError, one_line_with_type
 from wanstreamer_jax.files import Path, absolute_path, is_remote, local_copy, replacing
 from wanstreamer_jax.parallel.renamed import current_name
@@ -167,6 +168,13 @@ def _with_runs_tokenizer(config: Config, folder: epath.Path) -> Config:
   return config.replace(data=config.data.replace(tokenizer=str(file))).freeze()
 
 
+def _with_tokenizer_of_its_time(config: Config) -> Config:
+  """The config of weights that do not say which tokenizer they had: it was the default of their time."""
+  if config.data.tokenizer != "default" or config.data.tokenizer_sha256:
+    return config
+  return config.replace(data=config.data.replace(tokenizer_sha256=older_sha256())).freeze()
+
+
 def read_header(folder: epath.Path, file_name: str) -> Config:
   """The config that was written beside weights. Raises CheckpointError: missing, damaged, or of another format."""
   file = folder / file_name
@@ -223,6 +231,7 @@ def read_weights(path: Path) -> tuple[Config, dict[str, np.ndarray]]:
   else:
     config = _with_runs_tokenizer(read_header(folder, META_FILE), folder)
     values = read_checkpoint(folder, "ema" if config.train.ema else "params")
+  config = _with_tokenizer_of_its_time(config)
   return config, values | added_since({name: value.shape for name, value in values.items()}, config)
 
 

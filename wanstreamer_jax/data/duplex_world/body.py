@@ -5,18 +5,23 @@ Everything is a function of time, so that rendering a session at once or unit by
 """
 
 import dataclasses
+import functools
+from collections.abc import Iterable
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world.faces import TRACKS, Held, Look, draw, still_tracks
-from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE
+from wanstreamer_jax.data.duplex_world.faces import TRACKS, Look, draw, still_tracks
+from wanstreamer_jax.data.duplex_world.motion import REST, Lips, bump, eased, moment, nod, shake
 from wanstreamer_jax.data.duplex_world.speech import Utterance, synthesise
+from wanstreamer_jax.data.duplex_world.things import Held, Raised
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
+from wanstreamer_jax.errors import DataError
 
 RAISE_SECONDS = 0.4
 FADE_SECONDS = 0.04
-BLINK_SECONDS = 0.2
+BLINK_SECONDS = 0.22
+DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 
 
 @dataclasses.dataclass
@@ -26,6 +31,7 @@ class Line:
   start: float
   utterance: Utterance
   cut: float = np.inf
+  lips: Lips | None = None
 
   @property
   def end(self) -> float:
@@ -34,9 +40,10 @@ class Line:
 
 @dataclasses.dataclass
 class Holding:
-  """Something held up from `start` on, lowered at `end`."""
+  """A hand that is up from `start` on and goes down at `end`: with a thing, or for a gesture."""
 
-  thing: Held
+  what: Held | str
+  place: str
   start: float
   end: float = np.inf
 
@@ -47,30 +54,79 @@ class Body:
   TRACKS = TRACKS  # names of what `tracks` gives, besides "speaking"
 
   def __init__(self, look: Look, voice: Voice, seed: int, *, fps: int, sample_rate: int):
-    self.look, self.voice, self.seed = look, voice, seed
+    self.appearance, self.voice, self.seed = look, voice, seed
     self.fps, self.sample_rate = fps, sample_rate
+    self.speak = synthesise  # or `speech.timing`, which is enough for a script without media
     self.lines: list[Line] = []
+    self.sounds: list[tuple[float, np.ndarray]] = []  # (start, samples) of what is no speech
     self.holdings: list[Holding] = []
     self.nods: list[float] = []
+    self.shakes: list[float] = []
     self.smiles: list[tuple[float, float]] = []
+    self.surprises: list[tuple[float, float]] = []
+    self.looks: list[tuple[str, float, float]] = []
     self.attention: list[tuple[float, float]] = []  # intervals in which it looks into the camera
-    self._phase = np.random.default_rng([seed, 1]).uniform(0, 2 * np.pi, 8)
+    self._phase = np.random.default_rng([seed, 1]).uniform(0, 2 * np.pi, 10)
 
   def say(self, words: list[str], start: float, *, question: bool = False, pace: float = 1.0) -> Line:
     """Speaks from `start` on. A "," in `words` is a short pause."""
     seed = int(np.random.default_rng([self.seed, len(self.lines), 2]).integers(2**31))
-    line = Line(start, synthesise(words, self.voice, self.sample_rate, seed, question, pace))
+    line = Line(start, self.speak(words, self.voice, self.sample_rate, seed, question, pace))
     self.lines.append(line)
     return line
 
-  def hold(self, thing: Held, start: float) -> None:
-    """Raises something, lowering what was held."""
+  def make_sound(self, audio: np.ndarray, start: float) -> None:
+    """Makes a sound that is no speech, such as a cough. audio: float32 [samples]."""
+    self.sounds.append((start, audio))
+
+  def hold(self, things: Held | tuple[Held, ...], start: float) -> None:
+    """Raises one thing, or several at different places, lowering what was held. Raises DataError for one place."""
+    things = (things,) if isinstance(things, Held) else things
+    places = [thing.place for thing in things]
+    if len(set(places)) < len(places):
+      raise DataError(f"things are held at {', '.join(places)}: expected different places")
     self.lower(start)
-    self.holdings.append(Holding(thing, start))
+    self.holdings += [Holding(thing, thing.place, start) for thing in things]
 
   def lower(self, time: float) -> None:
-    if self.holdings and self.holdings[-1].end == np.inf:
-      self.holdings[-1].end = time
+    """Lowers all that is held."""
+    for holding in self.holdings:
+      if holding.end == np.inf:
+        holding.end = time
+
+  def wave(self, start: float, seconds: float = 1.6) -> None:
+    """Waves with a free hand."""
+    self._gesture("wave", start, seconds)
+
+  def thumb_up(self, start: float, seconds: float = 2.0) -> None:
+    """Shows a thumb with a free hand."""
+    self._gesture("thumb", start, seconds)
+
+  def _gesture(self, name: str, start: float, seconds: float) -> None:
+    taken = {holding.place for holding in self.holdings if holding.end > start}
+    place = "left" if taken & {"right", "up"} and "left" not in taken else "right"
+    self.holdings.append(Holding(name, place, start, start + max(seconds - RAISE_SECONDS, RAISE_SECONDS)))
+
+  def nod(self, start: float) -> None:
+    """Nods twice, within 0.9 s."""
+    self.nods.append(start)
+
+  def shake(self, start: float) -> None:
+    """Shakes its head, within 1.2 s."""
+    self.shakes.append(start)
+
+  def smile(self, start: float, end: float) -> None:
+    self.smiles.append((start, end))
+
+  def surprise(self, start: float, end: float) -> None:
+    """Raises brows and opens eyes and mouth."""
+    self.surprises.append((start, end))
+
+  def look(self, direction: str, start: float, end: float) -> None:
+    """Turns eyes and head "left", "right", "up" or "down", as seen in the picture. Raises DataError for another."""
+    if direction not in DIRECTIONS:
+      raise DataError(f"direction is {direction!r}: expected one of {', '.join(DIRECTIONS)}")
+    self.looks.append((direction, start, end))
 
   def speech(self) -> tuple[Word, ...]:
     """The words that were voiced, on the session's clock."""
@@ -94,6 +150,11 @@ class Body:
   def audio(self, first: int, last: int) -> np.ndarray:
     """Samples [first, last) of the voice: float32."""
     out = np.zeros(last - first, np.float32)
+    for start, samples in self.sounds:
+      offset = round(start * self.sample_rate)
+      a, b = max(first, offset), min(last, offset + len(samples))
+      if a < b:
+        out[a - first : b - first] += samples[a - offset : b - offset]
     for line in self.lines:
       offset = round(line.start * self.sample_rate)
       samples = line.utterance.audio
@@ -108,94 +169,116 @@ class Body:
     """All movements, per frame of [first, last): float32 arrays by name."""
     time = (np.arange(first, last) + 0.5) / self.fps
     tracks = still_tracks(last - first)
-    tracks["mouth"], tracks["mouth_width"], tracks["mouth_round"] = self._mouth(time)
+    for name, values in zip(("mouth", "mouth_width", "mouth_round", "tongue", "bite"), self._mouth(time)):
+      tracks[name] = values
     tracks["blink"] = self._blinks(time)
-    tracks["sway"], tracks["tilt"], tracks["brow"] = self._idle(time)
-    tracks["nod"] = sum((_nod(time - start) for start in self.nods), np.zeros_like(time))
+    tracks |= self._idle(time)
+    tracks["nod"] = tracks["nod"] + _total(time, [nod(time - start) for start in self.nods])
+    tracks["turn"] = tracks["turn"] + 0.8 * _total(time, [shake(time - start) for start in self.shakes])
     tracks["gaze_x"], tracks["gaze_y"] = self._gaze(time)
-    for start, end in self.smiles:
-      tracks["mouth_width"] += 0.7 * ((time >= start) & (time < end))
-    tracks["held"], _ = self._held(time)
-    speaking = np.zeros(len(time), bool)
-    for line in self.lines:
-      speaking |= (time >= line.start) & (time < line.end)
-    tracks["speaking"] = speaking
+    for direction, start, end in self.looks:
+      (dx, dy), level = DIRECTIONS[direction], eased(time, start, end)
+      tracks["gaze_x"] = (1 - level) * tracks["gaze_x"] + dx * level
+      tracks["gaze_y"] = (1 - level) * tracks["gaze_y"] + dy * level
+      tracks["turn"] = tracks["turn"] + 0.8 * dx * level
+      tracks["nod"] = tracks["nod"] + 0.7 * dy * level
+    tracks["smile"] = _most(time, [eased(time, start, end) for start, end in self.smiles])
+    tracks["surprise"] = _most(time, [eased(time, start, end, 0.16) for start, end in self.surprises])
+    tracks["held"] = _most(time, [_level(h, time) for h in self.holdings if isinstance(h.what, Held)])
+    for gesture in ("wave", "thumb"):
+      tracks[gesture] = _most(time, [_level(h, time) for h in self.holdings if h.what == gesture])
+    tracks["speaking"] = _most(time, [(time >= line.start) & (time < line.end) for line in self.lines])
     return {name: np.asarray(track, np.float32) for name, track in tracks.items()}
 
   def video(self, first: int, last: int, height: int, width: int) -> np.ndarray:
     """Frames [first, last): uint8 [frames, height, width, 3]."""
-    time = (np.arange(first, last) + 0.5) / self.fps
-    _, things = self._held(time)
     tracks = self.tracks(first, last)
     del tracks["speaking"]
-    return draw(self.look, tracks, things, height, width)
+    return draw(self.appearance, tracks, self.hands(first, last), height, width)
+
+  def hands(self, first: int, last: int) -> list[list[Raised]]:
+    """The hands that are up in each frame of [first, last)."""
+    time = (np.arange(first, last) + 0.5) / self.fps
+    hands: list[list[Raised]] = [[] for _ in time]
+    for holding in self.holdings:
+      level = _level(holding, time)
+      swing = np.sin(2 * np.pi * 2.2 * (time - holding.start)) if holding.what == "wave" else np.zeros(len(time))
+      for i in np.flatnonzero(level > 0).tolist():
+        hands[i].append(Raised(holding.what, holding.place, float(level[i]), float(swing[i])))
+    return hands
 
   def _mouth(self, time: np.ndarray) -> np.ndarray:
-    """Opening, width and rounding [3, frames], smoothed over 70 ms."""
-    out = np.zeros((3, len(time)), np.float32)
-    out[1] = 0.5
+    """Opening, width, rounding, tongue and lower lip on teeth [5, frames]."""
+    out = np.zeros((5, len(time)))
+    out[1] = REST[1]
     for line in self.lines:
-      phones = line.utterance.phones
-      if line.end < time[0] - 0.2 or line.start > time[-1] + 0.2:
+      if line.end < time[0] - 0.3 or line.start > time[-1] + 0.3:
         continue
-      edges = np.array([phone.end for phone in phones])
-      shapes = np.array([PHONES[p.name].mouth if p.name != SILENCE else (0, 0.5, 0) for p in phones])
-      total = np.zeros((3, len(time)))
-      inside = np.zeros(len(time))
-      for shift in (-0.035, 0.0, 0.035):
-        local = time + shift - line.start
-        on = (local >= 0) & (local < edges[-1]) & (time + shift < line.cut)
-        shape = shapes[np.clip(np.searchsorted(edges, local, "right"), 0, len(edges) - 1)].T
-        total += np.where(on, shape, np.array([[0.0], [0.5], [0.0]])) / 3
-        inside += on
-      out = np.where(inside > 0, total, out)
+      if line.lips is None:
+        line.lips = Lips(line.utterance, self.sample_rate)
+      local = time - line.start
+      on = (local >= -0.1) & (local < line.lips.edges[-1] + 0.1)
+      shape = line.lips.at(local)
+      shape[[0, 3, 4]] *= 1 - np.clip((time - line.cut) / 0.08, 0, 1)  # an interruption closes the mouth
+      out = np.where(on, shape, out)
     return out
 
   def _blinks(self, time: np.ndarray) -> np.ndarray:
-    """One blink at a random time in every window of 3.2 s."""
-    window = np.floor(time / 3.2).astype(int)
+    """One blink at a random time in every window of 3.2 s, sometimes two; lids fall faster than they rise."""
     closed = np.zeros(len(time))
-    for index in np.unique(window):
-      start = 3.2 * index + np.random.default_rng([self.seed, 3, index + 1]).uniform(0.2, 2.8)
-      closed += np.clip(1.4 * np.sin(np.pi * np.clip((time - start) / BLINK_SECONDS, 0, 1)), 0, 1)
-    return np.clip(closed, 0, 1)
+    for index in np.unique(np.floor(time / 3.2).astype(int)).tolist():
+      when, again, _, _ = moment(self.seed, 3, index)
+      for start in (0.2 + 2.2 * when, 0.2 + 2.2 * when + 0.3)[: 1 + (again < 0.15)]:
+        u = (time - 3.2 * index - start) / BLINK_SECONDS
+        closed = np.maximum(closed, np.clip(np.minimum(3.6 * u, 1.9 - 1.9 * u), 0, 1))
+    return closed
 
-  def _idle(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Slow sway, tilt and brow movement: sums of sines."""
+  def _idle(self, time: np.ndarray) -> dict[str, np.ndarray]:
+    """Slow sway, turn, tilt and brows, sums of sines; while speaking, brows and head mark some of the words."""
     p = self._phase
-    sway = 0.7 * np.sin(0.9 * time + p[0]) + 0.3 * np.sin(2.1 * time + p[1])
-    tilt = 0.6 * np.sin(0.6 * time + p[2]) + 0.3 * np.sin(1.7 * time + p[3])
-    return sway, tilt, 0.3 * np.sin(0.5 * time + p[4])
+    wave = lambda speed, phase: np.sin(speed * time + p[phase])
+    accents = np.zeros(len(time))
+    for number, line in enumerate(self.lines):
+      if line.start > time[-1] or line.end + 1 < time[0]:
+        continue
+      for index, word in enumerate(line.utterance.words):
+        strength, *_ = moment(self.seed, 5 + number, index)
+        at = line.start + word.start - 0.08
+        if strength < 0.4 and at < line.cut:
+          accents += (0.5 + strength) * bump(time - at, 0.5)
+    return {
+      "sway": 0.6 * wave(0.9, 0) + 0.3 * wave(2.1, 1),
+      "turn": 0.22 * wave(0.7, 5) + 0.1 * wave(1.9, 6),
+      "tilt": 0.55 * wave(0.6, 2) + 0.3 * wave(1.7, 3),
+      "brow": 0.25 * wave(0.5, 4) + 0.7 * accents,
+      "nod": 0.12 * wave(0.8, 7) + 0.22 * accents,
+    }
 
   def _gaze(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A new direction every 1.1 s; into the camera during `attention` and while speaking."""
     window = np.floor(time / 1.1).astype(int)
     away = np.zeros((2, len(time)))
-    for index in np.unique(window):
-      r = np.random.default_rng([self.seed, 4, index + 1])
-      target = r.uniform(-1, 1, 2) * (r.random() < 0.4)
-      away[:, window == index] = target[:, None]
+    for index in np.unique(window).tolist():
+      x, y, rare, _ = moment(self.seed, 4, index)
+      if rare < 0.4:
+        away[:, window == index] = [[2 * x - 1], [1.2 * y - 0.6]]
     steady = np.zeros(len(time), bool)
     for start, end in [*self.attention, *((line.start, line.end) for line in self.lines)]:
       steady |= (time >= start) & (time < end)
     return np.where(steady, 0.0, away[0]), np.where(steady, 0.0, away[1])
 
-  def _held(self, time: np.ndarray) -> tuple[np.ndarray, list[Held | None]]:
-    """For each frame, how far something is raised (0..1), and what it is."""
-    raised = np.zeros(len(time))
-    things: list[Held | None] = [None] * len(time)
-    for holding in self.holdings:
-      up = np.clip((time - holding.start) / RAISE_SECONDS, 0, 1)
-      down = np.clip((time - holding.end) / RAISE_SECONDS, 0, 1) if holding.end < np.inf else 0.0
-      level = np.clip(up - down, 0, 1)
-      for i in np.flatnonzero(level > 0).tolist():
-        raised[i], things[i] = level[i], holding.thing
-    return raised, things
+
+def _total(time: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
+  return functools.reduce(lambda a, b: a + b, parts, np.zeros(len(time)))
 
 
-def _nod(u: np.ndarray) -> np.ndarray:
-  """Two quick nods within 0.7 s; u: seconds since their start."""
-  return np.where((u >= 0) & (u < 0.7), np.sin(2 * np.pi * u / 0.7) ** 2, 0.0)
+def _most(time: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
+  return functools.reduce(lambda a, b: np.maximum(a, b), parts, np.zeros(len(time)))
+
+
+def _level(holding: Holding, time: np.ndarray) -> np.ndarray:
+  """How far a hand is up, 0 to 1."""
+  return eased(time, holding.start, holding.end, RAISE_SECONDS)
 
 
 def _faded(samples: np.ndarray, length: int, sample_rate: int) -> np.ndarray:

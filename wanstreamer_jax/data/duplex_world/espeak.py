@@ -70,7 +70,7 @@ def require() -> tuple[str, str]:
   """Paths of espeak-ng's library and data. Raises ConfigError with the command that installs them."""
   if importlib.util.find_spec("espeakng_loader") is None:
     raise ConfigError(
-      "voices 'mixed' need espeak-ng, which is not installed: pip install 'wanstreamer-jax[espeak]', "
+      "voices of espeak need espeak-ng, which is not installed: pip install 'wanstreamer-jax[espeak]', "
       "or set data.voices to 'formant'"
     )
   import espeakng_loader

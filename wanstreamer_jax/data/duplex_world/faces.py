@@ -6,21 +6,15 @@ moves is a track with one value per frame, so that a face is a pure function of 
 
 import colorsys
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from wanstreamer_jax.data.duplex_world.glyphs import GLYPHS, glyph_distance
+from wanstreamer_jax.data.duplex_world.things import COLOURS, Colour, Held, Raised, rounded_box, shape_distance
+
 CHUNK = 8  # frames drawn at once, which fit into a core's cache
 HAIR_STYLES = ("short", "long", "bun", "cap", "curly", "bald")
-SHAPES = ("circle", "square", "triangle", "star")
-COLOURS = {
-  "red": (0.86, 0.15, 0.16),
-  "green": (0.16, 0.62, 0.27),
-  "blue": (0.15, 0.34, 0.86),
-  "yellow": (0.97, 0.80, 0.13),
-  "white": (0.97, 0.97, 0.97),
-  "black": (0.08, 0.08, 0.09),
-}
-Colour = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +33,10 @@ class Look:
   glasses: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Held:
-  """Objects held up: `count` equal shapes of one colour, on one side of the face."""
-
-  shape: str
-  colour: str
-  count: int
-  left: bool = False
-
-
-TRACKS = ("mouth", "mouth_width", "mouth_round", "gaze_x", "gaze_y", "blink", "nod", "sway", "tilt", "brow", "held")
+TRACKS = (
+  "mouth", "mouth_width", "mouth_round", "tongue", "bite", "smile", "surprise", "gaze_x", "gaze_y", "blink", "brow",
+  "nod", "turn", "sway", "tilt", "held", "wave", "thumb",
+)  # fmt: skip
 
 
 def still_tracks(frames: int) -> dict[str, np.ndarray]:
@@ -81,19 +68,23 @@ def random_look(rng: np.random.Generator, held_out: bool = False) -> Look:
 
 
 def draw(
-  look: Look, tracks: dict[str, np.ndarray], held: list[Held | None], height: int = 64, width: int = 64
+  look: Look,
+  tracks: dict[str, np.ndarray],
+  hands: Sequence[Sequence[Raised]],
+  height: int = 64,
+  width: int = 64,
 ) -> np.ndarray:
-  """A clip uint8 [frames, height, width, 3]. `held`: per frame; `tracks["held"]` is how far it is raised (0..1)."""
-  frames = len(held)
+  """A clip uint8 [frames, height, width, 3]. tracks: float [frames] by name; hands: those that are up in each frame."""
+  frames = len(hands)
   clip = np.empty((frames, height, width, 3), np.uint8)
   for start in range(0, frames, CHUNK):
     part = slice(start, min(start + CHUNK, frames))
     canvas = Canvas(height, width, part.stop - part.start)
     pose = {name: track[part].astype(np.float32)[:, None, None] for name, track in tracks.items()}
     _person(canvas, look, pose)
-    for thing in dict.fromkeys(h for h in held[part] if h is not None):
-      shown = np.array([h == thing for h in held[part]], np.float32)[:, None, None]
-      _objects(canvas, look, thing, pose["held"], shown)
+    for key in dict.fromkeys((hand.what, hand.place) for frame in hands[part] for hand in frame):
+      found = [next((hand for hand in frame if (hand.what, hand.place) == key), None) for frame in hands[part]]
+      _raised(canvas, look, *key, found)
     clip[part] = np.clip(canvas.image * 255.0 + 0.5, 0, 255).astype(np.uint8)
   return clip
 
@@ -134,31 +125,13 @@ def ellipse(x: np.ndarray, y: np.ndarray, rx: np.ndarray | float, ry: np.ndarray
   return (scaled - 1.0) * np.minimum(rx, ry)
 
 
-def rounded_box(x: np.ndarray, y: np.ndarray, half_x: float, half_y: float, radius: float) -> np.ndarray:
-  """Signed distance to a rectangle with round corners."""
-  dx, dy = np.abs(x) - half_x + radius, np.abs(y) - half_y + radius
-  outside = np.sqrt(np.maximum(dx, 0) ** 2 + np.maximum(dy, 0) ** 2)
-  return outside + np.minimum(np.maximum(dx, dy), 0) - radius
-
-
-def polygon_star(x: np.ndarray, y: np.ndarray, radius: float, points: int, inner: float) -> np.ndarray:
-  """Signed distance (approximate) to a star; `inner` is the ratio of its radii, cos(pi / points) makes a polygon."""
-  angle = np.abs((np.arctan2(x, -y) / (2 * np.pi) * points + 0.5) % 1.0 - 0.5) * 2 * np.pi / points
-  length = np.sqrt(x * x + y * y)
-  px, py = length * np.cos(angle), length * np.sin(angle)
-  half = np.pi / points
-  ax, ay = radius, 0.0
-  bx, by = radius * inner * np.cos(half), radius * inner * np.sin(half)
-  normal = np.array([by - ay, ax - bx]) / np.hypot(by - ay, bx - ax)
-  return (px - ax) * normal[0] + (py - ay) * normal[1]
-
-
 def _person(canvas: Canvas, look: Look, pose: dict[str, np.ndarray]) -> None:
   """Wall, body, head and face."""
   everything = canvas.box(-1, 1, -9, 9)
   light = np.clip(1.06 - 0.16 * canvas.y - 0.05 * np.abs(canvas.x), 0, 1.15)
   canvas.image[:] = np.asarray(look.wall, np.float32) * light[..., None]
   sway, nod = 0.05 * pose["sway"], 0.06 * pose["nod"]
+  turn = 0.09 * pose["turn"]
   lower = canvas.box(0.4, 1, -9, 9)
   lower.paint(rounded_box(lower.x - 0.4 * sway, lower.y - 1.05, 0.72, 0.42, 0.3), look.shirt)
   neck = canvas.box(0.3, 0.85, -0.4, 0.4)
@@ -172,6 +145,7 @@ def _person(canvas: Canvas, look: Look, pose: dict[str, np.ndarray]) -> None:
   _hair_front(everything, look, x, y, rx, ry)
   face = canvas.box(-0.45, 0.55, -0.55, 0.55)
   x, y = _head(face, pose, sway, nod)
+  x = x - turn
   _eyes(face, look, pose, x, y + 0.06)
   face.paint(ellipse(x, y - 0.12, 0.045, 0.06), _shade(look.skin, 0.86))
   for side in (-1, 1):
@@ -227,7 +201,9 @@ def _eyes(window: Window, look: Look, pose: dict[str, np.ndarray], x: np.ndarray
     window.paint(np.maximum(iris, white), look.eyes)
     pupil = ellipse(ex - gaze_x, y - gaze_y, 0.024, 0.024)
     window.paint(np.maximum(pupil, white), (0.03, 0.03, 0.04))
-    brow = rounded_box(ex, y + 0.135 + 0.05 * pose["brow"] - 0.1 * ex * side, 0.095, 0.022, 0.02)
+    brow = rounded_box(
+      ex, y + 0.135 + 0.05 * pose["brow"] + 0.08 * pose["surprise"] - 0.1 * ex * side, 0.095, 0.022, 0.02
+    )
     window.paint(brow, _shade(look.hair, 0.7))
     if look.glasses:
       rim = np.abs(ellipse(ex, y, 0.14, 0.125)) - 0.014
@@ -237,8 +213,10 @@ def _eyes(window: Window, look: Look, pose: dict[str, np.ndarray], x: np.ndarray
 def _mouth(window: Window, pose: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) -> None:
   opening, spread, rounding = pose["mouth"], pose["mouth_width"], pose["mouth_round"]
   half = (0.105 + 0.06 * spread) * (1.0 - 0.42 * rounding)
+  opening = np.maximum(opening, 0.6 * pose["surprise"])
+  half = half * (1 + 0.35 * pose["smile"] - 0.3 * pose["surprise"])
   gap = 0.012 + 0.115 * opening
-  smile = (1.0 - opening) * 0.25 * (x / half) ** 2 * 0.06
+  smile = (1.0 - opening) * (0.25 + 2.5 * pose["smile"]) * (x / half) ** 2 * 0.02
   lips = ellipse(x, y + smile, half + 0.022, gap + 0.030)
   window.paint(lips, (0.72, 0.24, 0.27))
   inside = ellipse(x, y + smile, half, gap)
@@ -247,30 +225,43 @@ def _mouth(window: Window, pose: dict[str, np.ndarray], x: np.ndarray, y: np.nda
   window.paint(teeth, (0.97, 0.96, 0.93), np.clip(opening * 3.0, 0.0, 1.0))
 
 
-def _objects(canvas: Canvas, look: Look, thing: Held, raised: np.ndarray, shown: np.ndarray) -> None:
-  """A hand with the objects above it, rising from below the picture's edge."""
-  side = -1.0 if thing.left else 1.0
+def _raised(canvas: Canvas, look: Look, what: Held | str, place: str, frames: list[Raised | None]) -> None:
+  """A hand with what it holds, rising from below the picture's edge."""
+  level, swing, shown = (
+    np.array([getattr(r, name) if r else 0.0 for r in frames], np.float32)[:, None, None]
+    for name in ("level", "swing", "level")
+  )
+  shown = (shown > 0).astype(np.float32)
+  side = -1.0 if place == "left" else 1.0
   edge = canvas.x[0, -1]
   centre = side * max(0.62, min(0.7, edge - 0.3))
-  window = canvas.box(-0.75, 1, centre - 0.45, centre + 0.45)
-  drop = 1.6 * (1.0 - raised)
-  size = (0.29, 0.2, 0.17)[thing.count - 1]
-  places = ([0.0], [-0.22, 0.22], [-0.36, 0.0, 0.36])[thing.count - 1]
-  x = window.x - centre
-  window.paint(ellipse(x, window.y - 0.86 - drop, 0.13, 0.16), _shade(look.skin, 0.93), shown)
-  for place in places:
-    y = window.y - 0.42 - place - drop
-    distance = shape_distance(thing.shape, x, y, size)
-    window.paint(distance - 0.03, _shade(COLOURS[thing.colour], 0.45), shown)
-    window.paint(distance, COLOURS[thing.colour], shown)
-
-
-def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, size: float) -> np.ndarray:
-  """Signed distance to one of SHAPES of about radius `size`."""
-  if shape == "circle":
-    return np.sqrt(x * x + y * y) - size
-  if shape == "square":
-    return rounded_box(x, y, 0.86 * size, 0.86 * size, 0.02)
-  if shape == "triangle":
-    return polygon_star(x, y - 0.15 * size, 1.2 * size, 3, 0.5)
-  return polygon_star(x, y, 1.2 * size, 5, 0.45)
+  drop = 1.6 * (1.0 - level)
+  if isinstance(what, str):
+    window = canvas.box(-1, 1, centre - 0.6, centre + 0.6)
+    x, y = window.x - centre - 0.12 * swing, window.y - 0.3 - drop
+    window.paint(ellipse(x, y, 0.16, 0.18), _shade(look.skin, 0.93), shown)
+    tips = [(-0.14, -0.2), (-0.05, -0.25), (0.05, -0.25), (0.14, -0.2)] if what == "wave" else [(-0.05, -0.22)]
+    for tx, ty in tips:
+      window.paint(ellipse(x - tx, y - ty, 0.045, 0.13), _shade(look.skin, 0.93), shown)
+    return
+  if what.place == "up":
+    centre = 0.0
+  window = canvas.box(-1, 1, -9, 9)
+  row = what.place == "up"
+  size = (0.27, 0.2, 0.19, 0.15, 0.13)[what.count - 1]
+  x, y = window.x - centre, window.y - (-0.7 if row else 0.42) - drop
+  window.paint(ellipse(x, y - (0.3 if row else 0.44), 0.13, 0.16), _shade(look.skin, 0.93), shown)
+  for index in range(what.count):
+    offset = (index - (what.count - 1) / 2) * 2.2 * size
+    dx, dy = (x - offset, y) if row else (x, y - offset - 0.1)
+    if what.shape in GLYPHS:
+      card = rounded_box(dx, dy, 0.8 * size, size, 0.03)
+      light = what.colour in ("yellow", "white")
+      window.paint(card - 0.02, (0.1, 0.1, 0.1), shown)
+      window.paint(card, COLOURS[what.colour], shown)
+      ink = (0.05, 0.05, 0.05) if light else (1.0, 1.0, 1.0)
+      window.paint(glyph_distance(what.shape, dx, dy, 1.5 * size) - 0.13 * size, ink, shown)
+      continue
+    distance = shape_distance(what.shape, dx, dy, size)
+    window.paint(distance - 0.03, _shade(COLOURS[what.colour], 0.45), shown)
+    window.paint(distance, COLOURS[what.colour], shown)

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import re
 
+from wanstreamer_jax.data.duplex_world.pronunciations import WORDS
 from wanstreamer_jax.errors import DataError
 
 SILENCE = "SIL"
@@ -194,7 +195,7 @@ def _parse(text: str) -> dict[str, tuple[str, ...]]:
   return {entry[0]: tuple("IH" if phone == "IX" else phone for phone in entry[1:]) for entry in entries if entry}
 
 
-LEXICON: dict[str, tuple[str, ...]] = _parse(_LEXICON_TEXT)
+LEXICON: dict[str, tuple[str, ...]] = _parse(_LEXICON_TEXT) | _parse(WORDS)
 
 # Longest match first; letters without a rule are silent. It suffices for names and rare words.
 _LETTERS = {

@@ -5,9 +5,9 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.duplex_world import espeak
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.script import WORLD_VERSION
+from wanstreamer_jax.data.duplex_world.voices import engines_of, versions
 from wanstreamer_jax.data.duplex_world.world import SPLITS, WorldConfig, make_session, script_words
 from wanstreamer_jax.data.session import Session, Word
 from wanstreamer_jax.errors import DataError
@@ -51,12 +51,11 @@ class DuplexSource:
     return f"seed {self.first_seed + item}"
 
   def describe(self) -> dict[str, Any]:
-    library = {"espeak": espeak.version()} if self.world.voices == "mixed" else {}
     return {
       "name": "duplex_world",
       "version": WORLD_VERSION,
       "world": dataclasses.asdict(self.world),
-      **library,
+      **versions(engines_of(self.world.voices)),
       "split": self.split,
       "first_seed": self.first_seed,
       "sessions": self.items,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world import espeak
+from wanstreamer_jax.data.duplex_world import espeak, flite
 from wanstreamer_jax.data.duplex_world.phones import NOISES, PHONES, SILENCE, PhoneSegment, pronounce
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
@@ -53,6 +53,9 @@ def synthesise(
   if voice.engine == "espeak":
     audio, phones, timed = espeak.speak(words, voice, sample_rate, seed, question, pace)
     return Utterance(_level(audio), phones, timed)
+  if voice.engine == "flite":
+    audio, phones, timed = flite.speak(words, voice, sample_rate, seed, pace)
+    return Utterance(_level(audio), phones, timed)
   rng = np.random.default_rng([seed, 0x5EEC])
   score = _score(words, voice.rate * pace, rng)
   hop = round(sample_rate * FRAME_MS / 1000)
@@ -60,6 +63,17 @@ def synthesise(
   pitch = _pitch(score, voice, rng, question)
   audio = _render(tracks, pitch, voice, sample_rate, hop, rng)
   return Utterance(audio, *_times(score, words, hop / sample_rate))
+
+
+def timing(
+  words: Sequence[str], voice: Voice, sample_rate: int, seed: int = 0, question: bool = False, pace: float = 1.0
+) -> Utterance:
+  """The phone and word times of `synthesise`, without its sound where the engine knows them before."""
+  if voice.engine != "formant":
+    return synthesise(words, voice, sample_rate, seed, question, pace)
+  score = _score(words, voice.rate * pace, np.random.default_rng([seed, 0x5EEC]))
+  hop = round(sample_rate * FRAME_MS / 1000)
+  return Utterance(np.zeros(0, np.float32), *_times(score, words, hop / sample_rate))
 
 
 def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Score:

@@ -15,5 +15,5 @@ class Voice:
   tilt: float = 0.5  # 0 bright .. 1 dull
   open_quotient: float = 0.6
   liveliness: float = 1.0  # depth of the intonation
-  engine: str = "formant"  # or "espeak", which uses pitch, rate, liveliness and `variant`
-  variant: str = ""  # a key of `espeak.PITCHES`
+  engine: str = "formant"  # or "flite", "espeak": these use pitch, rate, liveliness and `variant`
+  variant: str = ""  # a key of `flite.SPEAKERS`, for which `size` is a factor, or of `espeak.PITCHES`

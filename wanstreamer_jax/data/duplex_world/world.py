@@ -6,18 +6,20 @@ import dataclasses
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world import espeak, lexicon
+from wanstreamer_jax.data.duplex_world import lexicon
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.faces import Look, draw, random_look, still_tracks
-from wanstreamer_jax.data.duplex_world.lexicon import PERSONAS, SMALL_PERSONAS, Persona
-from wanstreamer_jax.data.duplex_world.script import PerfectAgent, Scene, ScriptedUser
-from wanstreamer_jax.data.duplex_world.speech import synthesise
+from wanstreamer_jax.data.duplex_world.perfect_agent import PerfectAgent
+from wanstreamer_jax.data.duplex_world.personas import Persona, draw_persona, small_persona
+from wanstreamer_jax.data.duplex_world.script import ScriptedUser
+from wanstreamer_jax.data.duplex_world.speech import synthesise, timing
+from wanstreamer_jax.data.duplex_world.stage import Scene
 from wanstreamer_jax.data.duplex_world.voice import Voice
-from wanstreamer_jax.data.session import Session, Side, Word, World
+from wanstreamer_jax.data.duplex_world.voices import engines_of, user_voice
+from wanstreamer_jax.data.session import Event, Session, Side, Word, World
 from wanstreamer_jax.errors import ConfigError
 
 SPLITS = ("train", "heldout")
-VOICES = ("formant", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +34,14 @@ class WorldConfig:
   units: int = 125
   text_lead: int = 1
   size: str = "small"  # or "full": more colours and personas
-  voices: str = "formant"  # or "mixed": half of the users speak with espeak-ng, which must be installed
+  voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
       raise ConfigError(f"world size is {self.size!r}: expected small or full")
     if not 0 <= self.text_lead <= 3:
       raise ConfigError(f"text_lead is {self.text_lead} units: expected 0 to 3")
-    if self.voices not in VOICES:
-      raise ConfigError(f"voices is {self.voices!r}: expected one of {', '.join(VOICES)}")
-    if self.voices == "mixed":
-      espeak.require()
+    engines_of(self.voices)
 
   @property
   def frames(self) -> int:
@@ -75,17 +74,18 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   held_out = split == "heldout"
   rng = np.random.default_rng([seed, int(held_out), 0xD0])
   small = config.size == "small"
-  persona = PERSONAS[int(rng.integers(SMALL_PERSONAS if small else len(PERSONAS)))]
+  engines = engines_of(config.voices)
+  persona = small_persona(rng) if small else draw_persona(rng, held_out and rng.random() < 0.5, engines)
 
   def body(look: Look, voice: Voice, number: int) -> Body:
     return Body(look, voice, int(rng.integers(2**31)) + number, fps=config.fps, sample_rate=config.sample_rate)
 
-  look, voice = random_look(rng, held_out), lexicon.user_voice(rng, held_out)
-  if config.voices == "mixed":  # with its own random stream, so that all else is as with formant voices
-    voice = lexicon.mixed_voice(voice, np.random.default_rng([seed, int(held_out), 0xE5]), held_out)
-  user = body(look, voice, 0)
+  look = random_look(rng, held_out)
+  own_stream = np.random.default_rng([seed, int(held_out), 0xE5])  # so that all else is the same with any engines
+  user = body(look, user_voice(own_stream, held_out, engines), 0)
   agent = body(agent_look(persona), persona.voice, 1)
-  scene = Scene(config.unit_ms / 1000, rng, held_out, small, persona)
+  unit = config.unit_ms / 1000
+  scene = Scene(unit, config.units * unit, rng, held_out, small, persona)
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
   delay = config.samples + int(rng.uniform(0.02, 0.1) * config.sample_rate)
   return Cast(scene, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
@@ -99,8 +99,9 @@ def agent_look(persona: Persona) -> Look:
 def make_session(seed: int, config: WorldConfig, split: str = "train") -> Session:
   """A pure function of its arguments: `config.units` units of two people, with the ground truth of everything.
 
-  split "heldout" has users whose voices and looks "train" never has; half of their questions are phrasings or sums that
-  "train" never has (`unseen` in the ground truth). The agent is one of the same few personas.
+  split "heldout" has users whose voices and looks "train" never has; a third of their questions are combinations of
+  known words that "train" never has, a third have new words (`phrasing` in the ground truth), and half of their sums
+  are new (`trained`). In size "full" half of its agents are new too: name, home, likes, face and voice.
   """
   players, answering = _play(seed, config, split)
   scene, user, agent = players.scene, players.user, players.agent
@@ -121,15 +122,37 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Transcript:
+  """A session without media. `agent` is its text stream, `typed` and `speech` are what the user writes and says."""
+
+  events: tuple[Event, ...]
+  agent: tuple[Word, ...]
+  typed: tuple[Word, ...]
+  speech: tuple[Word, ...]
+  persona: Persona
+
+
+def transcript(seed: int, config: WorldConfig, split: str = "train") -> Transcript:
+  """The words and the ground truth of `make_session`, in a hundredth of its time with formant voices."""
+  players, answering = _play(seed, config, split, sound=False)
+  scene, end = players.scene, config.units * config.unit_ms / 1000
+  events = tuple(sorted(scene.events, key=lambda event: event.start))
+  speech = tuple(word for word in players.user.speech() if word.start < end)
+  return Transcript(events, _inside(answering.words, config), tuple(scene.typed), speech, scene.persona)
+
+
 def script_words(seed: int, config: WorldConfig, split: str = "train") -> tuple[Word, ...]:
   """The agent's text stream of `make_session`, without its media."""
-  return _inside(_play(seed, config, split)[1].words, config)
+  return transcript(seed, config, split).agent
 
 
-def _play(seed: int, config: WorldConfig, split: str) -> tuple[Cast, PerfectAgent]:
-  """The people of a session after it, with all that they planned to say and do."""
+def _play(seed: int, config: WorldConfig, split: str, sound: bool = True) -> tuple[Cast, PerfectAgent]:
+  """The people of a session after it, with all that they planned to say and do; without sound only when, not how."""
   players = cast(seed, config, split)
   scene = players.scene
+  if not sound:
+    players.user.speak = players.agent.speak = timing
   answering = PerfectAgent(scene, players.agent, config.text_lead)
   asking, spoke = ScriptedUser(scene, players.user), False
   for unit in range(config.units):
@@ -143,7 +166,7 @@ def _play(seed: int, config: WorldConfig, split: str) -> tuple[Cast, PerfectAgen
 def _attend(scene: Scene, user: Body, agent: Body) -> None:
   """The agent looks at the user who speaks or shows something."""
   agent.attention += [(line.start, line.end + 0.8) for line in user.lines]
-  agent.attention += [(event.start, event.start + 1.5) for event in scene.events if event.kind == "raise"]
+  agent.attention += [(event.start, event.start + 1.5) for event in scene.events if event.kind in ("raise", "gesture")]
 
 
 def _inside(words: list, config: WorldConfig) -> tuple:
@@ -180,7 +203,7 @@ def microphone(voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: 
 def session_world(persona: Persona, config: WorldConfig) -> World:
   """The agent's fields, its neutral face, and a second of its voice."""
   fields = {"name": persona.name, "home": persona.home, "likes": persona.likes}
-  portrait = draw(agent_look(persona), still_tracks(1), [None], config.height, config.width)[0]
+  portrait = draw(agent_look(persona), still_tracks(1), [()], config.height, config.width)[0]
   voice = synthesise(["hello", "i", "am", persona.name], persona.voice, config.sample_rate, seed=1).audio
   return World(fields=fields, portrait=portrait, voice=voice)
 
