@@ -27,7 +27,7 @@ def counting(user: Actor) -> Play:
 
 
 def hear_out(user: Actor, patience: int, *, early: bool) -> Play:
-  """Hears an answer to its end or, unless it is silent before, says stop once the agent has sounded in `patience` units.
+  """Hears an answer to its end or, unless it is silent before, says stop when the agent has sounded in `patience` units.
 
   patience: 0 hears it out.
   """
