@@ -155,7 +155,7 @@ def table(figures: dict[str, Any]) -> Section:
 
 
 def _difference(found: dict[str, float] | None, form: Form) -> str:
-  """ (-5 [-9, -1]), in points for shares."""
+  """(-5 [-9, -1]), in points for shares."""
   signed = form._replace(sign=True)
   if not found or signed.value(found["mean"]) == "-":
     return ""
