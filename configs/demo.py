@@ -7,7 +7,7 @@ Expected time: not measured; 5 to 15 million units should take under an hour on 
 CPU (see `tiny.py`). Expected result: not trained yet.
 """
 
-from configs import base
+from configs import base, tiny
 from wanstreamer_jax.config import Config
 
 
@@ -19,5 +19,6 @@ def get_config() -> Config:
   model.heads, model.kv_heads, model.head_dim = 4, 2, 64
   config.layout.window = config.data.units = 62  # 10 s, in training and at work
   config.train.optimizer, config.train.learning_rate = "muon", 1.5e-3
+  tiny.use_readouts(config)
   config.train.run = "runs/demo"
   return config

@@ -11,6 +11,14 @@ from configs import base
 from wanstreamer_jax.config import Config
 
 
+def use_readouts(config: Config) -> None:
+  """Perception and the Transformer learn from what the records know of the user, and rare words weigh more."""
+  readouts, train = config.readouts, config.train
+  readouts.state = readouts.seen = readouts.heard = 1.0
+  train.readout_warmup = 200
+  train.rare_words = 0.5
+
+
 def get_config() -> Config:
   config = base.get_config()
   config.name = "tiny"
@@ -26,5 +34,6 @@ def get_config() -> Config:
   train.optimizer = "muon"
   train.steps, train.learning_rate, train.warmup, train.ema = 2000, 2.5e-3, 40, 0.99
   train.eval_every = 400
+  use_readouts(config)
   config.train.run = "runs/tiny"
   return config

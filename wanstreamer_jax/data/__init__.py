@@ -5,7 +5,7 @@ Modules:
     importers/           Write manifests of recordings for corpora that people have
     augment.py           Changes what the user shows and says in training: other microphones, rooms, cameras
     encode.py            Encodes media records into latent records, and the world of a session into arrays
-    labels.py            What is known of the user in every unit of a session, as numbers that auxiliary readouts are trained on
+    labels.py            Labels of what the user holds, does and says in every unit, for auxiliary readouts
     lateness.py          How late agents write their words: texts against the slots of units
     loader.py            Loads batches of crops: the rows of each global batch that this host reads
     loudness.py          Measures loudness, and defines the one level above which somebody counts as speaking

@@ -1,4 +1,4 @@
-"""What is known of the user in every unit of a session, as numbers that auxiliary readouts are trained on.
+"""Labels of what the user holds, does and says in every unit, for auxiliary readouts.
 
 A unit record has one number per kind of KINDS (`user_labels`, int32 [L]). Kinds with named classes: 0 is the first of
 them, which says that there is nothing. `word`: the first token id of the word that ended in the unit, PAD if none did.
@@ -38,14 +38,12 @@ ACTS = (
   "how_are_you", "thanks", "goodbye", "refusal", "remark", "event", "directive", "statement", "story", "stop", "cough",
 )  # fmt: skip
 OF_THINGS = {"shape": SHAPES, "colour": COLOURS, "count": COUNTS, "place": PLACES}
-# How sources call a gesture or a face, where it is not by the name of its class.
-CALLED = {"waving": "wave", "nodding": "nod", "shaking": "shake", "thumb": "thumb_up", "thumbs_up": "thumb_up",
-          "thumb up": "thumb_up", "thumbs up": "thumb_up", "smiling": "smile", "surprised": "surprise"}  # fmt: skip
 # The act that an event of the user completes at its end; None: the one that its detail `act` names.
 ACT_OF_EVENT = {
-  "question": None, "statement": "statement", "cough": "cough", "gesture": "gesture", "face": "face",
-  "interrupt": "stop", "backchannel_place": "story",
+  "question": None, "statement": "statement", "cough": "cough", "interrupt": "stop", "backchannel_place": "story",
+  "directive": "directive",
 }  # fmt: skip
+TYPED = ("directive",)  # always; questions say so in their detail
 AT_START = ("backchannel_place",)  # events that begin when the act is complete
 
 
@@ -204,8 +202,7 @@ def _label_gestures(column: np.ndarray, events: Sequence[Event], unit_seconds: f
   for event in events:
     if event.kind not in ("gesture", "face"):
       continue
-    name = str(event.detail.get("name", ""))
-    number = _class(CALLED.get(name, name), GESTURES)
+    number = _class(event.detail.get("name"), GESTURES)
     for unit, share in _shares(event, unit_seconds, len(column)):
       column[unit] = number if share >= 0.5 else UNKNOWN if column[unit] == 0 else column[unit]
 
@@ -218,7 +215,7 @@ def _shares(event: Event, unit_seconds: float, units: int) -> Iterator[tuple[int
 
 
 def _label_acts(column: np.ndarray, events: Sequence[Event], unit_seconds: float) -> None:
-  """The act in the unit in which it is complete; a question that is asked in gestures is a question."""
+  """The act in the unit in which it is complete."""
   column[:] = 0
   ranked = sorted(events, key=lambda event: event.kind == "question")  # where several end, the question counts
   for event in ranked:
@@ -226,7 +223,7 @@ def _label_acts(column: np.ndarray, events: Sequence[Event], unit_seconds: float
       continue
     name = ACT_OF_EVENT[event.kind] or event.detail.get("act")
     unit = ending_unit(event.start if event.kind in AT_START else event.end, unit_seconds)
-    if event.detail.get("typed"):
+    if event.kind in TYPED or event.detail.get("typed"):
       unit = int(event.end / unit_seconds + ROUNDING)  # it enters with the unit that begins then
     if 0 <= unit < len(column):
       column[unit] = _class(name, ACTS)

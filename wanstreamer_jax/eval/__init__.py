@@ -12,6 +12,7 @@ Modules:
     evaluate.py          Evaluates an agent: closed loop, teacher-forced errors, codecs, and their baselines
     heldout.py           Loads held-out sessions as rows of latents, and the codecs' reconstructions of them
     intervals.py         Means over sessions with bootstrap intervals
+    judged.py            Judges voices by ear: word errors, quality, and right answers as a recogniser hears them
     latent_errors.py     Teacher-forced errors on held-out records, beside trivial baselines (law 10)
     metrics.py           Metrics of video, audio, lip sync and identity, in NumPy
     real_speech.py       Judges a voice with the extra `speech`: a recogniser, and DNSMOS
@@ -21,5 +22,6 @@ Modules:
     robustness.py        Evaluates an agent with users who are changed: other microphones, cameras and voices
     scores.py            Scores one conversation
     sections.py          The tables of an evaluation: their figures, in order, and how each is written
+    seeds.py             Joins the evaluations of several training runs: each run, their mean, and their spread
     turns.py             Turn-taking metrics in NumPy: who speaks when, and whether that was right
 """

@@ -6,7 +6,7 @@ Modules:
     attention_tpu.py   The training pass's attention as one TPU kernel
     decoder_layer.py   One decoder layer: pre-norm attention and SwiGLU; adaptive norms carry the flow time
     heads.py           Output heads: text logits (tied to the embedding) and velocities of the latents
-    readouts.py        Auxiliary readouts, in training only: what the records know of the user, read linearly out of hidden states
+    readouts.py        Auxiliary readouts of what is known of the user; in training only
     streamer.py        WanStreamer joins perception, tokens, Transformer and heads
     tokens.py          Embeds text ids, latents and perceived units as tokens and gives them coordinates
     transformer.py     The one Transformer (stacked, scanned layers) and the KV-cache that it writes

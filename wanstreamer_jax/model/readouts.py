@@ -1,7 +1,8 @@
-"""Auxiliary readouts, in training only: what the records know of the user, read linearly out of hidden states.
+"""Auxiliary readouts of what is known of the user; in training only.
 
-They give perception and the Transformer a gradient in every unit, where words about what is seen and heard come once in
-many. Their loss is in `train/readouts.py`; exports and served agents have none of them.
+They read linearly out of hidden states what the records know, and give perception and the Transformer a gradient in
+every unit, where words about what is seen and heard come once in many. Their loss is in `train/readouts.py`; exports
+and served agents have none of them.
 """
 
 import jax.numpy as jnp

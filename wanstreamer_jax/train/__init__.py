@@ -17,7 +17,7 @@ Modules:
     picture_critic.py      Discriminators of the video codec's stage 0, an option of its training
     prefetch.py            Reads batches and places them on the devices before the step that needs them
     provenance.py          Records what a run was made with: config, code and library versions
-    readouts.py            The loss of the auxiliary readouts, the duplex stage's first phase, and what classes and words weigh
+    readouts.py            The loss of the auxiliary readouts; perception alone as a first phase
     run_folder.py          The folder of a run, on this machine or in an object store (`gs://bucket/run`)
     senses.py              The pretrained encoders that training starts with: `train.hearing`, `train.seeing`
     stage.py               The interface between the training loop and a stage

@@ -160,6 +160,23 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   return loss, metrics | {"audio": Ratio(audio, heard), "video": Ratio(video, seen)}
 
 
+@jax.jit
+def held_out_metrics(streamer: WanStreamer, batch: Crop) -> dict[str, Ratio]:
+  """Accuracies of words and readouts over a batch of crops [B, ...], shown whole, with a clean history."""
+  config = streamer.config
+  own = config.replace(train=config.train.replace(noisy_units=1, history_noise=0.0, history_drop=0.0)).freeze()
+
+  def row(crop: Crop, key: jax.Array) -> Metrics:
+    draws, yes = draw(key, crop, own), jnp.ones((), bool)
+    zero = jnp.zeros((), jnp.int32)
+    draws = draws._replace(shown=Shown(yes, yes, yes, yes, yes), first_unit=zero, first_text_token=zero)
+    return drawn_loss(streamer, crop, draws)[1]
+
+  metrics = jax.vmap(row)(batch, jax.random.split(jax.random.key(0), batch.start.shape[0]))
+  named = lambda name: name == "token_accuracy" or name.startswith(("state_", "seen_", "heard_"))
+  return {name: jax.tree.map(jnp.mean, ratio) for name, ratio in metrics.items() if named(name)}
+
+
 def share_of_session(crop: Crop) -> jax.Array:
   """The share of a crop's units that its session has: in those past its end nobody shows, sounds or writes anything."""
   agent = last_units(crop_past(crop).valid, crop.agent_text.shape[0])  # bool [K, 2]

@@ -2,7 +2,8 @@
 
 The agent answers recorded users and sees its own past, not the truth. It prints how much the agent writes and speaks
 beside the scripted agent, and how many words were right; the same again (`_augmented`) with the users changed as
-`config.augment` changes them in training. It draws strips of frames and log-spectra above the true ones.
+`config.augment` changes them in training. It draws strips of frames and log-spectra above the true ones. Accuracies of
+readouts (`train/readouts.py`), where there are any, come from a teacher-forced pass.
 """
 
 import functools
@@ -52,7 +53,17 @@ def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int
     heard, _ = _roll(streamer, audio_codec, video_codec, _held_out(config, augment=True))
     changed = _answers(heard, batch, config.model.pad)
     metrics |= {f"{name}_augmented": value for name, value in changed.items()}
-  return metrics
+  return metrics | _teacher_forced(streamer, config, batch)
+
+
+def _teacher_forced(streamer: WanStreamer, config: Config, batch: Crop) -> Metrics:
+  """What the stage reports of words and readouts, on held-out sessions, with nothing hidden; {} without readouts."""
+  if streamer.readouts is None:
+    return {}
+  from wanstreamer_jax.train.duplex import held_out_metrics
+
+  found = jax.device_get(held_out_metrics(streamer, batch))
+  return {f"{name}_heldout": float(ratio.value) for name, ratio in found.items()}
 
 
 def _answers(spoken: rollout.AgentUnit, batch: Crop, pad: int) -> Metrics:

@@ -29,6 +29,7 @@ GROUPS: dict[str, Rule] = {
   "latents": Rule(r"tokens\.(\w+_in\.w|kinds|state)|transformer\.layers\.latent_mlp\..+"),
   "flow_time": Rule(r"transformer\.(flow_time|shared_modulation|layers\.modulation)\..+"),
   "heads": Rule(r"heads\.((audio|video|latent_norm)\..+|(audio|video)_variance)"),
+  "readouts": Rule(r"readouts\..+"),
   "encoder": Rule(r"encoder\..+"),  # of a codec
   "decoder": Rule(r"(decoder|head|head_norm|standard)\..+"),
 }

@@ -1,9 +1,9 @@
-"""The loss of the auxiliary readouts, the duplex stage's first phase, and what classes and words weigh.
+"""The loss of the auxiliary readouts; perception alone as a first phase.
 
 `model/readouts.py` has the heads, `data/labels.py` what they read: what is held (`state` and `seen`), the act that the
 user has just completed (`state`), the word that has just ended (`heard`). Of a unit whose label is unknown, or whose
-stream is hidden from the model, nothing is learned. Weights of classes are 1 / frequency^power, scaled so that a
-unit weighs 1 on average.
+stream is hidden from the model, nothing is learned. Classes weigh 1 / frequency^power, scaled so that a unit weighs 1
+on average; so do the words that the agent writes.
 """
 
 import jax

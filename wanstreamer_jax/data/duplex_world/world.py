@@ -187,13 +187,15 @@ def _side(body: Body, config: WorldConfig) -> Side:
   )
 
 
-def microphone(voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: Cast) -> np.ndarray:
+def microphone(
+  voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: Cast, played_from: int = 0
+) -> np.ndarray:
   """What the user's microphone records: the voice, the delayed echo of the agent, and noise. float32 [samples].
 
-  loudspeaker: the agent's samples from the session's start on; first: index of voice[0] on the session's clock.
+  loudspeaker: the agent's samples from `played_from` on; first: index of voice[0]; both on the session's clock.
   """
   out = voice.copy()
-  a = first - players.echo_delay
+  a = first - players.echo_delay - played_from
   echo = loudspeaker[max(a, 0) : max(a + len(out), 0)]
   out[len(out) - len(echo) :] += players.echo_gain * echo if len(echo) else 0.0
   noise = np.random.default_rng([players.seed, 0xA015E, first]).standard_normal(len(out), dtype=np.float32)

@@ -1,0 +1,12 @@
+"""No auxiliary readouts, and perception has no warm-up. Hypothesis: the words follow what is heard, but not the shape
+and the number of what is shown."""
+
+from configs import tiny
+from wanstreamer_jax.config import Config
+
+
+def get_config() -> Config:
+  config = tiny.get_config()
+  config.readouts.state = config.readouts.seen = config.readouts.heard = 0.0
+  config.train.readout_warmup = 0
+  return config
