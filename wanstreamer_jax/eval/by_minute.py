@@ -207,6 +207,16 @@ def _curve(minutes: Sequence[dict[str, Any]], key: str, end: str, form: Form) ->
   return np.array([form.factor * value[end] if value.get("n") and end in value else np.nan for value in values])
 
 
+def _limits(key: str, form: Form, found: tuple[float, float]) -> tuple[float, float]:
+  """The range of a panel's axis: wide enough that nothing looks like a drift that is none."""
+  if form == SHARE:
+    return 0.0, 100.0
+  if key == "level":
+    middle = sum(found) / 2
+    return min(found[0], middle - 6), max(found[1], middle + 6)
+  return (min(found[0], 0.0), 1.0) if key == "lip_correlation" else (0.0, 1.3 * found[1])
+
+
 def draw(path: Any, figures: dict[str, Any]) -> None:
   """A panel for every figure over the minutes, for the model and baselines."""
   from matplotlib.figure import Figure
@@ -225,8 +235,8 @@ def draw(path: Any, figures: dict[str, Any]) -> None:
         axes.fill_between(x, *bounds, color="#c8553d", alpha=0.2)
     axes.set_title(f"{title}{', %' if form == SHARE else ''}", loc="left", fontsize=10)
     axes.set_xlim(1, max(2, len(minutes)))
-    if form == SHARE:
-      axes.set_ylim(0, 100)
+    axes.set_ylim(*_limits(key, form, axes.get_ylim()))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
   name, options = figures["config"], figures["options"]

@@ -1,4 +1,4 @@
-"""Judges voices by ear: word errors, quality, and right answers as a recogniser hears them.
+"""Judges voices by ear: word errors, quality, and right answers as they are heard.
 
 The agent's sound is cut into utterances, and its own text is laid beside them by time. `judges.py` hears them. Judged
 are the truth, what the audio codec makes of the truth, the agent, and the agent that meets another session's user. What
