@@ -1,0 +1,262 @@
+"""Training data that are rendered while training runs: `data.path = "world://SEED"`.
+
+Nothing is stored. Processes render sessions of duplex_world (`render.py`), a thread encodes them with the codecs on the
+device, and a reservoir in memory keeps them as latent records, the newest ones that fit. `RenderedLoader.batch_at` cuts
+crops from random sessions of the reservoir, as `CropLoader` reads them from a folder.
+
+Which sessions are there at a step depends on the speed of the machine, so a continued run does not repeat an
+undisturbed one bit for bit: it begins with an empty reservoir and with the first seed again.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
+from wanstreamer_jax.config import Config
+from wanstreamer_jax.data import labels, records
+from wanstreamer_jax.data.duplex_world.source import world_config
+from wanstreamer_jax.data.duplex_world.world import WorldConfig, transcript
+from wanstreamer_jax.data.encode import (
+  codec_inputs,
+  encode_session,
+  fingerprint,
+  latent_dtypes,
+  latent_records,
+  unknown_given_past,
+)
+from wanstreamer_jax.data.loader import Crop, read_crop
+from wanstreamer_jax.data.make import add_counts, token_counts
+from wanstreamer_jax.data.render import Recorder, Rendered, Renderer
+from wanstreamer_jax.data.session import Session, Side, World
+from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
+from wanstreamer_jax.errors import ConfigError, DataError
+
+SCHEME = "world://"
+SPARE_CORES = 2  # for the process that trains
+MEMORY_SHARE = 0.4  # of the machine's, for the reservoir
+SIDE_BY_SIDE = 16  # sessions that are encoded together, at most
+AT_ONCE = 16  # units of a session that a codec encodes in one call on an accelerator, at most
+COUNTED = 200  # sessions whose words and labels are counted
+STREAM = 5  # number of this random stream, beside those of mixture.py and augment.py
+REPORT = 30.0  # seconds between two lines about the reservoir
+
+
+def rendered_seed(path: str) -> int | None:
+  """The first seed of a `data.path` "world://SEED"; None for folders. Raises DataError."""
+  if not path.startswith(SCHEME):
+    return None
+  seed = path.removeprefix(SCHEME).rstrip("/")
+  if not seed.isdecimal():
+    raise DataError(f"data.path is {path!r}: expected {SCHEME}SEED, the first seed, as in {SCHEME}0")
+  return int(seed)
+
+
+class Limits(NamedTuple):
+  """What rendering may use."""
+
+  workers: int  # processes
+  memory: int  # bytes of sessions that are kept
+
+  @classmethod
+  def of_machine(cls) -> "Limits":
+    """All cores but two, and less than half of the memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return cls(max(1, cores - SPARE_CORES), int(MEMORY_SHARE * memory))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+  """A session of the reservoir, which reads like a folder that holds only it."""
+
+  number: int
+  units: np.ndarray  # latent records [K]
+  record: records.SessionRecord
+  manifest: dict[str, Any]
+
+  def read_units(self, session: int, start: int = 0, count: int | None = None) -> np.ndarray:
+    return self.units[start : None if count is None else start + count]
+
+  def read_session(self, session: int) -> records.SessionRecord:
+    return self.record
+
+
+class RenderedLoader:
+  """Batches of crops of sessions that are rendered meanwhile; a `with` block ends the rendering.
+
+  rows: of every global batch that this host reads; all by default. augment: change the user of every session, once.
+  manifest: what the manifest of a folder of these latents would say of classes and codecs.
+  """
+
+  def __init__(
+    self, config: Config, audio_codec: AudioCodec, video_codec: VideoCodec, rows: Sequence[int] | None = None,
+    augment: bool = False, limits: Limits | None = None,
+  ):  # fmt: skip
+    seed = rendered_seed(config.data.path)
+    if seed is None:
+      raise DataError(f"data.path is {config.data.path!r}: expected {SCHEME}SEED")
+    if config.data.session_units < config.data.units:
+      raise ConfigError(
+        f"data.session_units is {config.data.session_units}, shorter than a crop of data.units {config.data.units}"
+      )
+    self.config, self.limits = config, limits or Limits.of_machine()
+    self.rows = len(range(config.data.batch) if rows is None else rows)
+    recorder = Recorder.of(config, seed, augment)
+    self._dtypes = latent_dtypes(recorder, config)
+    self.manifest = head(recorder, audio_codec, video_codec)
+    self._encoder = _encoder(config, audio_codec, video_codec)
+    self._together = min(SIDE_BY_SIDE, self.limits.workers)
+    self._changed, self._closed = threading.Condition(), False
+    self._error: DataError | None = None
+    self._kept: collections.deque[Kept] = collections.deque()
+    self._rendered = self._used = 0  # units
+    self._began = self._said = time.monotonic()
+    self._renderer = Renderer(recorder, self.limits.workers)
+    self._thread = threading.Thread(target=self._fill, daemon=True)
+    self._thread.start()
+
+  def batch_at(self, step: int) -> Crop:
+    """This host's rows of global batch `step`: arrays [rows, ...]; waits for the first sessions.
+
+    Raises DataError when rendering has failed."""
+    units = self.config.data.units
+    crops = [read_crop(kept, kept.number, start, units) for kept, start in self._choose(step)]
+    return Crop(*map(np.stack, zip(*crops)))
+
+  def _choose(self, step: int) -> list[tuple[Kept, int]]:
+    """Sessions and the first units of their crops; no session twice where there are enough.
+
+    A start before the session or too near its end is moved inside, so that its first and last units come as often as
+    others.
+    """
+    rng, units = np.random.default_rng([self.config.data.seed, STREAM, step]), self.config.data.units
+    with self._changed:
+      self._changed.wait_for(lambda: self._error or self._closed or len(self._kept) >= min(self.rows, self._together))
+      if self._error is not None:
+        raise self._error
+      if self._closed:
+        raise DataError("the loader is closed")
+      picked = rng.choice(len(self._kept), self.rows, replace=len(self._kept) < self.rows)
+      chosen = [self._kept[int(number)] for number in picked]
+      self._used += units * self.rows
+      self._say()
+    last = len(chosen[0].units) - units
+    starts = rng.integers(-(units // 2), last + units // 2 + 1, self.rows).clip(0, last)
+    return list(zip(chosen, starts.tolist()))
+
+  def _fill(self) -> None:
+    """Encodes what is rendered and keeps it, until this is closed."""
+    try:
+      while not self._closed:
+        made = [self._renderer.take() for _ in range(self._together)]
+        found = self.encoded(made)
+        with self._changed:
+          self._kept.extend(found)
+          self._rendered += sum(len(kept.units) for kept in found)
+          size = found[0].units.nbytes
+          while len(self._kept) > len(found) and len(self._kept) * size > self.limits.memory:
+            self._kept.popleft()
+          self._changed.notify_all()
+    except EOFError:
+      pass
+    except BaseException as error:
+      with self._changed:
+        self._error = error if isinstance(error, DataError) else DataError(f"encoding failed: {error}")
+        self._changed.notify_all()
+
+  def encoded(self, made: Sequence[Rendered]) -> list[Kept]:
+    """Latent records of media records."""
+    inputs = codec_inputs([one.units for one in made], [one.fixed for one in made], self.config.layout.portrait)
+    latents = jax.device_get(self._encoder(inputs))
+    kept = []
+    for row, one in enumerate(made):
+      own = {name: values[row] for name, values in latents.items()}
+      units, fixed = latent_records(one.units, one.fixed, own, *self._dtypes)
+      kept.append(Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest))
+    return kept
+
+  def summary(self) -> str:
+    """How much was rendered, and how often it was used."""
+    rate = self._rendered / max(time.monotonic() - self._began, 1e-9)
+    sessions = self._rendered // self.config.data.session_units
+    return (
+      f"rendered {sessions} sessions ({self._rendered} units, {rate:.0f} units/s) by {self.limits.workers} processes, "
+      f"{len(self._kept)} kept; each unit was used {self._used / max(self._rendered, 1):.1f} times on average"
+    )
+
+  def _say(self) -> None:
+    if time.monotonic() > self._said + REPORT:
+      self._said = time.monotonic()
+      print(self.summary(), flush=True)
+
+  def close(self) -> None:
+    """Ends the rendering and says how much it was."""
+    with self._changed:
+      self._closed = True
+      self._changed.notify_all()
+    self._renderer.close()
+    self._thread.join()
+    print(self.summary(), flush=True)
+
+  def __enter__(self) -> "RenderedLoader":
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+
+
+def _encoder(config: Config, audio_codec: AudioCodec, video_codec: VideoCodec) -> Any:
+  """`encode_session` of several sessions, compiled; on accelerators by several units in one call."""
+  most = 1 if jax.default_backend() == "cpu" else AT_ONCE
+  at_once = max(n for n in range(1, most + 1) if config.data.session_units % n == 0)
+  session = functools.partial(encode_session, at_once=at_once)
+  program = jax.jit(jax.vmap(session, in_axes=(None, None, 0)))
+  return lambda inputs: program(audio_codec, video_codec, inputs)
+
+
+def head(recorder: Recorder, audio_codec: AudioCodec, video_codec: VideoCodec) -> dict[str, Any]:
+  """What the manifest of a folder of these latents would say of classes and codecs."""
+  origin = {**recorder.source.describe(), "codecs": fingerprint(audio_codec, video_codec)}
+  return {"source": origin, "labels": labels.for_manifest(), **unknown_given_past(audio_codec, video_codec)}
+
+
+def manifest(config: Config, audio_codec: AudioCodec, video_codec: VideoCodec) -> dict[str, Any]:
+  """`head` and the counts of classes and words that weights are made from, as in a folder's manifest."""
+  recorder = Recorder.of(config, rendered_seed(config.data.path) or 0)
+  return {**head(recorder, audio_codec, video_codec), "stats": counted(config)}
+
+
+def counted(config: Config, sessions: int = COUNTED) -> dict[str, Any]:
+  """{"labels", "agent_tokens"} of the first sessions, as in a manifest's statistics, from their scripts: without
+  media, and with formant voices, whose words are those of any voice at slightly other times."""
+  seed = rendered_seed(config.data.path) or 0
+  world, tokenizer = dataclasses.replace(world_config(config), voices="formant"), tokenizer_of(config)
+  stats: dict[str, Any] = {"labels": {}, "agent_tokens": {}}
+  for number in range(sessions):
+    session = _without_media(seed + number, world)
+    known = labels.session_labels(session, tokenizer, config.media.unit_ms / 1000)
+    tokens = token_counts(_agent_text(session, config, tokenizer), tokenizer.pad_id)
+    stats["labels"] = add_counts(stats["labels"], labels.label_counts(known))
+    stats["agent_tokens"] = add_counts(stats["agent_tokens"], tokens)
+  return stats
+
+
+def _without_media(seed: int, world: WorldConfig) -> Session:
+  script = transcript(seed, world)
+  user, agent = Side(None, None, script.typed, script.speech), Side(None, None, script.agent)
+  return Session(user, agent, World(), script.events, world.units, seed, events_complete=True)
+
+
+def _agent_text(session: Session, config: Config, tokenizer: TextTokenizer) -> np.ndarray:
+  """int32 [units, slots]."""
+  seconds, slots = config.media.unit_ms / 1000, config.layout.text_slots
+  return records.text_to_units(session.agent.words, session.units, slots, tokenizer, seconds)[0]
