@@ -8,7 +8,7 @@
 #   bash launch/gpu_train.sh --pack .flite                             puts flite and its libraries into a folder, to carry
 #
 # --seed N is the first session that is rendered (default 0): give every run its own. Results, at most 16 MB a file: OUT/agent
-# (bf16, or int8 where that is too large), OUT/metrics.jsonl, OUT/config.json and OUT/log. PYTHON picks the interpreter, OUT the
+# (bf16, or int8 where that is too large), OUT/metrics.jsonl and OUT/log. PYTHON picks the interpreter, OUT the
 # folder. Needs a jax for that GPU, flax, optax, orbax-checkpoint, jaxtyping, tokenizers, safetensors, scipy, pillow and tqdm;
 # nothing is installed where they are there. Voices of flite need the program, or WANSTREAMER_FLITE=DIR (--pack).
 #
@@ -32,7 +32,7 @@ pack() {  # the program, its libraries and their loader, so that it runs where o
   say "$folder: $(du -sm "$folder" | cut -f1) MB"
 }
 
-minutes=8 seed=0 config=configs/demo.py codecs=demo init="" small="" rest=()
+minutes=8 spare=20 seed=0 config=configs/demo.py codecs=demo init="" small="" rest=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --help | -h) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
@@ -67,14 +67,26 @@ mkdir -p "$out"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-wanstreamer() { "$python" -m wanstreamer_jax "$@"; }
+
+random_codecs() {  # of nano, for --small: nothing shipped has its sizes
+  "$python" - "$1" <<'PY'
+import sys
+import jax, numpy
+from wanstreamer_jax.config_files import load_config
+from wanstreamer_jax.weights.agent import abstract_agent, export_agent
+
+rng = numpy.random.default_rng(0)  # initialising and compiling would take longer than the training
+fill = lambda leaf: rng.uniform(0.0, 0.1, leaf.shape).astype(leaf.dtype)
+export_agent(jax.tree.map(fill, abstract_agent(load_config("configs/nano.py"))), sys.argv[1], "f32")
+PY
+}
 
 train() {
   local options=(--config="$config" --config.data.batch=32 --config.data.session_units=375)
   if [ -n "$small" ]; then
-    minutes=0.67
+    minutes=0.67 spare=600
     options=(--config=configs/nano.py --config.data.session_units=40 --config.data.batch=2)
-    wanstreamer codec random --config=configs/nano.py --out "$work/codecs"
+    random_codecs "$work/codecs"
     codecs="$work/codecs"
   fi
   if [ -z "${WANSTREAMER_FLITE:-}" ] && ! command -v flite >/dev/null; then
@@ -83,18 +95,20 @@ train() {
   fi
   [ -z "$init" ] || options+=("--config.train.init=$init")
   # A second limit, in case the clock of the run is not heard: SIGTERM saves and stops.
-  timeout --signal=TERM --kill-after=20 "$(awk "BEGIN { print int(60 * $minutes) + 20 }")" \
+  timeout --signal=TERM --kill-after=20 "$(awk "BEGIN { print int(60 * $minutes) + $spare }")" \
     "$python" -m wanstreamer_jax train "${options[@]}" --config.data.path="world://$seed" --config.train.codecs="$codecs" \
     --config.train.run="$work/run" --minutes "$minutes" ${rest[@]+"${rest[@]}"}
 }
 
 export_agent() {
-  local dtype size audio="${codecs%%,*}" video="${codecs##*,}" world=()
-  if [ -e "$video/world.json" ]; then world=(--world "$video/world.json"); fi
+  local dtype size audio="${codecs%%,*}" video="${codecs##*,}" file
   for dtype in bf16 int8; do
     rm -rf "$out/agent"
     timeout --kill-after=5 60 "$python" -m wanstreamer_jax export --streamer "$work/run" --audio-codec "$audio" \
-      --video-codec "$video" --dtype "$dtype" --out "$out/agent" ${world[@]+"${world[@]}"} || return
+      --video-codec "$video" --dtype "$dtype" --out "$out/agent" || return
+    for file in world.json portrait.png voice.wav; do  # the persona, if the codecs come from an agent
+      if [ -e "$video/$file" ]; then cp "$video/$file" "$out/agent/"; fi
+    done
     size="$(stat -c %s "$out/agent/weights.safetensors")"
     if [ "$size" -le 16000000 ]; then return; fi
     say "$size bytes of weights in $dtype are more than comes back"
@@ -108,7 +122,6 @@ thin_metrics() {  # the lines that have the speed, evaluations too: as many as w
   else
     cp "$work/run/metrics.jsonl" "$out/metrics.jsonl"
   fi
-  cp "$work/run/config.json" "$out/config.json"
 }
 
 main() {

@@ -90,6 +90,32 @@ class Kept:
     return self.record
 
 
+class Encoder:
+  """Latent records of media records in memory. The codecs are on the default device.
+
+  manifest: what the manifest of a folder of these latents would say of classes and codecs.
+  """
+
+  def __init__(self, config: Config, recorder: Recorder, audio_codec: AudioCodec, video_codec: VideoCodec):
+    self._portrait, self._codecs = config.layout.portrait, (audio_codec, video_codec)
+    self._dtypes = latent_dtypes(recorder, config)
+    self.manifest = head(recorder, audio_codec, video_codec)
+    most = 1 if jax.default_backend() == "cpu" else AT_ONCE
+    at_once = max(n for n in range(1, most + 1) if config.data.session_units % n == 0)
+    session = functools.partial(encode_session, at_once=at_once)
+    self._program = jax.jit(jax.vmap(session, in_axes=(None, None, 0)))
+
+  def encode(self, made: Sequence[Rendered]) -> list[Kept]:
+    """Sessions, encoded side by side. Raises DataError for latents that float16 does not hold."""
+    inputs = codec_inputs([one.units for one in made], [one.fixed for one in made], self._portrait)
+    latents, kept = jax.device_get(self._program(*self._codecs, inputs)), []
+    for row, one in enumerate(made):
+      own = {name: values[row] for name, values in latents.items()}
+      units, fixed = latent_records(one.units, one.fixed, own, *self._dtypes)
+      kept.append(Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest))
+    return kept
+
+
 class RenderedLoader:
   """Batches of crops of sessions that are rendered meanwhile; a `with` block ends the rendering.
 
@@ -111,15 +137,19 @@ class RenderedLoader:
     self.config, self.limits = config, limits or Limits.of_machine()
     self.rows = len(range(config.data.batch) if rows is None else rows)
     recorder = Recorder.of(config, seed, augment)
-    self._dtypes = latent_dtypes(recorder, config)
-    self.manifest = head(recorder, audio_codec, video_codec)
-    self._encoder = _encoder(config, audio_codec, video_codec)
+    self._encoder = Encoder(config, recorder, audio_codec, video_codec)
+    self.manifest = self._encoder.manifest
     self._together = min(SIDE_BY_SIDE, self.limits.workers)
     self._changed, self._closed = threading.Condition(), False
     self._error: DataError | None = None
     self._kept: collections.deque[Kept] = collections.deque()
     self._rendered = self._used = 0  # units
     self._began = self._said = time.monotonic()
+    print(
+      f"rendering {config.data.path} by {self.limits.workers} processes; the newest sessions stay in memory, up to "
+      f"{self.limits.memory / 1e9:.1f} GB",
+      flush=True,
+    )
     self._renderer = Renderer(recorder, self.limits.workers)
     self._thread = threading.Thread(target=self._fill, daemon=True)
     self._thread.start()
@@ -158,7 +188,7 @@ class RenderedLoader:
     try:
       while not self._closed:
         made = [self._renderer.take() for _ in range(self._together)]
-        found = self.encoded(made)
+        found = self._encoder.encode(made)
         with self._changed:
           self._kept.extend(found)
           self._rendered += sum(len(kept.units) for kept in found)
@@ -172,17 +202,6 @@ class RenderedLoader:
       with self._changed:
         self._error = error if isinstance(error, DataError) else DataError(f"encoding failed: {error}")
         self._changed.notify_all()
-
-  def encoded(self, made: Sequence[Rendered]) -> list[Kept]:
-    """Latent records of media records."""
-    inputs = codec_inputs([one.units for one in made], [one.fixed for one in made], self.config.layout.portrait)
-    latents = jax.device_get(self._encoder(inputs))
-    kept = []
-    for row, one in enumerate(made):
-      own = {name: values[row] for name, values in latents.items()}
-      units, fixed = latent_records(one.units, one.fixed, own, *self._dtypes)
-      kept.append(Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest))
-    return kept
 
   def summary(self) -> str:
     """How much was rendered, and how often it was used."""
@@ -212,15 +231,6 @@ class RenderedLoader:
 
   def __exit__(self, *_: Any) -> None:
     self.close()
-
-
-def _encoder(config: Config, audio_codec: AudioCodec, video_codec: VideoCodec) -> Any:
-  """`encode_session` of several sessions, compiled; on accelerators by several units in one call."""
-  most = 1 if jax.default_backend() == "cpu" else AT_ONCE
-  at_once = max(n for n in range(1, most + 1) if config.data.session_units % n == 0)
-  session = functools.partial(encode_session, at_once=at_once)
-  program = jax.jit(jax.vmap(session, in_axes=(None, None, 0)))
-  return lambda inputs: program(audio_codec, video_codec, inputs)
 
 
 def head(recorder: Recorder, audio_codec: AudioCodec, video_codec: VideoCodec) -> dict[str, Any]:

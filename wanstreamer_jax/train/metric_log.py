@@ -14,7 +14,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from wanstreamer_jax.errors import TrainingError
@@ -228,11 +227,11 @@ class MetricLog:
 
 def _tensorboard(run: pathlib.Path, start: int) -> Any:
   """A writer of RUN/tensorboard for steps behind `start`; None, said in a line, without the package."""
-  if find_spec("tensorboardX") is None:
+  try:
+    from tensorboardX import SummaryWriter
+  except ModuleNotFoundError:
     print("tensorboardX is not installed: metrics go to metrics.jsonl only", flush=True)
     return None
-  from tensorboardX import SummaryWriter
-
   return SummaryWriter(str(run / "tensorboard"), purge_step=start + 1, filename_suffix=f".{start}")
 
 
