@@ -22,6 +22,6 @@ Modules:
     robustness.py        Evaluates an agent with users who are changed: other microphones, cameras and voices
     scores.py            Scores one conversation
     sections.py          The tables of an evaluation: their figures, in order, and how each is written
-    seeds.py             Joins the evaluations of several training runs: each run, their mean, and their spread
+    seeds.py             Joins evaluations of several training runs in tables with means and spreads
     turns.py             Turn-taking metrics in NumPy: who speaks when, and whether that was right
 """
