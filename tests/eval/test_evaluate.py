@@ -72,7 +72,7 @@ def test_the_scripted_agent_is_right_about_everything(agent):
   """The formulas, on sessions whose agent answers perfectly: nothing but the truth gets full marks."""
   world = dataclasses.replace(world_config(agent.config), units=125)
   parts = []
-  for seed in (0, 2):
+  for seed in (0, 1):
     c = duplex_world.scripted_conversation(make_session(seed, world, "heldout"), agent.config, TOKENIZER)
     parts.append(scores.score(c, agent.config.media, TOKENIZER))
   found = scores.summarise(scores.join(parts))
@@ -100,9 +100,9 @@ def live(agent, seed: int, units: int, loud: set[int]) -> SimulatedUser:
 
 def test_the_user_reacts_to_what_it_hears(agent):
   """Whoever is answered goes on sooner: 15 s of a user who hears an answer behind every question, or never one."""
-  ignored = live(agent, 3, 94, set()).script(94)
+  ignored = live(agent, 6, 94, set()).script(94)
   ends = [round(question.end / 0.16) for question in ignored.questions]
-  answered = live(agent, 3, 94, {end + 2 for end in ends} | {end + 3 for end in ends}).script(94)
+  answered = live(agent, 6, 94, {end + 2 for end in ends} | {end + 3 for end in ends}).script(94)
   assert ignored.questions[0] == dataclasses.replace(answered.questions[0], until=ignored.questions[0].until)
   assert answered.questions[1].end < ignored.questions[1].end - 1.0
 

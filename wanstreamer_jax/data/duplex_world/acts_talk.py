@@ -15,7 +15,7 @@ from wanstreamer_jax.data.duplex_world.stage import Answer, Play, answer
 from wanstreamer_jax.data.duplex_world.things import COLOURS
 
 EVERY = {"name": (*NAMES, *NEW_NAMES), "home": (*HOMES, *NEW_HOMES), "likes": (*LIKES, *NEW_LIKES)}
-NEW_SHARE = 0.5  # of words to repeat or spell that no training agent has as its own
+NEW_SHARE = 0.6  # of words to repeat or spell that no training agent has as its own
 
 
 def answer_persona(act: str, persona: Persona) -> Answer:

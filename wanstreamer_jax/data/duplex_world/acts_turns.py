@@ -27,10 +27,7 @@ def counting(user: Actor) -> Play:
 
 
 def hear_out(user: Actor, patience: int, *, early: bool) -> Play:
-  """Hears an answer to its end or, unless it is silent before, says stop when the agent has sounded in `patience` units.
-
-  patience: 0 hears it out.
-  """
+  """Hears an answer to its end or says stop once the agent has sounded in `patience` units (0: never)."""
   if not patience:
     yield
     yield from user.wait_for_answer()

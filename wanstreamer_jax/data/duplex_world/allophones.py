@@ -12,14 +12,27 @@ from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE, PhoneSegme
 VOICELESS = ("P", "T", "K", "CH", "F", "TH", "S", "SH")
 OBSTRUENTS = (*VOICELESS, "B", "D", "G", "JH", "V", "DH", "Z", "ZH")
 _STOPS = ("P", "T", "K", "B", "D", "G")
-_DARK_L = PhoneSegment(100, (460.0, 830.0, 2700.0), voice=0.9, blend=0.0, glide=1.0)
+_DARK_L = PhoneSegment(100, (460.0, 830.0, 2700.0), voice=0.9, glide=1.0)
+_LATE_R = PhoneSegment(115, (460.0, 1250.0, 1590.0), voice=1.0, glide=0.5)
+_FLAP = PhoneSegment(30, (330.0, 1750.0, 2650.0), voice=0.35, blend=0.3, bar=0.3)
+_FRONTED = ("Y", "T", "D", "N", "S", "Z", "CH", "JH", "SH")  # behind these the tongue of "oo" is still in front
 
 
-def realised(name: str, before: str, after: str) -> tuple[PhoneSegment, ...]:
-  """The segments of a phone between two others (names without stress, SILENCE at a pause or an end)."""
+def realised(name: str, before: str, after: str, accent_follows: bool) -> tuple[PhoneSegment, ...]:
+  """The segments of a phone between two others (names without stress, SILENCE at a pause or an end).
+
+  accent_follows: whether the next phone is an accented vowel.
+  """
   segments = PHONES[name].segments
   if name == "L" and not PHONES[after].vowel and after != "Y":
     return (_DARK_L,)
+  if name == "R" and PHONES[before].vowel and not PHONES[after].vowel:
+    return (_LATE_R,)
+  if name == "UW" and before in _FRONTED:
+    start = dataclasses.replace(segments[0], ms=segments[0].ms / 2, formants=(340.0, 1650.0, 2350.0))
+    return start, dataclasses.replace(segments[0], ms=segments[0].ms / 2)
+  if name in ("T", "D") and PHONES[before].vowel and PHONES[after].vowel and not accent_follows:
+    return (_FLAP,)
   if name not in _STOPS:
     return segments
   closure, burst, release = segments

@@ -111,12 +111,12 @@ def paint_mouth(canvas: Canvas, look: Look, head: Head, pose: Pose) -> None:
   x = x - head.yaw * deep
   y = y - head.pitch * deep - np.float32(MOUTH_Y)
   smile, surprise, tongue, bite = (pose[name] for name in ("smile", "surprise", "tongue", "bite"))
-  opening = np.maximum(pose["mouth"], np.float32(0.62) * surprise)
-  opening = np.maximum(opening, np.float32(0.24) * smile) + np.float32(0.14) * tongue
+  opening = np.maximum(pose["mouth"], np.float32(0.72) * surprise)
+  opening = np.maximum(opening, np.float32(0.34) * smile) + np.float32(0.14) * tongue
   rounding = np.maximum(pose["mouth_round"], np.float32(0.9) * surprise)
   spread = pose["mouth_width"] * (1 - surprise)
   half = (np.float32(0.112) + np.float32(0.052) * spread) * (1 - np.float32(0.42) * rounding)
-  half = half + np.float32(0.042) * smile
+  half = half + np.float32(0.046) * smile + np.float32(0.012) * surprise
   across = x / half
   bow = np.maximum(1 - across * across, 0)
   fullness = np.clip(np.float32(0.25) + np.float32(0.5) * rounding + np.float32(0.3) * opening, 0, 1)
@@ -125,7 +125,8 @@ def paint_mouth(canvas: Canvas, look: Look, head: Head, pose: Pose) -> None:
   middle = middle + np.float32(0.022) * smile
   top = middle - (np.float32(0.003) + np.float32(0.042) * opening) * curve
   bottom = middle + (np.float32(0.004) + np.float32(0.112) * opening) * curve
-  cupid = np.float32(0.030) - np.float32(0.010) * np.maximum(1 - np.abs(across) * np.float32(4), 0)
+  dent = np.maximum(1 - np.abs(across) * np.float32(4), 0) * (1 - rounding)
+  cupid = np.float32(0.030) - np.float32(0.010) * dent
   thin = (1 - np.float32(0.30) * smile) * np.sqrt(np.maximum(1 - np.square(across * np.float32(0.90)), 0))
   lips = np.maximum(top - cupid * thin - y, y - bottom - np.float32(0.040) * thin)
   lips = np.maximum(lips, (np.abs(across) - np.float32(1.10)) * half)
@@ -144,7 +145,7 @@ def paint_mouth(canvas: Canvas, look: Look, head: Head, pose: Pose) -> None:
   window.paint(np.maximum(body * tall, inside), TONGUE, np.clip(opening * 4 - np.float32(1.4) + 3 * tongue, 0, 1))
   edge = y - top - np.float32(0.024) - np.float32(0.2) * np.square(x)
   teeth = np.maximum(np.maximum(inside, edge), np.abs(x) - half * np.float32(0.80))
-  shown = np.clip(opening * 4 - np.float32(0.25), 0, 1) * (1 - np.float32(0.7) * tongue)
+  shown = np.clip(opening * 5 - np.float32(0.3), 0, 1) * (1 - np.float32(0.7) * tongue)
   window.paint(teeth, TEETH, shown * (1 - np.float32(0.8) * rounding * rounding))
   lower = np.maximum(np.maximum(inside, bottom - np.float32(0.018) - y), np.abs(x) - half * np.float32(0.6))
   window.paint(lower, TEETH, np.float32(0.35) * np.clip(opening * 4 - np.float32(2.6), 0, 1))

@@ -12,7 +12,7 @@ from wanstreamer_jax.data.duplex_world.things import COLOURS, Colour, Held, roun
 
 # Where the things of one hand lie, in units around the middle, and their radius, by number.
 COLUMNS: dict[int, tuple[float, list[tuple[float, float]]]] = {
-  1: (0.27, [(0, 0.0)]),
+  1: (0.265, [(0, 0.0)]),
   2: (0.21, [(0, -0.40), (0, 0.06)]),
   3: (0.185, [(0, -0.70), (0, -0.30), (0, 0.10)]),
   4: (0.155, [(-0.165, -0.30), (0.165, -0.30), (-0.165, 0.05), (0.165, 0.05)]),
@@ -31,7 +31,7 @@ SIDE_Y, UP_Y = 0.36, -0.68
 
 def centre(place: str, edge: float) -> float:
   """x of what is held at a place; edge: of the picture."""
-  return 0.0 if place == "up" else (-1 if place == "left" else 1) * min(0.8, edge - 0.34)
+  return 0.0 if place == "up" else (-1 if place == "left" else 1) * min(0.8, edge - 0.35)
 
 
 def stamp_held(canvas: Canvas, look: Look, thing: Held, level: np.ndarray) -> None:
@@ -118,7 +118,7 @@ def _held(thing: Held, skin: Colour, shirt: Colour, pixel: float, over: int) -> 
     _sleeve(s, shirt, (0.94, 0.95), wrist, 0.10)
     _stick(s, skin, wrist, grip)
   else:
-    grip = (0.0, places[-1][1] + (1.22 if thing.shape in GLYPHS else 0.95) * radius + 0.03)
+    grip = (0.0, places[-1][1] + (1.27 if thing.shape in GLYPHS else 0.95) * radius + 0.03)
     _sleeve(s, shirt, (0.0, 1.1), (0.0, grip[1] + 0.26), 0.115)
     _stick(s, skin, (0.0, grip[1] + 0.26), (0.0, grip[1] + 0.04))
   for px, py in places:

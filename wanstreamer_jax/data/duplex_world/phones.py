@@ -31,6 +31,7 @@ class PhoneSegment:
   nasal: float = 0.0
   blend: float = 0.0
   glide: float = 0.0  # 1: formants move slowly here
+  zero: float = 750.0  # Hz; what the closed mouth takes away of a nasal: the shorter the mouth behind it, the higher
   bar: float = 0.0  # 1: the mouth is closed, and the voice is heard through cheeks and throat
 
 
@@ -65,9 +66,10 @@ def _vowel(ms: float, mouth: tuple[float, float, float], *targets: tuple[float, 
 
 def _sonorant(
   ms: float, formants: tuple[float, float, float], voice: float, mouth: tuple[float, float, float], nasal: float = 0.0,
-  glide: float = 0.0,
+  glide: float = 0.0, zero: float = 750.0,
 ) -> PhoneSpec:  # fmt: skip
-  return PhoneSpec((PhoneSegment(ms, formants, voice=voice, nasal=nasal, blend=0.1, glide=glide),), mouth)
+  segment = PhoneSegment(ms, formants, voice=voice, nasal=nasal, blend=0.1, glide=glide, zero=zero)
+  return PhoneSpec((segment,), mouth)
 
 
 def _fricative(
@@ -110,7 +112,7 @@ PHONES: dict[str, PhoneSpec] = {
   "AA": _vowel(140, (1.0, 0.5, 0.1), (750, 1160, 2480)),
   "AO": _vowel(140, (0.8, 0.25, 0.6), (600, 900, 2450)),
   "UH": _vowel(85, (0.4, 0.2, 0.7), (460, 1090, 2330)),
-  "UW": _vowel(125, (0.28, 0.05, 1.0), (345, 1120, 2290)),
+  "UW": _vowel(125, (0.28, 0.05, 1.0), (340, 1200, 2300)),
   "AH": _vowel(95, (0.6, 0.5, 0.1), (630, 1210, 2480)),
   "AX": _vowel(60, (0.38, 0.5, 0.1), (500, 1400, 2400)),
   "ER": _vowel(125, (0.4, 0.3, 0.55), (475, 1350, 1690)),
@@ -119,13 +121,13 @@ PHONES: dict[str, PhoneSpec] = {
   "OW": _vowel(150, (0.5, 0.15, 0.9), (540, 1000, 2400), (390, 860, 2300)),
   "AW": _vowel(165, (0.85, 0.4, 0.35), (750, 1250, 2450), (420, 920, 2300)),
   "OY": _vowel(170, (0.6, 0.35, 0.6), (560, 860, 2400), (370, 1950, 2550)),
-  "W": _sonorant(85, (290, 620, 2150), 0.65, (0.15, 0.0, 1.0), glide=1.0),
-  "Y": _sonorant(85, (270, 2200, 2950), 0.7, (0.2, 0.9, 0.0), glide=1.0),
+  "W": _sonorant(105, (290, 600, 2150), 0.6, (0.15, 0.0, 1.0), glide=1.0),
+  "Y": _sonorant(105, (270, 2200, 2950), 0.7, (0.2, 0.9, 0.0), glide=1.0),
   "R": _sonorant(100, (390, 1200, 1540), 0.95, (0.25, 0.3, 0.55), glide=0.5),
   "L": _sonorant(95, (370, 1000, 2800), 0.9, (0.35, 0.5, 0.1)),
   "M": _sonorant(78, (270, 1000, 2200), 0.75, (0.0, 0.4, 0.1), nasal=1.0),
-  "N": _sonorant(76, (270, 1600, 2600), 0.75, (0.2, 0.55, 0.0), nasal=1.0),
-  "NG": _sonorant(95, (270, 2200, 2600), 0.75, (0.3, 0.5, 0.0), nasal=1.0),
+  "N": _sonorant(76, (270, 1600, 2600), 0.75, (0.2, 0.55, 0.0), nasal=1.0, zero=1500.0),
+  "NG": _sonorant(95, (270, 2200, 2600), 0.75, (0.3, 0.5, 0.0), nasal=1.0, zero=2800.0),
   "S": _fricative(130, (320, 1500, 2600), "s", 0.9, 0.0, (0.12, 0.75, 0.0)),
   "SH": _fricative(140, (300, 1750, 2550), "sh", 1.0, 0.0, (0.2, 0.2, 0.7)),
   "F": _fricative(112, (340, 1050, 2250), "f", 0.2, 0.0, (0.06, 0.5, 0.0)),

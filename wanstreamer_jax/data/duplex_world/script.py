@@ -51,7 +51,7 @@ ACTS = (
   Act(acts_talk.greet, 1.5, 0.04),
   Act(acts_talk.tell_name, 3.0),
   Act(acts_talk.who_am_i, 0.5),
-  Act(acts_talk.repeat, 5.0, 0.1),
+  Act(acts_talk.repeat, 6.5, 0.1),
   Act(acts_talk.add, 6.0, 0.06),
   Act(acts_talk.neighbour, 4.0),
   Act(acts_talk.how_are_you, 1.2),

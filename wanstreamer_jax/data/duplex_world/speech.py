@@ -82,13 +82,13 @@ def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Scor
   """Phones and durations. The last syllable is lengthened and every duration varies a little."""
   said = [(word, name) for word, names in enumerate(map(_phones_of, words)) for name in names]
   plain = [name.rstrip("1") for _, name in said]
-  around = [SILENCE, *plain, SILENCE]
+  around, accented = [SILENCE, *plain, SILENCE], [*(name.endswith("1") for _, name in said), False]
   segments: list[PhoneSegment] = []
   lengths: list[float] = []
   owner: list[int] = []
   for place, stretch in enumerate(_stretches(words)):
     stretch *= float(rng.uniform(0.92, 1.08)) / rate
-    for segment in realised(plain[place], around[place], around[place + 2]):
+    for segment in realised(plain[place], around[place], around[place + 2], accented[place + 1]):
       segments.append(segment)
       lengths.append(segment.ms * stretch)
       owner.append(place)
@@ -166,6 +166,7 @@ class _Tracks:
   formants: np.ndarray  # [T, 3] Hz
   nasal: np.ndarray  # [T]
   bar: np.ndarray  # [T]
+  zero: np.ndarray  # [T] Hz of the nasal zero
   voice: np.ndarray  # [T]
   breath: np.ndarray  # [T]
   noise: np.ndarray  # [T] gain
@@ -173,10 +174,10 @@ class _Tracks:
 
 
 def _tracks(score: _Score, voice: Voice) -> _Tracks:
-  """Coarticulated control tracks: formants move in 40 ms, in glides in 80 ms; stops and nasals are abrupt,
+  """Coarticulated control tracks: formants move in 40 ms, in glides in 100 ms; stops and nasals are abrupt,
   other sources switch over about 20 ms."""
   table = np.array(
-    [[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise), s.glide, s.bar] for s in score.segments]
+    [[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise), s.glide, s.bar, s.zero] for s in score.segments]
   )
   aims = _formant_targets(score)
   velar = table[:, 4] == _NOISE_KEYS.index("k")  # its burst is where the next vowel's second formant is
@@ -184,7 +185,7 @@ def _tracks(score: _Score, voice: Voice) -> _Tracks:
   table[velar & (aims[:, 1] < 1450), 4] = _NOISE_KEYS.index("k back")
   rows = np.repeat(table, score.frames, axis=0)
   targets, glide = np.repeat(aims, score.frames, axis=0), _smooth(rows[:, 5], 13)[:, None]
-  formants = ((1 - glide) * _smooth(targets, 7) + glide * _smooth(targets, 15)) * voice.size
+  formants = ((1 - glide) * _smooth(targets, 7) + glide * _smooth(targets, 19)) * voice.size
   kind = rows[:, 4].astype(int)
   abrupt = (
     _smooth(np.isin(kind, [i for i, name in enumerate(_NOISE_KEYS) if name.split(" ")[0] in ("p", "t", "k")]) * 1.0, 9)
@@ -197,7 +198,14 @@ def _tracks(score: _Score, voice: Voice) -> _Tracks:
   fricative = np.isin(kind, [_NOISE_KEYS.index(name) for name in ("s", "sh", "f", "th")])
   noise = np.where(fricative, _smooth(np.where(fricative, rows[:, 3], 0.0), 5), rows[:, 3])
   return _Tracks(
-    formants, _smooth(rows[:, 0], 3), _smooth(rows[:, 6], 3), voiced * edge, breath * edge, noise, _spread(kind)
+    formants,
+    _smooth(rows[:, 0], 3),
+    _smooth(rows[:, 6], 3),
+    rows[:, 7],
+    voiced * edge,
+    breath * edge,
+    noise,
+    _spread(kind),
   )
 
 
@@ -275,7 +283,7 @@ def _transfer(tracks: _Tracks, voice: Voice, sample_rate: int, size: int) -> np.
     response[barred] /= 1 + tracks.bar[barred, None] * (np.arange(size // 2 + 1) * sample_rate / size / 400.0) ** 2
   if len(nasal):  # the zero leaves the pole (they cancel) as the velum opens
     amount = tracks.nasal[nasal, None]
-    zero = _resonator(270.0 + 480.0 * amount * voice.size, 100.0, sample_rate, z1, z2)
+    zero = _resonator(270.0 + (tracks.zero[nasal, None] - 270.0) * amount * voice.size, 100.0, sample_rate, z1, z2)
     response[nasal] *= zero / _resonator(270.0, 100.0, sample_rate, z1, z2)
   return response
 
