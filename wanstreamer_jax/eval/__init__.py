@@ -13,7 +13,7 @@ Modules:
     heldout.py           Loads held-out sessions as rows of latents, and the codecs' reconstructions of them
     intervals.py         Means over sessions with bootstrap intervals
     judged.py            Judges voices by ear: word errors, quality, and right answers as they are heard
-    judges.py            A stranger's ear: a recogniser and DNSMOS (the extra `judges`), and a matcher of templates where they are missing
+    judges.py            A stranger's ear: a recogniser and DNSMOS, or a matcher of templates
     latent_errors.py     Teacher-forced errors on held-out records, beside trivial baselines (law 10)
     metrics.py           Metrics of video, audio, lip sync and identity, in NumPy
     real_speech.py       Judges the voice of records with the extra `judges`: a recogniser and DNSMOS (`judges.py`)
