@@ -53,7 +53,7 @@ def judges(monkeypatch):
   def recognised_words(sounds, rate):
     return [["it", "is", "read"] if len(sound) > rate else ["won", "star"] for sound in sounds]
 
-  more = {"installed": lambda: True, "model_folder": lambda: "", "given": given}
+  more = {"installed": lambda: True, "model_folder": lambda: "", "load_dnsmos": lambda: None, "given": given}
   module = types.SimpleNamespace(judge_speech=judge_speech, recognised_words=recognised_words, **more)
   monkeypatch.setattr(judged, "judges", module)
   return module

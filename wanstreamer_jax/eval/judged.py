@@ -53,10 +53,11 @@ class Voices:
   """What was said in many sessions, by name, until it is judged."""
 
   def __init__(self, media: MediaConfig, tokenizer: TextTokenizer):
-    """Raises UserError, before the work, where the recogniser is there and its model is not."""
+    """Raises UserError, before the work, where only a part of the judges is installed."""
     self.media, self.tokenizer = media, tokenizer
     if judges.installed():
       judges.model_folder()
+      judges.load_dnsmos()
     self.sessions: dict[str, list[tuple[Script, list[Utterance]]]] = {}
 
   def listen(self, name: str) -> Callable[[Conversation], Scores]:

@@ -96,8 +96,7 @@ def load_recogniser(folder: str) -> Hear:
 
 def load_dnsmos() -> Rater:
   """The overall score of DNSMOS P.835 (arXiv 2110.01763), as pip's `speechmos` ships it."""
-  _package("speechmos", "speechmos")
-  dnsmos = importlib.import_module("speechmos.dnsmos")
+  dnsmos = _package("speechmos.dnsmos", "speechmos")
   return lambda audio: float(dnsmos.run(audio, sr=RATE)["ovrl_mos"])
 
 
