@@ -10,13 +10,13 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.duplex_world import faces
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.source import world_config
-from wanstreamer_jax.data.duplex_world.world import WorldConfig, performers
+from wanstreamer_jax.data.duplex_world.world import WorldConfig, make_session, performers
 from wanstreamer_jax.data.session import MediaUnit, World
 from wanstreamer_jax.data.tokenizer import Keyboard, TextTokenizer
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.eval import closed_loop, metrics, scores, turns
 from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS, Lockstep, Puppets
-from wanstreamer_jax.eval.duplex_world import SimulatedUser
+from wanstreamer_jax.eval.duplex_world import SimulatedUser, scripted_conversation
 from wanstreamer_jax.eval.scores import Conversation, Question, Script
 from wanstreamer_jax.eval.turns import Opportunity
 
@@ -311,6 +311,23 @@ def test_puppets_show_the_portrait_and_write_their_word(agent):
   assert written[0] != written[1]  # they do not beat together
   with pytest.raises(ValueError, match="expected one of metronome, slow_metronome, silent"):
     Puppets(agent.config, TOKENIZER, [None], [0], "drum")
+
+
+def test_the_scripted_agent_of_the_full_world_takes_every_turn(agent, monkeypatch):
+  """Interruptions, coughs, silent requests, short answers: the agent that learners copy is right by the same rule."""
+  monkeypatch.setattr(Body, "video", lambda self, first, last, *size: np.zeros((last - first, *size, 3), np.uint8))
+  world = dataclasses.replace(world_config(agent.config), units=250, size="full")
+  parts = []
+  for seed in range(3):
+    c = scripted_conversation(make_session(seed, world, "heldout"), agent.config, TOKENIZER)
+    speech = turns.speech_intervals(c.agent_audio, agent.config.media.sample_rate)
+    words = scores.timed_words(c.agent_text, TOKENIZER, 0.16)
+    parts.append(scores.talk_scores(c.script, speech, words, 40.0, scores.cuts(c.agent_text, TOKENIZER, 0.16)))
+  found = scores.summarise(scores.join(parts))
+  assert found["turn_taking"]["n"] > 30
+  assert found["turn_taking"]["mean"] >= 0.95
+  assert found["answer"]["mean"] == 1.0
+  assert found["without_cause"]["mean"] == 0.0
 
 
 # Sharpness
