@@ -1,4 +1,4 @@
-"""Eyes, brows and mouth, which change their form in every frame and are painted as distances.
+"""Eyes, brows and mouth, painted in every frame as distances.
 
 Both eyes are painted at once: the face is folded along its middle.
 """

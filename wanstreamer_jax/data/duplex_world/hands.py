@@ -1,4 +1,4 @@
-"""Hands with fingers, alone (a wave, a thumb) or with what they hold, drawn once and moved."""
+"""Hands that wave, show a thumb or hold something, drawn once and moved."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What keeps its form: wall, clothes, neck, hair and head, drawn once for a look and a size.
+"""Wall, clothes, neck, hair and head, drawn once for a look and a size.
 
 The head's coordinates have their origin in the middle of the face (`CENTRE` in the picture), and its shape is bent and
 moved by `faces.py`.
