@@ -53,7 +53,9 @@ def judges(monkeypatch):
   def recognised_words(sounds, rate):
     return [["it", "is", "read"] if len(sound) > rate else ["won", "star"] for sound in sounds]
 
-  module = types.SimpleNamespace(judge_speech=judge_speech, recognised_words=recognised_words, given=given)
+  module = types.SimpleNamespace(
+    judge_speech=judge_speech, recognised_words=recognised_words, given=given, installed=lambda: True
+  )
   monkeypatch.setattr(judged, "load_judges", lambda: module)
   return module
 

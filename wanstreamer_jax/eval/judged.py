@@ -52,9 +52,11 @@ def utterances(c: Conversation, media: MediaConfig, tokenizer: TextTokenizer) ->
 
 
 def load_judges() -> Any:
-  """The module `judges.py`. Raises UserError where it is not there."""
+  """The module `judges.py`, its networks loaded. Raises UserError where a part of them is missing."""
   try:
-    return importlib.import_module("wanstreamer_jax.eval.judges")
+    judges = importlib.import_module("wanstreamer_jax.eval.judges")
+    judges.require()
+    return judges
   except ImportError as error:
     raise UserError(f"--judges needs the extra `judges` ({error}): pip install 'wanstreamer-jax[judges]'") from error
 
@@ -88,6 +90,8 @@ def judge(judges: Any, sessions: Sequence[tuple[Script, Sequence[Utterance]]], r
   sample rate -> figures, and `recognised_words`, sounds and the sample rate -> the words of each."""
   said = [utterance for _, found in sessions for utterance in found if len(utterance.words) >= LEAST_WORDS]
   speech = judges.judge_speech([(utterance.audio, " ".join(utterance.words)) for utterance in said], rate)
+  if not judges.installed():  # templates tell how clear a voice is, but not which words it says
+    return {"speech": {"utterances": len(said)} | speech, "by_ear": {}}
   every = [utterance for _, found in sessions for utterance in found]
   heard = iter(judges.recognised_words([utterance.audio for utterance in every], rate))
   parts = [by_ear(script, [(utterance.start, next(heard)) for utterance in found]) for script, found in sessions]
