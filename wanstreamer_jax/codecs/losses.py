@@ -3,7 +3,6 @@
 Video [T, H, W, 3] and audio [S] are in [-1, 1].
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
