@@ -85,7 +85,8 @@ def test_a_directive_calls_for_silence():
   [
     ([(3.4, 9.0)], ["one"], [0.0], ["hand_off", "continue"]),  # speaks on
     ([(3.4, 5.3)], ["one"], [1.0], ["hand_off", "continue"]),  # stops for a cough
-    ([(3.4, 5.3)], ["one", "two", "three"], [], ["hand_off"]),  # has finished
+    ([(3.4, 5.5)], ["one", "two", "three"], [0.0], ["hand_off", "continue"]),  # has finished
+    ([(3.4, 5.2)], ["one", "two", "three"], [], ["hand_off"]),  # was about to finish anyway
     ([(3.4, 5.3)], ["one", "two", "three", "<cut>"], [1.0], ["hand_off", "continue"]),  # wrote it, and stopped
     ([(3.4, 4.5)], ["one"], [], ["hand_off", "stay_silent"]),  # was silent, and is to stay so
   ],

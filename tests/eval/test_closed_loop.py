@@ -249,7 +249,7 @@ def test_directives_of_several_words_are_not_spoken():
 # Puppets
 
 
-def puppet_scores(agent, variant: str, sessions: int = 3, units: int = 125) -> dict:
+def puppet_scores(agent, variant: str, sessions: int = 6, units: int = 125) -> dict:
   """Scores of a puppet that meets users of duplex_world, whose pictures are not drawn."""
   world = dataclasses.replace(world_config(agent.config), units=units, height=2, width=2)
   media, parts = agent.config.media, []

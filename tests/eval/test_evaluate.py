@@ -50,8 +50,8 @@ def test_report_files(evaluation, agent, tmp_path):
   assert json.loads(text)["options"]["sessions"] == 2
   assert files["eval.png"].stat().st_size > 50_000
   table = report.lines(evaluation.figures)
-  assert table[0].startswith("Turn-taking  ")  # 4 s have no question with time for an answer
-  assert table[1].startswith("turn-taking")
+  first = next(index for index, line in enumerate(table) if line.startswith("Turn-taking  "))
+  assert table[first + 1].startswith("turn-taking")
   assert "| turn-taking |" in files["eval.md"].read_text()
   assert any(line.startswith("Codecs") and "copy_previous" in line for line in table)
 
@@ -72,7 +72,7 @@ def test_the_scripted_agent_is_right_about_everything(agent):
   """The formulas, on sessions whose agent answers perfectly: nothing but the truth gets full marks."""
   world = dataclasses.replace(world_config(agent.config), units=125)
   parts = []
-  for seed in (0, 5):
+  for seed in (0, 1):
     c = duplex_world.scripted_conversation(make_session(seed, world, "heldout"), agent.config, TOKENIZER)
     parts.append(scores.score(c, agent.config.media, TOKENIZER))
   found = scores.summarise(scores.join(parts))
@@ -100,9 +100,9 @@ def live(agent, seed: int, units: int, loud: set[int]) -> SimulatedUser:
 
 def test_the_user_reacts_to_what_it_hears(agent):
   """Whoever is answered goes on sooner: 15 s of a user who hears an answer behind every question, or never one."""
-  ignored = live(agent, 3, 94, set()).script(94)
+  ignored = live(agent, 6, 94, set()).script(94)
   ends = [round(question.end / 0.16) for question in ignored.questions]
-  answered = live(agent, 3, 94, {end + 2 for end in ends} | {end + 3 for end in ends}).script(94)
+  answered = live(agent, 6, 94, {end + 2 for end in ends} | {end + 3 for end in ends}).script(94)
   assert ignored.questions[0] == dataclasses.replace(answered.questions[0], until=ignored.questions[0].until)
   assert answered.questions[1].end < ignored.questions[1].end - 1.0
 

@@ -10,7 +10,7 @@ from wanstreamer_jax.data.records import text_to_units
 from wanstreamer_jax.data.session import Word
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.eval import real_speech
+from wanstreamer_jax.eval import judges, real_speech
 from wanstreamer_jax.eval.scores import Conversation, Script
 
 MEDIA, TOKENIZER = Config().media, TextTokenizer()
@@ -49,11 +49,11 @@ def test_only_longer_utterances_are_rated():
   [("a b c", "a b c", 0), ("a b c", "", 1), ("a b c", "a x c", 1 / 3), ("a b c", "b c", 1 / 3), ("a", "a b c", 2)],
 )
 def test_word_error_rate(reference, heard, rate):
-  assert real_speech.word_errors(reference.split(), heard.split()) == pytest.approx(rate)
+  assert judges.word_errors(reference.split(), heard.split()) == pytest.approx(rate)
 
 
 def test_nothing_to_say_is_not_an_error():
-  assert np.isnan(real_speech.word_errors([], ["a"]))
+  assert np.isnan(judges.word_errors([], ["a"]))
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
@@ -64,5 +64,5 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
   for package in ("faster_whisper", "speechmos"):
     monkeypatch.setitem(sys.modules, package, None)
   for model, rated in ((str(tmp_path), False), (None, True)):
-    with pytest.raises(UserError, match=r"needs the extra `speech` .*pip install 'wanstreamer-jax\[speech\]'"):
+    with pytest.raises(UserError, match=r"needs the extra `judges` .*pip install 'wanstreamer-jax\[judges\]'"):
       real_speech.judge(MEDIA, TOKENIZER, model, rated)

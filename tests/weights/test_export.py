@@ -15,7 +15,7 @@ from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.cli.main import main
 from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.data.encode import fingerprint
-from wanstreamer_jax.data.tokenizer import SHIPPED, TextTokenizer, tokenizer_of
+from wanstreamer_jax.data.tokenizer import OLDER, SHIPPED, TextTokenizer, tokenizer_of
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import CheckpointError, DataError
 from wanstreamer_jax.rollout import Agent

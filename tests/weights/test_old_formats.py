@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from wanstreamer_jax.config_files import config_from_dict
 from wanstreamer_jax.data.record_folder import MANIFEST, RecordFolder
-from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.data.tokenizer import OLDER, TextTokenizer
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.parallel.mesh import make_mesh
 from wanstreamer_jax.parallel.rules import named_leaves
@@ -117,5 +117,5 @@ def test_records_open_and_suit_their_config(config, tmp_path):
     with (tmp_path / file["name"]).open("wb") as empty:
       empty.truncate(file["bytes"])
   folder = RecordFolder(tmp_path)
-  folder.check(config, TextTokenizer(config.data.tokenizer))
+  folder.check(config, TextTokenizer(OLDER))
   assert (folder.kind, folder.sessions, folder.units) == ("latents", 1, 16)

@@ -10,4 +10,5 @@ Modules:
     train_step.py     `wanstreamer bench train`: times the real training step beside the machine's peak
     transformers.py   A training step in Hugging Face transformers (torch), for `bench train --against`
     unit_step.py      Times each phase of a unit on this machine, beside the least time it could take
+    world.py          `wanstreamer bench world`: how fast a core renders sessions of duplex_world
 """

@@ -32,7 +32,7 @@ def add_bench(commands: Any) -> None:
     wanstreamer bench codec demo runs/neural
   """
   group = add_group(commands, "bench", "measure on this machine", examples)
-  for add in (add_step, add_train, add_serve, add_session, add_loader, add_codec, add_gpu):
+  for add in (add_step, add_train, add_serve, add_session, add_loader, add_world, add_codec, add_gpu):
     add(group)
 
 
@@ -192,6 +192,25 @@ def bench_loader(args: argparse.Namespace) -> None:
     seconds = useful / (args.mfu * len(devices) * compile.CHIPS[devices[0].device_kind].flops)
     hosts = len({device.process_index for device in devices})
   bench_loader(config, args.path, seconds=args.seconds, step_seconds=seconds, hosts=hosts)
+
+
+def add_world(group: Any) -> None:
+  summary = "measure how fast a core renders sessions of duplex_world"
+  examples = """
+    wanstreamer bench world --config configs/tiny.py
+    wanstreamer bench world --config configs/demo.py --config.media.height=128 --config.media.width=128 --seconds 20
+  """
+  parser = add_command(group, "world", summary, examples, bench_world)
+  add_config(parser)
+  parser.add_argument("--seconds", type=number(float, 0.1), default=10.0, help="how long (default: 10)")
+  add_record(parser)
+
+
+def bench_world(args: argparse.Namespace) -> None:
+  config = load_config(args)
+  from wanstreamer_jax.bench.world import bench_world
+
+  bench_world(config, args.seconds)
 
 
 def add_codec(group: Any) -> None:

@@ -7,25 +7,42 @@ from wanstreamer_jax.cli.parsing import add_command, add_out, number
 from wanstreamer_jax.cli.results import add_record
 from wanstreamer_jax.errors import UserError
 
+SECONDS = 60.0  # of a session, whatever the checkpoint's config says
+LONG_SESSIONS = 4  # of `--minutes`
+
 
 def add_eval(commands: Any) -> None:
   examples = """
     wanstreamer eval --checkpoint demo --out out/eval
-    wanstreamer eval --checkpoint runs/tiny/agent --sessions 10 --baseline-sessions 10 --out out/quick
+    wanstreamer eval --checkpoint runs/tiny/agent --sessions 10 --baseline-sessions 10 --seconds 20 --out out/quick
+    wanstreamer eval --checkpoint demo --judges --out out/eval
+    wanstreamer eval --checkpoint demo --robustness --out out/eval
+    wanstreamer eval --checkpoint demo --minutes 60 --sessions 4 --out out/eval
+    wanstreamer eval --checkpoint runs/seed0/agent runs/seed1/agent runs/seed2/agent --out out/seeds
 
     wanstreamer eval --checkpoint runs/calls/agent --records data/calls-heldout-latents --out out/calls
 
-    Runs held-out sessions with a user that reacts, and prints baselines and the scripted truth beside every figure.
-    Sizes that are not given come from the checkpoint's own config (section `eval`). With --records: errors on any
-    held-out records, and turn-taking, lips and identity beside their recorded users, who do not react.
+    Runs held-out sessions of 60 s with a user that reacts, and prints baselines and the scripted truth beside every
+    figure. Other sizes that are not given come from the checkpoint's own config (section `eval`). With --robustness:
+    the same users behind other microphones, cameras and voices. With --minutes: long sessions, in a table by minute.
+    Several checkpoints, such as training runs with other seeds, also get a table of their mean and spread. With
+    --records: errors on any held-out records, and turn-taking, lips and identity beside their recorded users, who do
+    not react.
   """
   parser = add_command(commands, "eval", "judge an agent in closed loop, beside trivial baselines", examples, evaluate)
-  parser.add_argument("--checkpoint", metavar="C", default="demo", help="an exported agent (default: demo)")
+  parser.add_argument(
+    "--checkpoint", metavar="C", nargs="+", default=["demo"], help="exported agents, one or more (default: demo)"
+  )
   parser.add_argument("--sessions", type=number(int, 2), help="closed-loop sessions")
   parser.add_argument("--baseline-sessions", type=number(int, 2), help="sessions for baselines, truth and codecs")
-  parser.add_argument("--seconds", type=number(float, 4, 3600), help="length of a session")
+  parser.add_argument("--seconds", type=number(float, 4, 3600), help="length of a session (default: 60)")
   parser.add_argument("--batch", type=number(int, 2), help="sessions side by side")
   parser.add_argument("--seed", type=number(int, 0), help="seed of the first held-out session")
+  parser.add_argument("--judges", action="store_true", help="also let a recogniser hear the voice (extra `judges`)")
+  parser.add_argument("--robustness", action="store_true", help="instead: other microphones, cameras and voices")
+  parser.add_argument(
+    "--minutes", type=number(float, 2, 240), help="instead: sessions of so many minutes (--sessions: 4), by minute"
+  )
   parser.add_argument("--records", metavar="DIR", help="held-out records instead (a folder, or gs://bucket/folder)")
   parser.add_argument("--no-stream", action="store_true", help="with --records: errors only, which takes seconds")
   parser.add_argument(
@@ -41,13 +58,35 @@ def add_eval(commands: Any) -> None:
 def evaluate(args: argparse.Namespace) -> None:
   names = ("sessions", "baseline_sessions", "seconds", "batch", "seed")
   changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+  check_options(args)
   if args.records:
     evaluate_on_records(args, changes)
-    return
-  for option in ("no_stream", "recogniser", "dnsmos"):
-    if getattr(args, option):
-      raise UserError(f"--{option.replace('_', '-')} goes with --records DIR")
-  evaluate_checkpoint(args.checkpoint, args.out, changes)
+  elif len(args.checkpoint) > 1:
+    evaluate_seeds(args.checkpoint, args.out, {"seconds": SECONDS, **changes}, args.judges)
+  elif args.robustness:
+    evaluate_changes(args.checkpoint[0], args.out, {"seconds": SECONDS, **changes})
+  elif args.minutes:
+    evaluate_minutes(args.checkpoint[0], args.out, args.minutes, changes)
+  else:
+    evaluate_checkpoint(args.checkpoint[0], args.out, {"seconds": SECONDS, **changes}, args.judges)
+
+
+def check_options(args: argparse.Namespace) -> None:
+  """Raises UserError for options that do not go together."""
+  if not args.records:
+    for option in ("no_stream", "recogniser", "dnsmos"):
+      if getattr(args, option):
+        raise UserError(f"--{option.replace('_', '-')} goes with --records DIR")
+  modes = ("records", "robustness", "minutes")
+  chosen = [f"--{name}" for name in modes if getattr(args, name)]
+  if len(chosen) > 1:
+    raise UserError(f"{' and '.join(chosen)} are evaluations of their own: give one of them")
+  if chosen and len(args.checkpoint) > 1:
+    raise UserError(f"{chosen[0]} takes one --checkpoint: got {len(args.checkpoint)}")
+  if chosen and args.judges:
+    raise UserError(f"--judges goes with the plain evaluation: drop it or {chosen[0]}")
+  if args.minutes and args.seconds:
+    raise UserError("--minutes and --seconds are both the length of a session: give one of them")
 
 
 def evaluate_on_records(args: argparse.Namespace, changes: dict[str, Any]) -> None:
@@ -60,7 +99,7 @@ def evaluate_on_records(args: argparse.Namespace, changes: dict[str, Any]) -> No
 
   if args.no_stream and (args.recogniser or args.dnsmos):
     raise UserError("--recogniser and --dnsmos judge the voice, which --no-stream leaves out: drop one of them")
-  agent = load_agent(args.checkpoint)
+  agent = load_agent(args.checkpoint[0])
   media, tokenizer = agent.config.media, tokenizer_of(agent.config)
   judge = real_speech.judge(media, tokenizer, args.recogniser, args.dnsmos)  # and the folder: before the work
   make_folder(args.out)
@@ -118,8 +157,9 @@ def train_duplex(config: Any) -> Any:
   return train(get_stage("duplex"), config).averaged
 
 
-def evaluate_checkpoint(checkpoint: str, out: str, changes: dict[str, Any]) -> None:
-  """`wanstreamer eval`: writes eval.json and eval.png into `out` and prints the table. changes: of the eval config."""
+def evaluate_checkpoint(checkpoint: str, out: str, changes: dict[str, Any], judges: bool = False) -> dict[str, Any]:
+  """`wanstreamer eval`: writes the report into `out`, prints the tables and returns the figures. changes: of the eval
+  config."""
   import dataclasses
 
   from wanstreamer_jax.data.tokenizer import tokenizer_of
@@ -130,7 +170,63 @@ def evaluate_checkpoint(checkpoint: str, out: str, changes: dict[str, Any]) -> N
   agent = load_agent(checkpoint)
   make_folder(out)  # before the work
   options = dataclasses.replace(agent.config.eval, **changes)
-  evaluation = evaluate_agent(agent, options)
+  evaluation = evaluate_agent(agent, options, judges=judges)
   files = write_report(evaluation, out, agent.config.media, tokenizer_of(agent.config))
   print(*lines(evaluation.figures), sep="\n")
+  print(*(f"{name}: {path}" for name, path in files.items()), sep="\n")
+  return evaluation.figures
+
+
+def evaluate_changes(checkpoint: str, out: str, changes: dict[str, Any]) -> None:
+  """`wanstreamer eval --robustness`: writes robustness.json and robustness.md into `out` and prints the table."""
+  import dataclasses
+
+  from wanstreamer_jax.eval import robustness, sections
+  from wanstreamer_jax.eval.report import make_folder, write_tables
+  from wanstreamer_jax.weights.agent import load_agent
+
+  agent = load_agent(checkpoint)
+  make_folder(out)
+  figures = robustness.evaluate_robustness(agent, dataclasses.replace(agent.config.eval, **changes))
+  table = robustness.table(figures)
+  files = write_tables(out, "robustness", figures, robustness.page(figures))
+  print(*sections.lines([table]), *robustness.notes(figures), sep="\n")
+  print(*(f"{name}: {path}" for name, path in files.items()), sep="\n")
+
+
+def evaluate_minutes(checkpoint: str, out: str, minutes: float, changes: dict[str, Any]) -> None:
+  """`wanstreamer eval --minutes`: writes minutes.json, minutes.md and minutes.png into `out` and prints the tables."""
+  import dataclasses
+  import pathlib
+
+  from wanstreamer_jax.eval import by_minute, sections
+  from wanstreamer_jax.eval.report import make_folder, write_tables
+  from wanstreamer_jax.weights.agent import load_agent
+
+  agent = load_agent(checkpoint)
+  make_folder(out)
+  sessions = changes.pop("sessions", LONG_SESSIONS)
+  options = dataclasses.replace(agent.config.eval, **changes)
+  figures = by_minute.evaluate_by_minute(agent, options, minutes, sessions)
+  files = write_tables(out, "minutes", figures, by_minute.page(figures))
+  by_minute.draw(pathlib.Path(out) / "minutes.png", figures)
+  print(*sections.lines([by_minute.table(figures, name) for name in figures["variants"]]), sep="\n")
+  print(*(f"{name}: {path}" for name, path in files.items()), f"minutes.png: {out}/minutes.png", sep="\n")
+
+
+def evaluate_seeds(checkpoints: list[str], out: str, changes: dict[str, Any], judges: bool) -> None:
+  """`wanstreamer eval --checkpoint A B C`: evaluates each into OUT/0, OUT/1 and so on, writes seeds.json and seeds.md
+  into `out`, and prints the tables of all."""
+  import pathlib
+
+  from wanstreamer_jax.eval import sections, seeds
+  from wanstreamer_jax.eval.report import write_tables
+
+  runs = {}
+  for index, checkpoint in enumerate(checkpoints):
+    print(f"run {index}: {checkpoint}", flush=True)
+    runs[f"run {index}"] = evaluate_checkpoint(checkpoint, str(pathlib.Path(out) / str(index)), changes, judges)
+  figures = {"checkpoints": checkpoints, "runs": runs}
+  files = write_tables(out, "seeds", figures, seeds.page(checkpoints, runs))
+  print("", *sections.lines(seeds.table(runs)), sep="\n")
   print(*(f"{name}: {path}" for name, path in files.items()), sep="\n")

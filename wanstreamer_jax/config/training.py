@@ -205,7 +205,7 @@ class EvalConfig(Section):
   """Closed-loop evaluation against the reacting user simulator."""
 
   sessions: int = field(100, ge=1)
-  seconds: float = field(20.0, gt=0)
+  seconds: float = field(60.0, gt=0)
   batch: int = field(10, ge=1)
   baseline_sessions: int = field(30, ge=1)  # for baselines, ground truth, teacher-forced errors and codecs
   seed: int = field(1_000_000, ge=0)

@@ -45,6 +45,7 @@ RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.sessio
            "audio_codec.", "video_codec.")  # fmt: skip
 
 
+LONGEST = 20.0  # seconds of a held-out session: ablations are many
 RULES = 2  # raised when figures of the same name are computed otherwise, so that cells are evaluated again
 Train = Callable[[Config], WanStreamer]  # a run's config -> its averaged weights; the same call continues a run
 
@@ -165,6 +166,7 @@ def seeded(file: str, seed: int, options: Options, name: str) -> Config:
   config.data.path = str(records_folder(config, options) / "latents")
   config.eval.sessions = config.eval.baseline_sessions = options.eval_sessions
   config.eval.batch = min(config.eval.batch, options.eval_sessions)
+  config.eval.seconds = min(config.eval.seconds, LONGEST)
   return config.freeze()
 
 

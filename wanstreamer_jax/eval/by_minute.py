@@ -18,9 +18,11 @@ from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.eval import intervals, metrics, turns
 from wanstreamer_jax.eval.closed_loop import MakeUser, User, steps
+from wanstreamer_jax.eval.evaluate import duplex_world, units_of
 from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.scores import Script, cuts, lips, lower_face, talk_scores, timed_words
-from wanstreamer_jax.eval.sections import FINE, ONE, PLAIN, SECONDS, SHARE, Form, Section
+from wanstreamer_jax.eval.sections import FINE, ONE, PLAIN, SECONDS, SHARE, Form, Section, markdown
+from wanstreamer_jax.rollout import Agent
 
 MINUTE = 60.0  # seconds
 AFTERWARDS = 12.0  # seconds after a minute in which its last question may be answered
@@ -96,17 +98,33 @@ def part_of(script: Script, start: float, end: float) -> Script:
   )
 
 
+def evaluate_by_minute(
+  agent: Agent, options: EvalConfig, minutes: float, sessions: int, progress: bool = True
+) -> dict[str, Any]:
+  """`sessions` users of duplex_world for some minutes, side by side: {"variants": {name: what `by_minute` gives}}, with
+  the config's name and the options. Raises ConfigError for fewer than two minutes."""
+  if minutes < 2:
+    raise ConfigError(f"minutes is {minutes:g}: expected at least 2; shorter sessions are what --seconds is for")
+  options = dataclasses.replace(options, seconds=minutes * MINUTE, sessions=sessions, batch=sessions,
+                                baseline_sessions=sessions)  # fmt: skip
+  engine = Engine(agent, sessions, capacity=units_of(agent.config, options))
+  users = duplex_world(agent.config, options)[1]
+  variants = {name: by_minute(engine, options, users, name, progress) for name in ("model", "metronome")}
+  return {"config": agent.config.name, "options": dataclasses.asdict(options), "variants": variants}
+
+
 def by_minute(
   engine: Engine, options: EvalConfig, make_user: MakeUser, variant: str = "model", progress: bool = True
 ) -> dict[str, Any]:
   """One batch of sessions, one in every slot of the engine: {"minutes": figures of every minute, "drift": the last
   quarter minus the first, paired by session}."""
   media = engine.agent.config.media
-  units = round(options.seconds * 1000 / media.unit_ms)
+  units = units_of(engine.agent.config, options)
   seeds = [options.seed + i for i in range(engine.slots)]
   users = [make_user(seed) for seed in seeds]
   watched = [Watched(media, user.world.portrait) for user in users]
-  for _, answer in tqdm(steps(engine, users, seeds, units, variant), variant, units, disable=not progress):
+  played = steps(engine, users, seeds, units, variant)
+  for _, answer in tqdm(played, variant, units, unit="unit", disable=not progress):
     for i, session in enumerate(watched):
       session.add(answer.audio[i], answer.video[i], answer.text[i])
   sessions = [_scores(session, user, units, engine) for session, user in zip(watched, users)]
@@ -143,12 +161,6 @@ def drift(sessions: Sequence[Sequence[Scores]]) -> dict[str, dict[str, float]]:
   return intervals.differences(last, first)
 
 
-def check(minutes: float) -> None:
-  """Raises ConfigError for a length that has no minutes to compare."""
-  if minutes < 2:
-    raise ConfigError(f"minutes is {minutes:g}: expected at least 2; shorter sessions are what `--seconds` is for")
-
-
 def table(figures: dict[str, Any], variant: str = "model") -> Section:
   """A row for every minute, or for some minutes together, and the drift."""
   minutes = figures["variants"][variant]["minutes"]
@@ -164,6 +176,20 @@ def table(figures: dict[str, Any], variant: str = "model") -> Section:
   return Section(f"By minute, {variant}", ["minute", *(title for title, _ in COLUMNS.values())], rows)
 
 
+def page(figures: dict[str, Any]) -> str:
+  """The tables as a Markdown page."""
+  options = figures["options"]
+  intro = (
+    f"{options['sessions']} sessions of {options['seconds'] / MINUTE:g} minutes side by side; means over sessions. "
+    "Drift is the last quarter minus the first, in points for shares, with its 95 % bootstrap interval where there are "
+    f"at least {intervals.LEAST_SESSIONS} sessions. `metronome` says a word every 2.4 s and shows a still picture."
+  )
+  tables = markdown([table(figures, name) for name in figures["variants"]])
+  return (
+    f"# {figures['config']}, minute by minute\n\n{intro}\n\n![all figures over the minutes](minutes.png)\n\n{tables}"
+  )
+
+
 def _with_interval(found: dict[str, float], form: Form) -> str:
   return form.text(found | {"n": 1}, interval=True)
 
@@ -175,6 +201,22 @@ def _mean(group: Sequence[dict[str, Any]], key: str) -> dict[str, float]:
   return {"mean": sum(figure["mean"] * figure["n"] for figure in found) / max(cases, 1), "n": cases}
 
 
+def _curve(minutes: Sequence[dict[str, Any]], key: str, end: str, form: Form) -> np.ndarray:
+  """One statistic of a figure over the minutes, NaN where there is none."""
+  values = (minute.get(key, {}) for minute in minutes)
+  return np.array([form.factor * value[end] if value.get("n") and end in value else np.nan for value in values])
+
+
+def _limits(key: str, form: Form, found: tuple[float, float]) -> tuple[float, float]:
+  """The range of a panel's axis: wide enough that nothing looks like a drift that is none."""
+  if form == SHARE:
+    return 0.0, 100.0
+  if key == "level":
+    middle = sum(found) / 2
+    return min(found[0], middle - 6), max(found[1], middle + 6)
+  return (min(found[0], 0.0), 1.0) if key == "lip_correlation" else (0.0, 1.3 * found[1])
+
+
 def draw(path: Any, figures: dict[str, Any]) -> None:
   """A panel for every figure over the minutes, for the model and baselines."""
   from matplotlib.figure import Figure
@@ -184,25 +226,19 @@ def draw(path: Any, figures: dict[str, Any]) -> None:
   figure = Figure(figsize=(14, 8), layout="constrained")
   for axes, (key, (title, form)) in zip(figure.subplots(3, 3).flat, COLUMNS.items()):
     for name, variant in figures["variants"].items():
-      values = [minute.get(key, {}) for minute in variant["minutes"]]
-      read = lambda end: np.array([form.factor * v[end] if v.get("n") and end in v else np.nan for v in values])
-      x = np.arange(1, len(values) + 1)
+      minutes = variant["minutes"]
+      x = np.arange(1, len(minutes) + 1)
       style = {"color": "#c8553d", "linewidth": 2} if name == "model" else {"linewidth": 1, "linestyle": "--"}
-      axes.plot(x, read("mean"), label=name, **style)
+      axes.plot(x, _curve(minutes, key, "mean", form), label=name, **style)
       if name == "model":
-        axes.fill_between(x, read("low"), read("high"), color="#c8553d", alpha=0.2)
+        bounds = (_curve(minutes, key, end, form) for end in ("low", "high"))
+        axes.fill_between(x, *bounds, color="#c8553d", alpha=0.2)
     axes.set_title(f"{title}{', %' if form == SHARE else ''}", loc="left", fontsize=10)
-    axes.set_xlim(1, max(2, len(values)))
-    if form == SHARE:
-      axes.set_ylim(0, 100)
+    axes.set_xlim(1, max(2, len(minutes)))
+    axes.set_ylim(*_limits(key, form, axes.get_ylim()))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
   name, options = figures["config"], figures["options"]
   figure.suptitle(f"{name}: {options['sessions']} sessions of {options['seconds'] / 60:g} minutes, by minute")
   save_figure(path, figure, dpi=80)
-
-
-def options_of(options: EvalConfig, minutes: float, sessions: int) -> EvalConfig:
-  """The options of some sessions of `minutes`, side by side."""
-  return dataclasses.replace(options, seconds=minutes * MINUTE, sessions=sessions, batch=sessions,
-                             baseline_sessions=sessions)  # fmt: skip

@@ -1,7 +1,7 @@
 """Turns the ground truth of duplex_world into a `Script`: what each user act calls for.
 
 question           a question with its answer, and an opportunity for `hand_off` until the user goes on (at most 4 s)
-directive          a question that is answered by a movement, such as "(looks left)", and an opportunity to `stay_silent`
+directive          a question that is answered by a movement, such as "(looks left)"; an opportunity to `stay_silent`
 pause              a pause, and an opportunity to `stay_silent` until the sentence is over
 statement          an opportunity to `stay_silent` until the user goes on (at most 1.5 s)
 backchannel_place  an opportunity for no more than a `backchannel` until the user goes on

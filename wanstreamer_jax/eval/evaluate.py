@@ -29,13 +29,16 @@ from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS
 from wanstreamer_jax.eval.closed_loop import MakeUser, User, batches, converse, encode_worlds
 from wanstreamer_jax.eval.duplex_world import SimulatedUser, scripted_conversation
 from wanstreamer_jax.eval.intervals import Scores
+from wanstreamer_jax.eval.judged import NAMES as VOICES_OF
+from wanstreamer_jax.eval.judged import Voices
 from wanstreamer_jax.eval.latent_errors import Tally
-from wanstreamer_jax.eval.scores import Conversation, join, score, summarise
+from wanstreamer_jax.eval.scores import Conversation, join, score, summarise, with_sharpness
 from wanstreamer_jax.eval.turns import speech_intervals
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent
 
 MakeSession = Callable[[int], Session]
+Judge = Callable[[Conversation], Scores]  # more scores of one conversation
 MIN_MEL_FRAMES = 1000  # log-mel frames (10 s) that a spectrum's statistics need
 SPLIT = "heldout"  # of duplex_world
 KEPT = 2  # conversations of each kind that are kept for pictures
@@ -52,7 +55,7 @@ class Evaluation:
 class Collected:
   """Scores and log-mel frames of the agent's speech over many conversations of one kind."""
 
-  def __init__(self, config: Config, tokenizer: TextTokenizer, judge: Callable[[Conversation], Scores] | None = None):
+  def __init__(self, config: Config, tokenizer: TextTokenizer, judge: Judge | None = None):
     """judge: adds scores of every conversation."""
     self.config, self.tokenizer, self.judge = config, tokenizer, judge
     self.scores: list[Scores] = []
@@ -95,35 +98,46 @@ def speech_distances(found: dict[str, Collected]) -> dict[str, dict[str, float]]
 
 def evaluate(
   agent: Agent, options: EvalConfig, make_session: MakeSession, make_user: MakeUser, progress: bool = True,
-  variants: tuple[str, ...] = (*VARIANTS, *PUPPETS),
+  variants: tuple[str, ...] = (*VARIANTS, *PUPPETS), judges: bool = False,
 ) -> Evaluation:  # fmt: skip
   """Runs everything. make_session, make_user: seed -> a held-out session, a reacting user of the same world.
 
-  variants: which of the closed loop's variants to run.
+  variants: which of the closed loop's variants to run. judges: whether to judge the voices of model and truth by ear.
   """
   check(options)
   config, begin = agent.config, time.perf_counter()
   tokenizer = tokenizer_of(config)
   few = dataclasses.replace(options, sessions=min(options.sessions, options.baseline_sessions))
-  truth, offline = held_out(agent, few, make_session, tokenizer, progress)
+  voices = Voices(config.media, tokenizer) if judges else None
+  truth, offline = held_out(agent, few, make_session, tokenizer, progress, voices)
   engine_of = engines(agent, units_of(config, options))
   found, seconds = {"truth": truth}, {}
   for variant in variants:
     started = time.perf_counter()
     part = options if variant == "model" else few
-    found[variant] = rollouts(engine_of, config, part, make_user, variant, progress)
+    judge = voices.listen(variant) if voices and variant in VOICES_OF else None
+    found[variant] = rollouts(engine_of, config, part, make_user, variant, progress, judge)
     seconds[variant] = round(time.perf_counter() - started, 1)
-  closed_loop = {name: kept.figures() for name, kept in found.items()}
-  for name, distance in speech_distances(found).items():
-    closed_loop[name]["speech_mel_frechet"] = distance
+  closed_loop = conversation_figures(found)
   figures = {
     "config": config.name,
     "options": dataclasses.asdict(options),
     "closed_loop": closed_loop,
     **offline,
+    **({"voices": voices.judge()} if voices else {}),
     "seconds": seconds | {"total": round(time.perf_counter() - begin, 1)},
   }
   return Evaluation(figures, {name: kept.shown for name, kept in found.items()})
+
+
+def conversation_figures(found: dict[str, Collected]) -> dict[str, Any]:
+  """Figures of all variants, "truth" among them, with those that compare a variant with the truth."""
+  for kept in found.values():
+    kept.scores = with_sharpness(kept.scores, found["truth"].scores)
+  out = {name: kept.figures() for name, kept in found.items()}
+  for name, distance in speech_distances(found).items():
+    out[name]["speech_mel_frechet"] = distance
+  return out
 
 
 def check(options: EvalConfig) -> None:
@@ -148,10 +162,10 @@ def engines(agent: Agent, units: int) -> Callable[[int], Engine]:
 
 def rollouts(
   engine_of: Callable[[int], Engine], config: Config, options: EvalConfig, make_user: MakeUser, variant: str,
-  progress: bool,
+  progress: bool, judge: Judge | None = None,
 ) -> Collected:  # fmt: skip
-  """All closed-loop sessions of one variant. engine_of: see `engines`."""
-  units, kept = units_of(config, options), Collected(config, tokenizer_of(config))
+  """All closed-loop sessions of one variant. engine_of: see `engines`; judge: of `Collected`."""
+  units, kept = units_of(config, options), Collected(config, tokenizer_of(config), judge)
   with tqdm(total=options.sessions, desc=variant, unit="session", disable=not progress) as bar:
     for seeds, count in batches(options.sessions, options.batch, options.seed):
       kept.add(converse(engine_of(len(seeds)), make_user, seeds, units, variant)[:count])
@@ -160,38 +174,51 @@ def rollouts(
 
 
 def held_out(
-  agent: Agent, options: EvalConfig, make_session: MakeSession, tokenizer: TextTokenizer, progress: bool
-) -> tuple[Collected, dict[str, Any]]:
-  """The scripted sessions: their own scores, the codecs' figures on them, and the teacher-forced errors."""
+  agent: Agent, options: EvalConfig, make_session: MakeSession, tokenizer: TextTokenizer, progress: bool,
+  voices: Voices | None = None,
+) -> tuple[Collected, dict[str, Any]]:  # fmt: skip
+  """The scripted sessions: their own scores, the codecs' figures on them, and the teacher-forced errors. voices: keeps
+  the voice of the truth and what the codec makes of it."""
   config = agent.config
-  truth, tally = Collected(config, tokenizer), Tally(agent.streamer, options.seed)
+  truth = Collected(config, tokenizer, voices.listen("truth") if voices else None)
+  tally = Tally(agent.streamer, options.seed)
   codecs: dict[str, list[Scores]] = {"codec": [], "copy_previous": [], "shuffled": []}
   with tqdm(total=options.sessions, desc="truth", unit="session", disable=not progress) as bar:
     for seeds, count in batches(options.sessions, options.batch, options.seed):
       sessions = [make_session(seed) for seed in seeds]
-      truth.add([scripted_conversation(session, config, tokenizer) for session in sessions[:count]])
+      conversations = [scripted_conversation(session, config, tokenizer) for session in sessions[:count]]
+      truth.add(conversations)
       rows = heldout.stack([heldout.session_arrays(session, config, tokenizer) for session in sessions])
       rows = heldout.with_latents(agent, rows)
       for crop, speaking in heldout.crops(rows, config.data.units):
         tally.add(crop, speaking, count)
-      for name, scores in codec_figures(agent, rows, count, tokenizer, sessions):
+      audio, video = reconstructed(agent, rows, tokenizer, sessions)
+      for name, scores in codec_figures(rows, audio[:count], video[:count], config.media.sample_rate):
         codecs[name].append(scores)
+      if voices:
+        for row, conversation in enumerate(conversations):
+          voices.listen("codec")(dataclasses.replace(conversation, agent_audio=audio[row].reshape(-1)))
       bar.update(count)
   figures = {name: summarise(join(parts)) for name, parts in codecs.items()}
   return truth, {"teacher_forced": tally.result(), "codecs": figures}
 
 
-def codec_figures(
-  agent: Agent, rows: heldout.Arrays, count: int, tokenizer: TextTokenizer, sessions: list[Session]
-) -> Iterator[tuple[str, Scores]]:
-  """Codec metrics of the reconstruction, and of the baselines: the true media one unit late, and another session's."""
-  rate = agent.config.media.sample_rate
+def reconstructed(
+  agent: Agent, rows: heldout.Arrays, tokenizer: TextTokenizer, sessions: list[Session]
+) -> tuple[np.ndarray, np.ndarray]:
+  """What the codecs make of the true media: audio [B, U, samples], video [B, U, F, H, W, 3]."""
   latents = Latents(jnp.asarray(rows["agent_video_latent"]), jnp.asarray(rows["agent_audio_latent"]))
   worlds = encode_worlds(agent, tokenizer, [session.world for session in sessions])
   stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *worlds)
-  audio, video = jax.device_get(heldout.decode_batch(agent, latents, stacked))
-  true_audio, true_video = heldout.audio_to_float(rows["agent_audio"]), rows["agent_video"]
-  yield "codec", heldout.codec_scores(rows, audio[:count], video[:count], rate)
+  return jax.device_get(heldout.decode_batch(agent, latents, stacked))
+
+
+def codec_figures(
+  rows: heldout.Arrays, audio: np.ndarray, video: np.ndarray, rate: int
+) -> Iterator[tuple[str, Scores]]:
+  """Codec metrics of the reconstruction, and of the baselines: the true media one unit late, and another session's."""
+  count, true_audio, true_video = len(audio), heldout.audio_to_float(rows["agent_audio"]), rows["agent_video"]
+  yield "codec", heldout.codec_scores(rows, audio, video, rate)
   late = lambda x: np.concatenate([np.zeros_like(x[:, :1]), x[:, :-1]], axis=1)[:count]
   yield "copy_previous", heldout.codec_scores(rows, late(true_audio), late(true_video), rate)
   other = lambda x: np.roll(x, 1, axis=0)[:count]
@@ -208,6 +235,6 @@ def duplex_world(config: Config, options: EvalConfig) -> tuple[MakeSession, Make
   return lambda seed: make_session(seed, world, SPLIT), user
 
 
-def evaluate_agent(agent: Agent, options: EvalConfig, progress: bool = True) -> Evaluation:
-  """The evaluation of an agent on duplex_world."""
-  return evaluate(agent, options, *duplex_world(agent.config, options), progress)
+def evaluate_agent(agent: Agent, options: EvalConfig, progress: bool = True, judges: bool = False) -> Evaluation:
+  """The evaluation of an agent on duplex_world. judges: also judges voices by ear (`judged.py`)."""
+  return evaluate(agent, options, *duplex_world(agent.config, options), progress, judges=judges)

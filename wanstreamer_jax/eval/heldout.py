@@ -21,6 +21,7 @@ from wanstreamer_jax.data.records import (
 from wanstreamer_jax.data.session import Session
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.eval import metrics
+from wanstreamer_jax.eval.scores import lower_face
 from wanstreamer_jax.model.streamer import WorldArrays
 from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Agent, prime_video_decoder
@@ -88,8 +89,9 @@ def decode_batch(agent: Agent, latents: Latents, worlds: WorldArrays) -> tuple[j
 
 
 def codec_scores(reference: Arrays, audio: np.ndarray, video: np.ndarray, rate: int) -> dict[str, list[float]]:
-  """Codec metrics of every session: audio [B, U, samples] float, video uint8 [B, U, F, H, W, 3] against the truth."""
-  names = ("psnr", "ssim", "si_sdr", "log_mel_distance", "log_spectral_distance")
+  """Codec metrics of every session: audio [B, U, samples] float, video uint8 [B, U, F, H, W, 3] against the truth.
+  sharpness: detail of lips and chin over that of the truth."""
+  names = ("psnr", "ssim", "sharpness", "si_sdr", "log_mel_distance", "log_spectral_distance")
   out: dict[str, list[float]] = {name: [] for name in names}
   for index in range(len(audio)):
     film = reference["agent_video"][index].reshape(-1, *video.shape[3:])
@@ -98,6 +100,7 @@ def codec_scores(reference: Arrays, audio: np.ndarray, video: np.ndarray, rate: 
     scores = (
       metrics.psnr(film, shown),
       metrics.ssim(film, shown),
+      metrics.gradient_energy(lower_face(shown)) / max(metrics.gradient_energy(lower_face(film)), 1e-9),
       metrics.si_sdr(sound, heard),
       metrics.log_mel_distance(sound, heard, rate),
       metrics.log_spectral_distance(sound, heard),

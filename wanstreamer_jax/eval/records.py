@@ -27,7 +27,7 @@ from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.eval import duplex_world, heldout
 from wanstreamer_jax.eval.baselines import PUPPETS, VARIANTS, Answers, Lockstep, Puppets
 from wanstreamer_jax.eval.closed_loop import batches
-from wanstreamer_jax.eval.evaluate import Collected, Evaluation, engines, speech_distances
+from wanstreamer_jax.eval.evaluate import Collected, Evaluation, conversation_figures, engines
 from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.latent_errors import Tally
 from wanstreamer_jax.eval.recorded_script import backchannel_scores, script_of, speech_of
@@ -102,9 +102,7 @@ def evaluate_records(
           kept = found.setdefault(name, Collected(config, tokenizer, _judge(config, tokenizer, judge)))
           kept.add([_conversation(batch, row, script, did) for row, script in enumerate(scripts[:count])])
       bar.update(batch.counted)
-  loop = {name: kept.figures() for name, kept in found.items()}
-  for name, distance in speech_distances(found).items():
-    loop[name]["speech_mel_frechet"] = distance
+  loop = conversation_figures(found) if found else {}
   source = {"path": str(path), "kind": folder.kind, "fingerprint": folder.fingerprint(), "codecs": codecs}
   figures = {
     "config": config.name,

@@ -12,7 +12,7 @@ from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.loudness import levels
 from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.eval import metrics, sections, turns
+from wanstreamer_jax.eval import judged, metrics, sections, turns
 from wanstreamer_jax.eval.answers import BY_KIND
 from wanstreamer_jax.eval.evaluate import Evaluation
 from wanstreamer_jax.eval.scores import Conversation, timed_words
@@ -48,6 +48,18 @@ def write_report(
   return files
 
 
+def write_tables(out: str | os.PathLike[str], name: str, figures: dict[str, Any], text: str) -> dict[str, pathlib.Path]:
+  """Writes other figures as NAME.json and their Markdown page as NAME.md into the folder `out`. Raises UserError."""
+  folder = make_folder(out)
+  files = {f"{name}.json": folder / f"{name}.json", f"{name}.md": folder / f"{name}.md"}
+  try:
+    write_json(files[f"{name}.json"], without_nan(figures))
+    write_text(files[f"{name}.md"], text)
+  except OSError as error:
+    raise UserError(f"cannot write into {folder}: {error.strerror or error}; give another --out folder") from error
+  return files
+
+
 def page(figures: dict[str, Any]) -> str:
   """The tables as a Markdown page."""
   options = figures["options"]
@@ -56,12 +68,18 @@ def page(figures: dict[str, Any]) -> str:
     f"{options['sessions']} held-out sessions{seconds}. Figures of the model have 95 % bootstrap intervals over "
     "sessions; baselines and the truth are of the same run. docs/evaluation.md defines every figure."
   )
-  return f"# Evaluation of {figures['config']}\n\n{intro}\n\n{sections.markdown(sections.sections(figures))}"
+  return f"# Evaluation of {figures['config']}\n\n{intro}\n\n{sections.markdown(all_sections(figures))}"
+
+
+def all_sections(figures: dict[str, Any]) -> list[sections.Section]:
+  """Every table of an evaluation, those of the judges among them."""
+  voices = [judged.table(figures["voices"])] if "voices" in figures else []
+  return [*voices, *sections.sections(figures)]
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
   """The tables as text."""
-  return sections.lines(sections.sections(figures))
+  return sections.lines(all_sections(figures))
 
 
 def without_nan(value: Any) -> Any:

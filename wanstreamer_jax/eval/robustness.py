@@ -15,10 +15,13 @@ from wanstreamer_jax.data import augment
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.errors import UserError
 from wanstreamer_jax.eval import intervals
+from wanstreamer_jax.eval.baselines import PUPPETS
 from wanstreamer_jax.eval.closed_loop import Act, MakeUser, User
+from wanstreamer_jax.eval.evaluate import check, duplex_world, engines, rollouts, units_of
 from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.scores import Script
-from wanstreamer_jax.eval.sections import PLAIN, SECONDS, SHARE, Form, Section
+from wanstreamer_jax.eval.sections import PLAIN, SECONDS, SHARE, Form, Section, markdown
+from wanstreamer_jax.rollout import Agent
 
 GAIN_DB = -20.0
 NOISE_DBFS = -34.0
@@ -91,10 +94,7 @@ class Changed:
 
   def __init__(self, user: User, effect: Effect):
     self.user, self.effect = user, effect
-
-  @property
-  def world(self) -> World:
-    return self.user.world
+    self.world: World = user.world
 
   def step(self, audio: np.ndarray) -> Act:
     """The user's next unit, changed; the user itself hears the agent unchanged."""
@@ -105,30 +105,43 @@ class Changed:
     return self.user.script(units)
 
 
-Run = Callable[[MakeUser, str], Sequence[Scores]]  # users and a variant -> the scores of every session
-MakeUsers = Callable[[Config], MakeUser]  # the users of a config's world
+def behind(make_user: MakeUser, make: Callable[[int], Effect]) -> MakeUser:
+  """Users behind an effect."""
+  return lambda seed: Changed(make_user(seed), make(seed))
 
 
-def robustness(config: Config, options: EvalConfig, users: MakeUsers, run: Run) -> dict[str, Any]:
-  """Scores of the clean users and of every change: {"rows": {name: {"figures", "difference"}}, "left_out": {name: why}}.
+def evaluate_robustness(agent: Agent, options: EvalConfig, progress: bool = True) -> dict[str, Any]:
+  """Scores of `baseline_sessions` clean users and of every change of them: {"rows": {name: {"figures", "difference"}},
+  "left_out": {name: why}}, with the config's name and the options.
 
-  Voices of an engine that is not there are left out and named.
+  Voices of an engine that is not installed are left out and named.
   """
-  clean = run(users(config), "model")
-  rows = {"clean": _row(clean, None)}
-  left_out = {}
+  check(options)
+  few = dataclasses.replace(options, sessions=min(options.sessions, options.baseline_sessions))
+  config, engine_of = agent.config, engines(agent, units_of(agent.config, options))
+
+  def run(make_user: MakeUser, variant: str = "model") -> list[Scores]:
+    return rollouts(engine_of, config, few, make_user, variant, progress).scores
+
+  clean_users = duplex_world(config, few)[1]
+  clean = run(clean_users)
+  rows, left_out = {"clean": _row(clean, None)}, {}
   for name, make in EFFECTS.items():
-    rows[name] = _row(run(lambda seed, make=make: Changed(users(config)(seed), make(seed)), "model"), clean)
+    rows[name] = _row(run(behind(clean_users, make)), clean)
   for engine in VOICES:
-    try:
-      spoken = users(with_voices(config, engine))
-    except UserError as error:
-      left_out[f"voices of {engine}"] = str(error)
+    name = f"voices of {engine}"
+    if engine == config.data.voices:
+      left_out[name] = "these are the clean users' voices"
       continue
-    rows[f"voices of {engine}"] = _row(run(spoken, "model"), clean)
-  for variant in ("metronome", "silent"):
-    rows[variant] = _row(run(users(config), variant), clean)
-  return {"config": config.name, "options": dataclasses.asdict(options), "rows": rows, "left_out": left_out}
+    try:
+      spoken = duplex_world(with_voices(config, engine), few)[1]
+    except UserError as error:
+      left_out[name] = str(error)
+      continue
+    rows[name] = _row(run(spoken), clean)
+  for variant in PUPPETS:
+    rows[variant] = _row(run(clean_users, variant), clean)
+  return {"config": config.name, "options": dataclasses.asdict(few), "rows": rows, "left_out": left_out}
 
 
 def with_voices(config: Config, engine: str) -> Config:
@@ -161,6 +174,18 @@ def _difference(found: dict[str, float] | None, form: Form) -> str:
     return ""
   bounds = f" [{signed.value(found['low'])}, {signed.value(found['high'])}]" if "low" in found else ""
   return f" ({signed.value(found['mean'])}{bounds})"
+
+
+def page(figures: dict[str, Any]) -> str:
+  """The table as a Markdown page."""
+  options = figures["options"]
+  intro = (
+    f"The same {options['sessions']} held-out users, {options['seconds']:g} s each, in every row. In brackets: the "
+    "difference from the clean users, in points for shares, with its 95 % bootstrap interval, paired by user. The last "
+    "two rows are no agents: a word every 2.4 s, and silence."
+  )
+  left_out = "".join(f"\n- {note}" for note in notes(figures))
+  return f"# Robustness of {figures['config']}\n\n{intro}\n\n{markdown([table(figures)])}{left_out}\n"
 
 
 def notes(figures: dict[str, Any]) -> list[str]:

@@ -121,10 +121,7 @@ def sections(figures: dict[str, Any]) -> list[Section]:
   loop = loop_of(figures)
   out = []
   if loop:
-    kinds: Rows = {name: (f"  {name.removeprefix(BY_KIND)}", SHARE) for name in kinds_measured(loop)}
-    tables = {"Right answers": ANSWERS | kinds, "Right answers by phrasing, persona, memory and sum": GROUPS,
-              "Turn-taking": TURNS, "Face and voice": LOOKS | VOICE}  # fmt: skip
-    for title, wanted in tables.items():
+    for title, wanted in tables(kinds_measured(loop)).items():
       found = {key: row for key, row in wanted.items() if _measured(loop, key.partition("|")[0])}
       if found:
         out.append(Section(title, _header(loop), _rows(loop, found)))
@@ -134,6 +131,17 @@ def sections(figures: dict[str, Any]) -> list[Section]:
     rows = [[name, *(PLAIN.text(scores.get(name)) for scores in figures["codecs"].values())] for name in names]
     out.append(Section("Codecs", ["", *figures["codecs"]], rows))
   return out
+
+
+def tables(kinds: Sequence[str]) -> dict[str, Rows]:
+  """The rows of every table of conversations, by title. kinds: names of the figures of the kinds of questions."""
+  by_kind: Rows = {name: (f"  {name.removeprefix(BY_KIND)}", SHARE) for name in kinds}
+  return {
+    "Right answers": ANSWERS | by_kind,
+    "Right answers by phrasing, persona, memory and sum": GROUPS,
+    "Turn-taking": TURNS,
+    "Face and voice": LOOKS | VOICE,
+  }
 
 
 def kinds_measured(loop: dict[str, Any]) -> list[str]:

@@ -43,7 +43,8 @@ class Opportunity:
   user's turn to the next one, for "stay_silent" the user's pause or remark that wants no answer, for "yield" the
   user's interruption, for "continue" a cough or another noise through which the agent is to speak on.
   turn: when the user's turn began (hand_off); None where it may be talked over. seconds: of sound that count as an
-  answer at length, if less than 1 s. name: what it is, for figures of its own.
+  answer at length, if less than 1 s. name: what it is, for figures of its own. finished: whether the agent says all
+  that it has to say ("continue"); then it may end.
   """
 
   kind: str
@@ -52,6 +53,7 @@ class Opportunity:
   turn: float | None = None
   seconds: float = SHORT
   name: str = ""
+  finished: bool = False
 
 
 class Talk(NamedTuple):
@@ -166,7 +168,7 @@ def floor_taken(opportunity: Opportunity, talk: Talk) -> int | None:
   start, end = opportunity.start, opportunity.end
   if opportunity.kind in ("yield", "continue"):
     stop = stop_latency(start, talk.speech)
-    return None if stop is None else int(stop > YIELD_WITHIN)
+    return None if stop is None else int(opportunity.finished or stop > YIELD_WITHIN)
   if opportunity.kind == "hand_off":
     return int(hand_off(opportunity, talk))
   if opportunity.kind == "stay_silent":

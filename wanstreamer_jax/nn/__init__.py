@@ -2,7 +2,7 @@
 
 Modules:
     attention.py            One attention: grouped queries over several parts of keys, joined in one softmax
-    attention_blocks.py     Attention of a whole row of tokens in blocks: ranges of queries meet only the ranges of keys that they may see
+    attention_blocks.py     Attention of a row in blocks of queries, which meet only keys that they may see
     attention_cache.py      A TPU kernel (Pallas) by which a few queries read many keys; it writes no cache
     attention_merge.py      Merges attention over several parts of keys, each computed by its best kernel
     attention_parts.py      The parts of attention over several arrays of keys, and how they become one softmax

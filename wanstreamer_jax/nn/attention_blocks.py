@@ -1,4 +1,4 @@
-"""Attention of a whole row of tokens in blocks: ranges of queries meet only the ranges of keys that they may see.
+"""Attention of a row in blocks of queries, which meet only keys that they may see.
 
 The ranges are known when the program is traced, so that what no query of a block can see is never scored. Within a
 block a mask decides. As in FlashAttention (arXiv 2205.14135), forward keeps only the output and the log of the sum of
@@ -96,8 +96,8 @@ def _forward(plan: Plan, queries: Queries, own: KeyValue, masks: tuple[Masks, ..
     scores = [_scores(group) for group in groups]
     row_max = functools.reduce(jnp.maximum, [jnp.max(x, axis=-1) for x in scores])  # [M, R]
     weights = [jnp.exp(x - row_max[..., None]) for x in scores]
-    total = sum(jnp.sum(x, axis=-1) for x in weights)
-    mixed = sum(_product("mrs,smh->mrh", x, group.v) for x, group in zip(weights, groups))
+    total = functools.reduce(jnp.add, [jnp.sum(x, axis=-1) for x in weights])
+    mixed = functools.reduce(jnp.add, [_product("mrs,smh->mrh", x, y.v) for x, y in zip(weights, groups)])
     out = (mixed / total[..., None]).astype(own.v.dtype)
     tokens = mask.pinned.shape[0]
     found.append((unfold_heads(out, tokens), unfold_heads(row_max + jnp.log(total), tokens)))

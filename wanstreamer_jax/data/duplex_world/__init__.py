@@ -5,30 +5,37 @@ Modules:
     acts_seen.py          What the user shows and asks about
     acts_talk.py          What the user asks and tells without showing anything
     acts_turns.py         Acts about taking turns
+    allophones.py         How phones sound among their neighbours
     body.py               A body has a look and a voice, and moves on a clock
     build_tokenizer.py    Makes the shipped `data/tokenizer.json` from duplex_world's vocabulary
     espeak.py             Speaks words with espeak-ng (an optional extra); returns phone and word times
     espeak_child.py       Speaks one utterance with espeak-ng in a process of its own
-    faces.py              Draws faces as anti-aliased signed-distance shapes, at any frame size
+    faces.py              Draws people at any size
+    features.py           Eyes, brows and mouth, which change their form in every frame and are painted as distances
     flite.py              Speaks words with flite (an optional program); returns phone and word times
-    glyphs.py             A small stroke font: capital letters and digits as lines and arcs, drawn by their distance
+    glyphs.py             A small stroke font of capital letters and digits, drawn by their distance
     grammar.py            Composes the user's sentences from `phrases.py` and keeps some of them for evaluation
+    hands.py              Hands with fingers, alone (a wave, a thumb) or with what they hold, drawn once and moved
+    lanes.py              Pictures as 64-bit pixels, and sprites that are moved, turned and bent in them
     language.py           What is said in duplex_world, counted
     lexicon.py            The words of duplex_world besides its phrasings
+    looks.py              How people of duplex_world look; some hair styles and walls are kept for evaluation
     motion.py             How a body moves: lips by phone, and smooth gestures, each a pure function of time
     perfect_agent.py      The agent that answers perfectly: every request one unit after it is complete
     personas.py           Who the agent is
     phones.py             Phones of English: how they sound, how the mouth looks, and how words are spelled
     phrases.py            The parts of which duplex_world's sentences are composed
+    portrait.py           What keeps its form: wall, clothes, neck, hair and head, drawn once for a look and a size
     pronunciations.py     How duplex_world's words are spoken
     reacting.py           The live user of duplex_world: it hears the agent and reacts, unit by unit
     reader_phrasings.py   Phrasings of each act by a reader who had not seen the grammar
     script.py             The script of a user who acts and reacts, and how often it does what
     source.py             duplex_world as a `data.make.SessionSource`
     speech.py             A formant voice in NumPy: words to speech with phone and word times; deterministic
+    sprites.py            Draws sprites: soft, shaded parts in float32 planes, packed at the end
     stage.py              What both sides of a script share
     things.py             What a person of duplex_world can hold up: shapes, and cards with a letter or a digit
     voice.py              The voice of a speaker of duplex_world, as numbers
-    voices.py             Who speaks how: voices of users and agents drawn from the engines of `data.voices`, coughs
+    voices.py             Who speaks how
     world.py              duplex_world: an endless, seeded world of two drawn people who talk
 """

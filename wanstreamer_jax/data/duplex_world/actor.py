@@ -5,16 +5,17 @@ from collections.abc import Callable, Generator
 
 from wanstreamer_jax.data.duplex_world import grammar
 from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS, Body
-from wanstreamer_jax.data.duplex_world.faces import Held
 from wanstreamer_jax.data.duplex_world.grammar import Phrase
 from wanstreamer_jax.data.duplex_world.personas import NAMES, NEW_NAMES
 from wanstreamer_jax.data.duplex_world.stage import Answer, Play, Scene, ScriptRequest
+from wanstreamer_jax.data.duplex_world.things import Held
 from wanstreamer_jax.data.duplex_world.voices import cough
 from wanstreamer_jax.data.session import USER, Word
 
 GIVE_UP = 25  # units without a sound after which the user goes on
 DONE = 3  # silent units after which an answer is over
-DISTURBED = 0.1  # share of the answers during which the user coughs or says mhm
+CUT_IN = 0.3  # seconds of an interruption after which the agent knows that it is one
+DISTURBED = 0.16  # share of the answers during which the user coughs or says mhm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Actor:
   def wait_for_answer(self) -> Play:
     """Until the agent has spoken and been silent for `DONE` units; gives up after `GIVE_UP` without a sound."""
     heard, quiet = 0, 0
-    disturb = self.scene.units(2, 6) if not self.scene.small and self.scene.chance(DISTURBED) else 0
+    disturb = self.scene.units(1, 4) if not self.scene.small and self.scene.chance(DISTURBED) else 0
     for _ in range(150):
       speaking = yield
       heard += bool(speaking)
@@ -80,8 +81,13 @@ class Actor:
     drawn = self.draw(act, **slots)
     return Phrase(drawn.text.format(**slots), drawn.phrasing)
 
-  def say(self, text: str, act: str, *, question: bool = True) -> Generator[None, bool, tuple[float, float]]:
-    """Speaks a text, sometimes with a pause at a ",", and notes it in the ground truth. Returns (start, end)."""
+  def say(
+    self, text: str, act: str, *, question: bool = True, stop: bool = False
+  ) -> Generator[None, bool, tuple[float, float]]:
+    """Speaks a text, sometimes with a pause at a ",", and notes it in the ground truth. Returns (start, end).
+
+    stop: it cuts in, so that the agent is to fall silent once the first word, or `CUT_IN` of it, has been heard.
+    """
     scene, parts = self.scene, [part.split() for part in text.split(",")]
     if not (len(parts) > 1 and scene.chance(0.25)):
       parts = [[word for part in parts for word in part]]
@@ -94,6 +100,9 @@ class Actor:
         scene.note(end, begin, USER, "pause", act=act)
       line = self.body.say(words, begin, question=question and index == len(parts) - 1)
       end = line.end
+      if stop and not index:
+        first = line.utterance.words[0]
+        scene.stops.append(scene.last_unit(begin + min(first.end, CUT_IN)))
     while scene.last_unit(end) > scene.now:
       yield
     scene.note(start, end, USER, "speech", act=act, text=" ".join(word for part in parts for word in part))

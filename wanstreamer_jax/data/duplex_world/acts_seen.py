@@ -283,7 +283,10 @@ def gesture(user: Actor) -> Play:
     return
   words = {"wave": "you are waving", "nod": "you are nodding", "shake": "you are shaking your head"}
   wanted = answer(words.get(name, "your thumb is up"), GESTURES[name], tuple(GESTURES.values()))
+  unfit = {"hand"} if name in ("nod", "shake") else {"head"}
   phrase = user.phrase("gesture")
+  while unfit & set(phrase.text.split()):  # a reader asks about one of them
+    phrase = user.phrase("gesture")
   yield from user.idle(scene.units(0, 4))
   yield from user.ask("gesture", phrase, wanted)
 

@@ -1,7 +1,7 @@
 """What the user asks and tells without showing anything. About the agent and itself, words, numbers, small talk."""
 
 from wanstreamer_jax.data.duplex_world.actor import Actor
-from wanstreamer_jax.data.duplex_world.lexicon import ALPHABET, NUMBERS, PLURALS, REPEAT_WORDS, TYPED, sum_is_held_out
+from wanstreamer_jax.data.duplex_world.lexicon import NUMBERS, PLURALS, REPEAT_WORDS, TYPED, sum_is_held_out
 from wanstreamer_jax.data.duplex_world.personas import (
   HOMES,
   LIKES,
@@ -15,8 +15,7 @@ from wanstreamer_jax.data.duplex_world.stage import Answer, Play, answer
 from wanstreamer_jax.data.duplex_world.things import COLOURS
 
 EVERY = {"name": (*NAMES, *NEW_NAMES), "home": (*HOMES, *NEW_HOMES), "likes": (*LIKES, *NEW_LIKES)}
-NEW_SHARE = 0.5  # of words to repeat or spell that no training agent has as its own
-LONGEST_TO_SPELL = 5  # letters
+NEW_SHARE = 0.6  # of words to repeat or spell that no training agent has as its own
 
 
 def answer_persona(act: str, persona: Persona) -> Answer:
@@ -104,15 +103,6 @@ def _word(user: Actor) -> str:
   if scene.chance(0.5):
     return scene.pick((*NAMES, *HOMES, *LIKES))
   return scene.pick((*REPEAT_WORDS, *PLURALS, *PLURALS.values(), *COLOURS))
-
-
-def spell(user: Actor) -> Play:
-  """Asks for the letters of a short word."""
-  scene = user.scene
-  words = (*NEW_NAMES, *NEW_HOMES, *NEW_LIKES) if scene.chance(NEW_SHARE) else (*NAMES, *HOMES, *LIKES, *COLOURS)
-  word = scene.pick([word for word in words if len(word) <= LONGEST_TO_SPELL])
-  letters = " ".join(word)
-  yield from user.ask("spell", user.phrase("spell", word=word), answer(letters, letters, ALPHABET))
 
 
 def add(user: Actor) -> Play:

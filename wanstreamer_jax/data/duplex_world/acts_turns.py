@@ -1,9 +1,10 @@
 """Acts about taking turns. Counting that is interrupted, statements, stories, and what is typed from outside."""
 
 from wanstreamer_jax.data.duplex_world.actor import Actor
-from wanstreamer_jax.data.duplex_world.lexicon import BACKCHANNEL, DIRECTIVES, NUMBERS, OUTSIDE, STORY_WORDS
-from wanstreamer_jax.data.duplex_world.personas import HOMES, LIKES, NEW_HOMES, NEW_LIKES
+from wanstreamer_jax.data.duplex_world.lexicon import ALPHABET, BACKCHANNEL, DIRECTIVES, NUMBERS, OUTSIDE, STORY_WORDS
+from wanstreamer_jax.data.duplex_world.personas import HOMES, LIKES, NAMES, NEW_HOMES, NEW_LIKES, NEW_NAMES
 from wanstreamer_jax.data.duplex_world.stage import Play, ScriptRequest, answer
+from wanstreamer_jax.data.duplex_world.things import COLOURS
 from wanstreamer_jax.data.session import USER
 
 EARLY = 0.35  # share of the interruptions that come before the second word
@@ -17,20 +18,20 @@ def counting(user: Actor) -> Play:
   drawn = user.draw("counting", n="")
   if "{n}" not in drawn.text:
     last = 10
-  _, end = yield from user.say(drawn.text.format(n=NUMBERS[last]), "counting")
-  words, cut_short = " ".join(NUMBERS[1 : last + 1]), scene.chance(0.6)
+  words, cut_short = " ".join(NUMBERS[1 : last + 1]), scene.chance(0.75)
   wanted = answer(words, "one" if cut_short else "one two three")
+  _, end = yield from user.say(drawn.text.format(n=NUMBERS[last]), "counting")
   user.request("counting", end, wanted, phrasing=drawn.phrasing, to=last)
-  if not cut_short:
+  early = not scene.small and scene.chance(EARLY)
+  yield from hear_out(user, (1 if early else scene.units(6, 16)) if cut_short else 0, early=early)
+
+
+def hear_out(user: Actor, patience: int, *, early: bool) -> Play:
+  """Hears an answer to its end or says stop once the agent has sounded in `patience` units (0: never)."""
+  if not patience:
     yield
     yield from user.wait_for_answer()
     return
-  early = not scene.small and scene.chance(EARLY)
-  yield from _interrupt(user, 1 if early else scene.units(6, 16), "early" if early else "late")
-
-
-def _interrupt(user: Actor, patience: int, when: str) -> Play:
-  """Says stop once the agent has sounded in `patience` units, unless it is silent before."""
   scene, spoken, quiet = user.scene, 0, 0
   for _ in range(40):
     speaking = bool((yield))
@@ -39,11 +40,35 @@ def _interrupt(user: Actor, patience: int, when: str) -> Play:
       break
   if spoken >= patience:
     phrase = user.phrase("stop")
-    start, end = yield from user.say(phrase.text, "stop", question=False)
+    start, end = yield from user.say(phrase.text, "stop", question=False, stop=True)
+    when = "early" if early else "late"
     scene.note(start, end, USER, "interrupt", when=when, phrasing=phrase.phrasing)
-    scene.stops.append(scene.last_unit(end))
     yield
   yield from user.wait_for_answer()
+
+
+def about_you(user: Actor) -> Play:
+  """Asks for something about the agent, which is a long answer that it sometimes interrupts."""
+  scene, persona = user.scene, user.scene.persona
+  words = f"i am {persona.name} i live in {persona.home} and i like {persona.likes}"
+  phrase = user.phrase("about_you")
+  _, end = yield from user.say(phrase.text, "name")
+  user.request("name", end, answer(words, persona.name), phrasing=phrase.phrasing)
+  yield from hear_out(user, scene.units(4, 12) if scene.chance(0.6) else 0, early=False)
+
+
+def spell(user: Actor) -> Play:
+  """Asks for the letters of a word, and sometimes interrupts them."""
+  scene = user.scene
+  words = (*NEW_NAMES, *NEW_HOMES, *NEW_LIKES) if scene.chance(0.5) else (*NAMES, *HOMES, *LIKES, *COLOURS)
+  cut_short = scene.chance(0.35)
+  shortest, longest = (5, 8) if cut_short else (2, 6)
+  word = scene.pick([word for word in words if shortest <= len(word) <= longest])
+  phrase, letters = user.phrase("spell", word=word), " ".join(word)
+  _, end = yield from user.say(phrase.text, "spell")
+  user.request("spell", end, answer(letters, word[0] if cut_short else letters, ALPHABET), phrasing=phrase.phrasing)
+  early = scene.chance(EARLY)
+  yield from hear_out(user, (2 if early else scene.units(3, 6)) if cut_short else 0, early=early)
 
 
 def statement(user: Actor) -> Play:

@@ -239,7 +239,7 @@ class Body:
     wave = lambda speed, phase: np.sin(speed * time + p[phase])
     accents = np.zeros(len(time))
     for number, line in enumerate(self.lines):
-      if line.start > time[-1] or line.end + 1 < time[0]:
+      if line.start - 0.2 > time[-1] or line.end + 1 < time[0]:
         continue
       for index, word in enumerate(line.utterance.words):
         strength, *_ = moment(self.seed, 5 + number, index)

@@ -28,7 +28,10 @@ from wanstreamer_jax.errors import ConfigError, DataError
 SPEAKERS: dict[str, tuple[float, float, float]] = {
   "slt": (167.0, 13.0, 0.95), "rms": (104.0, 12.0, 1.0), "awb": (124.0, 13.0, 0.95), "kal16": (95.0, 11.0, 1.0),
 }  # fmt: skip
-_SPOKEN = {"i": "I", "i'm": "I'm", "mhm": "umhum", "hm": "hum"}  # how the program reads a word rightly
+_SPOKEN = {  # how the program reads a word rightly
+  "a": "ay", "i": "I", "i'm": "I'm", "mhm": "umhum", "hm": "hum", "close": "cloze", "greta": "gretta", "hana": "hahna",
+  "lena": "layna", "lima": "leema", "nina": "neena", "read": "reed", "reading": "reeding", "vera": "veera",
+}  # fmt: skip
 _NAMES: dict[str, tuple[str, ...]] = {
   "axr": ("ER",), "dx": ("D",), "el": ("AX", "L"), "em": ("AX", "M"), "en": ("AX", "N"), "hv": ("HH",), "nx": ("N",),
   "pau": (SILENCE,), "h#": (SILENCE,), "brth": (SILENCE,),

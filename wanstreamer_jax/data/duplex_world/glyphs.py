@@ -1,4 +1,4 @@
-"""A small stroke font: capital letters and digits as lines and arcs, drawn by their distance.
+"""A small stroke font of capital letters and digits, drawn by their distance.
 
 A glyph stands in a box of 4 by 6 (y down; M, W and round letters are a little wider). Its strokes are separated by "|".
 A stroke is a list of points "x,y" and arcs "@x,y,rx,ry,from,to" with angles in degrees: 0 is right and 90 is down.

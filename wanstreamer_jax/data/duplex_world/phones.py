@@ -30,6 +30,9 @@ class PhoneSegment:
   gain: float = 0.0  # of that noise
   nasal: float = 0.0
   blend: float = 0.0
+  glide: float = 0.0  # 1: formants move slowly here
+  zero: float = 750.0  # Hz; what the closed mouth takes away of a nasal: the shorter the mouth behind it, the higher
+  bar: float = 0.0  # 1: the mouth is closed, and the voice is heard through cheeks and throat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +44,17 @@ class PhoneSpec:
   vowel: bool = False
 
 
-# Noise spectra: (centre Hz, width Hz, floor) of a bell on a floor.
+# Noise spectra: (centre Hz, width Hz below it, width Hz above it, floor) of a bell on a floor.
 NOISES = {
-  "s": (6800.0, 1900.0, 0.03),
-  "sh": (3300.0, 1100.0, 0.10),
-  "f": (5500.0, 4500.0, 0.45),
-  "th": (6300.0, 3500.0, 0.30),
-  "p": (700.0, 900.0, 0.08),
-  "t": (4600.0, 1800.0, 0.10),
-  "k": (1900.0, 700.0, 0.06),
+  "s": (4700.0, 1000.0, 3000.0, 0.0),
+  "sh": (2600.0, 450.0, 2500.0, 0.01),
+  "f": (5500.0, 4500.0, 4500.0, 0.45),
+  "th": (6300.0, 3000.0, 3500.0, 0.25),
+  "p": (1200.0, 900.0, 1800.0, 0.35),
+  "t": (3300.0, 900.0, 2800.0, 0.10),
+  "k": (2000.0, 600.0, 1200.0, 0.20),
+  "k front": (2900.0, 700.0, 1300.0, 0.20),
+  "k back": (1350.0, 450.0, 1000.0, 0.20),
 }
 
 
@@ -60,87 +65,91 @@ def _vowel(ms: float, mouth: tuple[float, float, float], *targets: tuple[float, 
 
 
 def _sonorant(
-  ms: float, formants: tuple[float, float, float], voice: float, mouth: tuple[float, float, float], nasal: float = 0.0
-) -> PhoneSpec:
-  return PhoneSpec((PhoneSegment(ms, formants, voice=voice, nasal=nasal, blend=0.1),), mouth)
+  ms: float, formants: tuple[float, float, float], voice: float, mouth: tuple[float, float, float], nasal: float = 0.0,
+  glide: float = 0.0, zero: float = 750.0,
+) -> PhoneSpec:  # fmt: skip
+  segment = PhoneSegment(ms, formants, voice=voice, nasal=nasal, blend=0.1, glide=glide, zero=zero)
+  return PhoneSpec((segment,), mouth)
 
 
 def _fricative(
   ms: float, formants: tuple[float, float, float], noise: str, gain: float, voice: float,
   mouth: tuple[float, float, float],
 ) -> PhoneSpec:  # fmt: skip
-  return PhoneSpec((PhoneSegment(ms, formants, voice=voice, noise=noise, gain=gain, blend=0.3),), mouth)
+  bar = 0.3 if voice else 0.0
+  return PhoneSpec((PhoneSegment(ms, formants, voice=voice, noise=noise, gain=gain, blend=0.3, bar=bar),), mouth)
 
 
 def _plosive(
   formants: tuple[float, float, float], noise: str, gain: float, voiced: bool, mouth: tuple[float, float, float]
 ) -> PhoneSpec:
   """Closure (with a voice bar when voiced), burst, then aspiration into the next vowel when voiceless."""
-  closure = PhoneSegment(45 if voiced else 60, formants, voice=0.16 if voiced else 0.0, blend=0.2)
-  burst = PhoneSegment(10 if voiced else 14, formants, noise=noise, gain=gain, voice=0.1 if voiced else 0.0, blend=0.35)
+  blend = {"p": 0.6, "t": 0.3, "k": 0.7}[noise]  # how far the tongue already is at the vowel
+  closure = PhoneSegment(48 if voiced else 60, formants, voice=0.3 if voiced else 0.0, blend=0.5 * blend, bar=1.0)
+  burst = PhoneSegment(
+    10 if voiced else 14, formants, noise=noise, gain=gain, voice=0.1 if voiced else 0.0, blend=blend, bar=0.2
+  )
   after = (
-    PhoneSegment(8, formants, voice=0.6, blend=0.6) if voiced else PhoneSegment(34, formants, breath=0.5, blend=0.7)
+    PhoneSegment(8, formants, voice=0.6, blend=blend) if voiced else PhoneSegment(36, formants, breath=0.4, blend=blend)
   )
   return PhoneSpec((closure, burst, after), mouth)
 
 
 def _affricate(noise_gain: float, voiced: bool) -> PhoneSpec:
   locus = (300.0, 1750.0, 2550.0)
-  closure = PhoneSegment(45, locus, voice=0.16 if voiced else 0.0, blend=0.2)
+  closure = PhoneSegment(45, locus, voice=0.3 if voiced else 0.0, blend=0.2, bar=1.0)
   burst = PhoneSegment(10, locus, noise="t", gain=0.5, blend=0.3)
-  hiss = PhoneSegment(
-    55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.25 if voiced else 0.0, blend=0.4
-  )
+  hiss = PhoneSegment(55 if voiced else 75, locus, noise="sh", gain=noise_gain, voice=0.1 if voiced else 0.0, blend=0.4)
   return PhoneSpec((closure, burst, hiss), (0.18, 0.35, 0.55))
 
 
 PHONES: dict[str, PhoneSpec] = {
   SILENCE: PhoneSpec((PhoneSegment(120, (500.0, 1500.0, 2500.0)),), (0.0, 0.45, 0.0)),
-  "IY": _vowel(125, (0.28, 1.0, 0.0), (280, 2290, 3010)),
-  "IH": _vowel(85, (0.36, 0.75, 0.0), (400, 1990, 2550)),
-  "EH": _vowel(105, (0.58, 0.7, 0.0), (540, 1840, 2480)),
-  "AE": _vowel(140, (0.8, 0.8, 0.0), (670, 1720, 2410)),
-  "AA": _vowel(140, (1.0, 0.5, 0.1), (740, 1100, 2440)),
-  "AO": _vowel(140, (0.8, 0.25, 0.6), (580, 860, 2410)),
-  "UH": _vowel(85, (0.4, 0.2, 0.7), (450, 1050, 2240)),
-  "UW": _vowel(125, (0.28, 0.05, 1.0), (310, 900, 2240)),
-  "AH": _vowel(95, (0.6, 0.5, 0.1), (630, 1200, 2400)),
+  "IY": _vowel(125, (0.28, 1.0, 0.0), (300, 2300, 3000)),
+  "IH": _vowel(85, (0.36, 0.75, 0.0), (415, 2010, 2620)),
+  "EH": _vowel(105, (0.58, 0.7, 0.0), (575, 1800, 2560)),
+  "AE": _vowel(140, (0.8, 0.8, 0.0), (680, 1750, 2450)),
+  "AA": _vowel(140, (1.0, 0.5, 0.1), (750, 1160, 2480)),
+  "AO": _vowel(140, (0.8, 0.25, 0.6), (600, 900, 2450)),
+  "UH": _vowel(85, (0.4, 0.2, 0.7), (460, 1090, 2330)),
+  "UW": _vowel(125, (0.28, 0.05, 1.0), (340, 1200, 2300)),
+  "AH": _vowel(95, (0.6, 0.5, 0.1), (630, 1210, 2480)),
   "AX": _vowel(60, (0.38, 0.5, 0.1), (500, 1400, 2400)),
-  "ER": _vowel(125, (0.4, 0.3, 0.55), (480, 1330, 1690)),
-  "EY": _vowel(145, (0.5, 0.85, 0.0), (500, 1850, 2520), (320, 2230, 2850)),
-  "AY": _vowel(165, (0.85, 0.65, 0.0), (740, 1180, 2480), (380, 2020, 2650)),
-  "OW": _vowel(150, (0.5, 0.15, 0.9), (560, 1000, 2380), (370, 850, 2280)),
+  "ER": _vowel(125, (0.4, 0.3, 0.55), (475, 1350, 1690)),
+  "EY": _vowel(145, (0.5, 0.85, 0.0), (480, 1950, 2580), (330, 2280, 2880)),
+  "AY": _vowel(165, (0.85, 0.65, 0.0), (740, 1220, 2480), (420, 1980, 2600)),
+  "OW": _vowel(150, (0.5, 0.15, 0.9), (540, 1000, 2400), (390, 860, 2300)),
   "AW": _vowel(165, (0.85, 0.4, 0.35), (750, 1250, 2450), (420, 920, 2300)),
   "OY": _vowel(170, (0.6, 0.35, 0.6), (560, 860, 2400), (370, 1950, 2550)),
-  "W": _sonorant(60, (290, 620, 2150), 0.55, (0.15, 0.0, 1.0)),
-  "Y": _sonorant(55, (270, 2200, 2950), 0.6, (0.2, 0.9, 0.0)),
-  "R": _sonorant(65, (330, 1080, 1480), 0.65, (0.25, 0.3, 0.55)),
-  "L": _sonorant(60, (350, 1050, 2800), 0.6, (0.35, 0.5, 0.1)),
-  "M": _sonorant(70, (270, 1000, 2200), 0.55, (0.0, 0.4, 0.1), nasal=1.0),
-  "N": _sonorant(65, (270, 1600, 2600), 0.55, (0.2, 0.55, 0.0), nasal=1.0),
-  "NG": _sonorant(75, (270, 2000, 2700), 0.5, (0.3, 0.5, 0.0), nasal=1.0),
-  "S": _fricative(100, (320, 1500, 2600), "s", 0.55, 0.0, (0.12, 0.75, 0.0)),
-  "SH": _fricative(100, (300, 1750, 2550), "sh", 0.6, 0.0, (0.2, 0.2, 0.7)),
-  "F": _fricative(90, (340, 1050, 2250), "f", 0.2, 0.0, (0.06, 0.5, 0.0)),
-  "TH": _fricative(85, (320, 1350, 2600), "th", 0.18, 0.0, (0.2, 0.5, 0.0)),
-  "Z": _fricative(75, (300, 1500, 2600), "s", 0.28, 0.35, (0.12, 0.75, 0.0)),
-  "ZH": _fricative(75, (300, 1750, 2550), "sh", 0.3, 0.35, (0.2, 0.2, 0.7)),
-  "V": _fricative(55, (300, 1050, 2250), "f", 0.1, 0.45, (0.06, 0.5, 0.0)),
-  "DH": _fricative(40, (300, 1350, 2600), "th", 0.08, 0.5, (0.2, 0.5, 0.0)),
-  "HH": PhoneSpec((PhoneSegment(60, (500, 1500, 2500), breath=0.55, blend=1.0),), (0.4, 0.5, 0.1)),
-  "P": _plosive((320, 900, 2150), "p", 0.6, False, (0.0, 0.45, 0.0)),
-  "B": _plosive((300, 900, 2150), "p", 0.5, True, (0.0, 0.45, 0.0)),
-  "T": _plosive((320, 1750, 2650), "t", 0.7, False, (0.18, 0.6, 0.0)),
-  "D": _plosive((300, 1750, 2650), "t", 0.45, True, (0.18, 0.6, 0.0)),
-  "K": _plosive((320, 1900, 2350), "k", 0.7, False, (0.3, 0.5, 0.0)),
-  "G": _plosive((300, 1900, 2350), "k", 0.5, True, (0.3, 0.5, 0.0)),
-  "CH": _affricate(0.55, False),
-  "JH": _affricate(0.3, True),
+  "W": _sonorant(105, (290, 600, 2150), 0.6, (0.15, 0.0, 1.0), glide=1.0),
+  "Y": _sonorant(105, (270, 2200, 2950), 0.7, (0.2, 0.9, 0.0), glide=1.0),
+  "R": _sonorant(100, (390, 1200, 1540), 0.95, (0.25, 0.3, 0.55), glide=0.5),
+  "L": _sonorant(95, (370, 1000, 2800), 0.9, (0.35, 0.5, 0.1)),
+  "M": _sonorant(78, (270, 1000, 2200), 0.75, (0.0, 0.4, 0.1), nasal=1.0),
+  "N": _sonorant(76, (270, 1600, 2600), 0.75, (0.2, 0.55, 0.0), nasal=1.0, zero=1500.0),
+  "NG": _sonorant(95, (270, 2200, 2600), 0.75, (0.3, 0.5, 0.0), nasal=1.0, zero=2800.0),
+  "S": _fricative(130, (320, 1500, 2600), "s", 0.9, 0.0, (0.12, 0.75, 0.0)),
+  "SH": _fricative(140, (300, 1750, 2550), "sh", 1.0, 0.0, (0.2, 0.2, 0.7)),
+  "F": _fricative(112, (340, 1050, 2250), "f", 0.2, 0.0, (0.06, 0.5, 0.0)),
+  "TH": _fricative(112, (320, 1350, 2600), "th", 0.18, 0.0, (0.2, 0.5, 0.0)),
+  "Z": _fricative(98, (240, 1500, 2600), "s", 0.65, 0.15, (0.12, 0.75, 0.0)),
+  "ZH": _fricative(98, (240, 1750, 2550), "sh", 0.6, 0.15, (0.2, 0.2, 0.7)),
+  "V": _fricative(70, (240, 1050, 2250), "f", 0.16, 0.3, (0.06, 0.5, 0.0)),
+  "DH": _fricative(60, (240, 1350, 2600), "th", 0.12, 0.32, (0.2, 0.5, 0.0)),
+  "HH": PhoneSpec((PhoneSegment(70, (500, 1500, 2500), breath=0.25, blend=1.0),), (0.4, 0.5, 0.1)),
+  "P": _plosive((320, 900, 2150), "p", 0.25, False, (0.0, 0.45, 0.0)),
+  "B": _plosive((300, 900, 2150), "p", 0.3, True, (0.0, 0.45, 0.0)),
+  "T": _plosive((320, 1750, 2650), "t", 0.55, False, (0.18, 0.6, 0.0)),
+  "D": _plosive((300, 1750, 2650), "t", 0.4, True, (0.18, 0.6, 0.0)),
+  "K": _plosive((320, 1900, 2350), "k", 0.55, False, (0.3, 0.5, 0.0)),
+  "G": _plosive((300, 1900, 2350), "k", 0.45, True, (0.3, 0.5, 0.0)),
+  "CH": _affricate(0.95, False),
+  "JH": _affricate(0.75, True),
 }
 
 # Vowels carry stress: "1" marks the accented one of a word. Words without a "1" are spoken lightly (function words).
 _LEXICON_TEXT = """
-a AX|about AX B AW1 T|ada EY1 D AX|all AO1 L|am AE M|amber AE1 M B ER|and AX N D|answer AE1 N S ER|apple AE1 P AX L
+a AX|about AX B AW1 T|ada EY1 D AX|all AO1 L|am AE M|amber AE1 M B ER|and AE N D|answer AE1 N S ER|apple AE1 P AX L
 are AA R|at AE T|back B AE1 K|ball B AO1 L|bear B EH1 R|bell B EH1 L|berlin B ER L IH1 N|bird B ER1 D|black B L AE1 K
 blue B L UW1|boat B OW1 T|book B UH1 K|books B UH1 K S|boring B AO1 R IH NG|bread B R EH1 D|bus B AH1 S
 busy B IH1 Z IY|bye B AY1|cairo K AY1 R OW|cake K EY1 K|can K AE N|cat K AE1 T|cats K AE1 T S|chess CH EH1 S

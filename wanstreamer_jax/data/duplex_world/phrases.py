@@ -156,6 +156,11 @@ PARTS: dict[str, dict[str, str]] = {
     "tell": "your name|who you are|what your name is|what you are called",
     "new": "ask:who am i talking to|ask:how do people call you",
   },
+  "about_you": {
+    "tell": "something about you|about you|all about you|more about you|some more about you",
+    "do": "say something about you|talk about you|say more about you",
+    "new": "ask:what should i know about you|ask:how would you describe you",
+  },
   "home": {
     "ask": "where , do you live|where is your home|where are you from|in which city do you live|what is your city",
     "tell": "where you live|where your home is|where you are from|your city",

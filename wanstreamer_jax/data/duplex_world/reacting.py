@@ -16,7 +16,8 @@ class ReactingUser:
     self.config, self.cast = world, cast(seed, world, split)
     self.world = session_world(self.cast.scene.persona, world)
     self._user = ScriptedUser(self.cast.scene, self.cast.user)
-    self._loudspeaker: list[np.ndarray] = []
+    self._loudspeaker: list[np.ndarray] = []  # the agent's last units, at least as many as the echo is late
+    self._units = 0
     self._typed = 0
 
   def step(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
@@ -26,14 +27,15 @@ class ReactingUser:
     pictures, uint8 [frames, height, width, 3], and what is typed.
     """
     config, players = self.config, self.cast
-    scene, unit = players.scene, len(self._loudspeaker)
-    self._loudspeaker.append(audio)
+    scene, unit = players.scene, self._units
+    kept = 2 + players.echo_delay // config.samples
+    self._loudspeaker = [*self._loudspeaker, audio][-kept:]
     scene.now = unit
     self._user.step(bool(unit and is_loud(audio)))
     voice = players.user.audio(unit * config.samples, (unit + 1) * config.samples)
-    heard = np.concatenate(self._loudspeaker[1:] or [audio[:0]])
-    sound = microphone(voice, heard, unit * config.samples, players)
+    played_from = (unit - len(self._loudspeaker)) * config.samples  # the last one is of the unit before this
+    sound = microphone(voice, np.concatenate(self._loudspeaker), unit * config.samples, players, played_from)
     picture = players.user.video(unit * config.frames, (unit + 1) * config.frames, config.height, config.width)
     typed = [word.text for word in scene.typed[self._typed :]]
-    self._typed = len(scene.typed)
+    self._typed, self._units = len(scene.typed), unit + 1
     return sound, picture, typed

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wanstreamer_jax.data.duplex_world import espeak, flite
+from wanstreamer_jax.data.duplex_world.allophones import length, realised
 from wanstreamer_jax.data.duplex_world.phones import NOISES, PHONES, SILENCE, PhoneSegment, pronounce
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
@@ -19,6 +20,7 @@ from wanstreamer_jax.data.session import Phone, Word
 FRAME_MS = 16 / 3  # 128 samples at 24 kHz
 _BANDWIDTHS = (75.0, 95.0, 150.0)
 _UPPER = ((3550.0, 220.0), (4500.0, 280.0), (5600.0, 380.0), (6900.0, 500.0), (8300.0, 650.0), (9900.0, 800.0))
+_SHELF = 0.68
 _NOISE_KEYS = ("", *NOISES)
 
 
@@ -78,32 +80,43 @@ def timing(
 
 def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Score:
   """Phones and durations. The last syllable is lengthened and every duration varies a little."""
+  said = [(word, name) for word, names in enumerate(map(_phones_of, words)) for name in names]
+  plain = [name.rstrip("1") for _, name in said]
+  around, accented = [SILENCE, *plain, SILENCE], [*(name.endswith("1") for _, name in said), False]
   segments: list[PhoneSegment] = []
   lengths: list[float] = []
   owner: list[int] = []
-  phones: list[str] = []
-  word_index: list[int] = []
-  accents: list[float] = []
-  spoken = [(i, pronounce(w)) if w != "," else (-1, (SILENCE,)) for i, w in enumerate(words)]
-  for position, (index, names) in enumerate(spoken):
-    light = not any(name.endswith("1") for name in names)
-    final = position == len(spoken) - 1 or spoken[position + 1][0] < 0
-    for place, name in enumerate(names):
-      accented, spec = name.endswith("1"), PHONES[name.rstrip("1")]
-      stretch = (1.18 if accented else 0.8 if light and not final else 0.95) if spec.vowel else 0.95
-      if final and place >= len(names) - 2:
-        stretch *= 1.35 if spec.vowel else 1.15
-      stretch *= float(rng.uniform(0.92, 1.08)) / rate
-      for segment in spec.segments:
-        segments.append(segment)
-        lengths.append(segment.ms * stretch)
-        owner.append(len(phones))
-      phones.append(name.rstrip("1"))
-      word_index.append(index)
-      accents.append(1.0 if accented else 0.0)
+  for place, stretch in enumerate(_stretches(words)):
+    stretch *= float(rng.uniform(0.92, 1.08)) / rate
+    for segment in realised(plain[place], around[place], around[place + 2], accented[place + 1]):
+      segments.append(segment)
+      lengths.append(segment.ms * stretch)
+      owner.append(place)
   edges = np.round(np.concatenate([[0.0], np.cumsum(lengths)]) / FRAME_MS).astype(int)
   frames = np.maximum(np.diff(edges), 1)
-  return _Score(tuple(segments), frames, np.array(owner), tuple(phones), np.array(word_index), np.array(accents))
+  word_index = np.array([-1 if words[word] == "," else word for word, _ in said])
+  accents = np.array([float(name.endswith("1")) for _, name in said])
+  return _Score(tuple(segments), frames, np.array(owner), tuple(plain), word_index, accents)
+
+
+def _phones_of(word: str) -> tuple[str, ...]:
+  return (SILENCE,) if word == "," else pronounce(word)
+
+
+def _stretches(words: Sequence[str]) -> list[float]:
+  """For every phone how much longer than usual it is."""
+  out: list[float] = []
+  for position, names in enumerate(map(_phones_of, words)):
+    light = not any(name.endswith("1") for name in names)
+    final = position == len(words) - 1 or words[position + 1] == ","
+    for place, name in enumerate(names):
+      vowel = PHONES[name.rstrip("1")].vowel
+      stretch = (1.18 if name.endswith("1") else 0.88 if light and not final else 0.95) if vowel else 0.95
+      if final and place >= len(names) - 2:
+        stretch *= 1.35 if vowel else 1.15
+      following = names[place + 1].rstrip("1") if place + 1 < len(names) else SILENCE if final else "N"
+      out.append(stretch * length(name.rstrip("1"), following))
+  return out
 
 
 def _times(score: _Score, words: Sequence[str], seconds: float) -> tuple[tuple[Phone, ...], tuple[Word, ...]]:
@@ -152,6 +165,8 @@ class _Tracks:
 
   formants: np.ndarray  # [T, 3] Hz
   nasal: np.ndarray  # [T]
+  bar: np.ndarray  # [T]
+  zero: np.ndarray  # [T] Hz of the nasal zero
   voice: np.ndarray  # [T]
   breath: np.ndarray  # [T]
   noise: np.ndarray  # [T] gain
@@ -159,17 +174,39 @@ class _Tracks:
 
 
 def _tracks(score: _Score, voice: Voice) -> _Tracks:
-  """Coarticulated control tracks: formants glide over ~75 ms, sources switch over ~20 ms, bursts at once."""
-  table = np.array([[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise)] for s in score.segments])
+  """Coarticulated control tracks: formants move in 40 ms, in glides in 100 ms; stops and nasals are abrupt,
+  other sources switch over about 20 ms."""
+  table = np.array(
+    [[s.nasal, s.voice, s.breath, s.gain, _NOISE_KEYS.index(s.noise), s.glide, s.bar, s.zero] for s in score.segments]
+  )
+  aims = _formant_targets(score)
+  velar = table[:, 4] == _NOISE_KEYS.index("k")  # its burst is where the next vowel's second formant is
+  table[velar & (aims[:, 1] > 1900), 4] = _NOISE_KEYS.index("k front")
+  table[velar & (aims[:, 1] < 1450), 4] = _NOISE_KEYS.index("k back")
   rows = np.repeat(table, score.frames, axis=0)
-  formants = _smooth(np.repeat(_formant_targets(score), score.frames, axis=0), 13) * voice.size
-  voiced = _smooth(rows[:, 1], 5)
-  breath = _smooth(rows[:, 2], 5) + voice.breath * voiced
-  edge = np.minimum(1.0, np.minimum(np.arange(len(rows)) + 0.5, np.arange(len(rows))[::-1] + 0.5) / 4)
+  targets, glide = np.repeat(aims, score.frames, axis=0), _smooth(rows[:, 5], 13)[:, None]
+  formants = ((1 - glide) * _smooth(targets, 7) + glide * _smooth(targets, 19)) * voice.size
   kind = rows[:, 4].astype(int)
+  abrupt = (
+    _smooth(np.isin(kind, [i for i, name in enumerate(_NOISE_KEYS) if name.split(" ")[0] in ("p", "t", "k")]) * 1.0, 9)
+    > 0
+  )
+  abrupt |= _smooth(rows[:, 0], 5) > 0
+  voiced, breath = (np.where(abrupt, track, _smooth(track, 5)) for track in (rows[:, 1], rows[:, 2]))
+  breath = breath + voice.breath * voiced
+  edge = np.minimum(1.0, np.minimum(np.arange(len(rows)) + 0.5, np.arange(len(rows))[::-1] + 0.5) / 4)
   fricative = np.isin(kind, [_NOISE_KEYS.index(name) for name in ("s", "sh", "f", "th")])
   noise = np.where(fricative, _smooth(np.where(fricative, rows[:, 3], 0.0), 5), rows[:, 3])
-  return _Tracks(formants, _smooth(rows[:, 0], 7), voiced * edge, breath * edge, noise, _spread(kind))
+  return _Tracks(
+    formants,
+    _smooth(rows[:, 0], 3),
+    _smooth(rows[:, 6], 3),
+    rows[:, 7],
+    voiced * edge,
+    breath * edge,
+    noise,
+    _spread(kind),
+  )
 
 
 def _spread(kind: np.ndarray) -> np.ndarray:
@@ -201,7 +238,8 @@ def _noise_shapes(size: int, sample_rate: int) -> np.ndarray:
   """[kinds, bins] float32 spectra of the noises of equal power, the first one empty."""
   freq = np.fft.rfftfreq(size, 1 / sample_rate)
   shapes = [np.zeros_like(freq)]
-  for centre, width, floor in NOISES.values():
+  for centre, below, above, floor in NOISES.values():
+    width = np.where(freq < centre, below, above)
     shape = np.exp(-0.5 * ((freq - centre) / width) ** 2) + floor * np.exp(-freq / 9000.0)
     shapes.append(shape / np.sqrt(np.mean(shape**2)) * np.clip(freq / 250.0, 0, 1))
   return np.array(shapes, np.float32)
@@ -216,7 +254,8 @@ def _upper_poles(size: int, sample_rate: int, scale: float, tilt: float) -> np.n
     if centre * scale < 0.46 * sample_rate:
       response /= _resonator(centre * scale, width, sample_rate, z1, z1 * z1)
   pole = 0.15 + 0.55 * tilt
-  return (response * (1 - pole) / (1 - pole * z1)).astype(np.complex64)
+  shelf = (1 - _SHELF * z1) / (1 - _SHELF)  # more of what is above 3 kHz
+  return (response * shelf * (1 - pole) / (1 - pole * z1)).astype(np.complex64)
 
 
 def _resonator(
@@ -239,9 +278,12 @@ def _transfer(tracks: _Tracks, voice: Voice, sample_rate: int, size: int) -> np.
     denominator = denominator * _resonator(tracks.formants[:, index, None], widened, sample_rate, z1, z2)
   nasal = np.flatnonzero(tracks.nasal > 0.01)
   response = _upper_poles(size, sample_rate, voice.size, voice.tilt)[None] / denominator
+  barred = np.flatnonzero(tracks.bar > 0.01)
+  if len(barred):  # behind a closed mouth only what is low is heard
+    response[barred] /= 1 + tracks.bar[barred, None] * (np.arange(size // 2 + 1) * sample_rate / size / 400.0) ** 2
   if len(nasal):  # the zero leaves the pole (they cancel) as the velum opens
     amount = tracks.nasal[nasal, None]
-    zero = _resonator(270.0 + 480.0 * amount * voice.size, 100.0, sample_rate, z1, z2)
+    zero = _resonator(270.0 + (tracks.zero[nasal, None] - 270.0) * amount * voice.size, 100.0, sample_rate, z1, z2)
     response[nasal] *= zero / _resonator(270.0, 100.0, sample_rate, z1, z2)
   return response
 

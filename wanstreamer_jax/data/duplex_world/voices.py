@@ -1,4 +1,4 @@
-"""Who speaks how: voices of users and agents drawn from the engines of `data.voices`, coughs.
+"""Who speaks how. Voices of users and agents drawn from the engines of `data.voices`, coughs.
 
 An engine is a synthesiser: "formant" (`speech.py`), "flite" and "espeak" (programs that the user installs). Training
 never has the held-out users' voices: a band of pitches of the formant voice, one voice of flite, some of espeak-ng.

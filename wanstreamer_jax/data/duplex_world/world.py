@@ -80,9 +80,10 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   def body(look: Look, voice: Voice, number: int) -> Body:
     return Body(look, voice, int(rng.integers(2**31)) + number, fps=config.fps, sample_rate=config.sample_rate)
 
-  look = random_look(rng, held_out)
+  look = random_look(np.random.default_rng(int(rng.integers(2**31))), held_out)
   own_stream = np.random.default_rng([seed, int(held_out), 0xE5])  # so that all else is the same with any engines
-  user = body(look, user_voice(own_stream, held_out, engines), 0)
+  voice = user_voice(own_stream, held_out, engines)
+  user = body(_matched(look, voice), voice, 0)
   agent = body(agent_look(persona), persona.voice, 1)
   unit = config.unit_ms / 1000
   scene = Scene(unit, config.units * unit, rng, held_out, small, persona)
@@ -93,7 +94,12 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
 
 def agent_look(persona: Persona) -> Look:
   """The look of a persona, which is always the same."""
-  return random_look(np.random.default_rng(persona.look_seed))
+  return _matched(random_look(np.random.default_rng(persona.look_seed)), persona.voice)
+
+
+def _matched(look: Look, voice: Voice) -> Look:
+  """Only deep voices have a beard."""
+  return look if voice.pitch < 150 else dataclasses.replace(look, beard=0.0)
 
 
 def make_session(seed: int, config: WorldConfig, split: str = "train") -> Session:
@@ -147,6 +153,13 @@ def script_words(seed: int, config: WorldConfig, split: str = "train") -> tuple[
   return transcript(seed, config, split).agent
 
 
+def performers(seed: int, config: WorldConfig, split: str = "train") -> tuple[Body, Body]:
+  """The user and the agent of `make_session` with all that they do, not yet rendered."""
+  players, _ = _play(seed, config, split)
+  _attend(players.scene, players.user, players.agent)
+  return players.user, players.agent
+
+
 def _play(seed: int, config: WorldConfig, split: str, sound: bool = True) -> tuple[Cast, PerfectAgent]:
   """The people of a session after it, with all that they planned to say and do; without sound only when, not how."""
   players = cast(seed, config, split)
@@ -187,13 +200,15 @@ def _side(body: Body, config: WorldConfig) -> Side:
   )
 
 
-def microphone(voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: Cast) -> np.ndarray:
+def microphone(
+  voice: np.ndarray, loudspeaker: np.ndarray, first: int, players: Cast, played_from: int = 0
+) -> np.ndarray:
   """What the user's microphone records: the voice, the delayed echo of the agent, and noise. float32 [samples].
 
-  loudspeaker: the agent's samples from the session's start on; first: index of voice[0] on the session's clock.
+  loudspeaker: the agent's samples from `played_from` on; first: index of voice[0]; both on the session's clock.
   """
   out = voice.copy()
-  a = first - players.echo_delay
+  a = first - players.echo_delay - played_from
   echo = loudspeaker[max(a, 0) : max(a + len(out), 0)]
   out[len(out) - len(echo) :] += players.echo_gain * echo if len(echo) else 0.0
   noise = np.random.default_rng([players.seed, 0xA015E, first]).standard_normal(len(out), dtype=np.float32)

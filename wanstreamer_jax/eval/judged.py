@@ -1,0 +1,126 @@
+"""Judges voices by ear: word errors, quality, and right answers as they are heard.
+
+The agent's sound is cut into utterances, and its own text is laid beside them by time. `judges.py` hears them. Judged
+are the truth, what the audio codec makes of the truth, the agent, and the agent that meets another session's user. What
+is heard is scored by the same `is_right` as what is written: an agent that writes the right word and mumbles it is
+wrong by ear.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wanstreamer_jax.config import MediaConfig
+from wanstreamer_jax.data.tokenizer import TextTokenizer
+from wanstreamer_jax.errors import UserError
+from wanstreamer_jax.eval import intervals
+from wanstreamer_jax.eval.answers import BY_ALL, answer_scores
+from wanstreamer_jax.eval.intervals import Scores
+from wanstreamer_jax.eval.scores import Conversation, Script, spoken, timed_words
+from wanstreamer_jax.eval.sections import SHARE, Form, Section
+from wanstreamer_jax.eval.turns import AHEAD, merge, speech_intervals
+
+GAP = 0.8  # seconds of silence between utterances
+MARGIN = 0.1  # seconds of sound that are kept around an utterance
+LEAST_WORDS = 3  # of an utterance whose word errors count
+NAMES = ("truth", "codec", "model", "shuffled_user")
+
+
+class Utterance(NamedTuple):
+  """A piece of an agent's speech. audio: float32 [S]; words: what it wrote for it; start, end: seconds."""
+
+  audio: np.ndarray
+  words: tuple[str, ...]
+  start: float
+  end: float
+
+
+def utterances(c: Conversation, media: MediaConfig, tokenizer: TextTokenizer) -> list[Utterance]:
+  """The agent's speech, cut where it pauses for 0.8 s. A word belongs to the first utterance that ends after it was
+  written and begins at most 1 s later; words without one were not voiced and belong to none."""
+  rate = media.sample_rate
+  pieces = merge(speech_intervals(c.agent_audio, rate), GAP)
+  words: list[list[str]] = [[] for _ in pieces]
+  for time, word in spoken(timed_words(c.agent_text, tokenizer, media.unit_ms / 1000)):
+    place = next((i for i, (start, end) in enumerate(pieces) if time < end and start - time <= AHEAD), None)
+    if place is not None:
+      words[place].append(word)
+  cut = lambda start, end: c.agent_audio[round(max(0.0, start - MARGIN) * rate) : round((end + MARGIN) * rate)]
+  return [Utterance(cut(*piece), tuple(said), *map(float, piece)) for piece, said in zip(pieces, words)]
+
+
+def load_judges() -> Any:
+  """The module `judges.py`. Raises UserError where it is not there."""
+  try:
+    return importlib.import_module("wanstreamer_jax.eval.judges")
+  except ImportError as error:
+    raise UserError(f"--judges needs the extra `judges` ({error}): pip install 'wanstreamer-jax[judges]'") from error
+
+
+class Voices:
+  """What was said in many sessions, by name, until it is judged."""
+
+  def __init__(self, media: MediaConfig, tokenizer: TextTokenizer):
+    """Raises UserError where the judges are not installed: before the work."""
+    self.media, self.tokenizer, self.judges = media, tokenizer, load_judges()
+    self.sessions: dict[str, list[tuple[Script, list[Utterance]]]] = {}
+
+  def listen(self, name: str) -> Callable[[Conversation], Scores]:
+    """What keeps the utterances of a conversation; it adds no scores, since all are heard at the end."""
+
+    def keep(c: Conversation) -> Scores:
+      found = utterances(c, self.media, self.tokenizer)
+      self.sessions.setdefault(name, []).append((c.script, found))
+      return {}
+
+    return keep
+
+  def judge(self) -> dict[str, Any]:
+    """{name: {"speech": word errors, quality and the like, "by_ear": right answers with intervals}}."""
+    rate = self.media.sample_rate
+    return {name: judge(self.judges, sessions, rate) for name, sessions in self.sessions.items()}
+
+
+def judge(judges: Any, sessions: Sequence[tuple[Script, Sequence[Utterance]]], rate: int) -> dict[str, Any]:
+  """The judges' figures of some sessions of one agent. judges: has `judge_speech`, (sound, text) of utterances and the
+  sample rate -> figures, and `recognised_words`, sounds and the sample rate -> the words of each."""
+  said = [utterance for _, found in sessions for utterance in found if len(utterance.words) >= LEAST_WORDS]
+  speech = judges.judge_speech([(utterance.audio, " ".join(utterance.words)) for utterance in said], rate)
+  every = [utterance for _, found in sessions for utterance in found]
+  heard = iter(judges.recognised_words([utterance.audio for utterance in every], rate))
+  parts = [by_ear(script, [(utterance.start, next(heard)) for utterance in found]) for script, found in sessions]
+  return {"speech": {"utterances": len(said)} | speech, "by_ear": intervals.figures(parts)}
+
+
+def by_ear(script: Script, heard: Sequence[tuple[float, Sequence[str]]]) -> Scores:
+  """Answer scores of what a recogniser heard: (start, words) of every utterance."""
+  return answer_scores(script.questions, [(start, word) for start, words in heard for word in words], by_ear=True)
+
+
+def table(figures: dict[str, Any]) -> Section:
+  """A column for each voice. figures: what `Voices.judge` gives."""
+  names = [name for name in NAMES if name in figures]
+  values = {name: _flat(figures[name]["speech"]) for name in names}
+  keys = dict.fromkeys(key for name in names for key in values[name])
+  rows = [[key, *(_number(values[name].get(key)) for name in names)] for key in keys]
+  for key, title in ((BY_ALL, "right answers by ear, mean over kinds"), ("answer", "right answers by ear, all")):
+    cells = (SHARE.text(figures[name]["by_ear"].get(key), interval=name == "model") for name in names)
+    rows.append([title, *cells])
+  return Section("Voice, by ear", ["", *names], rows)
+
+
+def _flat(found: dict[str, Any], prefix: str = "") -> dict[str, float]:
+  """The numbers of nested figures under dotted names."""
+  out: dict[str, float] = {}
+  for key, value in found.items():
+    if isinstance(value, dict):
+      out |= _flat(value, f"{prefix}{key}.")
+    elif isinstance(value, int | float):
+      out[prefix + key] = value
+  return out
+
+
+def _number(value: float | None) -> str:
+  return str(value) if isinstance(value, int) else Form(digits=3).value(value)
