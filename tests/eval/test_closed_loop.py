@@ -9,6 +9,7 @@ from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.duplex_world import faces
 from wanstreamer_jax.data.duplex_world.source import world_config
+from wanstreamer_jax.data.duplex_world.world import WorldConfig, performers
 from wanstreamer_jax.data.session import MediaUnit, World
 from wanstreamer_jax.data.tokenizer import Keyboard, TextTokenizer
 from wanstreamer_jax.engine.engine import Engine
@@ -205,6 +206,15 @@ def test_mouth_opening_follows_the_drawn_mouth():
     pose[name] = np.clip(0.3 * smooth(40), -1, 1).astype(np.float32)
   video = faces.draw(faces.random_look(rng, held_out=True), pose, [[]] * frames)
   assert metrics.correlation(scores.mouth_opening(video), pose["mouth"], 0, np.ones(frames, bool)) > 0.7
+
+
+def test_mouth_opening_follows_the_agents_of_the_world():
+  found = []
+  for seed in (0, 3, 4, 5):  # agents that speak without smiles
+    _, agent = performers(seed, WorldConfig(units=80, size="full"))
+    video, mouth = agent.video(0, 320, 64, 64), agent.tracks(0, 320)["mouth"]
+    found.append(np.corrcoef(scores.mouth_opening(video), mouth)[0, 1])
+  assert np.mean(found) >= 0.85
 
 
 def test_answers_must_be_whole_and_in_order():

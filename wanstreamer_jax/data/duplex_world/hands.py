@@ -113,6 +113,8 @@ def _held(thing: Held, skin: Colour, shirt: Colour, pixel: float, over: int) -> 
   if up:  # the arm comes up beside the head
     px, py = places[-1]
     grip = (px + 0.75 * radius if thing.count < 4 else 0.66, py + 1.1 * radius)
+    if thing.shape in GLYPHS:  # a hand at the corner of the card
+      grip = (grip[0] + 0.30 * radius, grip[1] + 0.22 * radius)
     wrist = (grip[0] + 0.6 * (0.92 - grip[0]) * 0.45, grip[1] + 0.20)
     _sleeve(s, shirt, (0.98, 1.9), (0.94, 0.95), 0.125)
     _sleeve(s, shirt, (0.94, 0.95), wrist, 0.10)
