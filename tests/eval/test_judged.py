@@ -53,10 +53,9 @@ def judges(monkeypatch):
   def recognised_words(sounds, rate):
     return [["it", "is", "read"] if len(sound) > rate else ["won", "star"] for sound in sounds]
 
-  module = types.SimpleNamespace(
-    judge_speech=judge_speech, recognised_words=recognised_words, given=given, installed=lambda: True
-  )
-  monkeypatch.setattr(judged, "load_judges", lambda: module)
+  more = {"installed": lambda: True, "model_folder": lambda: "", "load_dnsmos": lambda: None, "given": given}
+  module = types.SimpleNamespace(judge_speech=judge_speech, recognised_words=recognised_words, **more)
+  monkeypatch.setattr(judged, "judges", module)
   return module
 
 
@@ -75,10 +74,19 @@ def test_answers_by_ear_are_what_is_heard(judges):
   assert any(line.startswith("dnsmos.ovrl") for line in lines)
 
 
-def test_without_the_judges_one_line_says_so(monkeypatch):
-  def missing(name):
-    raise ImportError(f"No module named {name!r}")
+def test_without_the_recogniser_nothing_is_right_by_ear(judges, monkeypatch):
+  monkeypatch.setattr(judges, "installed", lambda: False)
+  voices = judged.Voices(MEDIA, TOKENIZER)
+  voices.listen("model")(conversation())
+  found = voices.judge()
+  assert found["model"] == {"speech": {"utterances": 1, "wer": 0.25, "dnsmos": {"ovrl": 2.5}}, "by_ear": {}}
+  assert judged.table(found).rows[-1] == ["right answers by ear, all", "-"]
 
-  monkeypatch.setattr(judged.importlib, "import_module", missing)
-  with pytest.raises(UserError, match="--judges needs the extra `judges`"):
+
+def test_a_missing_model_is_said_before_the_work(judges, monkeypatch):
+  def missing():
+    raise UserError("no recogniser: pip install")
+
+  monkeypatch.setattr(judges, "model_folder", missing)
+  with pytest.raises(UserError, match="no recogniser"):
     judged.Voices(MEDIA, TOKENIZER)

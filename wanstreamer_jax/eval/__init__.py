@@ -23,7 +23,7 @@ Modules:
     robustness.py        Evaluates an agent with users who are changed: other microphones, cameras and voices
     scores.py            Scores one conversation
     sections.py          The tables of an evaluation: their figures, in order, and how each is written
-    seeds.py             Joins the evaluations of several training runs: each run, their mean, and their spread
+    seeds.py             Joins evaluations of several training runs in tables with means and spreads
     template_judge.py    Judges by templates, without a recogniser, whether words can be understood
     turns.py             Turn-taking metrics in NumPy: who speaks when, and whether that was right
 """

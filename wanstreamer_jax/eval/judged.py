@@ -6,7 +6,6 @@ is heard is scored by the same `is_right` as what is written: an agent that writ
 wrong by ear.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +13,7 @@ import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.tokenizer import TextTokenizer
-from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.eval import intervals
+from wanstreamer_jax.eval import intervals, judges
 from wanstreamer_jax.eval.answers import BY_ALL, answer_scores
 from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.scores import Conversation, Script, spoken, timed_words
@@ -51,22 +49,15 @@ def utterances(c: Conversation, media: MediaConfig, tokenizer: TextTokenizer) ->
   return [Utterance(cut(*piece), tuple(said), *map(float, piece)) for piece, said in zip(pieces, words)]
 
 
-def load_judges() -> Any:
-  """The module `judges.py`, its networks loaded. Raises UserError where a part of them is missing."""
-  try:
-    judges = importlib.import_module("wanstreamer_jax.eval.judges")
-    judges.require()
-    return judges
-  except ImportError as error:
-    raise UserError(f"--judges needs the extra `judges` ({error}): pip install 'wanstreamer-jax[judges]'") from error
-
-
 class Voices:
   """What was said in many sessions, by name, until it is judged."""
 
   def __init__(self, media: MediaConfig, tokenizer: TextTokenizer):
-    """Raises UserError where the judges are not installed: before the work."""
-    self.media, self.tokenizer, self.judges = media, tokenizer, load_judges()
+    """Raises UserError, before the work, where only a part of the judges is installed."""
+    self.media, self.tokenizer = media, tokenizer
+    if judges.installed():
+      judges.model_folder()
+      judges.load_dnsmos()
     self.sessions: dict[str, list[tuple[Script, list[Utterance]]]] = {}
 
   def listen(self, name: str) -> Callable[[Conversation], Scores]:
@@ -80,17 +71,18 @@ class Voices:
     return keep
 
   def judge(self) -> dict[str, Any]:
-    """{name: {"speech": word errors, quality and the like, "by_ear": right answers with intervals}}."""
+    """{name: what `judge` gives}."""
     rate = self.media.sample_rate
-    return {name: judge(self.judges, sessions, rate) for name, sessions in self.sessions.items()}
+    return {name: judge(sessions, rate) for name, sessions in self.sessions.items()}
 
 
-def judge(judges: Any, sessions: Sequence[tuple[Script, Sequence[Utterance]]], rate: int) -> dict[str, Any]:
-  """The judges' figures of some sessions of one agent. judges: has `judge_speech`, (sound, text) of utterances and the
-  sample rate -> figures, and `recognised_words`, sounds and the sample rate -> the words of each."""
+def judge(sessions: Sequence[tuple[Script, Sequence[Utterance]]], rate: int) -> dict[str, Any]:
+  """The judges' figures of some sessions of one agent: {"speech": word errors, quality and the like, "by_ear": right
+  answers with intervals}. Without the recogniser "speech" is what a matcher of templates finds, and "by_ear" is empty.
+  """
   said = [utterance for _, found in sessions for utterance in found if len(utterance.words) >= LEAST_WORDS]
   speech = judges.judge_speech([(utterance.audio, " ".join(utterance.words)) for utterance in said], rate)
-  if not judges.installed():  # templates tell how clear a voice is, but not which words it says
+  if not judges.installed():
     return {"speech": {"utterances": len(said)} | speech, "by_ear": {}}
   every = [utterance for _, found in sessions for utterance in found]
   heard = iter(judges.recognised_words([utterance.audio for utterance in every], rate))
