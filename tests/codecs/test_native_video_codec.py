@@ -53,6 +53,17 @@ def test_encoding_in_chunks_equals_the_whole():
   check_chunking(encode, vae, video(28), vae.encoder_state(HEIGHT, WIDTH), [[4] * 7, [8, 16, 4]])
 
 
+def test_squares_of_four_pixels_in_chunks_equal_the_whole():
+  cfg = NativeVideoConfig(fold=4, channels=(4, 8), latent_dim=5, encoder_blocks=(1,), decoder_blocks=(1, 1))
+  assert cfg.space_stride == 8
+  vae = NativeVideoCodec(cfg, rngs=nnx.Rngs(0))
+  for conv in (vae.encoder.conv_out, vae.decoder.conv_out, vae.decoder.colour):
+    conv.w = nnx.Param(20 * conv.w[...])
+  check_chunking(encode, vae, video(12), vae.encoder_state(HEIGHT, WIDTH), [[4] * 3, [8, 4]])
+  check_chunking(decode_groups, vae, latents(3), vae.decoder_state(HEIGHT, WIDTH), [[1] * 3, [2, 1]])
+  check_causality(encode, vae, video(12), vae.encoder_state(HEIGHT, WIDTH), 8, 2)
+
+
 def test_decoding_in_chunks_equals_the_whole():
   vae = small()
   check_chunking(decode_groups, vae, latents(7), vae.decoder_state(HEIGHT, WIDTH), [[1] * 7, [2, 4, 1]])

@@ -50,13 +50,30 @@ def busy() -> Body:
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])
 def test_a_unit_is_drawn_as_in_the_whole(size):
-  whole = busy().video(0, 100, *size)
-  assert np.array_equal(whole, np.concatenate([busy().video(4 * u, 4 * u + 4, *size) for u in range(25)]))
-  tracks = busy().tracks(0, 100)
+  acting = busy()
+  whole, tracks = acting.video(0, 100, *size), acting.tracks(0, 100)
+  assert np.array_equal(whole, np.concatenate([acting.video(4 * u, 4 * u + 4, *size) for u in range(25)]))
   for name, values in tracks.items():
     assert values.dtype == np.float32
-    assert np.array_equal(values, np.concatenate([busy().tracks(t, t + 4)[name] for t in range(0, 100, 4)])), name
+    assert np.array_equal(values, np.concatenate([acting.tracks(t, t + 4)[name] for t in range(0, 100, 4)])), name
   assert all(np.ptp(values) > 0.1 for name, values in tracks.items()), "every track moves"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_frame_is_drawn_as_in_a_chunk(seed):
+  """However a person moves, what is drawn does not depend on the frames beside it."""
+  rng, frames = np.random.default_rng(seed), 16
+  tracks = still_tracks(frames)
+  for name in tracks:
+    low = -1.2 if name in ("gaze_x", "gaze_y", "nod", "turn", "sway", "tilt", "brow") else 0.0
+    tracks[name] = rng.uniform(low, 1.2, frames).astype(np.float32)
+  things = [Held("star", "red", 1 + seed % 5, place) for place in PLACES] + [Held("w", "blue", 1, "left")]
+  shown = [things[rng.integers(4)] for _ in range(frames)]
+  hands = [[Raised(one, one.place, rng.random()), Raised("wave", "right", rng.random(), 1.0)] for one in shown]
+  look = look_of(seed, seed % 2 == 1)
+  whole = draw(look, tracks, hands)
+  for t in range(frames):
+    assert np.array_equal(whole[t], draw(look, {k: v[t : t + 1] for k, v in tracks.items()}, hands[t : t + 1])[0])
 
 
 @pytest.mark.parametrize("place", PLACES)

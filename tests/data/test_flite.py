@@ -10,7 +10,7 @@ from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.duplex_world.voices import agent_voice, engines_of, user_voice, versions
-from wanstreamer_jax.data.duplex_world.world import WorldConfig
+from wanstreamer_jax.data.duplex_world.world import WorldConfig, cast
 from wanstreamer_jax.errors import ConfigError, DataError
 
 RATE = 24_000
@@ -108,3 +108,10 @@ def test_a_missing_program_is_told_with_the_command_that_installs_it(monkeypatch
   monkeypatch.setattr(shutil, "which", lambda name: None)
   with pytest.raises(ConfigError, match=r"not installed: apt-get install flite .*or set data.voices to 'formant'"):
     WorldConfig(voices="formant,flite")
+
+
+@needs_flite
+def test_agents_may_speak_by_another_engine_than_users():
+  world = WorldConfig(size="full", units=30, voices="formant", agent_voices="flite")
+  players = cast(3, world)
+  assert (players.user.voice.engine, players.agent.voice.engine) == ("formant", "flite")

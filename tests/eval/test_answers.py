@@ -36,6 +36,7 @@ def question(answer, choices=(), **more):
     ("c a t", (), "c t a", False, False),
     ("yes", ("yes", "no"), "yes it is", True, True),
     ("yes", ("yes", "no"), "no yes", False, False),
+    ("know", (), "i do not no", False, True),
     ("ten", NUMBERS, "", False, False),
     ("", (), "anything", False, False),
   ],

@@ -48,13 +48,14 @@ def judges(monkeypatch):
 
   def judge_speech(utterances, rate):
     given.extend((text, round(len(audio) / rate, 1)) for audio, text in utterances)
-    return {"wer": 0.25, "dnsmos": {"ovrl": 2.5}}
+    return {"wer": 0.25, "wer_low": 0.2, "wer_high": 0.3, "words": 3, "dnsmos": 2.5}
 
   def recognised_words(sounds, rate):
     return [["it", "is", "read"] if len(sound) > rate else ["won", "star"] for sound in sounds]
 
-  module = types.SimpleNamespace(judge_speech=judge_speech, recognised_words=recognised_words, given=given)
-  monkeypatch.setattr(judged, "load_judges", lambda: module)
+  more = {"installed": lambda: True, "model_folder": lambda: "", "load_dnsmos": lambda: None, "given": given}
+  module = types.SimpleNamespace(judge_speech=judge_speech, recognised_words=recognised_words, **more)
+  monkeypatch.setattr(judged, "judges", module)
   return module
 
 
@@ -64,19 +65,30 @@ def test_answers_by_ear_are_what_is_heard(judges):
     assert voices.listen(name)(conversation()) == {}
   found = voices.judge()
   assert judges.given == [("it is red", 1.1)] * 2  # utterances of three words or more
-  assert found["model"]["speech"] == {"utterances": 1, "wer": 0.25, "dnsmos": {"ovrl": 2.5}}
+  assert found["model"]["speech"]["utterances"] == 1
   assert found["model"]["by_ear"]["answer/colour"]["mean"] == 1.0
   assert found["model"]["by_ear"]["answer/count"]["mean"] == 0.0
   assert found["model"]["by_ear"]["right_answers"]["mean"] == 0.5
   lines = sections.lines([judged.table(found)])
-  assert lines[0].split() == ["Voice,", "by", "ear", "truth", "model"]
-  assert any(line.startswith("dnsmos.ovrl") for line in lines)
+  assert lines[0].split() == ["Voice,", "by", "ear", "truth", "(n=1)", "model", "(n=1)"]
+  assert lines[1].split()[2:] == ["25%", "[20,", "30]"] * 2
+  assert lines[2].split()[-1] == "2.50"
+  assert lines[-2].split()[-1] == "50%"
 
 
-def test_without_the_judges_one_line_says_so(monkeypatch):
-  def missing(name):
-    raise ImportError(f"No module named {name!r}")
+def test_without_the_recogniser_nothing_is_right_by_ear(judges, monkeypatch):
+  monkeypatch.setattr(judges, "installed", lambda: False)
+  voices = judged.Voices(MEDIA, TOKENIZER)
+  voices.listen("model")(conversation())
+  found = voices.judge()
+  assert found["model"]["by_ear"] == {}
+  assert judged.table(found).rows[-1] == ["right answers by ear, all", "-"]
 
-  monkeypatch.setattr(judged.importlib, "import_module", missing)
-  with pytest.raises(UserError, match="--judges needs the extra `judges`"):
+
+def test_a_missing_model_is_said_before_the_work(judges, monkeypatch):
+  def missing():
+    raise UserError("no recogniser: pip install")
+
+  monkeypatch.setattr(judges, "model_folder", missing)
+  with pytest.raises(UserError, match="no recogniser"):
     judged.Voices(MEDIA, TOKENIZER)

@@ -47,7 +47,7 @@ def test_figures_of_a_voice(monkeypatch):
   said = ["It's read.", "i see to green stars and a lot more that nobody said at all", "b l u", ""]
   monkeypatch.setattr(judges, "installed", lambda: True)
   monkeypatch.setattr(judges, "_recogniser", lambda: Parrot(said))
-  monkeypatch.setattr(judges, "load_dnsmos", lambda: lambda audio: 3.0)
+  monkeypatch.setattr(judges, "_dnsmos", lambda: lambda audio: 3.0)
   texts = ["it is red", "i see two green stars", "b l u e", "no"]
   found = judges.judge_speech([(np.full(RATE, float(i)), text) for i, text in enumerate(texts)], RATE)
   assert found["utterances"] == 2

@@ -84,7 +84,7 @@ def test_the_table_has_a_difference_for_every_change_and_says_what_is_missing(mo
   agent = nano_agent("layout.window=3")
   found = robustness.evaluate_robustness(agent, EvalConfig(sessions=9, baseline_sessions=6, batch=2), progress=False)
   assert found["rows"]["gain -20 dB"]["difference"]["answer"] == {"mean": -1.0, "low": -1.0, "high": -1.0}
-  assert asked[-2:] == ["metronome", "silent"]
+  assert asked[-3:] == ["metronome", "slow_metronome", "silent"]
   assert found["left_out"]["voices of espeak"] == "espeak-ng is not installed"
   lines = sections.lines([robustness.table(found)])
   assert "0% (-100 [-100, -100])" in next(line for line in lines if line.startswith("gain"))

@@ -1,10 +1,10 @@
 """The native video codec, a causal VAE: the first frame alone, then groups of 4.
 
-Squares of 2x2 pixels are folded into channels at the start and unfolded at the end: convolutions at full resolution
-would have few channels and still cost more than all others. Every entry of `channels` is one more halving. Frames of a
-group are convolved one by one in space down to the last but one, then the group is folded into channels and convolved
-in space and time; the decoder mirrors this. A linear map between blocks of pixels (8x8 with three entries, 16x16 with
-four) x 4 frames and latents runs beside both networks.
+Squares of 2x2 (or `fold`) pixels are folded into channels at the start and unfolded at the end: convolutions at full
+resolution would have few channels and still cost more than all others. Every further entry of `channels` is one more
+halving. Frames of a group are convolved one by one in space down to the last but one, then the group is folded into
+channels and convolved in space and time; the decoder mirrors this. A linear map between blocks of pixels (as large as
+a latent's place, 8x8 with three entries and squares of 2x2) x 4 frames and latents runs beside both networks.
 It starts as a cosine transform of the lowest frequencies, so that an untrained codec already gives blurred frames and
 training begins with the details.
 
@@ -30,7 +30,6 @@ from wanstreamer_jax.nn.causal_conv import CausalConv3d, ChannelNorm, Residual3d
 from wanstreamer_jax.nn.folding import depth_to_space, depth_to_time, space_to_depth, time_to_depth
 
 State = Any
-PATCH = 2  # pixels that are folded into channels
 LATENT_SCALE = 4.0  # latents per cosine coefficient, for deviations near those of the prior
 FRAME, POINT = (1, 3, 3), (1, 1, 1)  # kernels within a frame and at a point
 
@@ -118,8 +117,8 @@ class NativeVideoEncoder(nnx.Module):
   """Frames [4n, H, W, 3] to a posterior's (mean, logvar), each [n, h, w, Z]."""
 
   def __init__(self, cfg: NativeVideoConfig, *, rngs: nnx.Rngs):
-    self.time_stride, self.side = cfg.time_stride, cfg.space_stride
-    self.conv_in = CausalConv3d(3 * PATCH**2, cfg.channels[0], FRAME, rngs=rngs)
+    self.time_stride, self.side, self.fold = cfg.time_stride, cfg.space_stride, cfg.fold
+    self.conv_in = CausalConv3d(3 * cfg.fold**2, cfg.channels[0], FRAME, rngs=rngs)
     steps = []
     for i, (inputs, outputs, blocks) in enumerate(zip(cfg.channels, cfg.channels[1:], cfg.encoder_blocks), 2):
       in_time = (cfg.time_stride, cfg.time_kernel) if i == len(cfg.channels) else (1, 1)
@@ -132,12 +131,13 @@ class NativeVideoEncoder(nnx.Module):
     self.linear.w = nnx.Param(jnp.asarray(LATENT_SCALE * basis.T / basis.shape[1])[None, None, None])
 
   def initial_state(self, height: int, width: int) -> State:
-    """One entry a step: those of 1/4, 1/8, ... of the picture."""
-    return [step.stage.initial_state(height // 2**scale, width // 2**scale) for scale, step in enumerate(self.steps, 2)]
+    """One entry a step: those of 1/4, 1/8, ... of the picture, where squares of 2x2 are folded."""
+    sides = [self.fold * 2**scale for scale in range(1, 1 + len(self.steps))]
+    return [step.stage.initial_state(height // side, width // side) for side, step in zip(sides, self.steps)]
 
   def __call__(self, frames: Float[Array, "F H W 3"], state: State) -> tuple[tuple[Array, Array], State]:
     blocks = time_to_depth(space_to_depth(frames, self.side), self.time_stride)
-    x, after = run_layers(self.steps, within_frame(self.conv_in, space_to_depth(frames, PATCH)), state)
+    x, after = run_layers(self.steps, within_frame(self.conv_in, space_to_depth(frames, self.fold)), state)
     mean, logvar = jnp.split(within_frame(self.conv_out, jax.nn.silu(self.norm_out(x))), 2, axis=-1)
     return (mean + within_frame(self.linear, blocks), logvar), after
 
@@ -146,7 +146,7 @@ class NativeVideoDecoder(nnx.Module):
   """Latents [n, h, w, Z] to frames [4n, H, W, 3]."""
 
   def __init__(self, cfg: NativeVideoConfig, *, rngs: nnx.Rngs):
-    self.time_stride, self.side = cfg.time_stride, cfg.space_stride
+    self.time_stride, self.side, self.fold = cfg.time_stride, cfg.space_stride, cfg.fold
     channels = cfg.channels[::-1]
     self.conv_in = CausalConv3d(cfg.latent_dim, channels[0], (cfg.time_kernel, 3, 3), rngs=rngs)
     self.stage = Stage3d(channels[0], cfg.decoder_blocks[0], cfg.time_kernel, rngs=rngs)
@@ -155,8 +155,8 @@ class NativeVideoDecoder(nnx.Module):
       steps.append(StepUp(inputs, outputs, blocks, cfg.time_stride if i == 0 else 1, rngs=rngs))
     self.steps = nnx.List(steps)
     self.norm_out = ChannelNorm(channels[-1])
-    self.conv_out = CausalConv3d(channels[-1], 3 * PATCH**2, FRAME, scale=0.02, rngs=rngs)
-    self.colour = CausalConv3d(channels[-1], 3 * PATCH**2, POINT, scale=0.02, rngs=rngs)
+    self.conv_out = CausalConv3d(channels[-1], 3 * cfg.fold**2, FRAME, scale=0.02, rngs=rngs)
+    self.colour = CausalConv3d(channels[-1], 3 * cfg.fold**2, POINT, scale=0.02, rngs=rngs)
     basis = cosine_basis(cfg.latent_dim, self.side, cfg.time_stride)
     self.linear = CausalConv3d(cfg.latent_dim, basis.shape[1], POINT, rngs=rngs)
     self.linear.w = nnx.Param(jnp.asarray(basis / LATENT_SCALE)[None, None, None])
@@ -175,7 +175,7 @@ class NativeVideoDecoder(nnx.Module):
     x, after = run_layers(self.steps, x, state["steps"])
     x = within_frame(self.conv_out, jax.nn.silu(self.norm_out(x))) + within_frame(self.colour, x)
     blocks = depth_to_time(within_frame(self.linear, latents), self.time_stride)
-    x = depth_to_space(x, PATCH) + depth_to_space(blocks, self.side)
+    x = depth_to_space(x, self.fold) + depth_to_space(blocks, self.side)
     return x, {"conv_in": conv_in, "stage": stage, "steps": after}
 
 

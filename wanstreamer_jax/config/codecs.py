@@ -158,10 +158,12 @@ class AudioCodecConfig(Section):
 
 @section
 class NativeVideoConfig(Section):
-  """Causal video VAE: the first frame alone, then groups of `time_stride` frames. Each entry of `channels` halves the
-  picture, so that three entries give latents of 8x8 pixels and four of 16x16."""
+  """Causal video VAE: the first frame alone, then groups of `time_stride` frames. Squares of `fold` pixels become
+  channels, and each entry of `channels` after the first halves the picture: with fold 2, three entries give latents of
+  8x8 pixels and four of 16x16."""
 
-  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4, 1/8, ... of the resolution
+  fold: int = field(2, ge=1)  # pixels along the squares; 4 computes nothing at half of the resolution
+  channels: tuple[int, ...] = field((16, 32, 64), ge=1)  # at 1/2, 1/4, 1/8, ... of the resolution (fold 2)
   encoder_blocks: tuple[int, ...] = field((1, 1), ge=0)  # residual blocks, at 1/4, 1/8, ...
   decoder_blocks: tuple[int, ...] = field((2, 1, 1), ge=1)  # from the latents' resolution up to 1/2
   time_kernel: int = field(2, ge=1)  # latent frames that a convolution at the latents' resolution sees
@@ -171,7 +173,7 @@ class NativeVideoConfig(Section):
   @property
   def space_stride(self) -> int:
     """Pixels per latent, along rows and columns."""
-    return 2 ** len(self.channels)
+    return self.fold * 2 ** (len(self.channels) - 1)
 
   @property
   def memory(self) -> int:
@@ -182,7 +184,7 @@ class NativeVideoConfig(Section):
     """Every resolution has its blocks, and the shortcuts between them merge and repeat whole channels."""
     count = len(self.channels)
     if count < 2:
-      raise ConfigError(f"video_codec.native.channels {self.channels}: expected at least 2 (at 1/2 and 1/4)")
+      raise ConfigError(f"video_codec.native.channels {self.channels}: expected at least 2, for two resolutions")
     for name, blocks, wanted in (
       ("encoder_blocks", self.encoder_blocks, count - 1),
       ("decoder_blocks", self.decoder_blocks, count),

@@ -30,6 +30,7 @@ class DataConfig(Section):
   shuffle: bool = True
   # Synthesisers of duplex_world's voices, each as likely: "formant", "flite" (a program), "espeak" (an extra).
   voices: str = "formant"
+  agent_voices: str = ""  # the same of its agents alone, of which flite is understood best; empty: as `voices`
   by_speaker: bool = False  # speakers take turns, however many sessions each has
   own_portrait: bool = True  # a recording without a portrait gives a frame of its agent
   own_voice: bool = True  # and a stretch of its agent's voice, where the layout has a voice sample
@@ -46,12 +47,15 @@ class DataConfig(Section):
   tokenizer_sha256: str = ""  # of that file; any other is refused. Empty: not checked; training fills it in
 
   def check_rules(self) -> None:
-    engines = [name.strip() for name in self.voices.split(",")]
-    if self.voices != "mixed" and (len(set(engines)) < len(engines) or not set(engines) <= set(VOICE_ENGINES)):
-      raise ConfigError(
-        f"data.voices is {self.voices!r}: expected engines once each, with commas, of {', '.join(VOICE_ENGINES)}, "
-        "as in formant,flite"
-      )
+    for name in ("voices", "agent_voices"):
+      text = getattr(self, name)
+      engines = [engine.strip() for engine in text.split(",")]
+      known = len(set(engines)) == len(engines) and set(engines) <= set(VOICE_ENGINES)
+      if not known and text != "mixed" and (text or name == "voices"):
+        raise ConfigError(
+          f"data.{name} is {text!r}: expected engines once each, with commas, of {', '.join(VOICE_ENGINES)}, as in "
+          "formant,flite"
+        )
     if self.text_leads is not None and self.text_lead not in self.text_leads:
       raise ConfigError(
         f"data.text_lead is {self.text_lead}, which the agent is told when it is served, but data.text_leads is "

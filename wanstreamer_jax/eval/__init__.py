@@ -13,17 +13,17 @@ Modules:
     heldout.py           Loads held-out sessions as rows of latents, and the codecs' reconstructions of them
     intervals.py         Means over sessions with bootstrap intervals
     judged.py            Judges voices by ear: word errors, quality, and right answers as they are heard
-    judges.py            A stranger's ear: a recogniser and DNSMOS (the extra `judges`), and a matcher of templates where they are missing
+    judges.py            A stranger's ear: a recogniser and DNSMOS, or a matcher of templates
     latent_errors.py     Teacher-forced errors on held-out records, beside trivial baselines (law 10)
     metrics.py           Metrics of video, audio, lip sync and identity, in NumPy
-    real_speech.py       Judges the voice of records with the extra `judges`: a recogniser and DNSMOS (`judges.py`)
+    real_speech.py       Judges the voice of records by a recogniser and DNSMOS (`judges.py`)
     recorded_script.py   Finds what the user of a recording called for, from who spoke when
     records.py           Evaluates an agent on held-out records: errors, and streaming beside recorded users
     report.py            Writes an evaluation as eval.json, eval.md and eval.png
     robustness.py        Evaluates an agent with users who are changed: other microphones, cameras and voices
     scores.py            Scores one conversation
     sections.py          The tables of an evaluation: their figures, in order, and how each is written
-    seeds.py             Joins the evaluations of several training runs: each run, their mean, and their spread
-    template_judge.py    Judges without a recogniser whether words can be understood: by comparison with templates
+    seeds.py             Joins evaluations of several training runs in tables with means and spreads
+    template_judge.py    Judges by templates, without a recogniser, whether words can be understood
     turns.py             Turn-taking metrics in NumPy: who speaks when, and whether that was right
 """

@@ -40,9 +40,9 @@ FOLDER = "configs/ablations"
 SAMPLING = ("name", "flow.steps", "flow.shift", "flow.guidance", "eval.", "train.run", "train.keep", "train.codecs",
             "train.init")  # fmt: skip
 LOGGING = ("train.log_every", "train.eval_every", "train.checkpoint_every")
-RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.session_units", "data.tokenizer",
-           "layout.text_slots", "layout.user_text_slots", "layout.world_text", "layout.voice_units", "layout.portrait",
-           "audio_codec.", "video_codec.")  # fmt: skip
+RECORDS = ("media.", "data.text_lead", "data.world", "data.voices", "data.agent_voices", "data.session_units",
+           "data.tokenizer", "layout.text_slots", "layout.user_text_slots", "layout.world_text", "layout.voice_units",
+           "layout.portrait", "audio_codec.", "video_codec.")  # fmt: skip
 
 
 LONGEST = 20.0  # seconds of a held-out session: ablations are many

@@ -107,7 +107,7 @@ def markdown(results: Sequence[Result], about: dict[str, str], picture: str) -> 
   for name, group in groups.items():
     cells = [cell([figure(r, "model") for r in group], digits) for figure, digits, _ in COLUMNS.values()]
     lines.append(f"| {'**' + name + '**' if name == reference else name} | {len(group)} | " + " | ".join(cells) + " |")
-  for variant in ("truth", "shuffled_user", "text_only", "copy_previous", "metronome", "silent"):
+  for variant in ("truth", "shuffled_user", "text_only", "copy_previous", "metronome", "slow_metronome", "silent"):
     group = groups[reference]
     cells = [cell([figure(r, variant) for r in group], digits) for figure, digits, _ in COLUMNS.values()]
     lines.append(f"| _{reference}: {variant}_ | {len(group)} | " + " | ".join(cells) + " |")

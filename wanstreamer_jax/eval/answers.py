@@ -88,7 +88,8 @@ def is_right(question: Question, words: Sequence[str], by_ear: bool = False) -> 
   said = canonical(words)
   if _matches(wanted, said, question.choices):
     return True
-  return by_ear and _matches(wanted, [HOMOPHONES.get(word, word) for word in said], question.choices)
+  alike = [[HOMOPHONES.get(word, word) for word in words] for words in (wanted, said)]
+  return by_ear and _matches(alike[0], alike[1], question.choices)
 
 
 def _matches(wanted: list[str], said: list[str], choices: Sequence[str]) -> bool:

@@ -4,9 +4,9 @@ The noise of a session comes from its own seed, so the session does not depend o
 `shuffled_user` (session i is shown the user of session i + 1); `text_only` (the user's audio and video are missing);
 `copy_previous` (after its first unit, the agent repeats its latents and writes nothing).
 
-Two more are no agents at all and need no weights (`Puppets`): `metronome` says one word of 0.2 s every 2.4 s, whatever
-the user does, and `silent` says nothing; both show a still picture. They are there for figures of turn-taking: what a
-deaf and blind agent reaches is worth nothing.
+Three more are no agents at all and need no weights (`Puppets`): `metronome` says a word of 0.2 s every 2.4 s, whatever
+the user does, `slow_metronome` one of 0.4 s every 3.2 s, which is about the pace of a conversation, and `silent` says
+nothing; all show a still picture. They are there for turn-taking: what the deaf and blind reach is worth nothing.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ from wanstreamer_jax.model.tokens import Latents
 from wanstreamer_jax.rollout import Sampling
 
 VARIANTS = ("model", "shuffled_user", "text_only", "copy_previous")
-PUPPETS = ("metronome", "silent")
-PERIOD, BEAT = 2.4, 0.2  # seconds between the metronome's words, and of each
-WORD = "red"  # that it says
+BEATS = {"metronome": (2.4, 0.2), "slow_metronome": (3.2, 0.4)}  # seconds between words, and of each
+PUPPETS = (*BEATS, "silent")
+WORD = "red"  # that metronomes say
 VOWEL = (220.0, 440.0, 660.0)  # Hz of its sound
 
 
@@ -90,8 +90,9 @@ class Puppets:
     grey = np.full((media.height, media.width, 3), 128, np.uint8)
     still = np.stack([grey if portrait is None else portrait for portrait in portraits])
     self._video = np.repeat(still[:, None], media.frames, axis=1)
-    self._starts = np.array([np.random.default_rng(seed).uniform(0, PERIOD) for seed in seeds])
-    self._config, self._word, self._speaks = config, tokenizer.encode(WORD), variant == "metronome"
+    self._beat = BEATS.get(variant)
+    self._starts = np.array([np.random.default_rng(seed).uniform() for seed in seeds])  # in periods
+    self._config, self._word = config, tokenizer.encode(WORD)
     self._unit = 0
 
   def step(self, users: Sequence[MediaUnit], typed: Sequence[list[str]]) -> Answers:
@@ -99,12 +100,13 @@ class Puppets:
     media, layout = self._config.media, self._config.layout
     text = np.full((len(self._video), layout.text_slots), self._config.model.pad, np.int32)
     audio = np.zeros((len(self._video), media.samples), np.float32)
-    if self._speaks:
+    if self._beat is not None:
+      period, beat = self._beat
       time = (self._unit * media.samples + np.arange(media.samples)) / media.sample_rate
-      into = time - self._starts[:, None]  # [B, samples]
-      sounding = (into >= 0) & (into % PERIOD < BEAT)
+      into = time - period * self._starts[:, None]  # [B, samples]
+      sounding = (into >= 0) & (into % period < beat)
       audio = np.where(sounding, 0.1 * sum(np.sin(2 * np.pi * hertz * time) for hertz in VOWEL), 0).astype(np.float32)
-      begins = sounding.any(axis=1) & (into[:, 0] % PERIOD > BEAT)
+      begins = sounding.any(axis=1) & (into[:, 0] % period > beat)
       slots = min(layout.text_slots, len(self._word))
       text[begins, :slots] = self._word[:slots]
     self._unit += 1

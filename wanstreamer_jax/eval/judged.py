@@ -6,7 +6,6 @@ is heard is scored by the same `is_right` as what is written: an agent that writ
 wrong by ear.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,17 +13,22 @@ import numpy as np
 
 from wanstreamer_jax.config import MediaConfig
 from wanstreamer_jax.data.tokenizer import TextTokenizer
-from wanstreamer_jax.errors import UserError
-from wanstreamer_jax.eval import intervals
+from wanstreamer_jax.eval import intervals, judges
 from wanstreamer_jax.eval.answers import BY_ALL, answer_scores
 from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.scores import Conversation, Script, spoken, timed_words
-from wanstreamer_jax.eval.sections import SHARE, Form, Section
+from wanstreamer_jax.eval.sections import PLAIN, SHARE, Section
 from wanstreamer_jax.eval.turns import AHEAD, merge, speech_intervals
 
 GAP = 0.8  # seconds of silence between utterances
 MARGIN = 0.1  # seconds of sound that are kept around an utterance
 LEAST_WORDS = 3  # of an utterance whose word errors count
+SPEECH = {  # what `judge_speech` gives: its title, how it is written, and the key of the number of cases
+  "wer": ("word errors", SHARE, "words"),
+  "letters_wer": ("word errors of what is spelled", SHARE, "letters"),
+  "template_errors": ("utterances taken for another (templates)", SHARE, "utterances"),
+  "dnsmos": ("DNSMOS (1 to 5)", PLAIN, "utterances"),
+}
 NAMES = ("truth", "codec", "model", "shuffled_user")
 
 
@@ -51,20 +55,15 @@ def utterances(c: Conversation, media: MediaConfig, tokenizer: TextTokenizer) ->
   return [Utterance(cut(*piece), tuple(said), *map(float, piece)) for piece, said in zip(pieces, words)]
 
 
-def load_judges() -> Any:
-  """The module `judges.py`. Raises UserError where it is not there."""
-  try:
-    return importlib.import_module("wanstreamer_jax.eval.judges")
-  except ImportError as error:
-    raise UserError(f"--judges needs the extra `judges` ({error}): pip install 'wanstreamer-jax[judges]'") from error
-
-
 class Voices:
   """What was said in many sessions, by name, until it is judged."""
 
   def __init__(self, media: MediaConfig, tokenizer: TextTokenizer):
-    """Raises UserError where the judges are not installed: before the work."""
-    self.media, self.tokenizer, self.judges = media, tokenizer, load_judges()
+    """Raises UserError, before the work, where only a part of the judges is installed."""
+    self.media, self.tokenizer = media, tokenizer
+    if judges.installed():
+      judges.model_folder()
+      judges.load_dnsmos()
     self.sessions: dict[str, list[tuple[Script, list[Utterance]]]] = {}
 
   def listen(self, name: str) -> Callable[[Conversation], Scores]:
@@ -78,16 +77,19 @@ class Voices:
     return keep
 
   def judge(self) -> dict[str, Any]:
-    """{name: {"speech": word errors, quality and the like, "by_ear": right answers with intervals}}."""
+    """{name: what `judge` gives}."""
     rate = self.media.sample_rate
-    return {name: judge(self.judges, sessions, rate) for name, sessions in self.sessions.items()}
+    return {name: judge(sessions, rate) for name, sessions in self.sessions.items()}
 
 
-def judge(judges: Any, sessions: Sequence[tuple[Script, Sequence[Utterance]]], rate: int) -> dict[str, Any]:
-  """The judges' figures of some sessions of one agent. judges: has `judge_speech`, (sound, text) of utterances and the
-  sample rate -> figures, and `recognised_words`, sounds and the sample rate -> the words of each."""
+def judge(sessions: Sequence[tuple[Script, Sequence[Utterance]]], rate: int) -> dict[str, Any]:
+  """The judges' figures of some sessions of one agent: {"speech": word errors, quality and the like, "by_ear": right
+  answers with intervals}. Without the recogniser "speech" is what a matcher of templates finds, and "by_ear" is empty.
+  """
   said = [utterance for _, found in sessions for utterance in found if len(utterance.words) >= LEAST_WORDS]
   speech = judges.judge_speech([(utterance.audio, " ".join(utterance.words)) for utterance in said], rate)
+  if not judges.installed():
+    return {"speech": {"utterances": len(said)} | speech, "by_ear": {}}
   every = [utterance for _, found in sessions for utterance in found]
   heard = iter(judges.recognised_words([utterance.audio for utterance in every], rate))
   parts = [by_ear(script, [(utterance.start, next(heard)) for utterance in found]) for script, found in sessions]
@@ -102,25 +104,19 @@ def by_ear(script: Script, heard: Sequence[tuple[float, Sequence[str]]]) -> Scor
 def table(figures: dict[str, Any]) -> Section:
   """A column for each voice. figures: what `Voices.judge` gives."""
   names = [name for name in NAMES if name in figures]
-  values = {name: _flat(figures[name]["speech"]) for name in names}
-  keys = dict.fromkeys(key for name in names for key in values[name])
-  rows = [[key, *(_number(values[name].get(key)) for name in names)] for key in keys]
+  rows = []
+  for key, (title, form, count) in SPEECH.items():
+    cells = [form.text(_figure(figures[name]["speech"], key, count), interval=True) for name in names]
+    if any(cell != "-" for cell in cells):
+      rows.append([title, *cells])
   for key, title in ((BY_ALL, "right answers by ear, mean over kinds"), ("answer", "right answers by ear, all")):
-    cells = (SHARE.text(figures[name]["by_ear"].get(key), interval=name == "model") for name in names)
-    rows.append([title, *cells])
-  return Section("Voice, by ear", ["", *names], rows)
+    rows.append([title, *(SHARE.text(figures[name]["by_ear"].get(key), interval=True) for name in names)])
+  header = [f"{name} (n={figures[name]['speech']['utterances']})" for name in names]
+  return Section("Voice, by ear", ["", *header], rows)
 
 
-def _flat(found: dict[str, Any], prefix: str = "") -> dict[str, float]:
-  """The numbers of nested figures under dotted names."""
-  out: dict[str, float] = {}
-  for key, value in found.items():
-    if isinstance(value, dict):
-      out |= _flat(value, f"{prefix}{key}.")
-    elif isinstance(value, int | float):
-      out[prefix + key] = value
-  return out
-
-
-def _number(value: float | None) -> str:
-  return str(value) if isinstance(value, int) else Form(digits=3).value(value)
+def _figure(found: dict[str, Any], key: str, count: str) -> dict[str, Any] | None:
+  """A number of the judges as a figure of `intervals.py`; None where there is none. count: the key of its cases."""
+  value = found.get(key)
+  bounds = {end: found[f"{key}_{end}"] for end in ("low", "high") if f"{key}_{end}" in found}
+  return None if value is None else {"mean": value, "n": found.get(count, 1)} | bounds

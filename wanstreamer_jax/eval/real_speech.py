@@ -1,4 +1,4 @@
-"""Judges the voice of records with the extra `judges`: a recogniser and DNSMOS (`judges.py`)."""
+"""Judges the voice of records by a recogniser and DNSMOS (`judges.py`)."""
 
 from collections.abc import Callable
 

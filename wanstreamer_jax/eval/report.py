@@ -20,7 +20,7 @@ from wanstreamer_jax.files import save_figure, write_json, write_text
 
 USER_COLOUR, AGENT_COLOUR = "#3b6ea5", "#c8553d"
 MARKS = (("truth", "black", "|"), ("shuffled_user", "#777777", "o"), ("metronome", "#3b6ea5", "x"),
-         ("silent", "#3b6ea5", "."))  # fmt: skip
+         ("slow_metronome", "#3b6ea5", "+"), ("silent", "#3b6ea5", "."))  # fmt: skip
 
 
 def make_folder(out: str | os.PathLike[str]) -> pathlib.Path:
@@ -231,7 +231,7 @@ def draw_bars(axes: Any, loop: dict[str, Any], rows: Sequence[tuple[str, str]]) 
       if value and value["n"]:
         axes.plot(value["mean"], y, mark, color=colour, label=variant, markersize=6, clip_on=False)
   handles = dict(zip(*reversed(axes.get_legend_handles_labels())))  # one of each
-  axes.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=4, fontsize=8)
+  axes.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=5, fontsize=7)
   axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
   axes.set_yticks(range(len(rows)), [text for _, text in rows], fontsize=8)
   axes.grid(axis="x", alpha=0.3)

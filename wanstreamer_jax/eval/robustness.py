@@ -182,7 +182,7 @@ def page(figures: dict[str, Any]) -> str:
   intro = (
     f"The same {options['sessions']} held-out users, {options['seconds']:g} s each, in every row. In brackets: the "
     "difference from the clean users, in points for shares, with its 95 % bootstrap interval, paired by user. The last "
-    "two rows are no agents: a word every 2.4 s, and silence."
+    "rows are no agents: metronomes, and silence."
   )
   left_out = "".join(f"\n- {note}" for note in notes(figures))
   return f"# Robustness of {figures['config']}\n\n{intro}\n\n{markdown([table(figures)])}{left_out}\n"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from wanstreamer_jax.eval.answers import BY_ALL, BY_KIND, UNSEEN
 
-COLUMNS = ("truth", "model", "shuffled_user", "text_only", "copy_previous", "metronome", "silent")
+COLUMNS = ("truth", "model", "shuffled_user", "text_only", "copy_previous", "metronome", "slow_metronome", "silent")
 FORCED_COLUMNS = COLUMNS[:5]  # of teacher-forced errors
 
 

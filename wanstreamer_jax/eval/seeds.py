@@ -1,4 +1,4 @@
-"""Joins the evaluations of several training runs: each run, their mean, and their spread."""
+"""Joins evaluations of several training runs in tables with means and spreads."""
 
 import math
 from collections.abc import Sequence

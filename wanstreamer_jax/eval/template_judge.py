@@ -1,4 +1,4 @@
-"""Judges without a recogniser whether words can be understood: by comparison with templates.
+"""Judges by templates, without a recogniser, whether words can be understood.
 
 Every text is spoken by voices of duplex_world. An utterance counts as wrong if a template of another text is nearer
 than all of its own. Nearness is dynamic time warping (Sakoe and Chiba 1978) over mel cepstra without their mean, which

@@ -11,11 +11,11 @@ Modules:
     espeak.py             Speaks words with espeak-ng (an optional extra); returns phone and word times
     espeak_child.py       Speaks one utterance with espeak-ng in a process of its own
     faces.py              Draws people at any size
-    features.py           Eyes, brows and mouth, which change their form in every frame and are painted as distances
+    features.py           Eyes, brows and mouth, painted in every frame as distances
     flite.py              Speaks words with flite (an optional program); returns phone and word times
     glyphs.py             A small stroke font of capital letters and digits, drawn by their distance
     grammar.py            Composes the user's sentences from `phrases.py` and keeps some of them for evaluation
-    hands.py              Hands with fingers, alone (a wave, a thumb) or with what they hold, drawn once and moved
+    hands.py              Hands that wave, show a thumb or hold something, drawn once and moved
     lanes.py              Pictures as 64-bit pixels, and sprites that are moved, turned and bent in them
     language.py           What is said in duplex_world, counted
     lexicon.py            The words of duplex_world besides its phrasings
@@ -25,7 +25,7 @@ Modules:
     personas.py           Who the agent is
     phones.py             Phones of English: how they sound, how the mouth looks, and how words are spelled
     phrases.py            The parts of which duplex_world's sentences are composed
-    portrait.py           What keeps its form: wall, clothes, neck, hair and head, drawn once for a look and a size
+    portrait.py           Wall, clothes, neck, hair and head, drawn once for a look and a size
     pronunciations.py     How duplex_world's words are spoken
     reacting.py           The live user of duplex_world: it hears the agent and reacts, unit by unit
     reader_phrasings.py   Phrasings of each act by a reader who had not seen the grammar

@@ -35,7 +35,7 @@ def still_tracks(frames: int) -> dict[str, np.ndarray]:
 def draw(
   look: Look, tracks: dict[str, np.ndarray], hands: Sequence[Sequence[Raised]], height: int = 64, width: int = 64
 ) -> np.ndarray:
-  """A clip uint8 [frames, height, width, 3]. tracks: float [frames] by name; hands: those that are up in each frame."""
+  """A clip uint8 [frames, height, width, 3]. tracks: float [frames] by name, -1 to 1; hands: those up in each frame."""
   frames = len(hands)
   clip = np.empty((frames, height, width, 3), np.uint8)
   drawn = parts(look, height, width)
@@ -43,7 +43,7 @@ def draw(
   for start in range(0, frames, chunk):
     part = slice(start, min(start + chunk, frames))
     canvas = Canvas(part.stop - part.start, height, width)
-    pose = {name: np.asarray(track[part], np.float32)[:, None, None] for name, track in tracks.items()}
+    pose = {name: np.clip(track[part], -1, 1).astype(np.float32)[:, None, None] for name, track in tracks.items()}
     _draw(canvas, look, drawn, pose, hands[part])
     canvas.rgb(clip[part])
   return clip

@@ -1,4 +1,4 @@
-"""Eyes, brows and mouth, which change their form in every frame and are painted as distances.
+"""Eyes, brows and mouth, painted in every frame as distances.
 
 Both eyes are painted at once: the face is folded along its middle.
 """
@@ -70,7 +70,7 @@ def _cell(value: float) -> np.ndarray:
 
 def paint_eyes(canvas: Canvas, look: Look, head: Head, pose: Pose) -> None:
   """Eyes with lids, gaze and highlights, and brows."""
-  window = head.reach(canvas, -0.36, 0.10, -0.33, 0.33)
+  window = head.reach(canvas, -0.46, 0.14, -0.42, 0.42)
   apart = EYE_X * look.spacing
   deep = depth(look, _cell(apart), _cell(EYE_Y))
   x, y = head.coordinates(window)
@@ -105,7 +105,7 @@ def paint_eyes(canvas: Canvas, look: Look, head: Head, pose: Pose) -> None:
 
 def paint_mouth(canvas: Canvas, look: Look, head: Head, pose: Pose) -> None:
   """Lips, teeth and tongue."""
-  window = head.reach(canvas, MOUTH_Y - 0.16, MOUTH_Y + 0.24, -0.26, 0.26)
+  window = head.reach(canvas, MOUTH_Y - 0.20, MOUTH_Y + 0.26, -0.31, 0.31)
   deep = depth(look, _cell(0), _cell(MOUTH_Y))
   x, y = head.coordinates(window)
   x = x - head.yaw * deep

@@ -1,4 +1,4 @@
-"""Hands with fingers, alone (a wave, a thumb) or with what they hold, drawn once and moved."""
+"""Hands that wave, show a thumb or hold something, drawn once and moved."""
 
 import functools
 
@@ -42,7 +42,7 @@ def stamp_held(canvas: Canvas, look: Look, thing: Held, level: np.ndarray) -> No
   cx, cy = centre(thing.place, float(canvas.x[0, -1])), UP_Y if up else SIDE_Y
   drop = np.float32(2.2 if up else 1.75) * (1 - level)
   down = float(drop.min())
-  low, high = (-0.96, 1.28) if up else (-0.38, 0.38)
+  low, high = (-0.98, 1.30) if up else (-0.42, 0.42)
   window = canvas.window(cy - (0.38 if up else 1.04) + down, 1.0, cx + low, cx + high)
   if not window.empty:
     shape = (len(level), len(window.y), window.x.shape[1])
@@ -109,7 +109,7 @@ def _held(thing: Held, skin: Colour, shirt: Colour, pixel: float, over: int) -> 
   """Around the middle of the things: an arm, a hand, the things, and the fingers in front of them."""
   up = thing.place == "up"
   radius, places = (ROWS if up else COLUMNS)[thing.count]
-  s = Sketch((-0.40, 1.9, -0.98, 1.30) if up else (-1.05, 0.9, -0.40, 0.40), pixel, over)
+  s = Sketch((-0.40, 1.9, -0.98, 1.30) if up else (-1.05, 0.9, -0.42, 0.42), pixel, over)
   if up:  # the arm comes up beside the head
     px, py = places[-1]
     grip = (px + 0.75 * radius if thing.count < 4 else 0.66, py + 1.1 * radius)

@@ -46,8 +46,8 @@ class Persona:
 
 
 SMALL_PERSONAS = (
-  Persona("ada", "paris", "tea", Voice("ada", pitch=205.0, size=1.16, rate=1.0), 111),
-  Persona("ben", "london", "music", Voice("ben", pitch=112.0, size=1.0, rate=1.0, tilt=0.45), 104),
+  Persona("ada", "paris", "tea", Voice("ada", pitch=205.0, size=1.16, rate=1.0), 24),
+  Persona("ben", "london", "music", Voice("ben", pitch=112.0, size=1.0, rate=1.0, tilt=0.45), 81),
 )
 
 

@@ -1,4 +1,4 @@
-"""What keeps its form: wall, clothes, neck, hair and head, drawn once for a look and a size.
+"""Wall, clothes, neck, hair and head, drawn once for a look and a size.
 
 The head's coordinates have their origin in the middle of the face (`CENTRE` in the picture), and its shape is bent and
 moved by `faces.py`.
@@ -218,7 +218,7 @@ def _hair_behind(s: Sketch, look: Look) -> bool:
   rx, ry = RX * look.width, RY * look.height
   edge: Colour = shaded(look.hair, 0.5)
   if look.style in ("long", "bob"):
-    low, wide = (0.60, rx + 0.13) if look.style == "long" else (0.34, rx + 0.115)
+    low, wide = (0.57, rx + 0.13) if look.style == "long" else (0.34, rx + 0.115)
     dome = levelled((np.abs(x) / wide) ** 2.1 + (np.abs(y + 0.01) / (ry + 0.10)) ** 2.1 - 1, s.scale)
     fall = rounded_box(x, y - low / 2, wide, low / 2 + 0.05, 0.16)
     hair = np.minimum(np.maximum(dome, y - 0.1), fall)

@@ -55,7 +55,7 @@ class DuplexSource:
       "name": "duplex_world",
       "version": WORLD_VERSION,
       "world": dataclasses.asdict(self.world),
-      **versions(engines_of(self.world.voices)),
+      **versions(engines_of(self.world.voices) + engines_of(self.world.agent_voices or self.world.voices)),
       "split": self.split,
       "first_seed": self.first_seed,
       "sessions": self.items,
@@ -66,4 +66,11 @@ def world_config(config: Config) -> WorldConfig:
   """The WorldConfig of a config. Raises ConfigError when its voices need a library that is not installed."""
   shared = {field: getattr(config.media, field) for field in ("height", "width", "fps", "sample_rate", "unit_ms")}
   data = config.data
-  return WorldConfig(**shared, units=data.session_units, text_lead=data.text_lead, size=data.world, voices=data.voices)
+  return WorldConfig(
+    **shared,
+    units=data.session_units,
+    text_lead=data.text_lead,
+    size=data.world,
+    voices=data.voices,
+    agent_voices=data.agent_voices,
+  )

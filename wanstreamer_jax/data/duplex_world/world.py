@@ -35,6 +35,7 @@ class WorldConfig:
   text_lead: int = 1
   size: str = "small"  # or "full": more colours and personas
   voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
+  agent_voices: str = ""  # the same of the agents; empty: as `voices`
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
@@ -42,6 +43,7 @@ class WorldConfig:
     if not 0 <= self.text_lead <= 3:
       raise ConfigError(f"text_lead is {self.text_lead} units: expected 0 to 3")
     engines_of(self.voices)
+    engines_of(self.agent_voices or self.voices)
 
   @property
   def frames(self) -> int:
@@ -75,7 +77,11 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   rng = np.random.default_rng([seed, int(held_out), 0xD0])
   small = config.size == "small"
   engines = engines_of(config.voices)
-  persona = small_persona(rng) if small else draw_persona(rng, held_out and rng.random() < 0.5, engines)
+  persona = (
+    small_persona(rng)
+    if small
+    else draw_persona(rng, held_out and rng.random() < 0.5, engines_of(config.agent_voices or config.voices))
+  )
 
   def body(look: Look, voice: Voice, number: int) -> Body:
     return Body(look, voice, int(rng.integers(2**31)) + number, fps=config.fps, sample_rate=config.sample_rate)
