@@ -132,9 +132,9 @@ def test_a_failure_reaches_the_step_that_waits(agent, made, monkeypatch):
       raise DataError("rendering failed: no such voice")
 
   monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: Broken(made, 0))
-  with RenderedLoader(agent.config, agent.audio_codec, agent.video_codec) as loader:
-    with pytest.raises(DataError, match="no such voice"):
-      loader.batch_at(0)
+  waiting = RenderedLoader(agent.config, agent.audio_codec, agent.video_codec)
+  with waiting, pytest.raises(DataError, match="no such voice"):
+    waiting.batch_at(0)
 
 
 def test_users_are_changed_once_a_session(agent, made):

@@ -1,4 +1,4 @@
-"""launch/gpu_train.sh: renders, trains by the clock and exports, where media libraries and record readers are missing."""
+"""launch/gpu_train.sh: renders, trains and exports where media libraries and record readers are missing."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Processes that render sessions of duplex_world without end, and hand them over in memory.
+"""Processes that render sessions of duplex_world and hand them over in memory.
 
 Each process makes every n-th seed. A session comes as the records that `data make` would write of it, and with
 `augment` its user is changed once (`augment.py`): in one room, before one microphone and one camera. Hundreds of

@@ -1,4 +1,4 @@
-"""Runs that end by the clock (`train.minutes`): when to stop, when to save, and how far the schedule is.
+"""Runs that end by the clock (`train.minutes`): when to stop and save, and the schedule.
 
 A machine that is lent for minutes does as many updates as it can. Nobody knows how many before, so the schedule of the
 learning rate follows the time from the first update to the end, and is told to every update. A continued run has its
