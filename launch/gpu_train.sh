@@ -93,7 +93,11 @@ train() {
     say "no flite here (see --pack): formant voices alone"
     options+=(--config.data.voices=formant)
   fi
+  [ -z "${WANSTREAMER_FLITE:-}" ] || chmod +x "$WANSTREAMER_FLITE"/flite "$WANSTREAMER_FLITE"/ld-*
   [ -z "$init" ] || options+=("--config.train.init=$init")
+  if [ -z "$small" ]; then  # until that many minutes after the start of this script; importing is not on the clock
+    minutes="$(awk "BEGIN { print (60 * $minutes - $SECONDS - 10) / 60 }")"
+  fi
   # A second limit, in case the clock of the run is not heard: SIGTERM saves and stops.
   timeout --signal=TERM --kill-after=20 "$(awk "BEGIN { print int(60 * $minutes) + $spare }")" \
     "$python" -m wanstreamer_jax train "${options[@]}" --config.data.path="world://$seed" --config.train.codecs="$codecs" \

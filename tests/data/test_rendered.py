@@ -129,7 +129,7 @@ def test_the_reservoir_keeps_the_newest(loader, capsys):
 def test_a_failure_reaches_the_step_that_waits(agent, made, monkeypatch):
   class Broken(InProcess):
     def take(self):
-      raise DataError("rendering failed: no such voice")
+      raise DataError("no such voice")
 
   monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: Broken(made, 0))
   waiting = RenderedLoader(agent.config, agent.audio_codec, agent.video_codec)

@@ -86,7 +86,8 @@ class Recorder:
 class Renderer:
   """The processes. `take` gives the next session that is ready, in no certain order. Close it, or use it in a `with`.
 
-  workers: how many processes; number n of them makes the sessions n, n + workers, ...
+  workers: how many processes; number n of them makes the sessions n, n + workers, ... One whose first session fails
+  ends; later it leaves out a session that fails.
   """
 
   def __init__(self, recorder: Recorder, workers: int):
@@ -104,18 +105,22 @@ class Renderer:
         self._processes.append(process)
         self._sockets.append(socket.socket(fileno=os.dup(here.fileno())))
         here.close()
-    for own in self._sockets:
-      threading.Thread(target=self._receive, args=(own,), daemon=True).start()
+    self._threads = [threading.Thread(target=self._receive, args=(own,), daemon=True) for own in self._sockets]
+    for thread in self._threads:
+      thread.start()
 
   def take(self) -> Rendered:
-    """Waits for a session. Raises DataError if a process ended or failed, and EOFError once this is closed."""
+    """Waits for a session. Raises DataError for a session that failed and for a process that ended, after which others
+    may be there; EOFError once this is closed or no process is left."""
     while not self._closed.is_set():
       with contextlib.suppress(queue.Empty):
         found = self._ready.get(timeout=0.2)
         if isinstance(found, BaseException):
           raise found
         return found
-    raise EOFError("closed")
+      if not any(thread.is_alive() for thread in self._threads):
+        break
+    raise EOFError("closed" if self._closed.is_set() else "no process that renders is left")
 
   def close(self) -> None:
     """Ends the processes."""
@@ -134,14 +139,13 @@ class Renderer:
         number, size, rest = HEADER.unpack(_exactly(own, HEADER.size).tobytes())
         body, head = _exactly(own, size), _exactly(own, rest)
         if number < 0:
-          raise DataError(body.tobytes().decode())
+          self._put(DataError(body.tobytes().decode()))
+          continue
         self._put(
           Rendered(number, body.view(self.recorder.unit_dtype), head.view(self.recorder.session_dtype).reshape(()))
         )
     except (EOFError, OSError):
-      self._put(DataError("a process that renders has ended, perhaps out of memory: use fewer, or shorter sessions"))
-    except DataError as error:
-      self._put(error)
+      self._put(DataError("a process that renders has ended, if no message says why, out of memory"))
 
   def _put(self, found: Rendered | BaseException) -> None:
     while not self._closed.is_set():
@@ -188,16 +192,18 @@ def _render(
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   os.nice(NICE)
   with socket.socket(fileno=os.dup(connection.fileno())) as out, contextlib.suppress(BrokenPipeError, ConnectionError):
-    try:
-      tokenizer = tokenizer_of(recorder.config)
-      for number in itertools.count(turn, workers):
-        _, units, fixed = recorder.record(number, tokenizer)
-        out.sendall(HEADER.pack(number, units.nbytes, fixed.nbytes))
-        out.sendall(units.view(np.uint8).data)
-        out.sendall(fixed.tobytes())
-    except (BrokenPipeError, ConnectionError):
-      raise
-    except Exception as error:
-      said = str(error) if isinstance(error, UserError) else one_line_with_type(error)
-      message = f"rendering failed: {said}".encode()
-      out.sendall(HEADER.pack(-1, len(message), 0) + message)
+    made = 0
+    for number in itertools.count(turn, workers):
+      try:
+        _, units, fixed = recorder.record(number, tokenizer_of(recorder.config))
+      except Exception as error:
+        said = str(error) if isinstance(error, UserError) else one_line_with_type(error)
+        message = f"session {number} cannot be rendered: {said}".encode()
+        out.sendall(HEADER.pack(-1, len(message), 0) + message)
+        if not made:
+          return
+        continue
+      out.sendall(HEADER.pack(number, units.nbytes, fixed.nbytes))
+      out.sendall(units.view(np.uint8).data)
+      out.sendall(fixed.tobytes())
+      made += 1

@@ -38,13 +38,13 @@ from wanstreamer_jax.data.make import add_counts, token_counts
 from wanstreamer_jax.data.render import Recorder, Rendered, Renderer
 from wanstreamer_jax.data.session import Session, Side, World
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
-from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.errors import ConfigError, DataError, one_line_with_type
 
 SCHEME = "world://"
 SPARE_CORES = 2  # for the process that trains
 MEMORY_SHARE = 0.4  # of the machine's, for the reservoir
 SIDE_BY_SIDE = 16  # sessions that are encoded together, at most
-AT_ONCE = 16  # units of a session that a codec encodes in one call on an accelerator, at most
+AT_ONCE = 5  # units of a session that a codec encodes in one call on an accelerator, at most
 COUNTED = 200  # sessions whose words and labels are counted
 STREAM = 5  # number of this random stream, beside those of mixture.py and augment.py
 REPORT = 30.0  # seconds between two lines about the reservoir
@@ -184,24 +184,38 @@ class RenderedLoader:
     return list(zip(chosen, starts.tolist()))
 
   def _fill(self) -> None:
-    """Encodes what is rendered and keeps it, until this is closed."""
-    try:
-      while not self._closed:
-        made = [self._renderer.take() for _ in range(self._together)]
-        found = self._encoder.encode(made)
+    """Encodes what is rendered and keeps it, until this is closed. What fails later than the first sessions is said,
+    and training goes on with the others: a lent machine does not come back."""
+    made: list[Rendered] = []
+    while not self._closed:
+      try:
+        made.append(self._renderer.take())
+        if len(made) == self._together:
+          self._keep(self._encoder.encode(made))
+          made = []
+      except EOFError as end:
+        if not self._closed:
+          print(f"{end}; training goes on with {len(self._kept)} sessions", flush=True)
+        return
+      except Exception as error:
+        problem = error if isinstance(error, DataError) else DataError(f"encoding failed: {one_line_with_type(error)}")
+        made = made if isinstance(error, DataError) else []
         with self._changed:
-          self._kept.extend(found)
-          self._rendered += sum(len(kept.units) for kept in found)
-          size = found[0].units.nbytes
-          while len(self._kept) > len(found) and len(self._kept) * size > self.limits.memory:
-            self._kept.popleft()
-          self._changed.notify_all()
-    except EOFError:
-      pass
-    except BaseException as error:
-      with self._changed:
-        self._error = error if isinstance(error, DataError) else DataError(f"encoding failed: {error}")
-        self._changed.notify_all()
+          if not self._kept:
+            self._error = problem
+            self._changed.notify_all()
+            return
+        print(f"warning: {problem}", flush=True)
+
+  def _keep(self, found: list[Kept]) -> None:
+    """Adds sessions and drops the oldest ones that do not fit any more."""
+    with self._changed:
+      self._kept.extend(found)
+      self._rendered += sum(len(kept.units) for kept in found)
+      size = found[0].units.nbytes
+      while len(self._kept) > len(found) and len(self._kept) * size > self.limits.memory:
+        self._kept.popleft()
+      self._changed.notify_all()
 
   def summary(self) -> str:
     """How much was rendered, and how often it was used."""
