@@ -4,6 +4,7 @@
 #   bash launch/gpu_train.sh --minutes 8                               demo, with the shipped codecs, from random weights
 #   bash launch/gpu_train.sh --minutes 8 --init DIR --codecs DIR       goes on from an exported agent, with its codecs
 #   bash launch/gpu_train.sh --codecs AUDIO,VIDEO --config configs/tiny.py --config.data.batch=64     any config, any field
+#   bash launch/gpu_train.sh --config configs/audio_codec.py:demo,neural --render voices     a codec, into OUT/codec
 #   bash launch/gpu_train.sh --small                                   nano sizes, 40 s of training, on any machine
 #   bash launch/gpu_train.sh --pack .flite                             puts flite and its libraries into a folder, to carry
 #
@@ -32,19 +33,20 @@ pack() {  # the program, its libraries and their loader, so that it runs where o
   say "$folder: $(du -sm "$folder" | cut -f1) MB"
 }
 
-minutes=8 spare=20 seed=0 config=configs/demo.py codecs=demo init="" small="" rest=()
+minutes=8 spare=20 seed=0 render=world config=configs/demo.py codecs=wanstreamer_jax/weights/demo init="" small="" rest=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --help | -h) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     --small) small=yes; shift; continue ;;
     --config.*) rest+=("$1"); shift; continue ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
-    --minutes | --seed | --config | --codecs | --init | --pack) [ $# -gt 1 ] || die "$1 needs a value" ;;
+    --minutes | --seed | --render | --config | --codecs | --init | --pack) [ $# -gt 1 ] || die "$1 needs a value" ;;
     *) die "$1: unknown; see bash launch/gpu_train.sh --help" ;;
   esac
   case "$1" in
     --minutes) minutes="$2" ;;
     --seed) seed="$2" ;;
+    --render) render="$2" ;;
     --config) config="$2" ;;
     --codecs) codecs="$2" ;;
     --init) init="$2" ;;
@@ -82,7 +84,8 @@ PY
 }
 
 train() {
-  local options=(--config="$config" --config.data.batch=32 --config.data.session_units=375)
+  local options=(--config="$config" --config.data.session_units=375)
+  case "$config" in *codec*) ;; *) options+=(--config.data.batch=32) ;; esac
   if [ -n "$small" ]; then
     minutes=0.67 spare=600
     options=(--config=configs/nano.py --config.data.session_units=40 --config.data.batch=2)
@@ -100,8 +103,13 @@ train() {
   fi
   # A second limit, in case the clock of the run is not heard: SIGTERM saves and stops.
   timeout --signal=TERM --kill-after=20 "$(awk "BEGIN { print int(60 * $minutes) + $spare }")" \
-    "$python" -m wanstreamer_jax train "${options[@]}" --config.data.path="world://$seed" --config.train.codecs="$codecs" \
+    "$python" -m wanstreamer_jax train "${options[@]}" --config.data.path="$render://$seed" --config.train.codecs="$codecs" \
     --config.train.run="$work/run" --minutes "$minutes" ${rest[@]+"${rest[@]}"}
+}
+
+export_codec() {  # of a run of stage 0, which has standardised it at its end
+  mkdir -p "$out/codec"
+  cp "$work/run/weights/"* "$out/codec/"
 }
 
 export_agent() {
@@ -133,7 +141,7 @@ main() {
   train || status=$?
   say "training ended with status $status after $SECONDS s"
   thin_metrics
-  export_agent || status=$?
+  if [ -d "$work/run/weights" ]; then export_codec; else export_agent || status=$?; fi
   say "done after $SECONDS s: $(du -sm "$out" | cut -f1) MB in $out"
   return "$status"
 }

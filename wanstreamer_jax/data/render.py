@@ -24,8 +24,8 @@ import numpy as np
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import records
 from wanstreamer_jax.data.augment import augment_audio, augment_video, draws
-from wanstreamer_jax.data.duplex_world.source import DuplexSource
-from wanstreamer_jax.data.session import Session
+from wanstreamer_jax.data.make import SessionSource
+from wanstreamer_jax.data.record_folder import stored_dtype
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import DataError, UserError, one_line_with_type
 
@@ -33,7 +33,6 @@ HEADER = struct.Struct("<qqq")  # number of the session (-1: an error), bytes of
 NICE = 5  # so that the process that trains comes first
 WAITING = 2  # sessions of each process that wait to be taken; then it waits too
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # one each: there is a process for every core
-ENDLESS = 2**31
 
 
 class Rendered(NamedTuple):
@@ -49,17 +48,14 @@ class Recorder:
   """Makes the media records of any session of a source."""
 
   config: Config
-  source: DuplexSource
+  source: SessionSource
   augment: bool = False
-
-  @classmethod
-  def of(cls, config: Config, first_seed: int, augment: bool = False) -> "Recorder":
-    """Of the split "train" from a seed on. Raises ConfigError for voices that are not installed."""
-    return cls(config, DuplexSource.of(config, "train", first_seed, ENDLESS), augment)
+  fields: tuple[str, ...] = ()  # of the units that are wanted; all by default
 
   @property
   def unit_dtype(self) -> np.dtype:
-    return records.unit_dtype(self.config, self.source.tracks)
+    whole = records.unit_dtype(self.config, self.source.tracks)
+    return stored_dtype(whole, set(whole.names or ()) - set(self.fields)) if self.fields else whole
 
   @property
   def session_dtype(self) -> np.dtype:
@@ -68,11 +64,8 @@ class Recorder:
   def record(self, number: int, tokenizer: TextTokenizer) -> Rendered:
     """The session of a number, from 0."""
     (session,) = self.source.sessions(number)
-    return self.record_of(number, session, tokenizer)
-
-  def record_of(self, number: int, session: Session, tokenizer: TextTokenizer) -> Rendered:
-    """The records of a session that has been made."""
-    units, _ = records.session_to_units(session, self.config, tokenizer, self.unit_dtype)
+    whole = records.unit_dtype(self.config, self.source.tracks)
+    units, _ = records.session_to_units(session, self.config, tokenizer, whole)
     record, _ = records.session_record(session, self.config, tokenizer, self.session_dtype)
     if self.augment:
       own, media = self.config.augment, self.config.media
@@ -80,7 +73,17 @@ class Recorder:
       heard, seen = units["user_audio_valid"], units["user_video_valid"]
       units["user_audio"] = augment_audio(units["user_audio"], heard, media.sample_rate, own, rngs)
       units["user_video"] = augment_video(units["user_video"], seen, own, rngs)
-    return Rendered(number, units, record.fixed)
+    return Rendered(number, _only(units, self.unit_dtype), record.fixed)
+
+
+def _only(units: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """Unit records with the fields of a narrower layout."""
+  if units.dtype == dtype:
+    return units
+  kept = np.zeros(len(units), dtype)
+  for name in dtype.names or ():
+    kept[name] = units[name]
+  return kept
 
 
 class Renderer:

@@ -14,7 +14,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ import numpy as np
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import labels, records
-from wanstreamer_jax.data.duplex_world.source import world_config
+from wanstreamer_jax.data.duplex_world.source import DuplexSource, world_config
 from wanstreamer_jax.data.duplex_world.world import WorldConfig, transcript
 from wanstreamer_jax.data.encode import (
   codec_inputs,
@@ -37,10 +37,13 @@ from wanstreamer_jax.data.loader import Crop, read_crop
 from wanstreamer_jax.data.make import add_counts, token_counts
 from wanstreamer_jax.data.render import Recorder, Rendered, Renderer
 from wanstreamer_jax.data.session import Session, Side, World
+from wanstreamer_jax.data.sounds import SoundSource
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import ConfigError, DataError, one_line_with_type
 
-SCHEME = "world://"
+NAMES = ("world", "voices", "sounds")  # what can be rendered: duplex_world, and sounds without pictures (sounds.py)
+EXPECTED = "world://SEED (voices:// or sounds:// for the audio codec), with the first seed, as in world://0"
+ENDLESS = 2**31  # sessions
 SPARE_CORES = 2  # for the process that trains
 MEMORY_SHARE = 0.4  # of the machine's, for the reservoir
 SIDE_BY_SIDE = 16  # sessions that are encoded together, at most
@@ -50,14 +53,26 @@ STREAM = 5  # number of this random stream, beside those of mixture.py and augme
 REPORT = 30.0  # seconds between two lines about the reservoir
 
 
-def rendered_seed(path: str) -> int | None:
-  """The first seed of a `data.path` "world://SEED"; None for folders. Raises DataError."""
-  if not path.startswith(SCHEME):
+class Origin(NamedTuple):
+  """What is rendered, and from which seed on."""
+
+  name: str
+  seed: int
+
+
+def rendered_origin(path: str) -> Origin | None:
+  """What a `data.path` like "world://SEED" renders; None for folders. Raises DataError for no seed."""
+  name, colon, seed = path.rstrip("/").partition("://")
+  if not colon or name not in NAMES:
     return None
-  seed = path.removeprefix(SCHEME).rstrip("/")
   if not seed.isdecimal():
-    raise DataError(f"data.path is {path!r}: expected {SCHEME}SEED, the first seed, as in {SCHEME}0")
-  return int(seed)
+    raise DataError(f"data.path is {path!r}: expected {EXPECTED}")
+  return Origin(name, int(seed))
+
+
+def is_rendered(config: Config) -> bool:
+  """Whether the training data are made while it trains."""
+  return rendered_origin(config.data.path) is not None
 
 
 class Limits(NamedTuple):
@@ -116,120 +131,94 @@ class Encoder:
     return kept
 
 
-class RenderedLoader:
-  """Batches of crops of sessions that are rendered meanwhile; a `with` block ends the rendering.
+class Reservoir:
+  """Sessions that are rendered meanwhile, the newest that fit into memory; a `with` block ends the rendering.
 
-  rows: of every global batch that this host reads; all by default. augment: change the user of every session, once.
-  manifest: what the manifest of a folder of these latents would say of classes and codecs.
+  path: for messages. keep: what is kept of sessions that were just rendered, so many together.
   """
 
   def __init__(
-    self, config: Config, audio_codec: AudioCodec, video_codec: VideoCodec, rows: Sequence[int] | None = None,
-    augment: bool = False, limits: Limits | None = None,
-  ):  # fmt: skip
-    seed = rendered_seed(config.data.path)
-    if seed is None:
-      raise DataError(f"data.path is {config.data.path!r}: expected {SCHEME}SEED")
-    if config.data.session_units < config.data.units:
-      raise ConfigError(
-        f"data.session_units is {config.data.session_units}, shorter than a crop of data.units {config.data.units}"
-      )
-    self.config, self.limits = config, limits or Limits.of_machine()
-    self.rows = len(range(config.data.batch) if rows is None else rows)
-    recorder = Recorder.of(config, seed, augment)
-    self._encoder = Encoder(config, recorder, audio_codec, video_codec)
-    self.manifest = self._encoder.manifest
-    self._together = min(SIDE_BY_SIDE, self.limits.workers)
+    self, path: str, recorder: Recorder, limits: Limits, together: int, keep: Callable[[list[Rendered]], list[Kept]]
+  ):
+    self.path, self.limits, self.together, self._keep = path, limits, together, keep
+    self.kept: collections.deque[Kept] = collections.deque()
     self._changed, self._closed = threading.Condition(), False
     self._error: DataError | None = None
-    self._kept: collections.deque[Kept] = collections.deque()
-    self._rendered = self._used = 0  # units
+    self._rendered = self._sessions = self._used = 0  # units, sessions, units
     self._began = self._said = time.monotonic()
     print(
-      f"rendering {config.data.path} by {self.limits.workers} processes; the newest sessions stay in memory, up to "
-      f"{self.limits.memory / 1e9:.1f} GB",
+      f"rendering {path} by {limits.workers} processes; the newest sessions stay in memory, up to "
+      f"{limits.memory / 1e9:.1f} GB",
       flush=True,
     )
-    self._renderer = Renderer(recorder, self.limits.workers)
+    self._renderer = Renderer(recorder, limits.workers)
     self._thread = threading.Thread(target=self._fill, daemon=True)
     self._thread.start()
 
-  def batch_at(self, step: int) -> Crop:
-    """This host's rows of global batch `step`: arrays [rows, ...]; waits for the first sessions.
-
-    Raises DataError when rendering has failed."""
-    units = self.config.data.units
-    crops = [read_crop(kept, kept.number, start, units) for kept, start in self._choose(step)]
-    return Crop(*map(np.stack, zip(*crops)))
-
-  def _choose(self, step: int) -> list[tuple[Kept, int]]:
-    """Sessions and the first units of their crops; no session twice where there are enough.
+  def choose(self, rng: np.random.Generator, rows: int, units: int) -> list[tuple[Kept, int]]:
+    """`rows` random sessions, none twice where there are enough, and first units for crops of `units`; waits for the
+    first sessions. Raises DataError when they failed.
 
     A start before the session or too near its end is moved inside, so that its first and last units come as often as
     others.
     """
-    rng, units = np.random.default_rng([self.config.data.seed, STREAM, step]), self.config.data.units
     with self._changed:
-      self._changed.wait_for(lambda: self._error or self._closed or len(self._kept) >= min(self.rows, self._together))
+      self._changed.wait_for(lambda: self._error or self._closed or len(self.kept) >= min(rows, self.together))
       if self._error is not None:
         raise self._error
       if self._closed:
-        raise DataError("the loader is closed")
-      picked = rng.choice(len(self._kept), self.rows, replace=len(self._kept) < self.rows)
-      chosen = [self._kept[int(number)] for number in picked]
-      self._used += units * self.rows
-      self._say()
+        raise DataError(f"{self.path} is no longer rendered")
+      picked = rng.choice(len(self.kept), rows, replace=len(self.kept) < rows)
+      chosen = [self.kept[int(number)] for number in picked]
+      self._used += units * rows
+      if time.monotonic() > self._said + REPORT:
+        self._said = time.monotonic()
+        print(self.summary(), flush=True)
     last = len(chosen[0].units) - units
-    starts = rng.integers(-(units // 2), last + units // 2 + 1, self.rows).clip(0, last)
+    starts = rng.integers(-(units // 2), last + units // 2 + 1, rows).clip(0, last)
     return list(zip(chosen, starts.tolist()))
 
   def _fill(self) -> None:
-    """Encodes what is rendered and keeps it, until this is closed. What fails later than the first sessions is said,
-    and training goes on with the others: a lent machine does not come back."""
+    """Keeps what is rendered, until this is closed. What fails later than the first sessions is said, and training goes
+    on with the others: a lent machine does not come back."""
     made: list[Rendered] = []
     while not self._closed:
       try:
         made.append(self._renderer.take())
-        if len(made) == self._together:
-          self._keep(self._encoder.encode(made))
-          made = []
+        if len(made) == self.together:
+          whole, made = made, []
+          self._add(self._keep(whole))
       except EOFError as end:
         if not self._closed:
-          print(f"{end}; training goes on with {len(self._kept)} sessions", flush=True)
+          print(f"{end}; training goes on with {len(self.kept)} sessions", flush=True)
         return
       except Exception as error:
         problem = error if isinstance(error, DataError) else DataError(f"encoding failed: {one_line_with_type(error)}")
-        made = made if isinstance(error, DataError) else []
         with self._changed:
-          if not self._kept:
+          if not self.kept:
             self._error = problem
             self._changed.notify_all()
             return
         print(f"warning: {problem}", flush=True)
 
-  def _keep(self, found: list[Kept]) -> None:
+  def _add(self, found: list[Kept]) -> None:
     """Adds sessions and drops the oldest ones that do not fit any more."""
     with self._changed:
-      self._kept.extend(found)
+      self.kept.extend(found)
       self._rendered += sum(len(kept.units) for kept in found)
+      self._sessions += len(found)
       size = found[0].units.nbytes
-      while len(self._kept) > len(found) and len(self._kept) * size > self.limits.memory:
-        self._kept.popleft()
+      while len(self.kept) > len(found) and len(self.kept) * size > self.limits.memory:
+        self.kept.popleft()
       self._changed.notify_all()
 
   def summary(self) -> str:
     """How much was rendered, and how often it was used."""
     rate = self._rendered / max(time.monotonic() - self._began, 1e-9)
-    sessions = self._rendered // self.config.data.session_units
     return (
-      f"rendered {sessions} sessions ({self._rendered} units, {rate:.0f} units/s) by {self.limits.workers} processes, "
-      f"{len(self._kept)} kept; each unit was used {self._used / max(self._rendered, 1):.1f} times on average"
+      f"rendered {self._sessions} sessions ({self._rendered} units, {rate:.0f} units/s) by {self.limits.workers} "
+      f"processes, {len(self.kept)} kept; each unit was used {self._used / max(self._rendered, 1):.1f} times on average"
     )
-
-  def _say(self) -> None:
-    if time.monotonic() > self._said + REPORT:
-      self._said = time.monotonic()
-      print(self.summary(), flush=True)
 
   def close(self) -> None:
     """Ends the rendering and says how much it was."""
@@ -240,11 +229,72 @@ class RenderedLoader:
     self._thread.join()
     print(self.summary(), flush=True)
 
-  def __enter__(self) -> "RenderedLoader":
+  def __enter__(self) -> "Reservoir":
     return self
 
   def __exit__(self, *_: Any) -> None:
     self.close()
+
+
+class RenderedLoader:
+  """Batches of crops of sessions that are rendered meanwhile; a `with` block ends the rendering.
+
+  rows: of every global batch that this host reads; all by default. augment: change the user of every session, once.
+  manifest: what the manifest of a folder of these latents would say of classes and codecs. Raises DataError for another
+  `data.path`, ConfigError for sessions shorter than a crop and for voices that are not installed.
+  """
+
+  def __init__(
+    self, config: Config, audio_codec: AudioCodec, video_codec: VideoCodec, rows: Sequence[int] | None = None,
+    augment: bool = False, limits: Limits | None = None,
+  ):  # fmt: skip
+    check_length(config)
+    limits, recorder = limits or Limits.of_machine(), recorder_of(config, augment)
+    encoder = Encoder(config, recorder, audio_codec, video_codec)
+    self.config, self.manifest = config, encoder.manifest
+    self.rows = len(range(config.data.batch) if rows is None else rows)
+    together = min(SIDE_BY_SIDE, limits.workers)
+    self.reservoir = Reservoir(config.data.path, recorder, limits, together, encoder.encode)
+
+  def batch_at(self, step: int) -> Crop:
+    """This host's rows of global batch `step`: arrays [rows, ...]; waits for the first sessions.
+
+    Raises DataError when rendering has failed."""
+    data = self.config.data
+    chosen = self.reservoir.choose(random_of(data.seed, step), self.rows, data.units)
+    crops = [read_crop(kept, kept.number, start, data.units) for kept, start in chosen]
+    return Crop(*map(np.stack, zip(*crops)))
+
+  def __enter__(self) -> "RenderedLoader":
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.reservoir.close()
+
+
+def random_of(seed: int, step: int) -> np.random.Generator:
+  """What is random in a batch, apart from which sessions are there."""
+  return np.random.default_rng([seed, STREAM, step])
+
+
+def check_length(config: Config) -> None:
+  """Raises ConfigError for sessions that are shorter than a crop."""
+  if config.data.session_units < config.data.units:
+    raise ConfigError(
+      f"data.session_units is {config.data.session_units}, shorter than a crop of data.units {config.data.units}"
+    )
+
+
+def recorder_of(config: Config, augment: bool = False, fields: tuple[str, ...] = ()) -> Recorder:
+  """What makes the media records of `data.path`. Raises DataError for a path of folders, ConfigError for voices that
+  are not installed. fields: of the units; all by default."""
+  origin = rendered_origin(config.data.path)
+  if origin is None:
+    raise DataError(f"data.path is {config.data.path!r}: expected {EXPECTED}")
+  source: Any = DuplexSource.of(config, "train", origin.seed, ENDLESS) if origin.name == "world" else None
+  if source is None:
+    source = SoundSource.of(config, origin.seed, ENDLESS, name=origin.name)
+  return Recorder(config, source, augment, fields)
 
 
 def head(recorder: Recorder, audio_codec: AudioCodec, video_codec: VideoCodec) -> dict[str, Any]:
@@ -255,14 +305,14 @@ def head(recorder: Recorder, audio_codec: AudioCodec, video_codec: VideoCodec) -
 
 def manifest(config: Config, audio_codec: AudioCodec, video_codec: VideoCodec) -> dict[str, Any]:
   """`head` and the counts of classes and words that weights are made from, as in a folder's manifest."""
-  recorder = Recorder.of(config, rendered_seed(config.data.path) or 0)
-  return {**head(recorder, audio_codec, video_codec), "stats": counted(config)}
+  return {**head(recorder_of(config), audio_codec, video_codec), "stats": counted(config)}
 
 
 def counted(config: Config, sessions: int = COUNTED) -> dict[str, Any]:
   """{"labels", "agent_tokens"} of the first sessions, as in a manifest's statistics, from their scripts: without
   media, and with formant voices, whose words are those of any voice at slightly other times."""
-  seed = rendered_seed(config.data.path) or 0
+  origin = rendered_origin(config.data.path)
+  seed = origin.seed if origin else 0
   world, tokenizer = dataclasses.replace(world_config(config), voices="formant"), tokenizer_of(config)
   stats: dict[str, Any] = {"labels": {}, "agent_tokens": {}}
   for number in range(sessions):

@@ -18,7 +18,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import labels
 from wanstreamer_jax.data.loader import Crop
 from wanstreamer_jax.data.mixture import Mixture
-from wanstreamer_jax.data.rendered import RenderedLoader, rendered_seed
+from wanstreamer_jax.data.rendered import RenderedLoader, is_rendered
 from wanstreamer_jax.data.rendered import manifest as rendered_manifest
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.files import Path
@@ -266,7 +266,7 @@ def _loader(config: Config) -> Any:
   with jax.set_mesh(mesh):  # before anything is compiled
     check_devices(config.model.heads, config.data.units, noisy_units(config, config.data.units))
   rows = host_rows(config.data.batch, mesh)
-  if rendered_seed(config.data.path) is not None:
+  if is_rendered(config):
     return RenderedLoader(config, *duplex_validation.codecs(config), rows, config.augment.on)
   loader = CropLoader(config.data.path, config, rows, config.augment.on)
   longest = max(folder.units for folder in loader.folders)
@@ -303,7 +303,7 @@ def _constants(config: Config) -> dict[str, np.ndarray]:
 
 def _manifests(config: Config) -> list[dict[str, Any]]:
   """What is known of the training data before they are read."""
-  if rendered_seed(config.data.path) is None:
+  if not is_rendered(config):
     return [folder.manifest for folder in Mixture(config.data.path).folders]
   from wanstreamer_jax.train import duplex_validation
 

@@ -21,7 +21,7 @@ from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
-from wanstreamer_jax.data.rendered import rendered_seed
+from wanstreamer_jax.data.rendered import is_rendered
 from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.files import save_figure
@@ -87,7 +87,7 @@ def _heard(batch: Crop) -> np.ndarray:
 def check(config: Config) -> None:
   """Raises before the first step what `validate` would raise after many: for codecs or records that cannot be read, and
   for latents that other codecs made."""
-  rendered = rendered_seed(config.data.path) is not None
+  rendered = is_rendered(config)
   if rendered and not config.train.codecs:
     raise ConfigError(
       f"data.path {config.data.path} is rendered and encoded while training runs: set train.codecs to the codecs, an "
