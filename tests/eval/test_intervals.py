@@ -58,3 +58,9 @@ def test_differences_are_paired():
   assert found == pytest.approx({"mean": -0.05, "low": -0.05, "high": -0.05})
   with pytest.raises(ValueError, match="expected the same users"):
     intervals.differences(changed[:3], clean)
+
+
+def test_sessions_with_more_answers_weigh_more():
+  """A draw divides by the answers that it has: what is always right has no spread, however often it was asked."""
+  found = intervals.figures([{"x": [1.0] * count} for count in range(1, 9)])["x"]
+  assert found == {"mean": 1.0, "n": 36, "low": 1.0, "high": 1.0}

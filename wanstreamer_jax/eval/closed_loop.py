@@ -36,6 +36,7 @@ class User(Protocol):
   def script(self, units: int) -> Script: ...
 
 
+SHOWN = 2  # conversations of a batch whose user is shown in the report; the pictures of all would need gigabytes
 MakeUser = Callable[[int], User]  # seed -> a held-out user
 
 
@@ -47,9 +48,13 @@ def encode_worlds(agent: Agent, tokenizer: TextTokenizer, worlds: Sequence[World
 def converse(
   engine: Engine, make_user: MakeUser, seeds: Sequence[int], units: int, variant: str = "model"
 ) -> list[Conversation]:
-  """One batch of closed-loop sessions, `units` units long, one in every slot; session i has the user of seeds[i]."""
+  """One batch of closed-loop sessions, `units` units long, one in every slot; session i has the user of seeds[i]. The
+  user's pictures of the first SHOWN sessions are kept."""
   users = [make_user(seed) for seed in seeds]
-  acts, answers = zip(*steps(engine, users, seeds, units, variant))
+  acts, answers = [], []
+  for now, answer in steps(engine, users, seeds, units, variant):
+    acts.append([(sound, video if i < SHOWN else video[:0], typed) for i, (sound, video, typed) in enumerate(now)])
+    answers.append(answer)
   return [_conversation(i, seeds[i], user, acts, answers) for i, user in enumerate(users)]
 
 

@@ -42,6 +42,7 @@ Judge = Callable[[Conversation], Scores]  # more scores of one conversation
 MIN_MEL_FRAMES = 1000  # log-mel frames (10 s) that a spectrum's statistics need
 SPLIT = "heldout"  # of duplex_world
 KEPT = 2  # conversations of each kind that are kept for pictures
+SHOWN = ("truth", "model", "shuffled_user")  # variants of which the report has pictures
 
 
 @dataclasses.dataclass
@@ -117,6 +118,8 @@ def evaluate(
     part = options if variant == "model" else few
     judge = voices.listen(variant) if voices and variant in VOICES_OF else None
     found[variant] = rollouts(engine_of, config, part, make_user, variant, progress, judge)
+    if variant not in SHOWN:
+      found[variant].shown = []
     seconds[variant] = round(time.perf_counter() - started, 1)
   closed_loop = conversation_figures(found)
   figures = {

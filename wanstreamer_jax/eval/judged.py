@@ -17,12 +17,18 @@ from wanstreamer_jax.eval import intervals, judges
 from wanstreamer_jax.eval.answers import BY_ALL, answer_scores
 from wanstreamer_jax.eval.intervals import Scores
 from wanstreamer_jax.eval.scores import Conversation, Script, spoken, timed_words
-from wanstreamer_jax.eval.sections import SHARE, Form, Section
+from wanstreamer_jax.eval.sections import PLAIN, SHARE, Section
 from wanstreamer_jax.eval.turns import AHEAD, merge, speech_intervals
 
 GAP = 0.8  # seconds of silence between utterances
 MARGIN = 0.1  # seconds of sound that are kept around an utterance
 LEAST_WORDS = 3  # of an utterance whose word errors count
+SPEECH = {  # what `judge_speech` gives: its title, how it is written, and the key of the number of cases
+  "wer": ("word errors", SHARE, "words"),
+  "letters_wer": ("word errors of what is spelled", SHARE, "letters"),
+  "template_errors": ("utterances taken for another (templates)", SHARE, "utterances"),
+  "dnsmos": ("DNSMOS (1 to 5)", PLAIN, "utterances"),
+}
 NAMES = ("truth", "codec", "model", "shuffled_user")
 
 
@@ -98,25 +104,19 @@ def by_ear(script: Script, heard: Sequence[tuple[float, Sequence[str]]]) -> Scor
 def table(figures: dict[str, Any]) -> Section:
   """A column for each voice. figures: what `Voices.judge` gives."""
   names = [name for name in NAMES if name in figures]
-  values = {name: _flat(figures[name]["speech"]) for name in names}
-  keys = dict.fromkeys(key for name in names for key in values[name])
-  rows = [[key, *(_number(values[name].get(key)) for name in names)] for key in keys]
+  rows = []
+  for key, (title, form, count) in SPEECH.items():
+    cells = [form.text(_figure(figures[name]["speech"], key, count), interval=True) for name in names]
+    if any(cell != "-" for cell in cells):
+      rows.append([title, *cells])
   for key, title in ((BY_ALL, "right answers by ear, mean over kinds"), ("answer", "right answers by ear, all")):
-    cells = (SHARE.text(figures[name]["by_ear"].get(key), interval=name == "model") for name in names)
-    rows.append([title, *cells])
-  return Section("Voice, by ear", ["", *names], rows)
+    rows.append([title, *(SHARE.text(figures[name]["by_ear"].get(key), interval=True) for name in names)])
+  header = [f"{name} (n={figures[name]['speech']['utterances']})" for name in names]
+  return Section("Voice, by ear", ["", *header], rows)
 
 
-def _flat(found: dict[str, Any], prefix: str = "") -> dict[str, float]:
-  """The numbers of nested figures under dotted names."""
-  out: dict[str, float] = {}
-  for key, value in found.items():
-    if isinstance(value, dict):
-      out |= _flat(value, f"{prefix}{key}.")
-    elif isinstance(value, int | float):
-      out[prefix + key] = value
-  return out
-
-
-def _number(value: float | None) -> str:
-  return str(value) if isinstance(value, int) else Form(digits=3).value(value)
+def _figure(found: dict[str, Any], key: str, count: str) -> dict[str, Any] | None:
+  """A number of the judges as a figure of `intervals.py`; None where there is none. count: the key of its cases."""
+  value = found.get(key)
+  bounds = {end: found[f"{key}_{end}"] for end in ("low", "high") if f"{key}_{end}" in found}
+  return None if value is None else {"mean": value, "n": found.get(count, 1)} | bounds
