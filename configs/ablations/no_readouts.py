@@ -7,6 +7,5 @@ from wanstreamer_jax.config import Config
 
 def get_config() -> Config:
   config = tiny.get_config()
-  config.readouts.state = config.readouts.seen = config.readouts.heard = 0.0
-  config.train.readout_warmup = 0
+  config.readouts.weight, config.train.readout_warmup = 0.0, 0
   return config

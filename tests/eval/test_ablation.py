@@ -15,8 +15,9 @@ from wanstreamer_jax.config_files import flat_fields, load_config
 from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.eval import ablation, ablation_report
 from wanstreamer_jax.model.streamer import WanStreamer
+from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.units import build_layout
-from wanstreamer_jax.weights.store import load_weights
+from wanstreamer_jax.weights.agent import resolve
 
 FILES = sorted(pathlib.Path(ablation.FOLDER).glob("*.py"))
 OPTIONS = ablation.Options(
@@ -60,7 +61,8 @@ def test_other_first_weights_are_another_training():
   assert fresh.training.train.run != tuned.training.train.run
   assert fresh.fingerprint() != tuned.fingerprint()
   abstract = jax.eval_shape(lambda: WanStreamer(tuned.config, rngs=nnx.Rngs(0)))
-  assert load_weights(tuned.training.train.init, abstract).tokens.embedding[...].shape[0] == tuned.config.model.vocab
+  begun = get_stage("duplex").load(resolve(tuned.training.train.init), abstract, tuned.config)
+  assert begun.tokens.embedding[...].shape[0] == tuned.config.model.vocab
   with pytest.raises(CheckpointError, match="no checkpoint at nowhere"):
     plan("nowhere")
 

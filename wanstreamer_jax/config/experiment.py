@@ -149,10 +149,10 @@ class Config(Section):
     self._check_codecs()
     whole(self.data.batch, self.train.accumulate, "sessions at a time = data.batch / train.accumulate")
     whole(self.data.batch, self.data.shares, "rows of a share = data.batch / data.shares")
-    if self.train.first_steps and not (self.readouts.seen or self.readouts.heard):
+    if self.train.first_steps and not (self.readouts.of("seen") or self.readouts.of("heard")):
       raise ConfigError(
-        f"train.readout_warmup is {self.train.readout_warmup}, but readouts.seen and readouts.heard are 0, so that "
-        "nothing trains perception: give one of them a weight, or set train.readout_warmup to 0"
+        f"train.readout_warmup is {self.train.readout_warmup}, but nothing trains perception: give readouts.seen or "
+        "readouts.heard a weight, or set train.readout_warmup to 0"
       )
 
   def _check_unit(self) -> None:

@@ -188,6 +188,7 @@ class ReadoutsConfig(Section):
   """Auxiliary heads of the duplex stage, in training only: they read out of hidden states what the records know of the
   user (data/labels.py). A number alone is the weight of each of a head's cross-entropies; 0: there is no such head."""
 
+  weight: float = field(1.0, ge=0)  # of all of them together; 0: there is no head
   state: float = field(0.0, ge=0)  # what is held, gestures, and the act that is complete, from STATE's top hidden state
   seen: float = field(0.0, ge=0)  # what is held and gestures, from the user's video tokens before the Transformer
   heard: float = field(0.0, ge=0)  # the word that has just ended, from the user's audio tokens before the Transformer
@@ -199,6 +200,10 @@ class ReadoutsConfig(Section):
   places: int = field(4, ge=2)
   gestures: int = field(7, ge=2)
   acts: int = field(36, ge=2)
+
+  def of(self, head: str) -> float:
+    """The weight of a head's cross-entropies in the loss: "state", "seen" or "heard"."""
+    return self.weight * getattr(self, head)
 
   @property
   def sizes(self) -> dict[str, int]:

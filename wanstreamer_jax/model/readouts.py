@@ -32,22 +32,21 @@ class Readouts(nnx.Module):
     chosen, model = config.readouts, config.model
     visible, (rows, columns) = sum(chosen.sizes.values()), config.user_video_grid
 
-    def head(weight: float, tokens: int, classes: int) -> Readout | None:
-      return Readout(tokens, model.width, classes, rngs=rngs) if weight else None
+    def head(name: str, tokens: int, classes: int) -> Readout | None:
+      return Readout(tokens, model.width, classes, rngs=rngs) if chosen.of(name) else None
 
-    self.state = head(chosen.state, 1, visible + chosen.acts)
-    self.seen = head(chosen.seen, rows * columns, visible)
-    self.heard = head(chosen.heard, config.perception.audio_tokens, model.vocab)
-    self.class_weight = nnx.Param(jnp.ones(visible + chosen.acts)) if chosen.state or chosen.seen else None
-    self.heard_weight = nnx.Param(jnp.ones(model.vocab)) if chosen.heard else None
+    self.state = head("state", 1, visible + chosen.acts)
+    self.seen = head("seen", rows * columns, visible)
+    self.heard = head("heard", config.perception.audio_tokens, model.vocab)
+    self.class_weight = nnx.Param(jnp.ones(visible + chosen.acts)) if self.state or self.seen else None
+    self.heard_weight = nnx.Param(jnp.ones(model.vocab)) if self.heard else None
     self.word_weight = nnx.Param(jnp.ones(model.vocab)) if config.train.rare_words else None
     self.config = config
 
 
 def make_readouts(config: Config, *, rngs: nnx.Rngs) -> Readouts | None:
   """The readouts of a config; None where training has none."""
-  chosen = config.readouts
-  wanted = chosen.state or chosen.seen or chosen.heard or config.train.rare_words
+  wanted = any(map(config.readouts.of, ("state", "seen", "heard"))) or config.train.rare_words
   return Readouts(config, rngs=rngs) if wanted else None
 
 

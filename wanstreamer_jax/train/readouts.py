@@ -61,10 +61,10 @@ def readout_losses(
     for kind in labels.KINDS:
       if kind.name in at and at[kind.name].stop <= logits.shape[1]:
         part = at[kind.name]
-        add(source, kind, getattr(chosen, source), logits[:, part], heads.class_weight[...][part], 0)
+        add(source, kind, chosen.of(source), logits[:, part], heads.class_weight[...][part], 0)
   if heads.heard is not None and heads.heard_weight is not None:
     word = labels.KINDS[labels.NAMES.index("word")]
-    add("heard", word, chosen.heard, jax.vmap(heads.heard)(user.audio), heads.heard_weight[...], config.model.pad)
+    add("heard", word, chosen.of("heard"), jax.vmap(heads.heard)(user.audio), heads.heard_weight[...], config.model.pad)
   return loss, dict(metrics)
 
 
@@ -84,16 +84,17 @@ def weight_constants(config: Config, manifests: Sequence[Mapping[str, Any]]) -> 
   Records that state no counts are older than they: then all classes weigh the same, and a line says so.
   """
   chosen, found = config.readouts, dict[str, np.ndarray]()
-  if not (chosen.state or chosen.seen or chosen.heard or config.train.rare_words):
+  state, seen, heard = map(chosen.of, ("state", "seen", "heard"))
+  if not (state or seen or heard or config.train.rare_words):
     return found
   if not any("agent_tokens" in manifest.get("stats", {}) for manifest in manifests):
     print(f"{config.data.path} has no labels and no counts of words: nothing is read out, all words weigh the same")
     return found
   counts = labels.class_counts(manifests, config.model.vocab)
-  if chosen.state or chosen.seen:
+  if state or seen:
     weights = [class_weights(counts[name], chosen.balance) for name in columns(config)]
     found["readouts.class_weight"] = np.concatenate(weights)
-  if chosen.heard:
+  if heard:
     found["readouts.heard_weight"] = class_weights(counts["word"], chosen.balance)
   if config.train.rare_words:
     words = labels.token_counts(manifests, config.model.vocab)
