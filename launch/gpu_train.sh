@@ -85,7 +85,7 @@ PY
 
 train() {
   local options=(--config="$config" --config.data.session_units=375)
-  case "$config" in *codec*) ;; *) options+=(--config.data.batch=32) ;; esac
+  case "$config" in *codec*) ;; *) options+=(--config.data.batch=16) ;; esac
   if [ -n "$small" ]; then
     minutes=0.67 spare=600
     options=(--config=configs/nano.py --config.data.session_units=40 --config.data.batch=2)
@@ -94,7 +94,7 @@ train() {
   fi
   if [ -z "${WANSTREAMER_FLITE:-}" ] && ! command -v flite >/dev/null; then
     say "no flite here (see --pack): formant voices alone"
-    options+=(--config.data.voices=formant)
+    options+=(--config.data.voices=formant --config.data.agent_voices=)
   fi
   [ -z "${WANSTREAMER_FLITE:-}" ] || chmod +x "$WANSTREAMER_FLITE"/flite "$WANSTREAMER_FLITE"/ld-*
   [ -z "$init" ] || options+=("--config.train.init=$init")

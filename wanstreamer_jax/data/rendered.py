@@ -313,7 +313,7 @@ def counted(config: Config, sessions: int = COUNTED) -> dict[str, Any]:
   media, and with formant voices, whose words are those of any voice at slightly other times."""
   origin = rendered_origin(config.data.path)
   seed = origin.seed if origin else 0
-  world, tokenizer = dataclasses.replace(world_config(config), voices="formant"), tokenizer_of(config)
+  world, tokenizer = dataclasses.replace(world_config(config), voices="formant", agent_voices=""), tokenizer_of(config)
   stats: dict[str, Any] = {"labels": {}, "agent_tokens": {}}
   for number in range(sessions):
     session = _without_media(seed + number, world)

@@ -28,7 +28,7 @@ from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.teacher_forcing import crop_past, crop_world, last_units
 from wanstreamer_jax.train.stage import Metrics
-from wanstreamer_jax.weights.agent import load_codecs, with_streamer
+from wanstreamer_jax.weights.agent import load_codecs, resolve, with_streamer
 
 SESSIONS = 4
 MAX_UNITS = 100
@@ -112,7 +112,7 @@ def check(config: Config) -> None:
 def codecs(config: Config) -> tuple[AudioCodec, VideoCodec]:
   """train.codecs: "AUDIO_RUN,VIDEO_RUN", or one exported agent."""
   audio, _, video = config.train.codecs.partition(",")
-  return load_codecs(config, audio, video or audio)
+  return load_codecs(config, resolve(audio), resolve(video or audio))
 
 
 @functools.lru_cache(maxsize=2)
