@@ -85,7 +85,7 @@ PY
 
 train() {
   local options=(--config="$config" --config.data.session_units=375)
-  case "$config" in *codec*) ;; *) options+=(--config.data.batch=16) ;; esac
+  case "$config" in *codec*) ;; *) options+=(--config.data.batch=32) ;; esac
   if [ -n "$small" ]; then
     minutes=0.67 spare=600
     options=(--config=configs/nano.py --config.data.session_units=40 --config.data.batch=2)

@@ -9,6 +9,7 @@ undisturbed one bit for bit: it begins with an empty reservoir and with the firs
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import os
@@ -47,6 +48,7 @@ ENDLESS = 2**31  # sessions
 SPARE_CORES = 2  # for the process that trains
 MEMORY_SHARE = 0.4  # of the machine's, for the reservoir
 SIDE_BY_SIDE = 16  # sessions that are encoded together, at most
+COPIERS = 4  # threads that copy sessions into records: a minute at 128x128 is 80 MB
 AT_ONCE = 5  # units of a session that a codec encodes in one call on an accelerator, at most
 COUNTED = 200  # sessions whose words and labels are counted
 STREAM = 5  # number of this random stream, beside those of mixture.py and augment.py
@@ -114,6 +116,7 @@ class Encoder:
   def __init__(self, config: Config, recorder: Recorder, audio_codec: AudioCodec, video_codec: VideoCodec):
     self._portrait, self._codecs = config.layout.portrait, (audio_codec, video_codec)
     self._dtypes = latent_dtypes(recorder, config)
+    self._pool = concurrent.futures.ThreadPoolExecutor(COPIERS)
     self.manifest = head(recorder, audio_codec, video_codec)
     most = 1 if jax.default_backend() == "cpu" else AT_ONCE
     at_once = max(n for n in range(1, most + 1) if config.data.session_units % n == 0)
@@ -123,12 +126,13 @@ class Encoder:
   def encode(self, made: Sequence[Rendered]) -> list[Kept]:
     """Sessions, encoded side by side. Raises DataError for latents that float16 does not hold."""
     inputs = codec_inputs([one.units for one in made], [one.fixed for one in made], self._portrait)
-    latents, kept = jax.device_get(self._program(*self._codecs, inputs)), []
-    for row, one in enumerate(made):
-      own = {name: values[row] for name, values in latents.items()}
-      units, fixed = latent_records(one.units, one.fixed, own, *self._dtypes)
-      kept.append(Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest))
-    return kept
+    latents = jax.device_get(self._program(*self._codecs, inputs))
+    rows = [{name: values[row] for name, values in latents.items()} for row in range(len(made))]
+    return list(self._pool.map(self._record, made, rows))
+
+  def _record(self, one: Rendered, latents: dict[str, np.ndarray]) -> Kept:
+    units, fixed = latent_records(one.units, one.fixed, latents, *self._dtypes)
+    return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest)
 
 
 class Reservoir:
