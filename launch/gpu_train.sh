@@ -88,7 +88,7 @@ train() {
   case "$config" in *codec*) ;; *) options+=(--config.data.batch=32) ;; esac
   if [ -n "$small" ]; then
     minutes=0.67 spare=600
-    options=(--config=configs/nano.py --config.data.session_units=40 --config.data.batch=2)
+    options=(--config=configs/nano.py --config.data.session_units=40 --config.data.batch=2 --config.train.mesh=data=1)
     random_codecs "$work/codecs"
     codecs="$work/codecs"
   fi
