@@ -78,8 +78,9 @@ from wanstreamer_jax.config_files import load_config
 from wanstreamer_jax.weights.agent import abstract_agent, export_agent
 
 rng = numpy.random.default_rng(0)  # initialising and compiling would take longer than the training
-fill = lambda leaf: rng.uniform(0.0, 0.1, leaf.shape).astype(leaf.dtype)
-export_agent(jax.tree.map(fill, abstract_agent(load_config("configs/nano.py"))), sys.argv[1], "f32")
+fill = lambda path, x: (rng.uniform(-0.1, 0.1, x.shape) + ("std" in jax.tree_util.keystr(path))).astype(x.dtype)
+agent = abstract_agent(load_config("configs/nano.py"))
+export_agent(jax.tree_util.tree_map_with_path(fill, agent), sys.argv[1], "f32")
 PY
 }
 
