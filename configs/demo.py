@@ -21,12 +21,13 @@ def get_config() -> Config:
   data.world, data.voices, data.agent_voices = "full", "formant,flite", "flite"
   data.session_units = 375  # a minute
   layout = config.layout
-  layout.patch, layout.commit_patch = 4, 1  # 2x2 video tokens, noisy and committed
+  layout.patch, layout.commit_patch = 8, 1  # 2x2 video tokens, noisy and committed
   layout.window = 190  # 30 s
   layout.text_slots, layout.user_text_slots = 2, 2
   use_neural(config, "voice")
   pictures = config.video_codec.native
-  pictures.fold, pictures.channels, pictures.latent_dim = 4, (32, 64, 128), 16  # 8x8 latents of 16 numbers
+  pictures.fold, pictures.channels, pictures.latent_dim = 4, (48, 96), 8  # 16x16 latents of 8 numbers
+  pictures.encoder_blocks, pictures.decoder_blocks = (1,), (2, 1)
   perception = config.perception
   perception.audio_tokens, perception.audio_channels = 2, 128
   perception.video_patch, perception.video_merge, perception.video_channels = 16, 4, 96  # 2x2 tokens
