@@ -1,24 +1,40 @@
-"""The size for an agent trained on a GPU: width 256, 6 layers, frames of 64x64. It runs in real time on two laptop
-cores. The shipped weights are `tiny`.
+"""The size of the agent that people meet: pictures of 128x128, the full world, half a minute of memory. 3 M parameters
+and 22 tokens a unit.
 
-    bash launch/train.sh demo 4000
+    bash launch/train.sh demo 800
 
-Expected time: not measured; 5 to 15 million units should take under an hour on one current GPU. Too large to train on a
-CPU (see `tiny.py`). Expected result: not trained yet.
+Crops are 40 units for most of the training (`data.units`), then 190 (`--config.data.units=190
+--config.data.batch=2 --config.train.init=RUN`), so that what was shown half a minute ago is remembered: the window is
+190 units at work in either case. Expected time and result: not measured yet.
 """
 
 from configs import base, tiny
+from configs.audio_codec import use_neural
 from wanstreamer_jax.config import Config
 
 
 def get_config() -> Config:
   config = base.get_config()
   config.name = "demo"
+  config.media.height = config.media.width = 128
+  data = config.data
+  data.world, data.voices, data.agent_voices = "full", "formant,flite", "flite"
+  data.session_units = 375  # a minute
+  layout = config.layout
+  layout.patch, layout.commit_patch = 4, 1  # 2x2 video tokens, noisy and committed
+  layout.window = 190  # 30 s
+  layout.text_slots, layout.user_text_slots = 2, 2
+  use_neural(config, "voice")
+  pictures = config.video_codec.native
+  pictures.fold, pictures.channels, pictures.latent_dim = 4, (32, 64, 128), 16  # 8x8 latents of 16 numbers
+  perception = config.perception
+  perception.audio_tokens, perception.audio_channels = 2, 128
+  perception.video_patch, perception.video_merge, perception.video_channels = 16, 4, 96  # 2x2 tokens
   model = config.model
-  model.width, model.layers, model.mlp = 256, 6, 704
-  model.heads, model.kv_heads, model.head_dim = 4, 2, 64
-  config.layout.window = config.data.units = 62  # 10 s, in training and at work
-  config.train.optimizer, config.train.learning_rate = "muon", 1.5e-3
+  model.width, model.layers, model.mlp = 192, 6, 512
+  model.heads, model.kv_heads, model.head_dim = 3, 3, 64
+  train = config.train
+  train.optimizer, train.learning_rate, train.noisy_units = "muon", 2e-3, 20
   tiny.use_readouts(config)
-  config.train.run = "runs/demo"
+  train.run = "runs/demo"
   return config

@@ -6,6 +6,8 @@ from typing import Any
 from wanstreamer_jax.cli.parsing import add_command, add_config, folder, load_config, number
 from wanstreamer_jax.errors import UserError
 
+ENDLESS = 2**30  # updates, of a run that ends by the clock
+
 
 def add_train(commands: Any) -> None:
   examples = """
@@ -13,12 +15,17 @@ def add_train(commands: Any) -> None:
     wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.train.run=runs/short
     wanstreamer train --config=configs/tiny.py --config.train.mesh=data=2,fsdp=4
     wanstreamer train --config=configs/tiny.py --config.train.run=gs://bucket/runs/tiny
+    wanstreamer train --config=configs/demo.py --minutes 8 --config.data.path=world://0 --config.train.codecs=demo
     wanstreamer train --config=configs/tiny.py --coordinator 10.0.0.2:8476 --processes 4 --process 1
 
     The same command continues a run that was stopped.
   """
   parser = add_command(commands, "train", "train a stage from a config file, or continue its run", examples, train)
   add_config(parser)
+  parser.add_argument(
+    "--minutes", metavar="M", type=number(float, 0.01),
+    help="end after so many minutes, whatever train.steps says, with the schedule at its end",
+  )  # fmt: skip
   job = parser.add_argument_group(
     "several hosts", "Cloud TPU, GKE, Slurm and Open MPI need none of these: the same command on every host is enough."
   )
@@ -35,6 +42,8 @@ def train(args: argparse.Namespace) -> None:
   from wanstreamer_jax.parallel import hosts
 
   with hosts.joined(args.coordinator, args.processes, args.process, args.heartbeat):
+    if args.minutes is not None:
+      args.overrides = [f"train.steps={ENDLESS}", *args.overrides, f"train.minutes={args.minutes}"]
     config = load_config(args)  # a host where it fails tells the others
     from wanstreamer_jax.train.loop import train as train_stage
     from wanstreamer_jax.train.stages import get_stage

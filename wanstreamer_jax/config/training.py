@@ -13,7 +13,8 @@ VOICE_ENGINES = ("formant", "flite", "espeak")
 @section
 class DataConfig(Section):
   """Where records come from. `path` holds a records folder made by `wanstreamer data make` (or `encode`), or several
-  that are mixed by weights: "world-latents:3,calls-latents:1" (data/mixture.py)."""
+  that are mixed by weights: "world-latents:3,calls-latents:1" (data/mixture.py). "world://SEED" renders duplex_world
+  while it trains (data/rendered.py)."""
 
   path: str = "data_cache/world"
   units: int = field(40, ge=1)  # length of a training crop
@@ -97,6 +98,8 @@ class TrainConfig(Section):
 
   stage: Literal["duplex", "audio_codec", "video_codec"] = "duplex"
   steps: int = field(1000, ge=1)
+  # The run ends, and its schedule too, after so many minutes, or after `steps` if that is earlier; 0: after `steps`.
+  minutes: float = field(0.0, ge=0)
   learning_rate: float = field(1e-3, ge=0)
   optimizer: Literal["adamw", "muon"] = "adamw"  # "muon" is for matrices of layers and perception, AdamW for the rest
   schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # after the warm-up; "wsd" is stable, then decays

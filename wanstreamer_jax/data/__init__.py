@@ -24,6 +24,8 @@ Modules:
     recordings.py        Reads recordings of two people as sessions
     records.py           The stored form of a unit and of a session, as NumPy dtypes
     remote.py            Copies folders of records from object stores to this machine, as they are needed
+    render.py            Processes that render sessions of duplex_world and hand them over in memory
+    rendered.py          Training data that are rendered while training runs: `data.path = "world://SEED"`
     session.py           The session: both sides of one conversation on one clock
     sounds.py            Sounds to train and to judge audio codecs on: voices, chords, noise, rooms
     stats.py             Statistics of a folder of records: size, shares of speech, text, spill, events

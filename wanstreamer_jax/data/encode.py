@@ -16,8 +16,8 @@ import dataclasses
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,17 @@ def _carried(source: RecordFolder, head: dict[str, Any]) -> tuple[str, ...]:
   return tuple(name for name, crf in head["pieces"]["quality"].items() if source.pieces.quality.get(name) == crf)
 
 
-def latent_dtypes(source: RecordFolder, config: Config) -> tuple[np.dtype, np.dtype]:
+class Media(Protocol):
+  """What holds media records."""
+
+  @property
+  def unit_dtype(self) -> np.dtype: ...
+
+  @property
+  def session_dtype(self) -> np.dtype: ...
+
+
+def latent_dtypes(source: Media, config: Config) -> tuple[np.dtype, np.dtype]:
   """Layouts of latent units and sessions."""
   video = (config.latent_height, config.latent_width, config.video_codec.latent_dim)
   audio = (config.audio_latents, config.audio_codec.latent_dim)
@@ -144,13 +154,14 @@ def fingerprint(*codecs: Any) -> str:
 
 
 def encode_session(
-  audio_codec: AudioCodec, video_codec: VideoCodec, inputs: dict[str, jax.Array]
+  audio_codec: AudioCodec, video_codec: VideoCodec, inputs: dict[str, jax.Array], at_once: int = 1
 ) -> dict[str, jax.Array]:
   """One session's latents: video [K, h, w, Z], audio [K, A, Z], portrait [h, w, Z], voice [V, Z].
 
   inputs: video uint8 [K, F, H, W, 3], audio int16 [K, S], portrait uint8 [H, W, 3] with portrait_valid, and voice
   int16 [samples] where the layout has one. The agent's audio is encoded as much earlier as its codec decodes it
   late, so that what is decoded is in step with the picture; the codec hears silence in the last `cfg.delay` samples.
+  at_once: units in one call of the codecs, which divides K: more are faster on a GPU and take more memory.
   """
   portrait = records.video_to_float(inputs["portrait"])
   first, behind = video_codec.encode_first(portrait[None])
@@ -160,11 +171,13 @@ def encode_session(
   def unit(states: tuple[Any, Any], media: tuple[jax.Array, jax.Array]) -> tuple[tuple[Any, Any], Any]:
     video, video_state = video_codec.encode(records.video_to_float(media[0]), states[0])
     audio, audio_state = audio_codec.encode(records.audio_to_float(media[1]), states[1])
-    return (video_state, audio_state), (video.mean[0], audio.mean)
+    return (video_state, audio_state), (video.mean, audio.mean)
 
   states = (video_state, audio_codec.encoder_state())
-  sound = advanced(inputs["audio"], audio_codec.cfg.delay)
-  _, (video, audio) = jax.lax.scan(unit, states, (inputs["video"], sound))
+  sound, units = advanced(inputs["audio"], audio_codec.cfg.delay), inputs["audio"].shape[0]
+  parts = inputs["video"].reshape(units // at_once, -1, *inputs["video"].shape[2:]), sound.reshape(units // at_once, -1)
+  _, (video, audio) = jax.lax.scan(unit, states, parts)  # [parts, at_once, h, w, Z], [parts, at_once * A, Z]
+  video, audio = video.reshape(units, *video.shape[2:]), audio.reshape(units, -1, audio.shape[-1])
   voice = jnp.zeros((0, audio.shape[-1]))
   if inputs["voice"].shape[0]:
     voice = audio_codec.encode(records.audio_to_float(inputs["voice"]), audio_codec.encoder_state())[0].mean
@@ -182,16 +195,14 @@ def _encoded(job: _EncodeJob, numbers: range, skipped: list[dict[str, Any]]) -> 
   readable = _readable(job, numbers, skipped)
   while chosen := list(itertools.islice(readable, job.batch)):
     full = [*chosen, *[chosen[-1]] * (job.batch - len(chosen))]
-    units, fixed = np.stack([units for _, units, _ in full]), np.stack([session.fixed for _, _, session in full])
-    inputs = {"video": units["agent_video"], "audio": units["agent_audio"]}
-    inputs |= {"portrait": fixed["portrait"], "voice": fixed["voice"]}
-    inputs["portrait_valid"] = fixed["portrait_valid"] & job.portrait  # as in sessions of this layout
+    inputs = codec_inputs([units for _, units, _ in full], [session.fixed for _, _, session in full], job.portrait)
     latents = jax.device_get(job.encoder(inputs))
     for row, (number, media, session) in enumerate(chosen):
       with _skipping(job, number, skipped):
-        record = _record(job, media, session, {name: values[row] for name, values in latents.items()})
+        own = {name: values[row] for name, values in latents.items()}
+        units, fixed = latent_records(media, session.fixed, own, job.unit_dtype, job.session_dtype)
         pieces = {name: job.source.read_pieces(number, name) for name in job.carried}
-        yield record_writer.Entry(*record, pieces)
+        yield record_writer.Entry(units, records.SessionRecord(fixed, session.truth), pieces)
 
 
 def _readable(
@@ -215,21 +226,36 @@ def _skipping(job: _EncodeJob, number: int, skipped: list[dict[str, Any]]) -> It
     skipped.append(record_writer.skip(where, error))
 
 
-def _record(
-  job: _EncodeJob, media: np.ndarray, session: records.SessionRecord, latents: dict[str, np.ndarray]
-) -> tuple[np.ndarray, records.SessionRecord]:
-  """One session with latents in place of the agent's pictures and sound."""
-  units, fixed = np.zeros(job.source.units, job.unit_dtype), np.zeros((), job.session_dtype)
+def codec_inputs(units: Sequence[np.ndarray], fixed: Sequence[np.ndarray], portrait: bool) -> dict[str, np.ndarray]:
+  """What `encode_session` takes of several sessions: arrays [sessions, ...].
+
+  units, fixed: their media records. portrait: whether the layout has one.
+  """
+  inputs = {name: np.stack([own[f"agent_{name}"] for own in units]) for name in ("video", "audio")}
+  inputs |= {name: np.stack([own[name] for own in fixed]) for name in ("portrait", "voice", "portrait_valid")}
+  inputs["portrait_valid"] &= portrait
+  return inputs
+
+
+def latent_records(
+  media: np.ndarray, fixed: np.ndarray, latents: dict[str, np.ndarray], unit_dtype: np.dtype, session_dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+  """One session's records (units, fixed part) with latents in place of the agent's pictures and sound.
+
+  media, fixed: its media records. The layouts are those of `latent_dtypes`. Raises DataError for latents that float16
+  does not hold.
+  """
+  units, whole = np.zeros(len(media), unit_dtype), np.zeros((), session_dtype)
   for name in media.dtype.names or ():
     if name not in REPLACED:
       units[name] = media[name]
-  for name in session.fixed.dtype.names or ():
-    fixed[name] = session.fixed[name]
+  for name in fixed.dtype.names or ():
+    whole[name] = fixed[name]
   for name in ("video", "audio"):
     units[f"agent_{name}_latent"] = _finite(latents[name])
   for name in ("portrait", "voice"):
-    fixed[f"{name}_latent"] = _finite(latents[name])
-  return units, records.SessionRecord(fixed, session.truth)
+    whole[f"{name}_latent"] = _finite(latents[name])
+  return units, whole
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ The whole state of either is the step. Grain reads ahead and places batches on t
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.augment import augment_audio, augment_video, draws
 from wanstreamer_jax.data.mixture import Mixture, Place
 from wanstreamer_jax.data.record_folder import RecordFolder
-from wanstreamer_jax.data.records import LATER, session_dtype, unit_dtype, unit_field
+from wanstreamer_jax.data.records import LATER, SessionRecord, session_dtype, unit_dtype, unit_field
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 
@@ -82,8 +82,19 @@ def read_fields(folder: RecordFolder, session: int, start: int, units: int, fiel
   return found | {"session": np.asarray(session, np.int32), "start": np.asarray(start, np.int32)}
 
 
-def read_crop(folder: RecordFolder, session: int, start: int, units: int) -> Crop:
-  """One crop of a folder of latents."""
+class Readable(Protocol):
+  """What crops are read from: a folder of latents, or sessions in memory (`rendered.py`)."""
+
+  @property
+  def manifest(self) -> dict[str, Any]: ...
+
+  def read_units(self, session: int, start: int = 0, count: int | None = None) -> np.ndarray: ...
+
+  def read_session(self, session: int) -> SessionRecord: ...
+
+
+def read_crop(folder: Readable, session: int, start: int, units: int) -> Crop:
+  """One crop of latents."""
   before = min(PREVIOUS, start)
   read, fixed = folder.read_units(session, start - before, before + units), folder.read_session(session).fixed
   fields: dict[str, Any] = {name: unit_field(read, name, folder.manifest)[before:] for name in UNIT_FIELDS}

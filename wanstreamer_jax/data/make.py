@@ -220,8 +220,9 @@ def _to_records(
     speech += [user.sum(), agent.sum(), (user & agent).sum()]
     notes["text"] = {side: dataclasses.asdict(text[side]) for side in text}
     notes["world_tokens_cut"] = truncated
-    notes["labels"] = _add(notes.get("labels", {}), labels.label_counts(units[labels.FIELD]))
-    notes["agent_tokens"] = _add(notes.get("agent_tokens", {}), token_counts(units, tokenizer.pad_id))
+    notes["labels"] = add_counts(notes.get("labels", {}), labels.label_counts(units[labels.FIELD]))
+    tokens = token_counts(units["agent_text"], tokenizer.pad_id)
+    notes["agent_tokens"] = add_counts(notes.get("agent_tokens", {}), tokens)
     notes["speaking_frames"] = dict(zip(("user", "agent", "both"), speech.tolist()))
     yield record_writer.Entry(units, record)
 
@@ -231,7 +232,7 @@ def summarise(notes: list[dict[str, Any]], config: Config, late: float = MAX_LAT
 
   Raises DataError when more than the share `late` of the agent's words is late.
   """
-  stats = functools.reduce(_add, ({k: v for k, v in n.items() if k in COUNTS} for n in notes if "text" in n))
+  stats = functools.reduce(add_counts, ({k: v for k, v in n.items() if k in COUNTS} for n in notes if "text" in n))
   lateness.check_late(records.TextStats(**stats["text"][AGENT]), late, config)
   return {"stats": stats}
 
@@ -239,14 +240,15 @@ def summarise(notes: list[dict[str, Any]], config: Config, late: float = MAX_LAT
 COUNTS = ("text", "world_tokens_cut", "speaking_frames", "labels", "agent_tokens")
 
 
-def token_counts(units: np.ndarray, pad: int) -> dict[str, int]:
-  """{token id: how often the agent writes it}, without PAD."""
-  ids, times = np.unique(units["agent_text"][units["agent_text"] != pad], return_counts=True)
+def token_counts(text: np.ndarray, pad: int) -> dict[str, int]:
+  """{token id: how often it is in a text}, without PAD."""
+  ids, times = np.unique(text[text != pad], return_counts=True)
   return {str(token): int(count) for token, count in zip(ids, times)}
 
 
-def _add(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def add_counts(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+  """Sums of nested counts."""
   return {
-    key: _add(a.get(key, {}), b.get(key, {})) if isinstance((a | b)[key], dict) else a.get(key, 0) + b.get(key, 0)
+    key: add_counts(a.get(key, {}), b.get(key, {})) if isinstance((a | b)[key], dict) else a.get(key, 0) + b.get(key, 0)
     for key in dict.fromkeys((*a, *b))  # a shard of an older version has fewer counts
   }

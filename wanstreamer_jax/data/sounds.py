@@ -19,7 +19,6 @@ from wanstreamer_jax.config import Config, MediaConfig
 from wanstreamer_jax.data.duplex_world.phones import LEXICON
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.duplex_world.voices import agent_voice, cough, engines_of, user_voice, versions
-from wanstreamer_jax.data.media import read_audio
 from wanstreamer_jax.data.session import Session, Side, Word, World
 from wanstreamer_jax.errors import DataError
 
@@ -50,6 +49,8 @@ class Speech:
   def utterance(self, voice: int, media: MediaConfig, rng: np.random.Generator) -> np.ndarray:
     """A sentence or a file of voice `voice`, any number: float32 [samples]."""
     if self.folder:
+      from wanstreamer_jax.data.media import read_audio  # here, since voices are made where there is no media library
+
       files = self.voices[voice % len(self.voices)]
       return read_audio(files[int(rng.integers(len(files)))], media, MAX_FILE_SECONDS)
     words = list(LEXICON)

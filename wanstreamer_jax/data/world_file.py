@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wanstreamer_jax.config import MediaConfig, unknown_name
-from wanstreamer_jax.data.media import read_audio
 from wanstreamer_jax.data.records import audio_to_int16
 from wanstreamer_jax.data.session import World
 from wanstreamer_jax.data.tokenizer import is_one_line
@@ -62,8 +61,14 @@ def world_of(path: Path, value: Any, media: MediaConfig, max_pixels: int = MAX_P
   return World(
     fields=fields,
     portrait=None if portrait is None else load_portrait(portrait, media, max_pixels),
-    voice=None if voice is None else read_audio(voice, media, MAX_VOICE),
+    voice=None if voice is None else _load_voice(voice, media),
   )
+
+
+def _load_voice(path: Path, media: MediaConfig) -> np.ndarray:
+  from wanstreamer_jax.data.media import read_audio  # here, since training runs where there is no media library
+
+  return read_audio(path, media, MAX_VOICE)
 
 
 def check_world(path: Path, value: Any) -> tuple[dict[str, str], Path | None, Path | None]:

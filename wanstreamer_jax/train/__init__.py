@@ -2,6 +2,7 @@
 
 Modules:
     checkpoint.py          Training checkpoints (Orbax): atomic, written in the background, for any mesh
+    clock.py               Runs that end by the clock (`train.minutes`): when to stop and save, and the schedule
     codec_losses.py        Losses of stage 0, for the audio and the video codec, on one unbatched clip
     codecs.py              Stage 0: trains the audio and the video codec on clips of media records
     critic.py              Discriminators of the audio codec's stage 0, an option of its training

@@ -47,9 +47,9 @@ from wanstreamer_jax.weights.store import (
 # data are moved and mixtures change, but a notice is printed. The tokenizer's path is free, its hash is not.
 FREE_FIELDS = (
   "name", "data.path", "data.heldout", "data.user_video", "data.agent_video", "data.user_video_crf",
-  "data.agent_video_crf", "data.video_piece", "train.steps", "train.mesh", "train.log_every", "train.eval_every",
-  "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init", "train.codecs",
-  "train.language_model", "train.hearing", "train.seeing", "data.tokenizer",
+  "data.agent_video_crf", "data.video_piece", "train.steps", "train.minutes", "train.mesh", "train.log_every",
+  "train.eval_every", "train.checkpoint_every", "train.keep", "train.keep_every", "train.run", "train.init",
+  "train.codecs", "train.language_model", "train.hearing", "train.seeing", "data.tokenizer",
   "flow.steps", "flow.shift", "flow.guidance", "model.kv_cache", "model.remat", "model.attention",
 )  # fmt: skip
 FREE_SECTIONS = ("eval.",)

@@ -21,7 +21,8 @@ from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.codecs.posterior import calibrate
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data.mixture import Mixture, Order, SharedOrder
-from wanstreamer_jax.data.records import audio_to_float, video_to_float, video_to_uint8
+from wanstreamer_jax.data.records import SessionRecord, audio_to_float, video_to_float, video_to_uint8
+from wanstreamer_jax.data.rendered import Kept, Limits, Reservoir, check_length, is_rendered, random_of, recorder_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.files import Path, replacing, save_figure
 from wanstreamer_jax.parallel.mesh import make_mesh
@@ -78,14 +79,62 @@ class ClipLoader:
     folder, rng = self.mixture.folders[number], np.random.default_rng([data.seed, step, row])
     for _ in range(TRIES):
       units = folder.read_units(session, start, data.units, [f"{side}_{self.name}" for side in SIDES])
-      first = int(rng.random() >= AGENT_SHARE)
-      for side in (SIDES[first], SIDES[1 - first]):  # where this side lacks the stream, the other may have it
-        if units[f"{side}_{self.name}_valid"].all():
-          media = units[f"{side}_{self.name}"]
-          media = media.reshape(-1, *media.shape[2:])
-          return media if self.name == "audio" else np.concatenate([media[:1], media])
+      found = clip_of(units, self.name, rng)
+      if found is not None:
+        return found
       session, start = int(rng.integers(folder.sessions)), int(rng.integers(folder.units - data.units + 1))
     raise DataError(f"{folder.path}: {TRIES} random clips of {data.units} units had no {self.name} on either side")
+
+
+def clip_of(units: np.ndarray, name: str, rng: np.random.Generator) -> np.ndarray | None:
+  """The clip of a medium from one side of media records, mostly the agent's; None where neither has it throughout."""
+  first = int(rng.random() >= AGENT_SHARE)
+  for side in (SIDES[first], SIDES[1 - first]):  # where this side lacks the stream, the other may have it
+    if units[f"{side}_{name}_valid"].all():
+      media = units[f"{side}_{name}"]
+      media = media.reshape(-1, *media.shape[2:])
+      return media if name == "audio" else np.concatenate([media[:1], media])
+  return None
+
+
+class RenderedClips:
+  """The same of sessions that are rendered meanwhile (data/rendered.py); a `with` block ends the rendering."""
+
+  def __init__(self, config: Config, name: str, rows: Sequence[int] | None = None, limits: Limits | None = None):
+    check_length(config)
+    fields = tuple(f"{side}_{name}{valid}" for side in SIDES for valid in ("", "_valid"))
+    limits, recorder = limits or Limits.of_machine(), recorder_of(config, fields=fields)
+    if name == "video" and not recorder.source.tracks:
+      raise DataError(f"data.path {config.data.path} has no pictures: expected world://SEED")
+    self.config, self.name, self.rows = config, name, len(range(config.data.batch) if rows is None else rows)
+    keep = lambda made: [Kept(one.number, one.units, SessionRecord(one.fixed, {}), {}) for one in made]
+    self.reservoir = Reservoir(config.data.path, recorder, limits, 1, keep)
+
+  def batch_at(self, step: int) -> dict[str, np.ndarray]:
+    rng, units = random_of(self.config.data.seed, step), self.config.data.units
+    chosen = self.reservoir.choose(rng, self.rows, units)
+    clips = [clip_of(kept.read_units(0, start, units), self.name, rng) for kept, start in chosen]
+    return {self.name: np.stack([clip for clip in clips if clip is not None])}  # rendered sessions have all throughout
+
+  def __enter__(self) -> "RenderedClips":
+    _open[self.config] = self
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    del _open[self.config]
+    self.reservoir.close()
+
+
+_open: dict[Config, RenderedClips] = {}  # those of the run that goes on
+
+
+def _clips(config: Config, name: str, rows: Sequence[int] | None = None) -> ClipLoader | RenderedClips:
+  """The clips of `data.path`; while a run renders, those of the run."""
+  if config in _open:
+    return _open[config]
+  if is_rendered(config):
+    return RenderedClips(config, name, rows)
+  return ClipLoader(Mixture(config.data.path), config, name, rows)
 
 
 def audio_codec_stage() -> Stage:
@@ -139,15 +188,15 @@ def _mean_loss(loss: Any, vae: Any, clips: jax.Array, keys: jax.Array, config: C
 
 
 def _stage(name: str, medium: str, init: Any, make_loss: Callable[[Config], Loss], draw: Any) -> Stage:
-  loader = lambda config, rows=None: ClipLoader(Mixture(config.data.path), config, medium, rows)
+  loader = lambda config, rows=None: _clips(config, medium, rows)
   own_rows = lambda config: host_rows(config.data.batch, make_mesh(config.train.mesh))
   evaluation_loss = jax.jit(lambda vae, batch, keys, config: make_loss(config)(vae, batch, keys), static_argnums=3)
 
   def evaluate(params: Any, config: Config, run: pathlib.Path, step: int) -> Metrics:
     """Losses of one batch (of `data.heldout` where it is set); draws originals above their reconstructions."""
     codec = codec_of(params)
-    held_out = config.data.replace(path=config.data.heldout or config.data.path)
-    batch = loader(config.replace(data=held_out).freeze()).batch_at(EVALUATION_STEP)
+    own = config.replace(data=config.data.replace(path=config.data.heldout)).freeze() if config.data.heldout else config
+    batch = loader(own).batch_at(EVALUATION_STEP)
     keys = jax.random.split(jax.random.key(0), config.data.batch)
     value, metrics = evaluation_loss(codec, batch, keys, config)
     path = run / "pictures" / f"{step:06d}.png"
@@ -178,7 +227,7 @@ def _load(path: Path, abstract: Any, config: Config) -> Any:
 _measure = jax.jit(calibration_statistics)
 
 
-def standardised(vae: Any, loader: ClipLoader, medium: str) -> Any:
+def standardised(vae: Any, loader: ClipLoader | RenderedClips, medium: str) -> Any:
   """The codec with its latents' mean, deviation and what the past leaves unknown, measured over some batches."""
   to_float = audio_to_float if medium == "audio" else video_to_float
   lag = loader.config.audio_latents if medium == "audio" else loader.config.video_groups

@@ -18,6 +18,8 @@ from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import labels
 from wanstreamer_jax.data.loader import Crop
 from wanstreamer_jax.data.mixture import Mixture
+from wanstreamer_jax.data.rendered import RenderedLoader, is_rendered
+from wanstreamer_jax.data.rendered import manifest as rendered_manifest
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.files import Path
 from wanstreamer_jax.flow import interpolate, sample_time, velocity
@@ -263,7 +265,10 @@ def _loader(config: Config) -> Any:
   mesh = make_mesh(config.train.mesh)
   with jax.set_mesh(mesh):  # before anything is compiled
     check_devices(config.model.heads, config.data.units, noisy_units(config, config.data.units))
-  loader = CropLoader(config.data.path, config, host_rows(config.data.batch, mesh), config.augment.on)
+  rows = host_rows(config.data.batch, mesh)
+  if is_rendered(config):
+    return RenderedLoader(config, *duplex_validation.codecs(config), rows, config.augment.on)
+  loader = CropLoader(config.data.path, config, rows, config.augment.on)
   longest = max(folder.units for folder in loader.folders)
   if keeps_all(config) and longest > config.data.session_units:
     raise ConfigError(
@@ -282,16 +287,27 @@ def _evaluate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: in
 def _constants(config: Config) -> dict[str, np.ndarray]:
   """Variances of the latents given the past, by parameter, as the codecs of the records measured them; {} where the
   records are older. Raises DataError for another number of channels."""
-  folder = Mixture(config.data.path).folders[0]  # the others were made by the same codecs
-  found = weight_constants(config)
+  manifests = _manifests(config)
+  found = weight_constants(config, manifests)
   for name, codec in (("audio", config.audio_codec), ("video", config.video_codec)):
-    stated = folder.manifest.get("residual_std", {}).get(name)
+    stated = manifests[0].get("residual_std", {}).get(name)  # the others were made by the same codecs
     if stated is None:
       continue
     if len(stated) != codec.latent_dim:
-      raise DataError(f"{folder.path} states residual_std of {len(stated)} {name} channels, not of {codec.latent_dim}")
+      raise DataError(
+        f"{config.data.path} states residual_std of {len(stated)} {name} channels, not of {codec.latent_dim}"
+      )
     found[f"heads.{name}_variance"] = np.square(np.asarray(stated, np.float32))
   return found
+
+
+def _manifests(config: Config) -> list[dict[str, Any]]:
+  """What is known of the training data before they are read."""
+  if not is_rendered(config):
+    return [folder.manifest for folder in Mixture(config.data.path).folders]
+  from wanstreamer_jax.train import duplex_validation
+
+  return [rendered_manifest(config, *duplex_validation.codecs(config))]
 
 
 def _load(path: Path, abstract: WanStreamer, config: Config) -> WanStreamer:

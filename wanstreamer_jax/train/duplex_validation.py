@@ -21,13 +21,14 @@ from wanstreamer_jax.data.loudness import is_loud
 from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
+from wanstreamer_jax.data.rendered import is_rendered
 from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import ConfigError, DataError
 from wanstreamer_jax.files import save_figure
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.teacher_forcing import crop_past, crop_world, last_units
 from wanstreamer_jax.train.stage import Metrics
-from wanstreamer_jax.weights.agent import load_codecs, with_streamer
+from wanstreamer_jax.weights.agent import load_codecs, resolve, with_streamer
 
 SESSIONS = 4
 MAX_UNITS = 100
@@ -38,7 +39,7 @@ def validate(streamer: WanStreamer, config: Config, run: pathlib.Path, step: int
   """Rolls out on `data.heldout` with the codecs of `train.codecs`; nothing where either is not set."""
   if not (config.data.heldout and config.train.codecs):
     return {}
-  audio_codec, video_codec = _codecs(config)
+  audio_codec, video_codec = codecs(config)
   batch = _held_out(config)
   spoken, truth = _roll(streamer, audio_codec, video_codec, batch)
   path = run / "pictures" / f"rollout_{step:06d}.png"
@@ -86,13 +87,20 @@ def _heard(batch: Crop) -> np.ndarray:
 def check(config: Config) -> None:
   """Raises before the first step what `validate` would raise after many: for codecs or records that cannot be read, and
   for latents that other codecs made."""
-  if bool(config.train.codecs) != bool(config.data.heldout):
+  rendered = is_rendered(config)
+  if rendered and not config.train.codecs:
+    raise ConfigError(
+      f"data.path {config.data.path} is rendered and encoded while training runs: set train.codecs to the codecs, an "
+      "exported agent or AUDIO_RUN,VIDEO_RUN"
+    )
+  if not rendered and bool(config.train.codecs) != bool(config.data.heldout):
     given, missing = ("train.codecs", "data.heldout") if config.train.codecs else ("data.heldout", "train.codecs")
     raise ConfigError(f"{given} is set, but {missing} is not: evaluations while training need both")
   if config.data.heldout and config.train.codecs:
     _held_out(config)
-    made_by = fingerprint(*_codecs(config))
-    for folder in (*Mixture(config.data.path).folders, RecordFolder(config.data.heldout)):
+    made_by = fingerprint(*codecs(config))
+    trained_on = [] if rendered else Mixture(config.data.path).folders
+    for folder in (*trained_on, RecordFolder(config.data.heldout)):
       if folder.manifest["source"].get("codecs") != made_by:
         raise DataError(
           f"the latents in {folder.path} were made by other codecs than {config.train.codecs}: encode them again, or "
@@ -101,10 +109,10 @@ def check(config: Config) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _codecs(config: Config) -> tuple[AudioCodec, VideoCodec]:
+def codecs(config: Config) -> tuple[AudioCodec, VideoCodec]:
   """train.codecs: "AUDIO_RUN,VIDEO_RUN", or one exported agent."""
   audio, _, video = config.train.codecs.partition(",")
-  return load_codecs(config, audio, video or audio)
+  return load_codecs(config, resolve(audio), resolve(video or audio))
 
 
 @functools.lru_cache(maxsize=2)

@@ -18,6 +18,7 @@ In a job of several processes (parallel/hosts.py) all run this loop. The first o
 of them write checkpoints, and all stop at the same step.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -33,6 +34,7 @@ from jax.sharding import Mesh
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import config_to_dict
+from wanstreamer_jax.data.rendered import RenderedLoader
 from wanstreamer_jax.data.tokenizer import TextTokenizer, tokenizer_of
 from wanstreamer_jax.errors import ConfigError, Stopped, TrainingError
 from wanstreamer_jax.files import replacing, write_json
@@ -42,6 +44,7 @@ from wanstreamer_jax.parallel.mesh import check_batch, enable_compilation_cache,
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train import provenance
 from wanstreamer_jax.train.checkpoint import Checkpoints
+from wanstreamer_jax.train.clock import Clock
 from wanstreamer_jax.train.flops import model_flops
 from wanstreamer_jax.train.language_model import language_model_params
 from wanstreamer_jax.train.metric_log import MetricLog
@@ -68,6 +71,7 @@ def train(stage: Stage, config: Config) -> TrainState:
     raise ConfigError(
       f"train.run is {config.train.run!r}: give a folder of its own, like runs/tiny, or gs://bucket/run"
     )
+  clock = Clock(config.train.minutes)
   config, tokenizer = with_tokenizer_hash(config)
   enable_compilation_cache()
   hosts.check_same(provenance.facts(config))
@@ -75,6 +79,7 @@ def train(stage: Stage, config: Config) -> TrainState:
   check_batch(config.data.batch, mesh)
   loader = stage.make_loader(config)
   with (
+    loader if isinstance(loader, contextlib.AbstractContextManager) else contextlib.nullcontext(),
     hosts.only_first_speaks(),
     RunFolder(config.train.run) as run,
     jax.set_mesh(mesh),
@@ -91,10 +96,10 @@ def train(stage: Stage, config: Config) -> TrainState:
       with replacing(run.local / TOKENIZER_FILE) as temporary:
         temporary.write_bytes(tokenizer.blob)
     with (
-      MetricLog(run.local, start, config.train.steps, stage.units(config)) as log,
+      MetricLog(run.local, start, config.train.steps, stage.units(config), clock.left if clock.runs else None) as log,
       Prefetcher(loader, mesh, start, config.train.steps) as prefetcher,
     ):
-      state = _Updates(stage, config, mesh, loader, run, checkpoints, log, prefetcher, interrupt).run_from(state)
+      state = _Updates(stage, config, mesh, loader, run, checkpoints, log, prefetcher, interrupt, clock).run_from(state)
     finish = stage.finish
     if finish is not None:
       hosts.on_first(state.averaged, lambda weights: finish(weights, config, run.local))
@@ -145,9 +150,10 @@ class _Updates:
   log: MetricLog
   prefetcher: Prefetcher
   interrupt: "Interrupt"
+  clock: Clock
 
   def run_from(self, state: TrainState) -> TrainState:
-    """From state.step to train.steps."""
+    """From state.step to train.steps, or to the end by the clock."""
     train, start = self.config.train, int(state.step)
     evaluated = hosts.from_first(self.log.evaluated)
     if start > 0 and _due(start, train.eval_every, train.steps) and not evaluated:
@@ -161,10 +167,11 @@ class _Updates:
         self.prefetcher.waited()
         self.log.restart_clock()
       with jax.transfer_guard("disallow"):
-        state, metrics = compiled(state, batch)
+        state, metrics = compiled(state, batch, *self.clock.arguments(self.mesh))
       pending.append(metrics)
       stop = self.interrupt.asked(done)  # asked once: a signal that arrives later counts for the next step
-      save = stop or done == train.steps or _due(done, train.checkpoint_every, train.steps)
+      last = done == train.steps or self.clock.over()
+      save = stop or last or self._save_due(done)
       if save or done == train.first_steps or _due(done, train.log_every, train.steps):
         records = _to_host(pending)
         broken = next((index for index, record in enumerate(records) if _broken(record)), None)
@@ -181,8 +188,14 @@ class _Updates:
         raise Stopped(f"stopped at step {done} of {train.steps}, saved; the same command continues from there")
       if _due(done, train.eval_every, train.steps):
         self._evaluate(state, done)
+      if last:
+        break
     self.checkpoints.wait()
     return state
+
+  def _save_due(self, done: int) -> bool:
+    train = self.config.train
+    return self.clock.save_due() if self.clock.runs else _due(done, train.checkpoint_every, train.steps)
 
   def _stage_of(self, done: int) -> Stage:
     """The stage that makes the update after which `done` are done."""
@@ -190,7 +203,8 @@ class _Updates:
 
   def _compile(self, stage: Stage, state: TrainState, batch: Batch) -> Any:
     begin = time.perf_counter()
-    compiled = compile_step(stage, self.config, self.mesh).lower(state, batch).compile()
+    share = self.clock.arguments(self.mesh, 0.0)  # of this shape; the schedule begins with the first update
+    compiled = compile_step(stage, self.config, self.mesh).lower(state, batch, *share).compile()
     print(f"compiled the {stage.name} step in {time.perf_counter() - begin:.1f} s", flush=True)
     peak, _ = peak_flops(self.config.model.dtype)
     self.log.compare_with(model_flops(stage, self.config, batch) / (self.mesh.size * peak))
@@ -215,6 +229,11 @@ class _Updates:
     names = sorted(_broken(record), key=lambda name: name != "loss")
     more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
     broken = ", ".join(f"{name} = {record[name]}" for name in names[:3]) + more
+    if isinstance(self.loader, RenderedLoader):
+      return TrainingError(
+        f"step {step} is not finite: {broken}; its batch was rendered and is gone; {self.run.checkpoints} is "
+        "unchanged. Lower train.learning_rate or train.clip"
+      )
     print(
       f"step {step} is not finite ({broken}); repeating the steps since the last checkpoint to find the cause",
       flush=True,
@@ -226,7 +245,7 @@ class _Updates:
         if compiled is None or stage is not self._stage_of(done):
           stage = self._stage_of(done)
           compiled = compile_step(stage, self.config, self.mesh)
-        state, _ = compiled(state, prefetcher.next())
+        state, _ = compiled(state, prefetcher.next(), *self.clock.arguments(self.mesh))
       cause = first_nonfinite(self._stage_of(step), self.config, state, prefetcher.next())
     return TrainingError(
       f"step {step} is not finite: {broken}; {cause}; {self.run.checkpoints} is unchanged. "

@@ -13,7 +13,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from wanstreamer_jax.errors import TrainingError
@@ -77,20 +77,22 @@ def _whole_lines(text: str) -> list[dict[str, Any]]:
 class MetricLog:
   """Writes the metrics of one run from step `start` on. Lines of an earlier process beyond `start` are dropped."""
 
-  def __init__(self, run: pathlib.Path, start: int, steps: int, units_per_step: int):
-    from tensorboardX import SummaryWriter
+  def __init__(
+    self, run: pathlib.Path, start: int, steps: int, units_per_step: int, left: Callable[[], float] | None = None
+  ):
+    """left: seconds until the end of a run that ends by the clock."""
     from tqdm import tqdm
 
-    self.run, self._units, self._steps = run, units_per_step, steps
+    self.run, self._units, self._steps, self._left = run, units_per_step, steps, left
     self.evaluated = False  # whether step `start` has its evaluation already
     self._at_peak = 0.0  # seconds of a step at the devices' peak rate; 0: unknown
     try:
       kept = self._truncate(start)
       self._file = (run / METRICS_FILE).open("a")
-      self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1, filename_suffix=f".{start}")
+      self._board = _tensorboard(run, start)
     except OSError as error:
       raise self._failed(error) from error
-    self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
+    self._bar = tqdm(total=None if left else steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
     self._good = sum(line.get("seconds", 0.0) for line in kept)  # of the steps of earlier processes
     self._skipped = max((line.get("skipped", 0) for line in kept), default=0)
     started = [line["started"] for line in kept if "started" in line]
@@ -161,7 +163,10 @@ class MetricLog:
       return
     self._said = now
     parts = " ".join(f"{name} {means[name]:.4g}" for name in SHOWN if name in means)
-    line = [f"step {last}/{self._steps} loss {means['loss']:.4g}" + (f" ({parts})" if parts else "")]
+    line = [
+      f"step {last}{'' if self._left else f'/{self._steps}'} loss {means['loss']:.4g}"
+      + (f" ({parts})" if parts else "")
+    ]
     if "grad_norm" in means:
       line.append(f"gradient {means['grad_norm']:.3g}")
     line.append(f"{measured['units_per_s']:.0f} units/s")
@@ -169,7 +174,7 @@ class MetricLog:
     line += [f"{title} {measured[name]:.0%}" for name, title in shares.items() if name in measured]
     if "memory_gb" in measured:
       line.append(f"{measured['memory_gb']:.1f} GB")
-    left = measured["seconds"] / max(last - self._since, 1) * (self._steps - last)
+    left = self._left() if self._left else measured["seconds"] / max(last - self._since, 1) * (self._steps - last)
     self._print(", ".join([*line, f"{_duration(left)} left"]))
 
   def _print(self, text: str) -> None:
@@ -194,6 +199,8 @@ class MetricLog:
       raise self._failed(error) from error
 
   def _show(self, step: int, metrics: dict[str, float], prefix: str) -> None:
+    if self._board is None:
+      return
     try:
       for name, value in metrics.items():
         if math.isfinite(value):  # a flow-time bin without a unit has no mean
@@ -211,10 +218,21 @@ class MetricLog:
   def __exit__(self, *_: Any) -> None:
     self._bar.close()
     try:
-      self._board.close()
+      if self._board is not None:
+        self._board.close()
       self._file.close()
     except OSError:
       pass  # it was reported already, or only a buffer is lost
+
+
+def _tensorboard(run: pathlib.Path, start: int) -> Any:
+  """A writer of RUN/tensorboard for steps behind `start`; None, said in a line, without the package."""
+  try:
+    from tensorboardX import SummaryWriter
+  except ModuleNotFoundError:
+    print("tensorboardX is not installed: metrics go to metrics.jsonl only", flush=True)
+    return None
+  return SummaryWriter(str(run / "tensorboard"), purge_step=start + 1, filename_suffix=f".{start}")
 
 
 def _mean(values: list[float]) -> float:

@@ -49,7 +49,7 @@ def group_norms(prefix: str, tree: Any) -> dict[str, jax.Array]:
   return {f"{prefix}/{group}": jnp.sqrt(square) for group, square in squares.items()}
 
 
-def learning_rate(train: TrainConfig, step: jax.Array | int) -> jax.Array:
+def learning_rate(train: TrainConfig, step: jax.Array | int, share: jax.Array | None = None) -> jax.Array:
   """The rate of update `step` (from 0): a linear warm-up times the schedule, which ends at `final_lr_scale`.
 
   cosine    half a cosine over all steps after the warm-up
@@ -57,15 +57,17 @@ def learning_rate(train: TrainConfig, step: jax.Array | int) -> jax.Array:
   constant  no decay
 
   The first phase of a stage, if it has one, is a warm-up and then constant; the schedule is that of the other steps.
+  share: of a run that ends by the clock, how much of its time has gone; it takes the place of the share of the steps.
   """
   steps, all_steps = train.steps - train.first_steps, jnp.asarray(step, jnp.float32)
   step = steps_of_phase(train, all_steps)
   warmup = jnp.minimum(1.0, (step + 1) / max(train.warmup, 1))
   if train.schedule == "cosine":
-    done = jnp.clip((step - train.warmup) / max(steps - train.warmup, 1), 0, 1)
+    done = jnp.clip((step - train.warmup) / max(steps - train.warmup, 1), 0, 1) if share is None else share
     remaining = 0.5 * (1 + jnp.cos(jnp.pi * done))
   elif train.schedule == "wsd":
-    remaining = jnp.clip((steps - step) / max(train.decay * steps, 1), 0, 1)
+    left = (steps - step) / max(train.decay * steps, 1) if share is None else (1 - share) / max(train.decay, 1e-6)
+    remaining = jnp.clip(left, 0, 1)
   else:
     return train.learning_rate * warmup
   if train.first_steps:
@@ -236,8 +238,10 @@ def muon_or_adam(params: Any) -> Any:
 def scale_by_rates(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
   """Times minus the rate of update `step`, and of each parameter. The step is the loop's: skipped updates count."""
 
-  def update(updates: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any) -> Any:
-    rate = -learning_rate(train, step)
+  def update(
+    updates: Any, state: Any, params: Any = None, *, step: jax.Array, share: jax.Array | None = None, **_: Any
+  ) -> Any:  # fmt: skip
+    rate = -learning_rate(train, step, share)
     return jax.tree.map(lambda x, relative: rate * relative * x, updates, relative_rates(train, (), updates)), state
 
   return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
@@ -246,7 +250,7 @@ def scale_by_rates(train: TrainConfig) -> optax.GradientTransformationExtraArgs:
 def make_optimizer(train: TrainConfig, frozen: tuple[str, ...] = ()) -> optax.GradientTransformationExtraArgs:
   """Clip by global norm, Adam or Muon, decay, rates. Frozen leaves take part in nothing and own no moments.
 
-  `update(gradients, state, parameters, step=updates so far)`.
+  `update(gradients, state, parameters, step=updates so far)`, with share= where `learning_rate` needs it.
   """
   steps = optax.chain(
     optax.clip_by_global_norm(train.clip) if train.clip else optax.identity(),

@@ -1,8 +1,11 @@
 """Reads batches and places them on the devices before the step that needs them."""
 
+import collections
+import concurrent.futures
+import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +31,8 @@ def host_rows(batch: int, mesh: Mesh, devices: Sequence[jax.Device] | None = Non
 
 
 class Prefetcher:
-  """Batches `start`, `start + 1`, ..., `stop - 1` of a loader in order, read in advance by threads of Grain.
+  """Batches `start`, `start + 1`, ..., `stop - 1` of a loader in order, read in advance by threads: of Grain, or of our
+  own where it is not installed.
 
   Grain only reads in advance. The order is the loader's, a pure function of the step, so that the step is the whole
   state. (Grain's own shuffle takes 4 ms an element in small sets, and its order could change with its version.)
@@ -36,11 +40,9 @@ class Prefetcher:
   """
 
   def __init__(self, loader: BatchLoader, mesh: Mesh, start: int, stop: int):
-    import grain  # here, since `bench train` on made-up batches must run where there is no grain
-
-    steps = grain.MapDataset.range(start, stop).map(lambda step: place_batch(loader.batch_at(int(step)), mesh))
+    place = lambda step: place_batch(loader.batch_at(int(step)), mesh)
     threads = max(1, min(AHEAD, (os.cpu_count() or 1) // 4))  # on few cores a second thread only slows the first
-    self._batches = iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)))
+    self._batches = _by_grain(place, range(start, stop), threads)
     self._waited = 0.0
 
   def next(self) -> Batch:
@@ -61,3 +63,27 @@ class Prefetcher:
 
   def __exit__(self, *_: Any) -> None:
     self._batches.close()
+
+
+def _by_grain(place: Callable[[int], Batch], steps: range, threads: int) -> Any:
+  """Batches in the order of the steps, an iterator with `close`."""
+  try:
+    import grain
+  except ModuleNotFoundError:  # machines that are lent for computing often lack it
+    return in_order(place, steps, threads)
+  batches = grain.MapDataset.range(steps.start, steps.stop).map(place)
+  return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD)))
+
+
+def in_order(place: Callable[[int], Batch], steps: range, threads: int) -> Generator[Batch, None, None]:
+  """The same without Grain. Whatever `place` raises is raised at its step."""
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    rest = iter(steps)
+    ahead = collections.deque(pool.submit(place, step) for step in itertools.islice(rest, AHEAD))
+    try:
+      while ahead:
+        batch = ahead.popleft().result()
+        ahead.extend(pool.submit(place, step) for step in itertools.islice(rest, 1))
+        yield batch
+    finally:
+      pool.shutdown(wait=True, cancel_futures=True)

@@ -16,6 +16,7 @@ from wanstreamer_jax import __version__
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.config_files import flat_fields
 from wanstreamer_jax.data.loader import CropLoader
+from wanstreamer_jax.data.rendered import RenderedLoader
 from wanstreamer_jax.weights.qwen import fingerprint
 
 PACKAGE = pathlib.Path(__file__).parent.parent
@@ -86,7 +87,8 @@ def brought_parts(config: Config) -> dict[str, Any]:
 
 def codecs_of(loader: Any) -> dict[str, Any]:
   """{"codecs": hash of the codecs that made the latents}, of loaders of latents; {} for others."""
-  if not isinstance(loader, CropLoader):
+  if not isinstance(loader, CropLoader | RenderedLoader):
     return {}
-  made_by = loader.folders[0].manifest["source"].get("codecs")
+  manifest = loader.manifest if isinstance(loader, RenderedLoader) else loader.folders[0].manifest
+  made_by = manifest["source"].get("codecs")
   return {"codecs": made_by} if made_by else {}

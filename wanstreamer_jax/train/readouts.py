@@ -6,6 +6,9 @@ stream is hidden from the model, nothing is learned. Classes weigh 1 / frequency
 on average; so do the words that the agent writes.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +16,6 @@ import numpy as np
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import labels
 from wanstreamer_jax.data.loader import Crop
-from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.model.readouts import columns
 from wanstreamer_jax.model.streamer import UserTokens, WanStreamer
 from wanstreamer_jax.parallel.mesh import BATCH_AXES
@@ -76,8 +78,8 @@ def perception_loss(streamer: WanStreamer, batch: Crop, keys: jax.Array) -> tupl
   return jnp.mean(loss), jax.tree.map(jnp.mean, metrics)
 
 
-def weight_constants(config: Config) -> dict[str, np.ndarray]:
-  """What classes and words weigh, by parameter; {} where nothing is weighed. Counts of mixed records are added up.
+def weight_constants(config: Config, manifests: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """What classes and words weigh, by parameter; {} where nothing is weighed. Counts of all manifests are added up.
 
   Records that state no counts are older than they: then all classes weigh the same, and a line says so.
   """
@@ -85,7 +87,6 @@ def weight_constants(config: Config) -> dict[str, np.ndarray]:
   state, seen, heard = map(chosen.of, ("state", "seen", "heard"))
   if not (state or seen or heard or config.train.rare_words):
     return found
-  manifests = [folder.manifest for folder in Mixture(config.data.path).folders]
   if not any("agent_tokens" in manifest.get("stats", {}) for manifest in manifests):
     print(f"{config.data.path} has no labels and no counts of words: nothing is read out, all words weigh the same")
     return found

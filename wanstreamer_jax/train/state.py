@@ -154,13 +154,18 @@ def update_average(ema: Params, params: Params, decay: float, updates: jax.Array
   return jax.tree.map(lambda mean, new: mean + rate * (new - mean), ema, params)
 
 
-def train_step(stage: Stage, config: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-  """One update. batch: arrays [B, ...]. The metrics (train/metric_log.py) are those before the update."""
+def train_step(
+  stage: Stage, config: Config, state: TrainState, batch: Batch, share: jax.Array | None = None
+) -> tuple[TrainState, Metrics]:
+  """One update. batch: arrays [B, ...]. The metrics (train/metric_log.py) are those before the update.
+
+  share: as in `learning_rate`, for a run that ends by the clock.
+  """
   (loss, metrics), grads = loss_and_grads(stage, config, state.params, batch, state.step)
   norm = optax.global_norm(grads)
   spikes, taken = state.spikes.see(norm, steps_of_phase(config.train, state.step), config.train.spike)
   optimizer = make_optimizer(config.train, stage.frozen)
-  updates, moments = optimizer.update(grads, state.optimizer, state.params, step=state.step)
+  updates, moments = optimizer.update(grads, state.optimizer, state.params, step=state.step, share=share)
   updates = only_named(stage.only, updates)
   params = optax.apply_updates(state.params, updates)
   ema = None
@@ -173,7 +178,7 @@ def train_step(stage: Stage, config: Config, state: TrainState, batch: Batch) ->
     "grad_norm": norm,
     "grad_norm_usual": jnp.exp(state.spikes.log_norm),
     "skipped": spikes.skipped,
-    "learning_rate": learning_rate(config.train, state.step),
+    "learning_rate": learning_rate(config.train, state.step, share),
     **group_norms("grad_norm", grads),
     **group_norms("update_norm", if_taken(updates, jax.tree.map(jnp.zeros_like, updates))),
   }
@@ -188,7 +193,8 @@ def state_shardings(stage: Stage, config: Config, mesh: Mesh):
 
 
 def compile_step(stage: Stage, config: Config, mesh: Mesh):
-  """The jitted `(state, batch) -> (state, metrics)`; the given state's buffers are reused.
+  """The jitted `(state, batch) -> (state, metrics)`; the given state's buffers are reused. With `train.minutes` there
+  is a third argument, the share of `train_step`.
 
   Raises ConfigError for parts of a batch (`train.accumulate`) that do not divide over the devices.
   """
@@ -199,9 +205,10 @@ def compile_step(stage: Stage, config: Config, mesh: Mesh):
       f"not divide over data x fsdp = {shards} devices: use a larger batch, or a smaller train.accumulate"
     )
   _, shardings = state_shardings(stage, config, mesh)
+  clock = (replicated(mesh),) if config.train.minutes else ()
   return jax.jit(
-    lambda state, batch: train_step(stage, config, state, batch),
-    in_shardings=(shardings, batch_sharding(mesh)),
+    lambda state, batch, *share: train_step(stage, config, state, batch, *share),
+    in_shardings=(shardings, batch_sharding(mesh), *clock),
     out_shardings=(shardings, replicated(mesh)),
     donate_argnums=0,
   )

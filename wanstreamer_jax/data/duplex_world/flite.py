@@ -8,6 +8,7 @@ intonation are set, and the size of the speaker by playing what was spoken slowe
 
 import functools
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -36,25 +37,44 @@ _NAMES: dict[str, tuple[str, ...]] = {
   "axr": ("ER",), "dx": ("D",), "el": ("AX", "L"), "em": ("AX", "M"), "en": ("AX", "N"), "hv": ("HH",), "nx": ("N",),
   "pau": (SILENCE,), "h#": (SILENCE,), "brth": (SILENCE,),
 }  # fmt: skip
+FOLDER = "WANSTREAMER_FLITE"  # the environment variable that names a folder with the program
 _SIZES = 40  # sizes are multiples of 1 / _SIZES, so that resampling has small factors
 _EDGES = (0.02, 0.08)  # seconds of the silence at the ends that are kept
 
 
 def require() -> str:
   """Path of the program. Raises ConfigError with the command that installs it."""
+  return command()[-1]
+
+
+def command() -> tuple[str, ...]:
+  """How the program is started: from the folder that WANSTREAMER_FLITE names, where one has its libraries with it
+  (`launch/gpu_train.sh --pack`), else as it is installed. Raises ConfigError where it is not."""
+  folder = os.environ.get(FOLDER)
+  if folder:
+    return _carried(pathlib.Path(folder).absolute())
   path = shutil.which("flite")
   if path is None:
     raise ConfigError(
       "voices of flite need the program flite, which is not installed: apt-get install flite (or brew install flite), "
       "or set data.voices to 'formant'"
     )
-  return path
+  return (path,)
+
+
+def _carried(folder: pathlib.Path) -> tuple[str, ...]:
+  """The program of a folder by the loader and the libraries that are beside it, so that no other is needed."""
+  program, loaders = folder / "flite", sorted(folder.glob("ld-*.so*"))
+  if not program.is_file() or not loaders:
+    raise ConfigError(f"{FOLDER} is {folder}, which lacks flite and its libraries: expected a folder that "
+                      "`bash launch/gpu_train.sh --pack FOLDER` made")  # fmt: skip
+  return str(loaders[0]), "--library-path", str(folder), str(program)
 
 
 @functools.cache
 def version() -> str:
   """Version of the installed program. Raises ConfigError without it."""
-  said = subprocess.run([require(), "--version"], capture_output=True, text=True, check=False).stdout
+  said = subprocess.run([*command(), "--version"], capture_output=True, text=True, check=False).stdout
   found = re.search(r"version:?\s*(\S+)", said)
   return found[1] if found else "unknown"
 
@@ -107,8 +127,8 @@ def _ask(
   options = [part for name, value in settings.items() for part in ("--setf", f"{name}={value:.4f}")]
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "speech.wav"
-    command = [require(), "-voice", speaker, *options, "-psdur", "-t", text, "-o", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = ["-voice", speaker, *options, "-psdur", "-t", text, "-o", str(path)]
+    done = subprocess.run([*command(), *arguments], capture_output=True, text=True, check=False)
     pairs = [pair.rsplit(":", 1) for pair in done.stdout.split()]
     if done.returncode or not path.is_file() or not pairs or not all(len(pair) == 2 for pair in pairs):
       raise DataError(f"flite cannot speak {text!r} as {speaker}: {(done.stderr or done.stdout).strip()[:100]!r}")

@@ -1,0 +1,206 @@
+"""Sessions that are rendered meanwhile: the crops of stored records, the counts of a manifest, a bounded reservoir."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.conftest import assert_close
+from tests.helpers.nano_agent import nano_agent
+from wanstreamer_jax.data import rendered
+from wanstreamer_jax.data.duplex_world.source import DuplexSource
+from wanstreamer_jax.data.encode import codec_inputs, encode, encode_session
+from wanstreamer_jax.data.loader import Crop, read_crop
+from wanstreamer_jax.data.make import make
+from wanstreamer_jax.data.record_folder import RecordFolder
+from wanstreamer_jax.data.render import Renderer
+from wanstreamer_jax.data.rendered import (
+  Encoder,
+  Limits,
+  RenderedLoader,
+  counted,
+  recorder_of,
+  rendered_origin,
+)
+from wanstreamer_jax.data.tokenizer import tokenizer_of
+from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.train import codecs
+from wanstreamer_jax.train.codecs import RenderedClips
+
+SEED, UNITS = 7, 24
+OVERRIDES = ("data.path=world://7", f"data.session_units={UNITS}", "data.units=8", "data.batch=3")
+
+
+@pytest.fixture(scope="module")
+def agent():
+  return nano_agent(*OVERRIDES)
+
+
+@pytest.fixture(scope="module")
+def made(agent):
+  recorder = recorder_of(agent.config)
+  return [recorder.record(number, tokenizer_of(agent.config)) for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def folder(agent, tmp_path_factory):
+  """The same sessions by way of files."""
+  base, config = tmp_path_factory.mktemp("stored"), agent.config
+  make(config, DuplexSource.of(config, "train", SEED, 3), base / "media", progress=False)
+  encode(base / "media", agent.audio_codec, agent.video_codec, config, base / "latents", batch=3, progress=False)
+  return RecordFolder(base / "latents")
+
+
+def test_a_crop_is_that_of_the_stored_records(agent, made, folder):
+  kept = Encoder(agent.config, recorder_of(agent.config), agent.audio_codec, agent.video_codec).encode(made)
+  for session, start in ((0, 0), (1, 1), (2, UNITS - 8)):
+    found, expected = read_crop(kept[session], session, start, 8), read_crop(folder, session, start, 8)
+    for name, a, b in zip(Crop._fields, found, expected):
+      assert a.dtype == b.dtype, name
+      if name.endswith("_latent"):  # the same program, whose threads may round the last digit of float16 differently
+        assert_close(a.astype(np.float32), b.astype(np.float32), 2**-10)
+      else:
+        np.testing.assert_array_equal(a, b, err_msg=name)
+  assert (read_crop(folder, 1, 0, UNITS).user_labels > 0).any()
+  assert kept[0].manifest["source"]["codecs"] == folder.manifest["source"]["codecs"]
+  assert kept[0].manifest["labels"] == folder.manifest["labels"]
+
+
+def test_classes_and_words_are_counted_as_in_the_manifest(agent, folder):
+  assert counted(agent.config, 3) == {name: folder.manifest["stats"][name] for name in ("labels", "agent_tokens")}
+
+
+def test_several_units_at_once_give_the_same_latents(agent, made):
+  inputs = codec_inputs([made[0].units], [made[0].fixed], True)
+  inputs = jax.tree.map(lambda x: jnp.asarray(x[0]), inputs)
+  whole = jax.jit(encode_session, static_argnums=3)
+  one, six = (whole(agent.audio_codec, agent.video_codec, inputs, n) for n in (1, 6))
+  for name in one:
+    assert_close(six[name], one[name])
+
+
+def test_a_process_hands_over_what_it_made(agent, made):
+  with Renderer(recorder_of(agent.config), 1) as renderer:
+    found = [renderer.take() for _ in range(2)]
+  assert [one.number for one in found] == [0, 1]
+  for one, expected in zip(found, made):
+    assert one.units.tobytes() == expected.units.tobytes()
+    assert one.fixed.tobytes() == expected.fixed.tobytes()
+
+
+def test_a_process_that_fails_says_why(agent):
+  config = agent.config.replace(data=agent.config.data.replace(tokenizer="nowhere.json")).freeze()
+  with Renderer(recorder_of(config), 1) as renderer, pytest.raises(DataError, match=r"nowhere\.json"):
+    renderer.take()
+
+
+class InProcess:
+  """Takes the place of Renderer: sessions that are there already, each as a new number, then nothing but waiting."""
+
+  def __init__(self, made, count):
+    self.rest = [one._replace(number=number) for number, one in zip(range(count), made * count)]
+
+  def take(self):
+    if not self.rest:
+      raise EOFError
+    return self.rest.pop(0)
+
+  def close(self):
+    pass
+
+
+@pytest.fixture
+def loader(agent, made, monkeypatch):
+  """Seven sessions, of which memory holds three."""
+  monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: InProcess(made, 7))
+  size = made[0].units.nbytes  # of media; latents are smaller
+  return RenderedLoader(agent.config, agent.audio_codec, agent.video_codec, limits=Limits(1, int(2.2 * size)))
+
+
+def test_the_reservoir_keeps_the_newest(loader, capsys):
+  with loader:
+    loader.reservoir._thread.join()
+    held = [kept.number for kept in loader.reservoir.kept]
+    assert held == sorted(held)
+    assert held[-1] == 6
+    assert 1 < len(held) < 7
+    assert sum(kept.units.nbytes for kept in loader.reservoir.kept) <= loader.reservoir.limits.memory
+    batches = [loader.batch_at(step) for step in range(40)]
+  assert {int(n) for batch in batches for n in batch.session} == set(held)
+  starts = np.concatenate([batch.start for batch in batches])
+  assert (starts.min(), starts.max()) == (0, UNITS - 8)
+  assert all(len(set(batch.session.tolist())) == 3 for batch in batches) or len(held) < 3
+  assert batches[0].user_video.shape[:2] == (3, 8)
+  said = capsys.readouterr().out
+  assert "rendered 7 sessions (168 units" in said
+  assert f"used {40 * 3 * 8 / 168:.1f} times" in said
+
+
+def test_a_failure_reaches_the_step_that_waits(agent, made, monkeypatch):
+  class Broken(InProcess):
+    def take(self):
+      raise DataError("no such voice")
+
+  monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: Broken(made, 0))
+  waiting = RenderedLoader(agent.config, agent.audio_codec, agent.video_codec)
+  with waiting, pytest.raises(DataError, match="no such voice"):
+    waiting.batch_at(0)
+
+
+def test_what_fails_later_is_only_said(agent, made, monkeypatch, capsys):
+  class Failing(InProcess):
+    failed = False
+
+    def take(self):
+      if len(self.rest) == 1 and not self.failed:
+        self.failed = True
+        raise DataError("session 3 cannot be rendered: no such word")
+      return super().take()
+
+  monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: Failing(made, 3))
+  limits = Limits(1, 10**9)
+  with RenderedLoader(agent.config, agent.audio_codec, agent.video_codec, limits=limits) as loader:
+    loader.reservoir._thread.join(timeout=60)
+    assert loader.batch_at(0).start.shape == (3,)
+  assert "warning: session 3 cannot be rendered: no such word" in capsys.readouterr().out
+
+
+def test_users_are_changed_once_a_session(agent, made):
+  recorder = dataclasses.replace(recorder_of(agent.config), augment=True)
+  changed, again = (recorder.record(1, tokenizer_of(agent.config)) for _ in range(2))
+  assert changed.units.tobytes() == again.units.tobytes()
+  assert (changed.units["user_audio"] != made[1].units["user_audio"]).any()
+  for name in set(changed.units.dtype.names) - {"user_audio", "user_video"}:
+    np.testing.assert_array_equal(changed.units[name], made[1].units[name])
+
+
+def test_clips_for_codecs(agent, monkeypatch):
+  """Sound alone is handed over where the codec hears; a source without pictures trains no video codec."""
+  config = agent.config.replace(data=agent.config.data.replace(path="voices://3")).freeze()
+  recorder = recorder_of(config, fields=("agent_audio", "user_audio", "agent_audio_valid", "user_audio_valid"))
+  sounds = [recorder.record(number, tokenizer_of(config)) for number in range(2)]
+  assert sounds[0].units.nbytes == UNITS * (2 * 2 * config.media.samples + 2)
+  monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: InProcess(sounds, 2))
+  with RenderedClips(config, "audio", limits=Limits(1, 10**9)) as clips:
+    clips.reservoir._thread.join()
+    batch = clips.batch_at(0)["audio"]
+    assert codecs._clips(config, "audio") is clips
+  assert (batch.shape, batch.dtype) == ((3, 8 * config.media.samples), np.int16)
+  heard = {side.tobytes() for one in sounds for side in (one.units["agent_audio"], one.units["user_audio"])}
+  assert all(any(clip.tobytes() in side for side in heard) for clip in batch)
+  with pytest.raises(DataError, match="no pictures"):
+    RenderedClips(config, "video")
+
+
+def test_paths(agent):
+  assert rendered_origin("world://12") == ("world", 12)
+  assert rendered_origin("voices://3/") == ("voices", 3)
+  assert rendered_origin("data_cache/world:3") is None
+  assert rendered_origin("gs://bucket/latents") is None
+  with pytest.raises(DataError, match="first seed, as in world://0"):
+    rendered_origin("world://train")
+  short = agent.config.replace(data=agent.config.data.replace(session_units=4)).freeze()
+  with pytest.raises(ConfigError, match="shorter than a crop"):
+    RenderedLoader(short, agent.audio_codec, agent.video_codec)
