@@ -15,6 +15,7 @@ def use_readouts(config: Config) -> None:
   """Perception and the Transformer learn from what the records know of the user, and rare words weigh more."""
   readouts, train = config.readouts, config.train
   readouts.state = readouts.seen = readouts.heard = 1.0
+  readouts.weight = 0.2  # with 1, words come later and readouts no sooner
   train.readout_warmup = 200
   train.rare_words = 0.5
 
