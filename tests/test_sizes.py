@@ -13,6 +13,7 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.parallel.rules import named_leaves
 from wanstreamer_jax.rollout import Agent
 from wanstreamer_jax.units import PERFORM, build_layout
+from wanstreamer_jax.weights.agent import without_readouts
 
 # Parameters of the published language models without embeddings and output layer, and with them.
 PUBLISHED = {
@@ -27,8 +28,8 @@ VOCABULARY = ("streamer.tokens.embedding", "streamer.heads.text.w")
 
 @functools.cache
 def sizes(config: str) -> dict[str, int]:
-  """{parameter name: how many numbers} of the whole agent."""
-  frozen = load_config(CONFIGS / config)
+  """{parameter name: how many numbers} of the whole agent, without what only trains it."""
+  frozen = without_readouts(load_config(CONFIGS / config))
   agent = jax.eval_shape(lambda: Agent(frozen, rngs=nnx.Rngs(0)))
   return {name: math.prod(leaf.shape) for name, leaf in named_leaves(agent).items()}
 
