@@ -1,5 +1,5 @@
-"""The size of the agent that people meet. Pictures of 128x128, the full world, half a minute of memory, 4 M parameters in
-the Transformer and 22 tokens a unit.
+"""The size of the agent that people meet. Pictures of 128x128, the full world, half a minute of memory, 4 M parameters
+in the Transformer and 22 tokens a unit.
 
     bash launch/train.sh demo 800
 
