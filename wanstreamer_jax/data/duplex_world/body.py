@@ -6,7 +6,8 @@ Everything is a function of time, so that rendering a session at once or unit by
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from wanstreamer_jax.errors import DataError
 
 RAISE_SECONDS = 0.4
 FADE_SECONDS = 0.04
+AFTER = 2.0  # seconds in which whatever was begun or ended has come to rest
 BLINK_SECONDS = 0.22
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 
@@ -158,6 +160,8 @@ class Body:
     for line in self.lines:
       offset = round(line.start * self.sample_rate)
       samples = line.utterance.audio
+      if offset >= last or offset + len(samples) <= first:
+        continue
       if line.cut < np.inf:
         samples = _faded(samples, round((line.cut - line.start) * self.sample_rate), self.sample_rate)
       a, b = max(first, offset), min(last, offset + len(samples))
@@ -173,21 +177,24 @@ class Body:
       tracks[name] = values
     tracks["blink"] = self._blinks(time)
     tracks |= self._idle(time)
-    tracks["nod"] = tracks["nod"] + _total(time, [nod(time - start) for start in self.nods])
-    tracks["turn"] = tracks["turn"] + 0.8 * _total(time, [shake(time - start) for start in self.shakes])
+    near = functools.partial(_near, time)
+    holdings = near(self.holdings, lambda holding: (holding.start, holding.end))
+    tracks["nod"] = tracks["nod"] + _total(time, [nod(time - start) for start in near(self.nods)])
+    tracks["turn"] = tracks["turn"] + 0.8 * _total(time, [shake(time - start) for start in near(self.shakes)])
     tracks["gaze_x"], tracks["gaze_y"] = self._gaze(time)
-    for direction, start, end in self.looks:
+    for direction, start, end in near(self.looks, lambda look: look[1:]):
       (dx, dy), level = DIRECTIONS[direction], eased(time, start, end)
       tracks["gaze_x"] = (1 - level) * tracks["gaze_x"] + dx * level
       tracks["gaze_y"] = (1 - level) * tracks["gaze_y"] + dy * level
       tracks["turn"] = tracks["turn"] + 0.8 * dx * level
       tracks["nod"] = tracks["nod"] + 0.7 * dy * level
-    tracks["smile"] = _most(time, [eased(time, start, end) for start, end in self.smiles])
-    tracks["surprise"] = _most(time, [eased(time, start, end, 0.16) for start, end in self.surprises])
-    tracks["held"] = _most(time, [_level(h, time) for h in self.holdings if isinstance(h.what, Held)])
+    tracks["smile"] = _most(time, [eased(time, start, end) for start, end in near(self.smiles)])
+    tracks["surprise"] = _most(time, [eased(time, *span, 0.16) for span in near(self.surprises)])
+    tracks["held"] = _most(time, [_level(h, time) for h in holdings if isinstance(h.what, Held)])
     for gesture in ("wave", "thumb"):
-      tracks[gesture] = _most(time, [_level(h, time) for h in self.holdings if h.what == gesture])
-    tracks["speaking"] = _most(time, [(time >= line.start) & (time < line.end) for line in self.lines])
+      tracks[gesture] = _most(time, [_level(h, time) for h in holdings if h.what == gesture])
+    said = near([(line.start, line.end) for line in self.lines])
+    tracks["speaking"] = _most(time, [(time >= start) & (time < end) for start, end in said])
     return {name: np.asarray(track, np.float32) for name, track in tracks.items()}
 
   def video(self, first: int, last: int, height: int, width: int) -> np.ndarray:
@@ -200,7 +207,7 @@ class Body:
     """The hands that are up in each frame of [first, last)."""
     time = (np.arange(first, last) + 0.5) / self.fps
     hands: list[list[Raised]] = [[] for _ in time]
-    for holding in self.holdings:
+    for holding in _near(time, self.holdings, lambda holding: (holding.start, holding.end)):
       level = _level(holding, time)
       swing = np.sin(2 * np.pi * 2.2 * (time - holding.start)) if holding.what == "wave" else np.zeros(len(time))
       for i in np.flatnonzero(level > 0).tolist():
@@ -263,9 +270,22 @@ class Body:
       if rare < 0.4:
         away[:, window == index] = [[2 * x - 1], [1.2 * y - 0.6]]
     steady = np.zeros(len(time), bool)
-    for start, end in [*self.attention, *((line.start, line.end) for line in self.lines)]:
+    for start, end in _near(time, [*self.attention, *((line.start, line.end) for line in self.lines)]):
       steady |= (time >= start) & (time < end)
     return np.where(steady, 0.0, away[0]), np.where(steady, 0.0, away[1])
+
+
+def _near(time: np.ndarray, moves: Sequence[Any], span: Callable[[Any], tuple[float, float]] | None = None) -> list[Any]:
+  """Those of a long session's moves that can be seen at these times; all others are at rest, exactly.
+
+  span: (start, end) of a move; None: moves are such pairs, or starts of something short.
+  """
+  first, last, near = time[0] - AFTER, time[-1], []
+  for move in moves:
+    start, end = span(move) if span else move if isinstance(move, tuple) else (move, move)
+    if start <= last and end >= first:
+      near.append(move)
+  return near
 
 
 def _total(time: np.ndarray, parts: Iterable[np.ndarray]) -> np.ndarray:
