@@ -189,7 +189,7 @@ class Body:
       tracks["turn"] = tracks["turn"] + 0.8 * dx * level
       tracks["nod"] = tracks["nod"] + 0.7 * dy * level
     tracks["smile"] = _most(time, [eased(time, start, end) for start, end in near(self.smiles)])
-    tracks["surprise"] = _most(time, [eased(time, *span, 0.16) for span in near(self.surprises)])
+    tracks["surprise"] = _most(time, [eased(time, start, end, 0.16) for start, end in near(self.surprises)])
     tracks["held"] = _most(time, [_level(h, time) for h in holdings if isinstance(h.what, Held)])
     for gesture in ("wave", "thumb"):
       tracks[gesture] = _most(time, [_level(h, time) for h in holdings if h.what == gesture])
@@ -275,7 +275,7 @@ class Body:
     return np.where(steady, 0.0, away[0]), np.where(steady, 0.0, away[1])
 
 
-def _near(time: np.ndarray, moves: Sequence[Any], span: Callable[[Any], tuple[float, float]] | None = None) -> list[Any]:
+def _near(time: np.ndarray, moves: Sequence[Any], span: Callable[[Any], Any] | None = None) -> list[Any]:
   """Those of a long session's moves that can be seen at these times; all others are at rest, exactly.
 
   span: (start, end) of a move; None: moves are such pairs, or starts of something short.
