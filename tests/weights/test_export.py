@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 from flax import nnx
 
+from tests import CONFIGS
 from tests.helpers.agents import random_weights
 from tests.helpers.language_models import save_tokenizer
 from tests.helpers.nano_agent import nano_agent
@@ -19,7 +20,7 @@ from wanstreamer_jax.data.tokenizer import OLDER, SHIPPED, TextTokenizer, tokeni
 from wanstreamer_jax.engine.engine import Engine
 from wanstreamer_jax.errors import CheckpointError, DataError
 from wanstreamer_jax.rollout import Agent
-from wanstreamer_jax.weights.agent import DEMO_FOLDER, export_agent, load_agent, made_by_others
+from wanstreamer_jax.weights.agent import DEMO_FOLDER, codec_fields, export_agent, load_agent, made_by_others
 from wanstreamer_jax.weights.store import CONFIG_FILE, TOKENIZER_FILE, read_weights
 
 
@@ -150,3 +151,10 @@ def test_codecs_that_did_not_make_the_latents_are_noticed(tmp_path):
   for stated, expected in ((made_by, False), ("0" * 64, True)):
     (tmp_path / "code.json").write_text(json.dumps({"codecs": stated}))
     assert made_by_others(tmp_path, agent) == expected
+
+
+def test_the_codec_of_a_voice_knows_nothing_of_pictures():
+  config = load_config(CONFIGS / "nano.py")
+  other = config.replace(media=config.media.replace(height=64, width=64)).freeze()
+  assert codec_fields(config, "audio_codec") == codec_fields(other, "audio_codec")
+  assert codec_fields(config, "video_codec") != codec_fields(other, "video_codec")

@@ -37,6 +37,10 @@ RUN_PATHS = (
   "data.path", "data.heldout", "train.run", "train.init", "train.language_model", "train.hearing", "train.seeing",
   "train.codecs", "train.mesh",
 )  # fmt: skip
+MEDIA_OF = {  # what a codec is made for; the voice's codec knows nothing of pictures
+  "audio_codec": ("media.sample_rate",),
+  "video_codec": ("media.height", "media.width", "media.fps"),
+}
 READOUTS = "readouts."  # how the names of a streamer's leaves begin that training alone has
 DEMO_FOLDER = pathlib.Path(__file__).parent / "demo"
 
@@ -130,12 +134,13 @@ def made_by_others(streamer: Path, agent: Agent) -> bool:
 
 
 def codec_fields(config: Config, part: str) -> dict[str, Any]:
-  """The fields that a codec's weights depend on, by their dotted names: those of the media and of its own kind."""
+  """The fields that a codec's weights depend on, by their dotted names: those of its medium and of its own kind."""
   kind = getattr(config, part).kind
+  medium = MEDIA_OF[part]
   return {
     name: value
     for name, value in flat_fields(config).items()
-    if name.startswith(("media.", f"{part}.{kind}.")) or name == f"{part}.kind"
+    if name.startswith(f"{part}.{kind}.") or name == f"{part}.kind" or name in medium
   }
 
 
