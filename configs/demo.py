@@ -3,9 +3,9 @@ in the Transformer and 22 tokens a unit.
 
     bash launch/train.sh demo 800
 
-Crops are 40 units for most of the training (`data.units`), then 190 (`--config.data.units=190
---config.data.batch=2 --config.train.init=RUN`), so that what was shown half a minute ago is remembered: the window is
-190 units at work in either case. Expected time and result: not measured yet.
+Crops are 40 units for most of the training (`data.units`), then 190, so that what was shown half a minute ago is
+remembered (`--config.data.units=190 --config.data.batch=2 --config.train.init=RUN --config.train.readout_warmup=0`).
+The window is 190 units at work in either case. Expected time and result: not measured yet.
 """
 
 from configs import base, tiny

@@ -2,9 +2,9 @@
 
     bash launch/train.sh tiny
 
-Expected time: 180 units a second on two cores, 640 000 units in an hour, after three quarters of an hour for the world,
-codecs and latents. Expected result: turn-taking, the words of most answers, colours of what is held up, a steady face
-and lip sync; shapes and numbers of things are not understood yet.
+Expected time and result, measured before the third world, readouts and attention in blocks: 640 000 units in an hour on
+two cores, after three quarters of an hour for the world, codecs and latents; then turn-taking, the words of most
+answers, colours of what is held up, a steady face and lip sync, but neither shapes nor numbers of things.
 """
 
 from configs import base

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains an agent on one lent GPU within nine minutes: renders the world on all cores, encodes and trains beside it, exports.
 #
-#   bash launch/gpu_train.sh --minutes 8                               demo, with the shipped codecs, from random weights
+#   bash launch/gpu_train.sh --minutes 8                               tiny, with the shipped codecs, from random weights
 #   bash launch/gpu_train.sh --minutes 8 --init DIR --codecs DIR       goes on from an exported agent, with its codecs
-#   bash launch/gpu_train.sh --codecs AUDIO,VIDEO --config configs/tiny.py --config.data.batch=64     any config, any field
+#   bash launch/gpu_train.sh --codecs AUDIO,VIDEO --config configs/demo.py --config.data.batch=64     any config, any field
 #   bash launch/gpu_train.sh --config configs/audio_codec.py:demo,neural --render voices     a codec, into OUT/codec
 #   bash launch/gpu_train.sh --small                                   nano sizes, 40 s of training, on any machine
 #   bash launch/gpu_train.sh --pack .flite                             puts flite and its libraries into a folder, to carry
@@ -33,7 +33,7 @@ pack() {  # the program, its libraries and their loader, so that it runs where o
   say "$folder: $(du -sm "$folder" | cut -f1) MB"
 }
 
-minutes=8 spare=20 seed=0 render=world config=configs/demo.py codecs=wanstreamer_jax/weights/demo init="" small="" rest=()
+minutes=8 spare=20 seed=0 render=world config=configs/tiny.py codecs=wanstreamer_jax/weights/demo init="" small="" rest=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --help | -h) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;

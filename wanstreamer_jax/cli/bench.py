@@ -198,7 +198,7 @@ def add_world(group: Any) -> None:
   summary = "measure how fast a core renders sessions of duplex_world"
   examples = """
     wanstreamer bench world --config configs/tiny.py
-    wanstreamer bench world --config configs/demo.py --config.media.height=128 --config.media.width=128 --seconds 20
+    wanstreamer bench world --config configs/demo.py --seconds 20
   """
   parser = add_command(group, "world", summary, examples, bench_world)
   add_config(parser)

@@ -15,7 +15,7 @@ def add_train(commands: Any) -> None:
     wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.train.run=runs/short
     wanstreamer train --config=configs/tiny.py --config.train.mesh=data=2,fsdp=4
     wanstreamer train --config=configs/tiny.py --config.train.run=gs://bucket/runs/tiny
-    wanstreamer train --config=configs/demo.py --minutes 8 --config.data.path=world://0 --config.train.codecs=demo
+    wanstreamer train --config=configs/tiny.py --minutes 8 --config.data.path=world://0 --config.train.codecs=demo
     wanstreamer train --config=configs/tiny.py --coordinator 10.0.0.2:8476 --processes 4 --process 1
 
     The same command continues a run that was stopped.

@@ -16,13 +16,13 @@ from wanstreamer_jax.data.tokenizer import TextTokenizer
 from wanstreamer_jax.eval import intervals, judges
 from wanstreamer_jax.eval.answers import BY_ALL, answer_scores
 from wanstreamer_jax.eval.intervals import Scores
+from wanstreamer_jax.eval.judges import LEAST_WORDS
 from wanstreamer_jax.eval.scores import Conversation, Script, spoken, timed_words
 from wanstreamer_jax.eval.sections import PLAIN, SHARE, Section
 from wanstreamer_jax.eval.turns import AHEAD, merge, speech_intervals
 
 GAP = 0.8  # seconds of silence between utterances
 MARGIN = 0.1  # seconds of sound that are kept around an utterance
-LEAST_WORDS = 3  # of an utterance whose word errors count
 SPEECH = {  # what `judge_speech` gives: its title, how it is written, and the key of the number of cases
   "wer": ("word errors", SHARE, "words"),
   "letters_wer": ("word errors of what is spelled", SHARE, "letters"),
