@@ -26,6 +26,7 @@ from wanstreamer_jax.data.rendered import (
 )
 from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.parallel.mesh import make_mesh, place_batch
 from wanstreamer_jax.train import codecs
 from wanstreamer_jax.train.codecs import RenderedClips
 
@@ -204,3 +205,17 @@ def test_paths(agent):
   short = agent.config.replace(data=agent.config.data.replace(session_units=4)).freeze()
   with pytest.raises(ConfigError, match="shorter than a crop"):
     RenderedLoader(short, agent.audio_codec, agent.video_codec)
+
+
+def test_crops_of_pictures_that_the_device_keeps_are_the_same(agent, made, monkeypatch):
+  batches = []
+  for on_device in (False, True):
+    monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: InProcess(made, 3))
+    codecs_of = (agent.audio_codec, agent.video_codec)
+    with RenderedLoader(agent.config, *codecs_of, limits=Limits(3, 1 << 30), on_device=on_device) as loader:
+      assert all((kept.pictures is not None) == on_device for kept in loader.reservoir.kept)
+      batches.append(place_batch(loader.batch_at(4), make_mesh("data=1")))
+      assert isinstance(loader.batch_at(4).user_video, jax.Array) == on_device
+  for name, a, b in zip(Crop._fields, *batches):
+    np.testing.assert_array_equal(a, b, err_msg=name)
+  assert len(np.unique(batches[0].user_video)) > 10

@@ -2,7 +2,9 @@
 
 Nothing is stored. Processes render sessions of duplex_world (`render.py`), a thread encodes them with the codecs on the
 device, and a reservoir in memory keeps them as latent records, the newest ones that fit. `RenderedLoader.batch_at` cuts
-crops from random sessions of the reservoir, as `CropLoader` reads them from a folder.
+crops from random sessions of the reservoir, as `CropLoader` reads them from a folder. The user's pictures are nearly
+all of a session (74 of 76 MB of a minute at 128x128). A single accelerator keeps them in its own memory, where crops
+are cut, so that they are sent to it once and not with every batch.
 
 Which sessions are there at a step depends on the speed of the machine, so a continued run does not repeat an
 undisturbed one bit for bit: it begins with an empty reservoir and with the first seed again.
@@ -19,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
@@ -45,8 +48,9 @@ from wanstreamer_jax.errors import ConfigError, DataError, one_line_with_type
 NAMES = ("world", "voices", "sounds")  # what can be rendered: duplex_world, and sounds without pictures (sounds.py)
 EXPECTED = "world://SEED (voices:// or sounds:// for the audio codec), with the first seed, as in world://0"
 ENDLESS = 2**31  # sessions
+PICTURES = "user_video"  # the field that an accelerator may keep
 SPARE_CORES = 2  # for the process that trains
-MEMORY_SHARE = 0.4  # of the machine's, for the reservoir
+MEMORY_SHARE = 0.4  # of the machine's, and of the accelerator's, for the reservoir
 SIDE_BY_SIDE = 16  # sessions that are encoded together, at most
 COPIERS = 4  # threads that copy sessions into records: a minute at 128x128 is 80 MB
 AT_ONCE = 5  # units of a session that a codec encodes in one call on an accelerator, at most
@@ -84,21 +88,31 @@ class Limits(NamedTuple):
   memory: int  # bytes of sessions that are kept
 
   @classmethod
-  def of_machine(cls) -> "Limits":
-    """All cores but two, and less than half of the memory."""
+  def of_machine(cls, on_device: bool = False) -> "Limits":
+    """All cores but two, and less than half of the memory, of the accelerator's where that keeps the pictures."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if on_device:
+      memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", memory)
     return cls(max(1, cores - SPARE_CORES), int(MEMORY_SHARE * memory))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kept:
-  """A session of the reservoir, which reads like a folder that holds only it."""
+  """A session of the reservoir, which reads like a folder that holds only it.
+
+  pictures: uint8 [K, frames, H, W, 3] on the accelerator, if that keeps them; in `units` they have size 0 then.
+  """
 
   number: int
   units: np.ndarray  # latent records [K]
   record: records.SessionRecord
   manifest: dict[str, Any]
+  pictures: jax.Array | None = None
+
+  @property
+  def nbytes(self) -> int:
+    return self.units.nbytes + (0 if self.pictures is None else self.pictures.nbytes)
 
   def read_units(self, session: int, start: int = 0, count: int | None = None) -> np.ndarray:
     return self.units[start : None if count is None else start + count]
@@ -110,11 +124,14 @@ class Kept:
 class Encoder:
   """Latent records of media records in memory. The codecs are on the default device.
 
-  manifest: what the manifest of a folder of these latents would say of classes and codecs.
+  manifest: what the manifest of a folder of these latents would say of classes and codecs. on_device: whether the
+  device keeps the user's pictures.
   """
 
-  def __init__(self, config: Config, recorder: Recorder, audio_codec: AudioCodec, video_codec: VideoCodec):
-    self._portrait, self._codecs = config.layout.portrait, (audio_codec, video_codec)
+  def __init__(
+    self, config: Config, recorder: Recorder, audio_codec: AudioCodec, video_codec: VideoCodec, on_device: bool = False
+  ):
+    self._portrait, self._codecs, self._on_device = config.layout.portrait, (audio_codec, video_codec), on_device
     self._dtypes = latent_dtypes(recorder, config)
     self._pool = concurrent.futures.ThreadPoolExecutor(COPIERS)
     self.manifest = head(recorder, audio_codec, video_codec)
@@ -132,7 +149,27 @@ class Encoder:
 
   def _record(self, one: Rendered, latents: dict[str, np.ndarray]) -> Kept:
     units, fixed = latent_records(one.units, one.fixed, latents, *self._dtypes)
-    return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest)
+    pictures = None
+    if self._on_device:
+      pictures, units = jax.device_put(np.ascontiguousarray(units[PICTURES])), without_pictures(units)
+    return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest, pictures)
+
+
+def without_pictures(units: np.ndarray) -> np.ndarray:
+  """Unit records whose field of the user's pictures has size 0."""
+  dtype = units.dtype
+  narrow = np.dtype([(name, *((np.uint8, (0,)) if name == PICTURES else (dtype[name],))) for name in dtype.names or ()])
+  kept = np.zeros(len(units), narrow)
+  for name in narrow.names or ():
+    if name != PICTURES:
+      kept[name] = units[name]
+  return kept
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def cut_pictures(pictures: tuple[jax.Array, ...], starts: np.ndarray, units: int) -> jax.Array:
+  """Crops of `units` units of several sessions' pictures: [rows, units, frames, H, W, 3]."""
+  return jnp.stack([jax.lax.dynamic_slice_in_dim(one, start, units) for one, start in zip(pictures, starts)])
 
 
 class Reservoir:
@@ -211,7 +248,7 @@ class Reservoir:
       self.kept.extend(found)
       self._rendered += sum(len(kept.units) for kept in found)
       self._sessions += len(found)
-      size = found[0].units.nbytes
+      size = found[0].nbytes
       while len(self.kept) > len(found) and len(self.kept) * size > self.limits.memory:
         self.kept.popleft()
       self._changed.notify_all()
@@ -244,17 +281,20 @@ class RenderedLoader:
   """Batches of crops of sessions that are rendered meanwhile; a `with` block ends the rendering.
 
   rows: of every global batch that this host reads; all by default. augment: change the user of every session, once.
+  on_device: whether the device keeps the user's pictures; by default a single accelerator does.
   manifest: what the manifest of a folder of these latents would say of classes and codecs. Raises DataError for another
   `data.path`, ConfigError for sessions shorter than a crop and for voices that are not installed.
   """
 
   def __init__(
     self, config: Config, audio_codec: AudioCodec, video_codec: VideoCodec, rows: Sequence[int] | None = None,
-    augment: bool = False, limits: Limits | None = None,
+    augment: bool = False, limits: Limits | None = None, on_device: bool | None = None,
   ):  # fmt: skip
     check_length(config)
-    limits, recorder = limits or Limits.of_machine(), recorder_of(config, augment)
-    encoder = Encoder(config, recorder, audio_codec, video_codec)
+    if on_device is None:
+      on_device = jax.default_backend() != "cpu" and jax.device_count() == 1
+    limits, recorder = limits or Limits.of_machine(on_device), recorder_of(config, augment)
+    encoder = Encoder(config, recorder, audio_codec, video_codec, on_device)
     self.config, self.manifest = config, encoder.manifest
     self.rows = len(range(config.data.batch) if rows is None else rows)
     together = min(SIDE_BY_SIDE, limits.workers)
@@ -267,7 +307,12 @@ class RenderedLoader:
     data = self.config.data
     chosen = self.reservoir.choose(random_of(data.seed, step), self.rows, data.units)
     crops = [read_crop(kept, kept.number, start, data.units) for kept, start in chosen]
-    return Crop(*map(np.stack, zip(*crops)))
+    batch = Crop(*map(np.stack, zip(*crops)))
+    pictures = tuple(kept.pictures for kept, _ in chosen if kept.pictures is not None)
+    if not pictures:
+      return batch
+    starts = np.array([start for _, start in chosen], np.int32)
+    return batch._replace(user_video=cut_pictures(pictures, starts, data.units))
 
   def __enter__(self) -> "RenderedLoader":
     return self

@@ -110,10 +110,17 @@ def check_batch(batch: int, mesh: Mesh) -> None:
 def place_batch(batch: Any, mesh: Mesh) -> Any:
   """Puts this host's rows of a global batch onto the mesh.
 
-  batch: a tree of arrays [rows of this host, ...], which rows `prefetch.host_rows` says, in ascending order.
+  batch: a tree of arrays [rows of this host, ...], which rows `prefetch.host_rows` says, in ascending order; those that
+  are on the only device already stay there.
   """
   sharding = batch_sharding(mesh)
-  return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch)
+
+  def place(rows: Any) -> jax.Array:
+    if isinstance(rows, jax.Array):
+      return jax.device_put(rows, sharding)
+    return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+
+  return jax.tree.map(place, batch)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

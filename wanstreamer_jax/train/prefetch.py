@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from wanstreamer_jax.parallel.mesh import batch_sharding, check_batch, place_batch
 from wanstreamer_jax.train.stage import Batch, BatchLoader
 
-AHEAD = 2  # batches that are read in advance
+AHEAD = 3  # batches that are read in advance, by as many threads at most
 
 
 def host_rows(batch: int, mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> list[int]:
