@@ -49,8 +49,13 @@ NAMES = ("world", "voices", "sounds")  # what can be rendered: duplex_world, and
 EXPECTED = "world://SEED (voices:// or sounds:// for the audio codec), with the first seed, as in world://0"
 ENDLESS = 2**31  # sessions
 PICTURES = "user_video"  # the field that an accelerator may keep
-SPARE_CORES = 2  # for the process that trains
+SPARE_CORES = 2  # for the process that trains, where it copies whole batches
 MEMORY_SHARE = 0.4  # of the machine's, and of the accelerator's, for the reservoir
+# What an accelerator changes of a user in every crop, beside what was changed once for the session (`varied`).
+SHIFT = 3  # pixels up or down, left or right
+LIGHT = 0.15  # e-fold
+LEVEL_DB = 6.0
+HISS_DB = (-90.0, -45.0)  # below full scale
 SIDE_BY_SIDE = 16  # sessions that are encoded together, at most
 COPIERS = 4  # threads that copy sessions into records: a minute at 128x128 is 80 MB
 AT_ONCE = 5  # units of a session that a codec encodes in one call on an accelerator, at most
@@ -89,12 +94,13 @@ class Limits(NamedTuple):
 
   @classmethod
   def of_machine(cls, on_device: bool = False) -> "Limits":
-    """All cores but two, and less than half of the memory, of the accelerator's where that keeps the pictures."""
+    """All cores but two, and less than half of the memory. Where the accelerator keeps the pictures, it is the
+    accelerator's memory, and all cores: batches cost this machine little then."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if on_device:
       memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", memory)
-    return cls(max(1, cores - SPARE_CORES), int(MEMORY_SHARE * memory))
+    return cls(max(1, cores - (0 if on_device else SPARE_CORES)), int(MEMORY_SHARE * memory))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,6 +176,30 @@ def without_pictures(units: np.ndarray) -> np.ndarray:
 def cut_pictures(pictures: tuple[jax.Array, ...], starts: np.ndarray, units: int) -> jax.Array:
   """Crops of `units` units of several sessions' pictures: [rows, units, frames, H, W, 3]."""
   return jnp.stack([jax.lax.dynamic_slice_in_dim(one, start, units) for one, start in zip(pictures, starts)])
+
+
+@jax.jit
+def varied(pictures: jax.Array, audio: jax.Array, seed: np.ndarray) -> tuple[jax.Array, jax.Array]:
+  """The user of every crop, a little different each time that it is used: framing and light, level and hiss.
+
+  pictures: uint8 [rows, units, frames, H, W, 3]; audio: int16 [rows, units, samples]; seed: uint32 [2].
+  """
+
+  def row(pictures: jax.Array, audio: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    keys = jax.random.split(key, 6)
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    wide = jnp.pad(flat, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), "edge")
+    rows, columns = jax.random.randint(keys[0], (2,), 0, 2 * SHIFT + 1)
+    moved = jax.lax.dynamic_slice(wide, (0, rows, columns, 0), flat.shape).reshape(pictures.shape)
+    gain = jnp.exp(jax.random.uniform(keys[1], (3,), minval=-LIGHT, maxval=LIGHT) / 2)  # of each colour, and of all
+    gain *= jnp.exp(jax.random.uniform(keys[2], minval=-LIGHT, maxval=LIGHT))
+    lit = jnp.clip(moved * gain, 0, 255).astype(jnp.uint8)
+    level = 10 ** (jax.random.uniform(keys[3], minval=-LEVEL_DB, maxval=LEVEL_DB) / 20)
+    hiss = 32768 * 10 ** (jax.random.uniform(keys[4], minval=HISS_DB[0], maxval=HISS_DB[1]) / 20)
+    heard = level * audio + hiss * jax.random.normal(keys[5], audio.shape)
+    return lit, jnp.clip(jnp.rint(heard), -32768, 32767).astype(jnp.int16)
+
+  return jax.vmap(row)(pictures, audio, jax.random.split(jax.random.wrap_key_data(jnp.asarray(seed)), len(audio)))
 
 
 class Reservoir:
@@ -281,7 +311,8 @@ class RenderedLoader:
   """Batches of crops of sessions that are rendered meanwhile; a `with` block ends the rendering.
 
   rows: of every global batch that this host reads; all by default. augment: change the user of every session, once.
-  on_device: whether the device keeps the user's pictures; by default a single accelerator does.
+  on_device: whether the device keeps the user's pictures; by default a single accelerator does. Then the user of every
+  crop is changed a little too.
   manifest: what the manifest of a folder of these latents would say of classes and codecs. Raises DataError for another
   `data.path`, ConfigError for sessions shorter than a crop and for voices that are not installed.
   """
@@ -295,7 +326,7 @@ class RenderedLoader:
       on_device = jax.default_backend() != "cpu" and jax.device_count() == 1
     limits, recorder = limits or Limits.of_machine(on_device), recorder_of(config, augment)
     encoder = Encoder(config, recorder, audio_codec, video_codec, on_device)
-    self.config, self.manifest = config, encoder.manifest
+    self.config, self.manifest, self.augment = config, encoder.manifest, augment
     self.rows = len(range(config.data.batch) if rows is None else rows)
     together = min(SIDE_BY_SIDE, limits.workers)
     self.reservoir = Reservoir(config.data.path, recorder, limits, together, encoder.encode)
@@ -312,7 +343,10 @@ class RenderedLoader:
     if not pictures:
       return batch
     starts = np.array([start for _, start in chosen], np.int32)
-    return batch._replace(user_video=cut_pictures(pictures, starts, data.units))
+    seen, heard = cut_pictures(pictures, starts, data.units), jnp.asarray(batch.user_audio)
+    if self.augment:
+      seen, heard = varied(seen, heard, np.array([data.seed, step], np.uint32))
+    return batch._replace(user_video=seen, user_audio=heard)
 
   def __enter__(self) -> "RenderedLoader":
     return self
