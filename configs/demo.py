@@ -1,5 +1,8 @@
 """The size of the agent that people meet. Pictures of 128x128, the full world, half a minute of memory, 4 M parameters
-in the Transformer and 22 tokens a unit.
+in the Transformer, 19 tokens a unit in the history and 20 in what it performs.
+
+A token holds 4x4 latents of 8 numbers, fewer than the Transformer is wide. With 8x8, faces would be blurred: the best
+192 numbers for these 512 hold 92 % of the variance of faces that they were not fitted to, and the unit before 97 %.
 
     bash launch/train.sh demo 800
 
@@ -21,8 +24,9 @@ def get_config() -> Config:
   data.world, data.voices, data.agent_voices = "full", "formant,flite", "flite"
   data.session_units = 375  # a minute
   layout = config.layout
-  layout.patch, layout.commit_patch = 8, 1  # 2x2 video tokens, noisy and committed
+  layout.patch, layout.commit_patch = 4, 2  # 4x4 noisy video tokens, 2x2 committed ones
   layout.window = 190  # 30 s
+  layout.voice_units = 8  # the persona's voice, 1.3 s
   layout.text_slots, layout.user_text_slots = 2, 2
   use_neural(config, "voice")
   pictures = config.video_codec.native

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -70,6 +71,20 @@ def test_a_finished_run_is_read_standardised(runs, media):
     np.testing.assert_allclose(means.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(means.std(0), 1, atol=1e-2)
     assert list((runs / f"{medium}_codec" / "pictures").glob("*.png"))
+
+
+def test_a_decoder_that_learns_alone_leaves_the_latents(runs, media, tmp_path):
+  changes = {"train.init": runs / "audio_codec", "train.groups": "encoder=0", "train.learning_rate": 0.01}
+  config = config_of("audio_codec", tmp_path / "run", media / "both", **changes)
+  train(get_stage("audio_codec"), config)
+  before, after = (
+    load_codecs(config, path, runs / "video_codec")[0] for path in (runs / "audio_codec", tmp_path / "run")
+  )
+  clip = jnp.asarray(audio_to_float(ClipLoader(Mixture(str(media / "both")), config, "audio").batch_at(0)["audio"][0]))
+  latents = [codec.encode(clip, codec.encoder_state())[0].mean for codec in (before, after)]
+  np.testing.assert_array_equal(*latents)
+  heard = [codec.decode(latents[0], codec.decoder_state())[0] for codec in (before, after)]
+  assert np.abs(heard[0] - heard[1]).max() > 1e-3
 
 
 def test_clips_are_a_pure_function_of_the_step(media):

@@ -2,7 +2,8 @@
 conversation.
 
 At the end of a run the latents of its averaged weights are standardised (`posterior.calibrate`), and the weights are
-written to RUN/weights, which `data encode` and `export` read.
+written to RUN/weights, which `data encode` and `export` read. With `train.groups=encoder=0` the decoder alone learns:
+the latents stay as they were, and agents that were trained on them can have the new decoder.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from flax import nnx
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.codecs.make import make_audio_codec, make_video_codec
 from wanstreamer_jax.codecs.posterior import calibrate
-from wanstreamer_jax.config import Config
+from wanstreamer_jax.config import Config, group_rates
 from wanstreamer_jax.data.mixture import Mixture, Order, SharedOrder
 from wanstreamer_jax.data.records import SessionRecord, audio_to_float, video_to_float, video_to_uint8
 from wanstreamer_jax.data.rendered import Kept, Limits, Reservoir, check_length, is_rendered, random_of, recorder_of
@@ -205,7 +206,10 @@ def _stage(name: str, medium: str, init: Any, make_loss: Callable[[Config], Loss
     return {"loss": float(value)} | {key: float(metric) for key, metric in metrics.items()}
 
   def finish(params: Any, config: Config, run: pathlib.Path) -> None:
-    export_weights(standardised(codec_of(params), loader(config), medium), config, run / EXPORTED, "f32")
+    codec = codec_of(params)
+    if dict(group_rates(config.train.groups)).get("encoder") != 0:
+      codec = standardised(codec, loader(config), medium)
+    export_weights(codec, config, run / EXPORTED, "f32")
 
   return Stage(
     name=name, init=init, make_loss=make_loss, make_loader=lambda config: loader(config, own_rows(config)),
