@@ -325,12 +325,12 @@ def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> F
 
 
 def _refeed(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> tuple[KeyValue, Coords]:
-  """Keys and values of the previous unit's latents at the noisy patch size; they live for this unit only."""
+  """Keys and values [L, M, T, H] of the previous unit's latents at the noisy patch size, for this unit only."""
   layout = build_layout(agent.config)
   history, segments = _history(state, layout), layout.phase(REFEED)
   x, coords = pack(layout, segments, state.unit, agent.streamer.refeed_content(history))
   _, kv = one_pass(agent.streamer.transformer, segments, x, coords, [cache.coords], [cache.kv])
-  return kv, coords
+  return kv.by_head(), coords
 
 
 def render(
