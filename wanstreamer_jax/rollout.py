@@ -217,7 +217,8 @@ def think(
       token = jnp.where(open_, token, pad)
       written, text_tokens = agent.streamer.text_content(token[None], open_[None], text_tokens)
       tokens = _text_slot(layout, state.unit, slot, written)
-      hidden, cache = _append(agent, state, cache, *tokens, layout.tokens(COMMIT, HEAR, STATE) + slot)
+      offset, exists = layout.tokens(COMMIT, HEAR, STATE) + slot, open_ if slot else None
+      hidden, cache = _append(agent, state, cache, *tokens, offset, exists)
       logits.append(agent.streamer.logits(hidden)[0])
       text.append(token)
       open_ = open_ & (token != pad)
@@ -249,11 +250,23 @@ def _text_slot(layout: Layout, unit: jax.Array, slot: int, content: Any) -> tupl
 
 
 def _append(
-  agent: Agent, state: SessionState, cache: Cache, x: jax.Array, coords: Coords, offset: int
-) -> tuple[jax.Array, Cache]:
-  """Runs tokens against the cache and appends their KV, `offset` tokens after the unit's first."""
+  agent: Agent, state: SessionState, cache: Cache, x: jax.Array, coords: Coords, offset: int,
+  exists: jax.Array | None = None,
+) -> tuple[jax.Array, Cache]:  # fmt: skip
+  """Runs tokens against the cache and appends their KV, `offset` tokens after the unit's first.
+
+  exists: bool, for tokens that may not exist. Nobody sees such tokens, and no pass is run for them; only sessions in
+  lockstep run every pass.
+  """
   layout = build_layout(agent.config)
-  hidden, kv = single_device(agent.streamer.transformer, (), x, coords, [cache.coords], [cache.kv])
+
+  def run() -> tuple[jax.Array, KeyValue]:
+    return single_device(agent.streamer.transformer, (), x, coords, [cache.coords], [cache.kv])
+
+  def nothing() -> tuple[jax.Array, KeyValue]:
+    return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), jax.eval_shape(run))
+
+  hidden, kv = run() if exists is None else jax.lax.cond(exists, run, nothing)
   ring = (cache.coords.unit.shape[0] - layout.pinned_tokens) // layout.clean_tokens  # units
   return hidden, cache.write(kv, coords, layout.first_index(state.unit, ring) + offset)
 
@@ -325,12 +338,12 @@ def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> F
 
 
 def _refeed(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> tuple[KeyValue, Coords]:
-  """Keys and values of the previous unit's latents at the noisy patch size; they live for this unit only."""
+  """Keys and values [L, M, T, H] of the previous unit's latents at the noisy patch size, for this unit only."""
   layout = build_layout(agent.config)
   history, segments = _history(state, layout), layout.phase(REFEED)
   x, coords = pack(layout, segments, state.unit, agent.streamer.refeed_content(history))
   _, kv = one_pass(agent.streamer.transformer, segments, x, coords, [cache.coords], [cache.kv])
-  return kv, coords
+  return kv.by_head(), coords
 
 
 def render(

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.helpers.agents import random_users, small_agent, small_config
 from wanstreamer_jax import rollout
@@ -288,6 +289,12 @@ def test_sessions_of_another_server_are_refused(agent, engine, tmp_path):
   engine.save(tmp_path)
   with pytest.raises(CheckpointError, match="another --slots"):
     Engine(agent, SLOTS + 1).restore(tmp_path)
+  arrays = load_file(tmp_path / "engine.safetensors")
+  keys = next(name for name in arrays if name.endswith(".cache.kv.k"))
+  by_token = np.ascontiguousarray(arrays[keys].swapaxes(2, 3))  # as an earlier version stored them
+  save_file(arrays | {keys: by_token}, tmp_path / "engine.safetensors")
+  with pytest.raises(CheckpointError, match="another version"):
+    engine.restore(tmp_path)
   (tmp_path / "engine.safetensors").write_bytes(b"half")
   with pytest.raises(CheckpointError, match="does not hold sessions"):
     Engine(agent, SLOTS).restore(tmp_path)

@@ -18,11 +18,11 @@ def example(int8: bool) -> tuple[Queries, list[Part]]:
   """A cache with a pinned prefix, of which a chunk nobody sees, and the queries' own keys."""
   r = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(r.standard_normal(shape), jnp.float32)
-  k, v = draw(KEYS, 2, 8), draw(KEYS, 2, 8)
+  k, v = draw(2, KEYS, 8), draw(2, KEYS, 8)
   rows = (Quantised.of(k), Quantised.of(v)) if int8 else (k, v)
   mask = jnp.asarray(r.random((QUERIES, KEYS)) < 0.7).at[:, 20:60].set(False)
   cache = Part(*rows, mask, jnp.asarray(r.random(PINNED) < 0.5))
-  own = Part(draw(QUERIES, 2, 8), draw(QUERIES, 2, 8), jnp.tril(jnp.ones((QUERIES, QUERIES), bool)))
+  own = Part(draw(2, QUERIES, 8), draw(2, QUERIES, 8), jnp.tril(jnp.ones((QUERIES, QUERIES), bool)))
   return Queries(3 * draw(QUERIES, 4, 8), draw(QUERIES, 4, 8)), [cache, own]
 
 
@@ -50,9 +50,9 @@ def test_gradients_of_keys_in_chunks(monkeypatch, close):
 
 
 def test_the_scores_of_a_long_cache_are_never_all_there(monkeypatch):
-  rows = jax.ShapeDtypeStruct((50_000, 2, 16), jnp.float32)
+  rows = jax.ShapeDtypeStruct((2, 50_000, 16), jnp.float32)
   query = jax.ShapeDtypeStruct((20, 4, 16), jnp.float32)
-  own = [jax.ShapeDtypeStruct((20, 2, 16), jnp.float32)] * 2 + [jax.ShapeDtypeStruct((20, 20), jnp.bool)]
+  own = [jax.ShapeDtypeStruct((2, 20, 16), jnp.float32)] * 2 + [jax.ShapeDtypeStruct((20, 20), jnp.bool)]
   parts = [Part(rows, rows, jax.ShapeDtypeStruct((20, 50_000), jnp.bool)), Part(*own)]
 
   def temporary() -> int:

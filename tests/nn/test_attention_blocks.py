@@ -22,7 +22,7 @@ def dense(clean: Coords, noisy: Coords, layout: Layout):
   copy = jnp.arange(both.unit.shape[0]) - clean.unit.shape[0]
   other = (copy >= 0)[None] & (copy // tokens != (copy // tokens)[:, None])
   mask, pinned = visible(both, both, layout.config.window) & ~other, clean.pinned[: layout.pinned_tokens]
-  return lambda queries, own, _: attend(queries, [Part(own.k, own.v, mask, pinned)])
+  return lambda queries, own, _: attend(queries, [Part(*own.by_head(), mask, pinned)])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from wanstreamer_jax.nn import attention, attention_cache
 from wanstreamer_jax.nn.attention import attend, prepare_mask
-from wanstreamer_jax.nn.attention_parts import MASKED, Packed, Part, Partial, Quantised, Queries, join
+from wanstreamer_jax.nn.attention_parts import MASKED, KeyValue, Packed, Part, Partial, Quantised, Queries, join
 from wanstreamer_jax.parallel.cost import count
 from wanstreamer_jax.parallel.mesh import make_mesh
 
@@ -33,7 +33,7 @@ def example(queries: int, keys: int, heads: tuple[int, int], int8: bool = False,
   """Queries and a part of which they see two thirds, the one in the middle nothing."""
   r = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(r.standard_normal(shape), jnp.float32)
-  shape = (*((layers,) if layers else ()), keys, heads[1], 16)
+  shape = (*((layers,) if layers else ()), heads[1], keys, 16)
   k, v = (Quantised.of(draw(*shape)) if int8 else draw(*shape) for _ in range(2))
   mask = jnp.asarray(r.random((queries, keys)) < 0.7).at[: queries // 2, : keys // 3].set(False)
   mask = mask.at[queries // 2].set(False)
@@ -45,7 +45,7 @@ def example(queries: int, keys: int, heads: tuple[int, int], int8: bool = False,
 def both(queries: Queries, part: Part, start: int) -> tuple[Partial, Partial]:
   """By the kernel, and by the plain computation over the keys from `start` on: [M, G, T, ...]."""
   packed = part._replace(mask=Packed(part.mask[:, :start], attention_cache.pack(part.mask, start)))
-  plain = attention.partial_attention(queries, attention._some(part, slice(start, None)))
+  plain = attention.partial_attention(queries, attention._some(part, start, part.mask.shape[1] - start))
   found = join(attention_cache.over_long(queries.at_time, packed, start))
   by_query = lambda x: x.reshape(x.shape[0], -1, len(queries.at_time), *x.shape[2:])  # [M, R, ...] -> [M, G, T, ...]
   return jax.tree.map(by_query, (found, plain))
@@ -72,7 +72,7 @@ def test_every_edge_of_blocks_and_tiles(queries, keys, start, int8, close):
 
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (3, 3), (5, 1)])
 def test_every_grouping_of_heads_in_several_tiles(heads, monkeypatch, close):
-  """Of all layers, whichever axis XLA would put first."""
+  """In the keys of all layers."""
   monkeypatch.setattr(attention_cache, "ROWS", 40 * heads[0])
   queries, part = example(70, 500, heads, layers=LAYERS)
   assert attention_cache.Sizes.of(queries.at_time, 500, heads[1], 9).tiles == 2
@@ -87,7 +87,7 @@ def test_slots_in_lockstep_in_a_scan_over_layers(monkeypatch, close):
 
   def slot(turn: jax.Array) -> jax.Array:
     queries, cache = example(9, 300, (4, 2), int8=True, layers=LAYERS)
-    own = Part(queries.at_time[:, :2], queries.at_time[:, 2:], jnp.eye(9, dtype=bool))
+    own = Part(*KeyValue(queries.at_time[:, :2], queries.at_time[:, 2:]).by_head(), jnp.eye(9, dtype=bool))
     mask, prefix = jnp.roll(cache.mask, turn, axis=1), jnp.arange(pinned) % 3 == turn
     mask = prepare_mask(mask, pinned)
 

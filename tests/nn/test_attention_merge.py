@@ -15,7 +15,7 @@ from wanstreamer_jax.model.attention_gpu import _chunking, teacher_forced_attent
 from wanstreamer_jax.nn import attention_merge as merging
 from wanstreamer_jax.nn.attention import attend
 from wanstreamer_jax.nn.attention_merge import CuDNN, Dense, FirstKeys, Piece, merge
-from wanstreamer_jax.nn.attention_parts import Part, Queries
+from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
 from wanstreamer_jax.units import NOISY_PHASES, build_layout
 
 KEYS, SEEN = 6, 5
@@ -38,7 +38,7 @@ def test_values_and_gradients_are_those_of_one_softmax(key_heads):
     return merge((Dense(), FirstKeys()), pieces)
 
   def whole(q, k, v, k2, v2):
-    return attend(Queries(q, q), [Part(k, v, mask), Part(2 * k2, v2, first)])
+    return attend(Queries(q, q), [Part(*KeyValue(k, v).by_head(), mask), Part(*KeyValue(2 * k2, v2).by_head(), first)])
 
   value = lambda attention, *args: jnp.sum(jnp.sin(attention(*args)))
   grads = lambda attention: jax.value_and_grad(functools.partial(value, attention), range(5))(q, k, v, k2, v2)

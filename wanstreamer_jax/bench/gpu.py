@@ -157,13 +157,14 @@ def attention_variants(scale: Scale) -> Result:
 
 
 def attention_inputs(shape: Shape) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Queries [T, N, H], keys and values [S, M, H], and a mask [T, S] with the last sixteenth of the keys missing."""
+  """Queries [T, N, H], keys and values [M, S, H] as a cache has them, and a mask [T, S] with the last sixteenth of the
+  keys missing."""
   model = shape.model
 
   @jax.jit
   def make() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     keys = jax.random.split(jax.random.key(0), 3)
-    rows = ((shape.queries, model.heads), (shape.keys, model.kv_heads), (shape.keys, model.kv_heads))
+    rows = ((shape.queries, model.heads), (model.kv_heads, shape.keys), (model.kv_heads, shape.keys))
     q, k, v = (jax.random.normal(key, (*row, model.head_dim), model.dtype) for key, row in zip(keys, rows))
     exists = jnp.arange(shape.keys) < shape.keys - shape.keys // 16
     return q, k, v, jnp.broadcast_to(exists, (shape.queries, shape.keys))
@@ -177,8 +178,9 @@ def in_chunks(at_once: int, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.
 
 
 def fused(implementation: Any, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-  """jax's own attention. cuDNN is told a length instead of a mask: what a cache without holes would allow."""
-  batch = (q[None], k[None], v[None])
+  """jax's own attention, which takes keys as [S, M, H]. cuDNN is told a length instead of a mask: what a cache without
+  holes would allow."""
+  batch = (q[None], k.swapaxes(0, 1)[None], v.swapaxes(0, 1)[None])
   if implementation == "cudnn":
     lengths = jnp.sum(mask[0], dtype=jnp.int32)[None]
     return jax.nn.dot_product_attention(*batch, key_value_seq_lengths=lengths, implementation="cudnn")[0]

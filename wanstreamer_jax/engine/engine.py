@@ -286,7 +286,7 @@ class Engine(SlotEngine):
     write_json(folder / STATES, about)
 
   def restore(self, folder: Path) -> None:
-    """Restores what `save` wrote. Raises CheckpointError if it belongs to another agent."""
+    """Restores what `save` wrote. Raises CheckpointError if it belongs to another agent or version."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -296,7 +296,7 @@ class Engine(SlotEngine):
       raise CheckpointError(f"{folder} does not hold sessions that can be continued: {error}") from error
     if about["agent"] != self._identity() or _shapes(named_leaves(self._both())) != _shapes(arrays):
       raise CheckpointError(
-        f"{folder} holds sessions of another agent, or of another --slots: they cannot be continued"
+        f"{folder} holds sessions of another agent, of another version, or of another --slots: they cannot be continued"
       )
     self.states, self.decoders = jax.device_put(fill_leaves(self._both(), arrays), jax.devices()[0])
     self.performer.restore(self.states)

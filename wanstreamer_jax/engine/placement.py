@@ -119,12 +119,12 @@ def cache_update(config: Config, state: SessionState) -> CacheUpdate:
   """The tokens that the thinker wrote in this unit."""
   layout, first = build_layout(config), _first_token(config, state)
 
-  def cut(rows: jax.Array) -> jax.Array:  # [S, ...] -> [tokens of a unit, ...]
-    return jax.lax.dynamic_slice_in_dim(rows, first, layout.clean_tokens)
+  def cut(axis: int, rows: jax.Array) -> jax.Array:
+    """The tokens of the unit, of S along an axis."""
+    return jax.lax.dynamic_slice_in_dim(rows, first, layout.clean_tokens, axis)
 
-  added = [  # keys and values have their layers first: [L, S, ...]
-    Cache(jax.tree.map(jax.vmap(cut), cache.kv), jax.tree.map(cut, cache.coords)) for cache in caches(state)
-  ]
+  of_layers, of_tokens = (functools.partial(cut, axis) for axis in (2, 0))  # [L, M, S, ...] and [S, ...]
+  added = [Cache(jax.tree.map(of_layers, cache.kv), jax.tree.map(of_tokens, cache.coords)) for cache in caches(state)]
   return CacheUpdate(added, state.unit, state.made)
 
 
@@ -133,11 +133,12 @@ def apply_update(config: Config, state: SessionState, update: CacheUpdate) -> Se
   state = state._replace(unit=update.unit, made=update.made)
   first = _first_token(config, state)
 
-  def put(rows: jax.Array, new: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(rows, new, first, axis=0)
+  def put(axis: int, rows: jax.Array, new: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(rows, new, first, axis)
 
+  of_layers, of_tokens = (functools.partial(put, axis) for axis in (2, 0))
   new = [
-    Cache(jax.tree.map(jax.vmap(put), cache.kv, added.kv), jax.tree.map(put, cache.coords, added.coords))
+    Cache(jax.tree.map(of_layers, cache.kv, added.kv), jax.tree.map(of_tokens, cache.coords, added.coords))
     for cache, added in zip(caches(state), update.added)
   ]
   return with_caches(state, new)

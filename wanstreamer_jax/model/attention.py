@@ -21,7 +21,7 @@ AttentionFn = Callable[[Queries, KeyValue, Any], jax.Array]  # (queries, own key
 def cached_attention(
   coords: Coords, key_coords: list[Coords], groups: list[KeyValue], window: int | None, pinned: int
 ) -> AttentionFn:  # fmt: skip
-  """Attention of a step: T tokens see each other and the given key groups, which hold all layers.
+  """Attention of a step: T tokens see each other and the given key groups [L, M, S, H] of all layers.
 
   coords: of the tokens; key_coords: of each group; pinned: length of the first group's prefix that may be pinned.
   """
@@ -34,7 +34,7 @@ def cached_attention(
 
   def attention(queries: Queries, own: KeyValue, layer: jax.Array) -> jax.Array:
     parts = [part._replace(layer=layer) for part in whole]
-    return attend(queries, [*parts, Part(own.k, own.v, own_mask)], Way(CHUNKS_AT_ONCE, low_rank=False))
+    return attend(queries, [*parts, Part(*own.by_head(), own_mask)], Way(CHUNKS_AT_ONCE, low_rank=False))
 
   return attention
 
@@ -42,14 +42,13 @@ def cached_attention(
 def apart(queries: int, kv: KeyValue, coords: Coords, pinned: int) -> tuple[list[KeyValue], list[Coords]]:
   """The groups of keys of a cache for several passes of so many queries, and their coordinates.
 
-  For the kernel, the pinned prefix becomes a group of its own, cut out once: XLA would bring a whole cache of 8 heads
-  into the layout that the prefix' product prefers, in every pass.
+  For the kernel, the pinned prefix becomes a group of its own, cut out once.
   """
   keys = coords.unit.shape[0]
   if not pinned or not takes_kernel(queries, keys - pinned):
     return [kv], [coords]
   rest = dataclasses.replace(coords, valid=coords.valid & (jnp.arange(keys) >= pinned))
-  return [jax.tree.map(lambda x: x[:, :pinned], kv), kv], [coords[:pinned], rest]
+  return [jax.tree.map(lambda x: x[:, :, :pinned], kv), kv], [coords[:pinned], rest]
 
 
 def _parts(kv: KeyValue, mask: Any, prefix: jax.Array) -> list[Part]:
@@ -57,7 +56,7 @@ def _parts(kv: KeyValue, mask: Any, prefix: jax.Array) -> list[Part]:
   `apart`."""
   if not isinstance(mask, Packed) or not prefix.shape[0]:
     return [Part(kv.k, kv.v, mask, prefix)]
-  k, v = jax.tree.map(lambda x: x[:, : prefix.shape[0]], kv)
+  k, v = jax.tree.map(lambda x: x[:, :, : prefix.shape[0]], kv)
   return [Part(k, v, mask.pinned, prefix), Part(kv.k, kv.v, mask)]
 
 

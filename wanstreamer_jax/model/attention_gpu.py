@@ -106,7 +106,7 @@ def teacher_forced_attention_gpu(
       mixed = jnp.concatenate([mixed, jax.lax.map(later, jax.tree.map(lambda x: x[1:], chunks))])
     mixed_world = queries.at_time[:0]
     if world:
-      mixed_world = attend(Queries(*(x[:world] for x in queries)), [Part(*of_world, within_world)])
+      mixed_world = attend(Queries(*(x[:world] for x in queries)), [Part(*of_world.by_head(), within_world)])
     return chunking.join(mixed_world, mixed)
 
   return attention

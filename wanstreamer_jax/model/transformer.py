@@ -31,20 +31,21 @@ from wanstreamer_jax.units import Coords, Segment, build_layout, evicted
 
 
 class Cache(NamedTuple):
-  """Keys and values of all layers [L, S, M, H] (plain or Quantised) with the coordinates [S] of every slot's token."""
+  """Keys and values of all layers [L, M, S, H] (plain or Quantised) with the coordinates [S] of every slot's token."""
 
   kv: KeyValue
   coords: Coords
 
   @classmethod
   def empty(cls, config: ModelConfig, tokens: int) -> "Cache":
-    shape = (config.layers, tokens, config.kv_heads, config.head_dim)
+    shape = (config.layers, config.kv_heads, tokens, config.head_dim)
     zeros = jnp.zeros(shape, config.dtype)
     rows: Any = Quantised.of(zeros) if config.kv_cache == "int8" else zeros
     return cls(KeyValue(rows, rows), Coords.empty(tokens))
 
   def write(self, kv: KeyValue, coords: Coords, at: jax.Array) -> "Cache":
     """A cache with the tokens [L, T, M, H] written into the slots at, at + 1, ..."""
+    kv = kv.by_head()  # [L, M, T, H]
     if isinstance(self.kv.k, Quantised):
       kv = KeyValue(*map(Quantised.of, kv))  # type: ignore[arg-type]
 
@@ -52,7 +53,7 @@ class Cache(NamedTuple):
       """Writes T rows into S rows along an axis, from `at` on: in place, where the old array is donated."""
       return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis)
 
-    of_layers, of_tokens = (functools.partial(put, axis) for axis in (1, 0))
+    of_layers, of_tokens = (functools.partial(put, axis) for axis in (2, 0))
     return Cache(jax.tree.map(of_layers, self.kv, kv), jax.tree.map(of_tokens, self.coords, coords))
 
 

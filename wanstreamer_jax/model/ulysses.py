@@ -242,6 +242,6 @@ def _pass(
 
 
 def sharded_heads(cache: Cache, axis: str, leading: int = 0) -> Any:
-  """PartitionSpecs of a cache whose heads are spread over `axis`; `leading` axes come before [L, S, M, H]."""
-  rows = lambda leaf: PartitionSpec(*[None] * (leading + 2), axis, *[None] * (leaf.ndim - leading - 3))
+  """PartitionSpecs of a cache whose heads are spread over `axis`; `leading` axes come before [L, M, S, H]."""
+  rows = lambda leaf: PartitionSpec(*[None] * (leading + 1), axis, *[None] * (leaf.ndim - leading - 2))
   return Cache(jax.tree.map(rows, cache.kv), jax.tree.map(lambda _: PartitionSpec(), cache.coords))

@@ -86,7 +86,7 @@ def _partials(queries: Queries, part: Part, way: Way) -> list[Partial]:
   found, pinned = [], 0 if part.pinned is None else part.pinned.shape[0]
   mask = part.mask.pinned if isinstance(part.mask, Packed) else part.mask
   if pinned:
-    prefix = _some(part._replace(mask=mask), slice(pinned))
+    prefix = _some(part._replace(mask=mask), 0, pinned)
     found.append(partial_attention(queries, prefix._replace(pinned=part.pinned), way.low_rank))
   if isinstance(part.mask, Packed):
     from wanstreamer_jax.nn.attention_cache import over_long
@@ -94,28 +94,40 @@ def _partials(queries: Queries, part: Part, way: Way) -> list[Partial]:
     return [*found, join(over_long(queries.at_time, part, pinned))]
   keys = mask.shape[1]
   chunks = (keys - pinned) // CHUNK_KEYS if mask.shape[0] <= FEW else 0
-  end = pinned + chunks * CHUNK_KEYS if chunks > 1 else pinned
-  if end > pinned:
-    found.append(_in_chunks(queries, _some(part, slice(pinned, end)), chunks, way))
-  return [*found, partial_attention(queries, _some(part, slice(end, None)), way.low_rank)] if keys > end else found
+  end = pinned
+  if chunks > 1:
+    found += _in_chunks(queries, part, pinned, chunks, way)
+    end += chunks * CHUNK_KEYS
+  return [*found, partial_attention(queries, _some(part, end, keys - end), way.low_rank)] if keys > end else found
 
 
-def _some(part: Part, place: slice) -> Part:
-  """A range of a part's keys, cut out of those of all layers."""
+def _some(part: Part, start: int | jax.Array, keys: int) -> Part:
+  """So many of a part's keys from `start` on, cut out of those of all layers."""
 
   def cut(x: jax.Array) -> jax.Array:
-    return (x if part.layer is None else jax.lax.dynamic_index_in_dim(x, part.layer, keepdims=False))[place]
+    if part.layer is None:
+      return jax.lax.dynamic_slice_in_dim(x, start, keys, axis=1)  # [M, S, ...], or the mask [T, S]
+    at = (part.layer, 0, start, *(0,) * (x.ndim - 3))
+    return jax.lax.dynamic_slice(x, at, (1, x.shape[1], keys, *x.shape[3:]))[0]
 
   k, v = jax.tree.map(cut, (part.k, part.v))
-  return Part(k, v, part.mask[:, place])
+  return Part(k, v, jax.lax.dynamic_slice_in_dim(part.mask, start, keys, axis=1))
 
 
-def _in_chunks(queries: Queries, part: Part, chunks: int, way: Way) -> Partial:
-  """As `partial_attention`, `way.at_once` chunks at a time."""
-  k, v = jax.tree.map(lambda x: x.reshape(chunks, -1, *x.shape[1:]), (part.k, part.v))  # [chunks, CHUNK_KEYS, M, H]
-  mask = jnp.moveaxis(part.mask.reshape(-1, chunks, part.mask.shape[1] // chunks), 1, 0)  # [chunks, T, CHUNK_KEYS]
-  over_chunk = functools.partial(partial_attention, queries, low_rank=way.low_rank)
-  return join(jax.lax.map(over_chunk, Part(k, v, mask), batch_size=way.at_once))
+def _in_chunks(queries: Queries, part: Part, start: int, chunks: int, way: Way) -> list[Partial]:
+  """As `partial_attention` of so many chunks from key `start` on, `way.at_once` of them side by side."""
+
+  def side_by_side(first: int | jax.Array, count: int) -> Partial:
+    """Chunks `first` to `first + count`, read where they lie."""
+    keys = _some(part, start + first * CHUNK_KEYS, count * CHUNK_KEYS)
+    split = lambda x: x.reshape(x.shape[0], count, CHUNK_KEYS, *x.shape[2:])  # [M, S, ...] or [T, S], S = count chunks
+    one = functools.partial(partial_attention, queries, low_rank=way.low_rank)
+    return join(jax.vmap(one, in_axes=1)(jax.tree.map(split, keys)))
+
+  rounds, rest = divmod(chunks, way.at_once)
+  over_round = lambda i: side_by_side(i * way.at_once, way.at_once)
+  found = [join(jax.lax.map(over_round, jnp.arange(rounds)))] if rounds else []
+  return [*found, side_by_side(rounds * way.at_once, rest)] if rest else found
 
 
 def partial_attention(queries: Queries, part: Part, low_rank: bool = True) -> Partial:
@@ -132,20 +144,20 @@ def partial_attention(queries: Queries, part: Part, low_rank: bool = True) -> Pa
 
 
 def scaled_scores(q: Float[Array, "T N H"], k: Rows, low_rank: bool = True) -> Float32[Array, "M R S"]:
-  """Products of queries and keys [S, M, H], times H^-0.5. low_rank: see `Way`."""
+  """Products of queries and keys [M, S, H], times H^-0.5. low_rank: see `Way`."""
   values = k.values.astype(q.dtype) if isinstance(k, Quantised) else k
-  keys, heads = values.shape[:2]
+  heads, keys = values.shape[:2]
   if low_rank:
-    products = jnp.einsum("mrh,smh->mrs", fold_heads(q, heads), values, preferred_element_type=jnp.float32)
+    products = jnp.einsum("mrh,msh->mrs", fold_heads(q, heads), values, preferred_element_type=jnp.float32)
   else:
     by_group = q.reshape(q.shape[0], heads, -1, q.shape[-1])  # [T, N, H] -> [T, M, G, H]
-    products = jnp.einsum("tmgh,smh->mgts", by_group, values, preferred_element_type=jnp.float32)
+    products = jnp.einsum("tmgh,msh->mgts", by_group, values, preferred_element_type=jnp.float32)
   products = products.reshape(heads, -1, keys) * q.shape[-1] ** -0.5  # [M, R, S], R = G T
-  return products * k.scale.T[:, None] if isinstance(k, Quantised) else products
+  return products * k.scale[:, None] if isinstance(k, Quantised) else products
 
 
 def _mix(weights: Float32[Array, "M R S"], v: Rows, dtype: jnp.dtype) -> Float32[Array, "M R H"]:
-  """Weights times values [S, M, H]."""
+  """Weights times values [M, S, H]."""
   if isinstance(v, Quantised):
-    weights, v = weights * v.scale.T[:, None], v.values
-  return jnp.einsum("mrs,smh->mrh", weights.astype(dtype), v.astype(dtype), preferred_element_type=jnp.float32)
+    weights, v = weights * v.scale[:, None], v.values
+  return jnp.einsum("mrs,msh->mrh", weights.astype(dtype), v.astype(dtype), preferred_element_type=jnp.float32)

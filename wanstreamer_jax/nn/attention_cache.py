@@ -89,19 +89,12 @@ def over_long(q: jax.Array, part: Part, start: int) -> Partial:
   layer = jnp.int32(0) if part.layer is None else part.layer
   k, v = jax.tree.map(lambda x: x[None] if part.layer is None else x, (part.k, part.v))
   rows = [x.values if isinstance(x, Quantised) else x for x in (k, v)]
-  sizes = Sizes.of(q, rows[0].shape[1], rows[0].shape[2], start)
+  heads, keys = rows[0].shape[1:3]
+  sizes = Sizes.of(q, keys, heads, start)
   of_layer = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
-  scales = [_lanes(of_layer(x.scale).T, sizes) for x in (k, v) if isinstance(x, Quantised)]
-  by_head = _is_by_head(sizes.heads, rows[0].dtype.itemsize)
-  rows = [x.swapaxes(1, 2) for x in rows] if by_head else rows
-  halves = _call(sizes, by_head, q, rows, scales)(layer.reshape(1), _by_row(q, sizes), part.mask.bits, *rows, *scales)
+  scales = [_lanes(of_layer(x.scale), sizes) for x in (k, v) if isinstance(x, Quantised)]
+  halves = _call(sizes, q, rows, scales)(layer.reshape(1), _by_row(q, sizes), part.mask.bits, *rows, *scales)
   return Partial(*map(functools.partial(_by_query, sizes), halves))
-
-
-def _is_by_head(heads: int, itemsize: int) -> bool:
-  """Whether XLA keeps [S, M, H] with M outside of S, as it does where few heads would leave registers half empty."""
-  tile = min(8, 1 << (heads - 1).bit_length())
-  return heads == 1 or heads % tile > 0 or tile * itemsize < 4
 
 
 def _by_row(q: jax.Array, sizes: Sizes) -> jax.Array:
@@ -139,30 +132,24 @@ class _Specs(NamedTuple):
 
   queries: pl.BlockSpec  # [M, rows, H] of [M, rows of all tiles, H]
   bits: pl.BlockSpec  # [words, 1, BLOCK] of [words of all tiles, 1, S]
-  keys: pl.BlockSpec  # [BLOCK, M, H] of [L, S, M, H], or [M, BLOCK, H] of [L, M, S, H]; also of values
+  keys: pl.BlockSpec  # [M, BLOCK, H] of [L, M, S, H]; also of values
   scale: pl.BlockSpec  # [M, BLOCK] of [M, keys of all blocks]
 
   @classmethod
-  def of(cls, sizes: Sizes, by_head: bool) -> "_Specs":
+  def of(cls, sizes: Sizes) -> "_Specs":
     last = -(-sizes.keys // BLOCK) - 1
 
     def block(half: Any, step: Any) -> Any:
       """The block of keys of a step. Steps behind the last key, which see nothing, fetch the last block again."""
       return jnp.minimum(sizes.first + half * sizes.blocks + step, last)
 
-    def by_token(half: Any, tile: Any, step: Any, layer: Any) -> tuple[Any, ...]:
-      return layer[0], block(half, step), 0, 0
-
-    def by_head_of_keys(half: Any, tile: Any, step: Any, layer: Any) -> tuple[Any, ...]:
-      return layer[0], 0, block(half, step), 0
-
-    keys = pl.BlockSpec((None, BLOCK, sizes.heads, sizes.depth), by_token)
-    if by_head:
-      keys = pl.BlockSpec((None, sizes.heads, BLOCK, sizes.depth), by_head_of_keys)
     return cls(
       queries=pl.BlockSpec((sizes.heads, sizes.rows, sizes.depth), lambda half, tile, step, layer: (0, tile, 0)),
       bits=pl.BlockSpec((sizes.words, 1, BLOCK), lambda half, tile, step, layer: (tile, 0, block(half, step))),
-      keys=keys,
+      keys=pl.BlockSpec(
+        (None, sizes.heads, BLOCK, sizes.depth),
+        lambda half, tile, step, layer: (layer[0], 0, block(half, step), 0),
+      ),
       scale=pl.BlockSpec((sizes.heads, BLOCK), lambda half, tile, step, layer: (0, half * sizes.blocks + step)),
     )
 
@@ -173,12 +160,12 @@ def _sum_spec(sizes: Sizes, width: int) -> pl.BlockSpec:
   return pl.BlockSpec((None, sizes.heads, sizes.rows, width), lambda half, tile, step, layer: (half, 0, tile, 0))
 
 
-def _call(sizes: Sizes, by_head: bool, q: jax.Array, rows: list[Any], scales: list[Any]) -> Any:
+def _call(sizes: Sizes, q: jax.Array, rows: list[Any], scales: list[Any]) -> Any:
   """The kernel as a function of (layer [1], queries, bits, keys, values, scales) to a Partial's three sums."""
-  specs = _Specs.of(sizes, by_head)
+  specs = _Specs.of(sizes)
   widths = (sizes.depth, 1, 1)  # weighted_sum, sum_exp, row_max
   return pl.pallas_call(
-    functools.partial(_kernel, sizes, by_head),
+    functools.partial(_kernel, sizes),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=1,
       grid=(HALVES, sizes.tiles, sizes.blocks),
@@ -209,9 +196,9 @@ def _cost(sizes: Sizes, of_query: int, of_key: int, scaled: bool) -> pl.CostEsti
   )
 
 
-def _kernel(sizes: Sizes, by_head: bool, layer: Any, q: Any, bits: Any, k: Any, v: Any, *rest: Any) -> None:
-  """One grid step. q: [M, rows, H]; bits: [words, 1, BLOCK]; k, v: [BLOCK, M, H] or [M, BLOCK, H]; rest: of int8 keys
-  the scales [M, BLOCK] of k and v, then the sums, which stay where they are from step to step.
+def _kernel(sizes: Sizes, layer: Any, q: Any, bits: Any, k: Any, v: Any, *rest: Any) -> None:
+  """One grid step. q: [M, rows, H]; bits: [words, 1, BLOCK]; k, v: [M, BLOCK, H]; rest: of int8 keys the scales
+  [M, BLOCK] of k and v, then the sums, which stay where they are from step to step.
 
       for head of keys:
         for some of the heads of queries that share it:    one product: [together * tile, H] x [H, BLOCK]
@@ -232,7 +219,7 @@ def _kernel(sizes: Sizes, by_head: bool, layer: Any, q: Any, bits: Any, k: Any, 
   rows_together = sizes.together * sizes.tile
 
   for head in range(sizes.heads):
-    keys, values = (x[head] if by_head else x[:, head] for x in (k, v))  # [BLOCK, H]
+    keys, values = k[head], v[head]  # [BLOCK, H]
     keys = keys.astype(q.dtype)
     values = jnp.where(exists, values.astype(q.dtype), 0)  # values behind the last key may be NaN
     key_scale, value_scale = (x[head][None] for x in scales) if scales else (None, None)  # [1, BLOCK]

@@ -20,7 +20,17 @@ import jax.numpy as jnp
 
 from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.nn.attention import partial_attention, scaled_scores
-from wanstreamer_jax.nn.attention_parts import MASKED, Part, Partial, Queries, fold_heads, join, stack, unfold_heads
+from wanstreamer_jax.nn.attention_parts import (
+  MASKED,
+  KeyValue,
+  Part,
+  Partial,
+  Queries,
+  fold_heads,
+  join,
+  stack,
+  unfold_heads,
+)
 from wanstreamer_jax.nn.backend import platform
 
 # The parameters of the backward rule of cuDNN attention inside of jax, which `CuDNN` calls with the lse of all pieces.
@@ -88,7 +98,8 @@ class Dense:
     return piece.see
 
   def forward(self, piece: Piece) -> tuple[jax.Array, jax.Array]:
-    out, lse = partial_attention(Queries(piece.q, piece.q), Part(piece.k, piece.v, self.mask(piece))).normalise()
+    part = Part(*KeyValue(piece.k, piece.v).by_head(), self.mask(piece))
+    out, lse = partial_attention(Queries(piece.q, piece.q), part).normalise()
     tokens = piece.q.shape[0]
     return unfold_heads(out, tokens).astype(piece.q.dtype), unfold_heads(lse, tokens)
 
@@ -97,7 +108,7 @@ class Dense:
     k, v = piece.k.astype(jnp.float32), piece.v.astype(jnp.float32)
     q, out, grad = (fold_heads(x.astype(jnp.float32), key_heads) for x in (piece.q, out, grad))  # [M, R, H]
     scale, groups = q.shape[-1] ** -0.5, q.shape[1] // tokens
-    scores = jnp.where(jnp.tile(self.mask(piece), (groups, 1)), scaled_scores(piece.q, piece.k), MASKED)  # [M, R, S]
+    scores = jnp.where(jnp.tile(self.mask(piece), (groups, 1)), scaled_scores(piece.q, piece.k.swapaxes(0, 1)), MASKED)
     weights = jnp.exp(scores - fold_heads(lse, key_heads)[..., None])
     d_weights = jnp.einsum("mrh,smh->mrs", grad, v)
     d_scores = weights * (d_weights - jnp.sum(grad * out, axis=-1)[..., None]) * scale

@@ -24,27 +24,35 @@ class Queries(NamedTuple):
 
 
 class KeyValue(NamedTuple):
-  """Keys (rotated) and values of one layer [S, M, H], or of all layers [L, S, M, H]; a cache's may be `Quantised`."""
+  """Keys (rotated) and values of one layer, or of all layers with a leading axis L; a cache's may be `Quantised`.
+
+  A layer makes those of its tokens as [T, M, H]. They are stored and read as [M, S, H], the keys of a head side by
+  side: XLA on CPUs transposes anything else before every product.
+  """
 
   k: jax.Array
   v: jax.Array
+
+  def by_head(self) -> "KeyValue":
+    """[..., T, M, H] -> [..., M, T, H]."""
+    return KeyValue(self.k.swapaxes(-3, -2), self.v.swapaxes(-3, -2))
 
 
 class Quantised(NamedTuple):
   """Keys or values in int8, with one scale per token and head."""
 
-  values: Int8[Array, "*L S M H"]
-  scale: Float32[Array, "*L S M"]
+  values: Int8[Array, "*L M S H"]
+  scale: Float32[Array, "*L M S"]
 
   @classmethod
-  def of(cls, x: Float[Array, "*L S M H"]) -> "Quantised":
+  def of(cls, x: Float[Array, "*L M S H"]) -> "Quantised":
     """The nearest of 255 levels between plus and minus the largest component."""
     scale = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=-1) / 127
     values = jnp.rint(x / jnp.maximum(scale, 1e-30)[..., None])
     return cls(values.astype(jnp.int8), scale)
 
 
-Rows = jax.Array | Quantised  # [S, M, H]
+Rows = jax.Array | Quantised  # [M, S, H]
 
 
 class Packed(NamedTuple):
@@ -55,10 +63,10 @@ class Packed(NamedTuple):
 
 
 class Part(NamedTuple):
-  """A part of the keys. k, v: [S, M, H] (k rotated); mask: bool [T, S] or Packed; pinned: bool [P] for the first P
+  """A part of the keys. k, v: [M, S, H] (k rotated); mask: bool [T, S] or Packed; pinned: bool [P] for the first P
   keys, P <= S.
 
-  layer: int32, the layer to read if k and v hold all layers, [L, S, M, H].
+  layer: int32, the layer to read if k and v hold all layers, [L, M, S, H].
   """
 
   k: Rows

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from wanstreamer_jax.nn.attention import attend
-from wanstreamer_jax.nn.attention_parts import Part, Queries
+from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
 from wanstreamer_jax.nn.blocks import MLP, Linear, OutputProjection, RMSNorm
 from wanstreamer_jax.nn.rotary import angles, rotate
 
@@ -53,7 +53,8 @@ class LocalAttentionLayer(nnx.Module):
     q, k, v = rotate(self.q_proj(h), angle), rotate(self.k_proj(h), angle), self.v_proj(h)
     recent = (before >= 0) & (now[:, None] - before < self.window)  # [T, P]
     own = (now <= now[:, None]) & (now[:, None] - now < self.window)
-    x = x + self.o_proj(attend(Queries(q, q), [Part(state.k, state.v, recent), Part(k, v, own)]))
+    parts = [Part(*KeyValue(state.k, state.v).by_head(), recent), Part(*KeyValue(k, v).by_head(), own)]
+    x = x + self.o_proj(attend(Queries(q, q), parts))
     x = x + self.mlp(self.mlp_norm(x))
     keep = lambda old, new: jnp.concatenate([old, new])[-past:] if past else old
     return x, LocalState(keep(state.k, k), keep(state.v, v), state.step + x.shape[0])

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from wanstreamer_jax.nn.attention import attend
-from wanstreamer_jax.nn.attention_parts import Part, Queries
+from wanstreamer_jax.nn.attention_parts import KeyValue, Part, Queries
 from wanstreamer_jax.nn.blocks import Linear, OutputProjection
 from wanstreamer_jax.nn.encoder_layer import LayerNorm
 from wanstreamer_jax.nn.rotary import Angles, rotate
@@ -97,8 +97,8 @@ class WindowedLayer(nnx.Module):
     near = (distance >= 0) & (distance < self.sizes.window)
     real = jnp.arange(past) >= past - state.filled
     parts = [
-      Part(rotate(state.k, before), state.v, near[:, :past] & real),
-      Part(rotate(k, now), v, jnp.asarray(near[:, past:])),
+      Part(*KeyValue(rotate(state.k, before), state.v).by_head(), near[:, :past] & real),
+      Part(*KeyValue(rotate(k, now), v).by_head(), jnp.asarray(near[:, past:])),
     ]
     q = rotate(q, now)
     y = self.o_proj(attend(Queries(q, q), parts))
