@@ -9,6 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from wanstreamer_jax.nn.backend import platform
+
+LONGEST_PRODUCT = 1024  # samples; longer frames, of losses alone, are transformed fast
+
 
 def sine_window(size: int, dtype: Any = np.float32) -> np.ndarray:
   """[size]: a periodic Hann window, scaled so that a sine has its own amplitude as magnitude in its bin."""
@@ -17,10 +21,27 @@ def sine_window(size: int, dtype: Any = np.float32) -> np.ndarray:
 
 
 def power_spectrum(frames: Any, window: np.ndarray) -> Any:
-  """Squared magnitudes of windowed frames: [..., T, N] and [N] -> [..., T, N / 2 + 1]."""
-  xp = np if isinstance(frames, np.ndarray) else jnp
-  spectrum = xp.fft.rfft(frames * window)
-  return xp.square(spectrum.real) + xp.square(spectrum.imag)
+  """Squared magnitudes of windowed frames: [..., T, N] and [N] -> [..., T, N / 2 + 1].
+
+  On a CPU short frames are multiplied with sines and cosines: two programs whose FFTs run at once can wait for each
+  other's threads for ever (jaxlib 0.11.2 on two cores), and encoding runs beside training.
+  """
+  if isinstance(frames, np.ndarray):
+    spectrum = np.fft.rfft(frames * window)
+    return np.square(spectrum.real) + np.square(spectrum.imag)
+  if platform() == "cpu" and len(window) <= LONGEST_PRODUCT:
+    both = jnp.square(frames @ (window[:, None] * _sinusoids(len(window))).astype(frames.dtype))
+    cosines, sines = jnp.split(both, 2, axis=-1)
+    return cosines + sines
+  spectrum = jnp.fft.rfft(frames * window)
+  return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+
+
+@functools.cache
+def _sinusoids(size: int) -> np.ndarray:
+  """The real and the imaginary part of a Fourier transform as one matrix: [N, 2 (N / 2 + 1)]."""
+  angles = 2 * np.pi * (np.outer(np.arange(size), np.arange(size // 2 + 1)) % size) / size
+  return np.concatenate([np.cos(angles), -np.sin(angles)], axis=1)
 
 
 def log_mel(power: Any, bank: np.ndarray, floor: float) -> Any:
