@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains an agent on one lent GPU within nine minutes: renders the world on all cores, encodes and trains beside it, exports.
 #
-#   bash launch/gpu_train.sh --minutes 8                               tiny, with the shipped codecs, from random weights
-#   bash launch/gpu_train.sh --minutes 8 --init DIR --codecs DIR       goes on from an exported agent, with its codecs
-#   bash launch/gpu_train.sh --codecs AUDIO,VIDEO --config configs/demo.py --config.data.batch=64     any config, any field
+#   bash launch/gpu_train.sh --minutes 8                  configs/demo.py:gpu, with the shipped codecs, from random weights
+#   bash launch/gpu_train.sh --minutes 8 --init demo                   goes on from the shipped weights, or from a folder
+#   bash launch/gpu_train.sh --codecs AUDIO,VIDEO --config FILE --config.data.batch=64     any codecs, config, field
 #   bash launch/gpu_train.sh --config configs/audio_codec.py:demo,neural --render voices     a codec, into OUT/codec
 #   bash launch/gpu_train.sh --small                                   nano sizes, 40 s of training, on any machine
 #   bash launch/gpu_train.sh --pack .flite                             puts flite and its libraries into a folder, to carry
@@ -13,10 +13,10 @@
 # folder. Needs a jax for that GPU, flax, optax, orbax-checkpoint, jaxtyping, tokenizers, safetensors, scipy, pillow and tqdm;
 # nothing is installed where they are there. Voices of flite need the program, or WANSTREAMER_FLITE=DIR (--pack).
 #
-# With the device tool, from a checkout in which .flite was packed and .init holds an exported agent (both ignored by git):
+# With the device tool, from a checkout in which .flite was packed (and is ignored by git):
 #
-#   run(command='WANSTREAMER_FLITE=.flite bash launch/gpu_train.sh --minutes 8 --seed 1000000 --init .init --codecs .init',
-#       carry=['.flite', '.init'], timeout_s=590)
+#   run(command='WANSTREAMER_FLITE=.flite bash launch/gpu_train.sh --minutes 8 --seed 1000000', carry=['.flite'],
+#       timeout_s=590)
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -33,7 +33,7 @@ pack() {  # the program, its libraries and their loader, so that it runs where o
   say "$folder: $(du -sm "$folder" | cut -f1) MB"
 }
 
-minutes=8 spare=20 seed=0 render=world config=configs/tiny.py codecs=wanstreamer_jax/weights/demo init="" small="" rest=()
+minutes=8 spare=20 seed=0 render=world config=configs/demo.py:gpu codecs=wanstreamer_jax/weights/demo init="" small="" rest=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --help | -h) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
@@ -69,6 +69,9 @@ mkdir -p "$out"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# Most of the memory, and products by cuBLAS: choosing kernels of Triton's would take a minute of the lent ones.
+export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-.9}"
+export XLA_FLAGS="--xla_gpu_enable_triton_gemm=false${XLA_FLAGS:+ $XLA_FLAGS}"
 
 random_codecs() {  # of nano, for --small: nothing shipped has its sizes
   "$python" - "$1" <<'PY'
@@ -86,10 +89,7 @@ PY
 
 train() {
   local options=(--config="$config" --config.data.session_units=375)
-  case "$config" in  # a codec is measured and written after the end of its training
-    *codec*) spare=90 ;;
-    *) options+=(--config.data.batch=32) ;;
-  esac
+  case "$config" in *codec*) spare=90 ;; esac  # a codec is measured and written after the end of its training
   if [ -n "$small" ]; then
     minutes=0.67 spare=600
     options=(--config=configs/nano.py --config.data.session_units=40 --config.data.batch=2 --config.train.mesh=data=1)
@@ -121,7 +121,7 @@ export_agent() {
   for dtype in bf16 int8; do
     rm -rf "$out/agent"
     timeout --kill-after=5 60 "$python" -m wanstreamer_jax export --streamer "$work/run" --audio-codec "$audio" \
-      --video-codec "$video" --dtype "$dtype" --out "$out/agent" || return
+      --video-codec "$video" --dtype "$dtype" --compute float32 --out "$out/agent" || return
     for file in world.json portrait.png voice.wav; do  # the persona, if the codecs come from an agent
       if [ -e "$video/$file" ]; then cp "$video/$file" "$out/agent/"; fi
     done

@@ -319,9 +319,15 @@ def test_export_takes_codecs_out_of_an_agent(parts, untrained, tmp_path, capsys)
   assert export(parts, tmp_path / "agent", **{"audio-codec": untrained, "video-codec": untrained}) == 0
   found, given = (named_leaves(agent_weights.load_agent(path).audio_codec) for path in (tmp_path / "agent", untrained))
   assert all(np.array_equal(leaf, given[name]) for name, leaf in found.items())
-  for part, found in (("audio-codec", "audio_codec.source_filter.channels"), ("video-codec", "media.height")):
-    assert export(parts, tmp_path / "other", **{part: "demo"}) == 2  # for "demo" is of another size
-    assert f"demo has {found} = 64, but" in one_error_line(capsys)
+  for part, found in (("audio-codec", "audio_codec.kind neural"), ("video-codec", "media.height = 128")):
+    assert export(parts, tmp_path / "other", **{part: "demo"}) == 2  # for "demo" is of another kind and size
+    assert f"demo has {found}, but" in one_error_line(capsys)
+
+
+def test_export_says_how_an_agent_computes(parts, tmp_path):
+  for compute in ("float32", "bfloat16"):
+    assert export(parts, tmp_path / compute, compute=compute) == 0
+    assert agent_weights.load_agent(tmp_path / compute).config.model.dtype == compute
 
 
 def test_export_refuses_a_codec_of_another_size(parts, tmp_path, capsys):

@@ -9,6 +9,7 @@ import jax
 import pytest
 from flax import nnx
 
+from tests.helpers.agents import random_weights
 from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.cli.evaluate import train_duplex
 from wanstreamer_jax.config_files import flat_fields, load_config
@@ -18,6 +19,7 @@ from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.train.stages import get_stage
 from wanstreamer_jax.units import build_layout
 from wanstreamer_jax.weights.agent import resolve
+from wanstreamer_jax.weights.store import export_weights
 
 FILES = sorted(pathlib.Path(ablation.FOLDER).glob("*.py"))
 OPTIONS = ablation.Options(
@@ -55,9 +57,12 @@ def test_configs_that_only_sample_otherwise_share_their_training():
   assert len({cell.fingerprint() for cell in plan.values()}) == len(plan)
 
 
-def test_other_first_weights_are_another_training():
+def test_other_first_weights_are_another_training(tmp_path):
   plan = lambda init: ablation.plan([OPTIONS.reference], dataclasses.replace(OPTIONS, init=init))[0]
-  fresh, tuned = plan(None), plan("demo")
+  fresh = plan(None)
+  abstract = jax.eval_shape(lambda: WanStreamer(fresh.config, rngs=nnx.Rngs(0)))
+  export_weights(random_weights(abstract), fresh.config, tmp_path)
+  tuned = plan(str(tmp_path))
   assert fresh.training.train.run != tuned.training.train.run
   assert fresh.fingerprint() != tuned.fingerprint()
   abstract = jax.eval_shape(lambda: WanStreamer(tuned.config, rngs=nnx.Rngs(0)))

@@ -20,4 +20,5 @@ def test_short_frames_need_no_fft_on_a_cpu():
   has_fft = lambda size: (
     "fft" in jax.jit(mel.power_spectrum).lower(jnp.ones((3, size)), mel.sine_window(size)).as_text()
   )
-  assert not has_fft(720) and has_fft(2 * mel.LONGEST_PRODUCT)
+  assert not has_fft(720)
+  assert has_fft(2 * mel.LONGEST_PRODUCT)

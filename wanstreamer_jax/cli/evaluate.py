@@ -113,19 +113,22 @@ def evaluate_on_records(args: argparse.Namespace, changes: dict[str, Any]) -> No
 
 def add_ablate(commands: Any) -> None:
   examples = """
-    wanstreamer ablate --codecs demo --out docs/ablations.md
-    wanstreamer ablate --configs configs/ablations/no_history.py configs/ablations/window_12.py --seeds 1
-    wanstreamer ablate --init demo --steps 128
+    wanstreamer ablate --codecs runs/tiny/agent --out docs/ablations.md
+    wanstreamer ablate --codecs runs/tiny/agent --configs configs/ablations/no_history.py --seeds 1
+    wanstreamer ablate --codecs runs/tiny/agent --init runs/tiny/agent --steps 128
 
-    Trains configs/tiny.py and every config for each seed, and evaluates it; the same command continues. From random
-    weights this takes a night on two cores; from trained weights (--init) it takes an hour or two.
+    `bash launch/train.sh tiny` makes such an agent. Trains configs/tiny.py and every config for each seed, and evaluates
+    it; the same command continues. From random weights this takes a night on two cores; from trained weights (--init)
+    it takes an hour or two.
   """
   parser = add_command(commands, "ablate", "train and evaluate ablations, and write the table", examples, ablate)
   parser.add_argument("--configs", metavar="FILE", nargs="+", help="config files (default: configs/ablations/*.py)")
   parser.add_argument(
     "--reference", metavar="FILE", default="configs/tiny.py", help="the config that they are compared with"
   )
-  parser.add_argument("--codecs", metavar="C", default="demo", help="an exported agent that provides the codecs")
+  parser.add_argument(
+    "--codecs", metavar="C", required=True, help="an exported agent of the reference's size, which provides the codecs"
+  )
   parser.add_argument(
     "--init", metavar="C", help="an exported agent: all configs start from its weights (default: random ones)"
   )

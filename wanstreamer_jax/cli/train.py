@@ -15,7 +15,7 @@ def add_train(commands: Any) -> None:
     wanstreamer train --config=configs/tiny.py --config.train.steps=500 --config.train.run=runs/short
     wanstreamer train --config=configs/tiny.py --config.train.mesh=data=2,fsdp=4
     wanstreamer train --config=configs/tiny.py --config.train.run=gs://bucket/runs/tiny
-    wanstreamer train --config=configs/tiny.py --minutes 8 --config.data.path=world://0 --config.train.codecs=demo
+    wanstreamer train --config=configs/demo.py --minutes 60 --config.data.path=world://0 --config.train.codecs=demo
     wanstreamer train --config=configs/tiny.py --coordinator 10.0.0.2:8476 --processes 4 --process 1
 
     The same command continues a run that was stopped.
@@ -61,8 +61,8 @@ def add_export(commands: Any) -> None:
     wanstreamer export --streamer runs/tiny/duplex \\
       --audio-codec runs/tiny/audio_codec --video-codec runs/tiny/video_codec \\
       --world runs/tiny/persona/world.json --out runs/tiny/agent
-    wanstreamer export --streamer runs/tiny/duplex --audio-codec demo --video-codec demo \\
-      --dtype int8 --out runs/tiny/small
+    wanstreamer export --streamer runs/demo --audio-codec demo --video-codec demo \\
+      --dtype int8 --compute float32 --out out/small
     wanstreamer export --streamer runs/qwen3 --hf out/qwen3         its text path, for transformers
 
     `wanstreamer data preview --config configs/tiny.py --seed 1 --out runs/tiny/persona` makes such a world.
@@ -81,6 +81,9 @@ def add_export(commands: Any) -> None:
   parser.add_argument(
     "--dtype", choices=("f32", "bf16", "int8"), default="bf16", help="number format on disk (default: bf16)"
   )
+  parser.add_argument(
+    "--compute", choices=("float32", "bfloat16"), help="number format of activations (default: as in the training)"
+  )
 
 
 def export(args: argparse.Namespace) -> None:
@@ -98,6 +101,8 @@ def export(args: argparse.Namespace) -> None:
       f"note: other weights than those of {args.audio_codec} and {args.video_codec} made the latents that "
       f"{args.streamer} learned from (or the same, rounded): if it is not rounding, sound and pictures will be wrong"
     )
+  if args.compute:
+    agent.config = agent.config.replace(model=agent.config.model.replace(dtype=args.compute)).freeze()
   size = agent_weights.export_agent(agent, args.out, args.dtype, args.world)
   print(f"{args.out}: {size / 1e6:.1f} MB; try it: wanstreamer stream CLIP --checkpoint {args.out} --out out")
   if not agent_weights.own_world(args.out).exists():
