@@ -319,7 +319,7 @@ def test_export_takes_codecs_out_of_an_agent(parts, untrained, tmp_path, capsys)
   assert export(parts, tmp_path / "agent", **{"audio-codec": untrained, "video-codec": untrained}) == 0
   found, given = (named_leaves(agent_weights.load_agent(path).audio_codec) for path in (tmp_path / "agent", untrained))
   assert all(np.array_equal(leaf, given[name]) for name, leaf in found.items())
-  for part, found in (("audio-codec", "audio_codec.kind neural"), ("video-codec", "media.height = 128")):
+  for part, found in (("audio-codec", "audio_codec.kind = 'neural'"), ("video-codec", "media.height = 128")):
     assert export(parts, tmp_path / "other", **{part: "demo"}) == 2  # for "demo" is of another kind and size
     assert f"demo has {found}, but" in one_error_line(capsys)
 

@@ -117,9 +117,9 @@ def add_ablate(commands: Any) -> None:
     wanstreamer ablate --codecs runs/tiny/agent --configs configs/ablations/no_history.py --seeds 1
     wanstreamer ablate --codecs runs/tiny/agent --init runs/tiny/agent --steps 128
 
-    `bash launch/train.sh tiny` makes such an agent. Trains configs/tiny.py and every config for each seed, and evaluates
-    it; the same command continues. From random weights this takes a night on two cores; from trained weights (--init)
-    it takes an hour or two.
+    `bash launch/train.sh tiny` makes such an agent. Trains configs/tiny.py and every config for each seed, and
+    evaluates it; the same command continues. From random weights this takes a night on two cores; from trained weights
+    (--init) it takes an hour or two.
   """
   parser = add_command(commands, "ablate", "train and evaluate ablations, and write the table", examples, ablate)
   parser.add_argument("--configs", metavar="FILE", nargs="+", help="config files (default: configs/ablations/*.py)")

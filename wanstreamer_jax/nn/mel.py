@@ -27,8 +27,8 @@ def power_spectrum(frames: Any, window: np.ndarray) -> Any:
   other's threads for ever (jaxlib 0.11.2 on two cores), and encoding runs beside training.
   """
   if isinstance(frames, np.ndarray):
-    spectrum = np.fft.rfft(frames * window)
-    return np.square(spectrum.real) + np.square(spectrum.imag)
+    exact = np.fft.rfft(frames * window)
+    return np.square(exact.real) + np.square(exact.imag)
   if platform() == "cpu" and len(window) <= LONGEST_PRODUCT:
     both = jnp.square(frames @ (window[:, None] * _sinusoids(len(window))).astype(frames.dtype))
     cosines, sines = jnp.split(both, 2, axis=-1)
