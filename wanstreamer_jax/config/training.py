@@ -123,6 +123,9 @@ class TrainConfig(Section):
   rare_words: float = field(0.0, ge=0, le=1)
   audio_weight: float = field(1.0, ge=0)
   video_weight: float = field(1.0, ge=0)
+  # Of two places of a picture, the one that changes more from unit to unit weighs more: 1 + this * its change, relative
+  # to the crop's mean; the mean weight stays 1. Lips are a few latents of hundreds.
+  video_motion: float = field(0.0, ge=0)
   history_noise: float = field(0.3, ge=0)  # committed latents get noise U(0, this) of their own deviation, and say so
   history_drop: float = field(0.15, ge=0, le=1)  # probability that a unit's committed audio is dropped
   condition_drop: float = field(0.05, ge=0, le=1)  # probability that a crop is shown nothing of its user and its world

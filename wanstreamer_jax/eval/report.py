@@ -99,8 +99,10 @@ def draw_page(path: pathlib.Path, evaluation: Evaluation, media: MediaConfig, to
 
   if not evaluation.conversations:
     return _draw_errors(path, evaluation)
-  figure = Figure(figsize=(15, 20), layout="constrained")
-  grid = figure.add_gridspec(6, 2, height_ratios=[2.2, 2.0, 1.5, 2.0, 2.2, 3.6])
+  kinds = len(sections.kinds_measured(sections.loop_of(evaluation.figures)))
+  heights = [3.3, 3.0, 2.2, 3.0, max(3.3, 0.17 * kinds), 5.2]  # inches
+  figure = Figure(figsize=(15, sum(heights)), layout="constrained")
+  grid = figure.add_gridspec(6, 2, height_ratios=heights)
   model, truth = evaluation.conversations["model"][0], evaluation.conversations["truth"][0]
   draw_frames(figure.add_subplot(grid[0, :]), model)
   draw_timeline(figure.add_subplot(grid[1, :]), model, media, tokenizer)

@@ -51,6 +51,7 @@ from wanstreamer_jax.weights.agent import READOUTS
 from wanstreamer_jax.weights.store import fit_weights, part_of, read_weights
 
 FLOW_TIME_BINS = 4  # of equal width, for the losses that are only reported
+MOST_CHANGE = 20.0  # of a place in a unit, relative to the crop's mean
 FIRST_UNITS, FIRST_TEXT_TOKENS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the text
 
 
@@ -148,6 +149,11 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
   told = told._replace(first_unit=crop.start + draws.first_unit, first_text_token=draws.first_text_token)
   predictions = teacher_forced(streamer, told, inputs, evicts=not keeps_all(streamer.config))
   errors = squared_errors(predictions.velocity, targets)
+  if train.video_motion:
+    weights = motion_weights(crop_past(crop), crop.agent_text.shape[0], train.video_motion)
+    moving = pick_units(weights, draws.picked, draws.tau.shape[0])
+    weighed = moving * jnp.square(predictions.velocity.video - targets.video)
+    errors = errors._replace(video=jnp.mean(weighed.reshape(weighed.shape[0], -1), axis=1))
   exists = last_units(crop_past(crop).valid, crop.agent_text.shape[0])
   text, metrics = text_losses(streamer, predictions.text, crop.agent_text, crop.agent_text_valid)
   video, video_bins = _flow_loss(errors.video, exists[:, 0], inputs)
@@ -177,6 +183,17 @@ def held_out_metrics(streamer: WanStreamer, batch: Crop) -> dict[str, Ratio]:
   metrics = jax.vmap(row)(batch, jax.random.split(jax.random.key(0), batch.start.shape[0]))
   named = lambda name: name == "token_accuracy" or name.startswith(("state_", "seen_", "heard_"))
   return {name: jax.tree.map(jnp.mean, ratio) for name, ratio in metrics.items() if named(name)}
+
+
+def motion_weights(past: Past, units: int, weight: float) -> jax.Array:
+  """1 + weight * change, with mean 1, of every place of the last `units` units: [K, h, w, 1]. The change is the mean
+  square of what a place's latents differ from those of the unit before, relative to that of the whole crop, at most
+  MOST_CHANGE times it; 0 where the unit or the one before does not exist."""
+  video, exists = past.latents.video, past.valid[:, 0]
+  change = jnp.mean(jnp.square(jnp.diff(video, axis=0)), axis=-1, keepdims=True)
+  change = last_units(change * (exists[1:] & exists[:-1])[:, None, None, None], units)
+  weights = 1 + weight * jnp.minimum(change / jnp.maximum(jnp.mean(change), 1e-6), MOST_CHANGE)
+  return weights / jnp.mean(weights)
 
 
 def share_of_session(crop: Crop) -> jax.Array:
