@@ -157,3 +157,18 @@ def test_the_vocabulary_holds_every_word_that_is_said():
 def test_bad_configs_are_refused(field, value):
   with pytest.raises(ConfigError, match="expected"):
     WorldConfig(**{field: value})
+
+
+def test_with_the_cameras_off_nothing_is_asked_that_must_be_seen():
+  changes = {"size": "full", "units": 250, "height": 8, "width": 8}
+  off, on = (session(5, camera_off=share, **changes) for share in (1.0, 0.0))
+  assert off.user.video is off.agent.video is None
+  assert off.user.audio.shape == on.user.audio.shape
+  assert off.world.fields == on.world.fields
+  kinds = {event.kind for seed in range(5, 9) for event in session(seed, camera_off=1.0, **changes).events}
+  assert "question" in kinds
+  assert not kinds & {"raise", "gesture"}
+  assert {"raise", "gesture"} & {event.kind for event in on.events}
+  half = [session(seed, camera_off=0.5, **(changes | {"units": 20})).user.video is None for seed in range(40)]
+  assert 10 < sum(half) < 30
+  assert session(5, "heldout", camera_off=1.0, **changes).user.video is not None

@@ -239,3 +239,14 @@ def test_a_varied_user_is_the_same_user_a_little_different():
   other, _ = rendered.varied(pictures, audio, np.array([1, 3], np.uint32))
   np.testing.assert_array_equal(again, seen)
   assert not np.array_equal(other, seen)
+
+
+def test_sessions_with_the_cameras_off_have_no_pictures(agent):
+  config = agent.config.replace(data=agent.config.data.replace(camera_off=1.0)).freeze()
+  recorder = recorder_of(config, augment=True)
+  made = [recorder.record(0, tokenizer_of(config))]
+  units = Encoder(config, recorder, agent.audio_codec, agent.video_codec).encode(made)[0].units
+  for side in ("user", "agent"):
+    assert not units[f"{side}_video_valid"].any()
+    assert units[f"{side}_audio_valid"].all()
+  assert np.std(units["agent_audio_latent"].astype(np.float32)) > 0

@@ -31,6 +31,9 @@ class DataConfig(Section):
   # Synthesisers of duplex_world's voices, each as likely: "formant", "flite" (a program), "espeak" (an extra).
   voices: str = "formant"
   agent_voices: str = ""  # the same of its agents alone, of which flite is understood best; empty: as `voices`
+  # Share of duplex_world's training sessions in which both cameras are off: they are made several times faster, and
+  # teach what is heard and read alone (names, words to repeat, sums).
+  camera_off: float = field(0.0, ge=0, le=1)
   by_speaker: bool = False  # speakers take turns, however many sessions each has
   own_portrait: bool = True  # a recording without a portrait gives a frame of its agent
   own_voice: bool = True  # and a stretch of its agent's voice, where the layout has a voice sample

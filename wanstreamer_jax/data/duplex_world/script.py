@@ -20,12 +20,13 @@ LONG_SILENCE = 0.04  # share of the pauses between acts that last seconds
 
 @dataclasses.dataclass(frozen=True)
 class Act:
-  """What a user does, how often (weights, of each size of world), and whether it shows something."""
+  """What a user does, how often (weights, of each size of world), and whether it shows something or must be seen."""
 
   play: Callable[[Actor], Play]
   full: float
   small: float = 0.0
   shows: bool = False
+  seen: bool = False
 
 
 ACTS = (
@@ -41,8 +42,8 @@ ACTS = (
   Act(acts_seen.yes_no, 3.0, shows=True),
   Act(acts_seen.memory, 17.0, shows=True),
   Act(acts_seen.remark, 4.0, 0.14, shows=True),
-  Act(acts_seen.gesture, 4.0),
-  Act(acts_seen.face, 3.0),
+  Act(acts_seen.gesture, 4.0, seen=True),
+  Act(acts_seen.face, 3.0, seen=True),
   Act(acts_talk.name, 2.5, 0.034),
   Act(acts_talk.home, 2.5, 0.033),
   Act(acts_talk.likes, 2.5, 0.033),
@@ -101,7 +102,7 @@ class ScriptedUser(Actor):
       if later.unit <= self.scene.now:
         self.later.remove(later)
         return later.act
-    blind = any(later.blind for later in self.later)
-    choices = [act for act in ACTS if not (blind and act.shows)]
+    blind, off = any(later.blind for later in self.later), self.scene.camera_off
+    choices = [act for act in ACTS if not ((act.shows and (blind or off)) or (act.seen and off))]
     weights = np.array([act.small if self.scene.small else act.full for act in choices])
     return choices[int(self.scene.rng.choice(len(choices), p=weights / weights.sum()))].play

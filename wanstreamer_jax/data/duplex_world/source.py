@@ -73,4 +73,5 @@ def world_config(config: Config) -> WorldConfig:
     size=data.world,
     voices=data.voices,
     agent_voices=data.agent_voices,
+    camera_off=data.camera_off,
   )

@@ -49,6 +49,7 @@ class Scene:
   held_out: bool
   small: bool
   persona: Persona
+  camera_off: bool = False  # nobody sees the other
   now: int = 0
   events: list[Event] = dataclasses.field(default_factory=list)
   requests: list[ScriptRequest] = dataclasses.field(default_factory=list)

@@ -36,10 +36,13 @@ class WorldConfig:
   size: str = "small"  # or "full": more colours and personas
   voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
   agent_voices: str = ""  # the same of the agents; empty: as `voices`
+  camera_off: float = 0.0  # share of the sessions of "train" without pictures, where nothing is asked that must be seen
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
       raise ConfigError(f"world size is {self.size!r}: expected small or full")
+    if not 0 <= self.camera_off <= 1:
+      raise ConfigError(f"camera_off is {self.camera_off}: expected a share of the sessions, 0 to 1")
     if not 0 <= self.text_lead <= 3:
       raise ConfigError(f"text_lead is {self.text_lead} units: expected 0 to 3")
     engines_of(self.voices)
@@ -92,7 +95,8 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   user = body(_matched(look, voice), voice, 0)
   agent = body(agent_look(persona), persona.voice, 1)
   unit = config.unit_ms / 1000
-  scene = Scene(unit, config.units * unit, rng, held_out, small, persona)
+  camera_off = not held_out and np.random.default_rng([seed, 0xCA]).random() < config.camera_off
+  scene = Scene(unit, config.units * unit, rng, held_out, small, persona, camera_off)
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
   delay = config.samples + int(rng.uniform(0.02, 0.1) * config.sample_rate)
   return Cast(scene, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
@@ -118,7 +122,7 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
   players, answering = _play(seed, config, split)
   scene, user, agent = players.scene, players.user, players.agent
   _attend(scene, user, agent)
-  user_side, agent_side = _side(user, config), _side(agent, config)
+  user_side, agent_side = (_side(body, config, not scene.camera_off) for body in (user, agent))
   assert user_side.audio is not None
   assert agent_side.audio is not None
   heard = microphone(user_side.audio, agent_side.audio, 0, players)
@@ -193,12 +197,12 @@ def _inside(words: list, config: WorldConfig) -> tuple:
   return tuple(word for word in words if word.written < config.units * config.unit_ms / 1000)
 
 
-def _side(body: Body, config: WorldConfig) -> Side:
+def _side(body: Body, config: WorldConfig, pictures: bool) -> Side:
   """A whole session of one body."""
   frames, samples = config.units * config.frames, config.units * config.samples
   end = samples / config.sample_rate
   return Side(
-    video=body.video(0, frames, config.height, config.width),
+    video=body.video(0, frames, config.height, config.width) if pictures else None,
     audio=body.audio(0, samples),
     speech=tuple(word for word in body.speech() if word.start < end),
     phones=tuple(phone for phone in body.phones() if phone.start < end),
