@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,7 +14,7 @@ from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.records import audio_to_float, video_to_float
 from wanstreamer_jax.errors import ConfigError, DataError
-from wanstreamer_jax.parallel.rules import named_leaves
+from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
 from wanstreamer_jax.train.codec_losses import calibration_statistics
 from wanstreamer_jax.train.codecs import ClipLoader, codec_of, standardised_over
 from wanstreamer_jax.train.loop import train
@@ -74,17 +73,14 @@ def test_a_finished_run_is_read_standardised(runs, media):
 
 
 def test_a_decoder_that_learns_alone_leaves_the_latents(runs, media, tmp_path):
-  changes = {"train.init": runs / "audio_codec", "train.groups": "encoder=0", "train.learning_rate": 0.01}
-  config = config_of("audio_codec", tmp_path / "run", media / "both", **changes)
-  train(get_stage("audio_codec"), config)
-  before, after = (
-    load_codecs(config, path, runs / "video_codec")[0] for path in (runs / "audio_codec", tmp_path / "run")
-  )
-  clip = jnp.asarray(audio_to_float(ClipLoader(Mixture(str(media / "both")), config, "audio").batch_at(0)["audio"][0]))
-  latents = [codec.encode(clip, codec.encoder_state())[0].mean for codec in (before, after)]
-  np.testing.assert_array_equal(*latents)
-  heard = [codec.decode(latents[0], codec.decoder_state())[0] for codec in (before, after)]
-  assert np.abs(heard[0] - heard[1]).max() > 1e-3
+  """`train.groups=encoder=0` trains no encoder (test_optim), and what such a run writes is not standardised anew."""
+  config = config_of("audio_codec", tmp_path, media / "both", **{"train.groups": "encoder=0"})
+  stage, codec = get_stage("audio_codec"), load_codecs(config, runs / "audio_codec", runs / "video_codec")[0]
+  values = {name: leaf + ("standard" in name) for name, leaf in named_leaves(codec).items()}
+  stage.finish(fill_leaves(codec, values), config, tmp_path)
+  found = named_leaves(load_codecs(config, tmp_path, runs / "video_codec")[0])
+  for name, leaf in values.items():
+    np.testing.assert_array_equal(found[name], leaf, err_msg=name)
 
 
 def test_clips_are_a_pure_function_of_the_step(media):
