@@ -7,7 +7,7 @@ A token holds 4x4 latents of 8 numbers, fewer than the Transformer is wide. With
     bash launch/gpu_train.sh --minutes 7.5                        `configs/demo.py:gpu`, on one H200 with 16 cores
     bash launch/train.sh demo 800                                 `configs/demo.py`, on a CPU, in crops of 40 units
 
-Expected time: the shipped weights are from the first command: 3,000 updates of 16 crops of 190 units (30 s) in six
+Expected time: the first command made the shipped weights: 3,000 updates of 16 crops of 190 units (30 s) in six
 minutes, on 294,000 units that were rendered meanwhile. Expected result: docs/results.md. On a CPU, crops of 40 units
 come first, then longer ones, so that what was shown half a minute ago is remembered (`--config.data.units=190
 --config.data.batch=2 --config.train.noisy_units=38 --config.train.init=RUN --config.train.readout_warmup=0`); how long
@@ -45,7 +45,7 @@ def get_config(choice: str = "") -> Config:
   model = config.model
   model.width, model.layers, model.mlp = 192, 6, 512
   model.heads, model.kv_heads, model.head_dim = 3, 3, 64
-  config.flow.steps = 2  # with 4, words, faces and their errors are the same
+  config.flow.steps = 2  # in four short sessions, 4 gave as many right answers and faces that look the same
   train = config.train
   train.optimizer, train.learning_rate, train.noisy_units = "muon", 2e-3, 20
   tiny.use_readouts(config)

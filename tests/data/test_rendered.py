@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import assert_close
 from tests.helpers.nano_agent import nano_agent
-from wanstreamer_jax.data import rendered
+from wanstreamer_jax.data import device_crops, rendered
 from wanstreamer_jax.data.duplex_world.source import DuplexSource
 from wanstreamer_jax.data.encode import codec_inputs, encode, encode_session
 from wanstreamer_jax.data.loader import Crop, read_crop
@@ -213,8 +213,8 @@ def test_crops_of_pictures_that_the_device_keeps_are_the_same(agent, made, monke
     monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: InProcess(made, 3))
     codecs_of = (agent.audio_codec, agent.video_codec)
     with RenderedLoader(agent.config, *codecs_of, limits=Limits(3, 1 << 30), on_device=on_device) as loader:
-      assert all((kept.pictures is not None) == on_device for kept in loader.reservoir.kept)
       batches.append(place_batch(loader.batch_at(4), make_mesh("data=1")))
+      assert [kept.pictures is not None for kept in loader.reservoir.kept] == 3 * [on_device]
       assert isinstance(loader.batch_at(4).user_video, jax.Array) == on_device
   for name, a, b in zip(Crop._fields, *batches):
     np.testing.assert_array_equal(a, b, err_msg=name)
@@ -225,18 +225,18 @@ def test_a_varied_user_is_the_same_user_a_little_different():
   rng = np.random.default_rng(0)
   pictures = np.broadcast_to(rng.integers(60, 180, (2, 1, 1, 32, 32, 3), np.uint8), (2, 3, 4, 32, 32, 3))
   audio = (3000 * np.sin(np.arange(2 * 3 * 480) / 9)).astype(np.int16).reshape(2, 3, 480)
-  seen, heard = rendered.varied(pictures, audio, np.array([1, 2], np.uint32))
+  seen, heard = device_crops.varied(pictures, audio, np.array([1, 2], np.uint32))
   assert (seen.dtype, heard.dtype) == (np.uint8, np.int16)
   np.testing.assert_array_equal(seen[:, :1, :1], seen[:, 2:, 3:])  # one framing and one light in all frames
   assert not np.array_equal(seen[0, 0, 0], pictures[0, 0, 0])
   for row in range(2):
     change = 20 * np.log10(np.std(heard[row]) / np.std(audio[row]))
-    assert abs(change) < rendered.LEVEL_DB + 1
+    assert abs(change) < device_crops.LEVEL_DB + 1
     assert np.corrcoef(np.ravel(heard[row]), np.ravel(audio[row]))[0, 1] > 0.98
     ratio = np.mean(seen[row]) / np.mean(pictures[row])
-    assert abs(np.log(ratio)) < 1.6 * rendered.LIGHT
-  again, _ = rendered.varied(pictures, audio, np.array([1, 2], np.uint32))
-  other, _ = rendered.varied(pictures, audio, np.array([1, 3], np.uint32))
+    assert abs(np.log(ratio)) < 1.6 * device_crops.LIGHT
+  again, _ = device_crops.varied(pictures, audio, np.array([1, 2], np.uint32))
+  other, _ = device_crops.varied(pictures, audio, np.array([1, 3], np.uint32))
   np.testing.assert_array_equal(again, seen)
   assert not np.array_equal(other, seen)
 

@@ -45,14 +45,9 @@ def train(args: argparse.Namespace) -> None:
     if args.minutes is not None:
       args.overrides = [f"train.steps={ENDLESS}", *args.overrides, f"train.minutes={args.minutes}"]
     config = load_config(args)  # a host where it fails tells the others
-    import jax
-
-    from wanstreamer_jax.data.rendered import is_rendered
     from wanstreamer_jax.train.loop import train as train_stage
     from wanstreamer_jax.train.stages import get_stage
 
-    if is_rendered(config):  # encoding and training run at once: on a CPU both would wait for the same few threads
-      jax.config.update("jax_cpu_enable_async_dispatch", False)
     train_stage(get_stage(config.train.stage), config)
 
 

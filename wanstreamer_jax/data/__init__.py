@@ -4,6 +4,7 @@ Modules:
     duplex_world/        The procedural world: a seed gives a session with ground truth
     importers/           Write manifests of recordings for corpora that people have
     augment.py           Changes what the user shows and says in training: other microphones, rooms, cameras
+    device_crops.py      Crops of the users' pictures that an accelerator keeps, and what changes in each
     encode.py            Encodes media records into latent records, and the world of a session into arrays
     labels.py            Labels of what the user holds, does and says in every unit, for auxiliary readouts
     lateness.py          How late agents write their words: texts against the slots of units

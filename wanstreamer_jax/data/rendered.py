@@ -27,6 +27,7 @@ import numpy as np
 from wanstreamer_jax.codecs.interface import AudioCodec, VideoCodec
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.data import labels, records
+from wanstreamer_jax.data.device_crops import PICTURES, cut_pictures, varied, without_pictures
 from wanstreamer_jax.data.duplex_world.source import DuplexSource, world_config
 from wanstreamer_jax.data.duplex_world.world import WorldConfig, transcript
 from wanstreamer_jax.data.encode import (
@@ -48,14 +49,8 @@ from wanstreamer_jax.errors import ConfigError, DataError, one_line_with_type
 NAMES = ("world", "voices", "sounds")  # what can be rendered: duplex_world, and sounds without pictures (sounds.py)
 EXPECTED = "world://SEED (voices:// or sounds:// for the audio codec), with the first seed, as in world://0"
 ENDLESS = 2**31  # sessions
-PICTURES = "user_video"  # the field that an accelerator may keep
 SPARE_CORES = 2  # for the process that trains, where it copies whole batches
 MEMORY_SHARE = 0.4  # of the machine's, and of the accelerator's, for the reservoir
-# What an accelerator changes of a user in every crop, beside what was changed once for the session (`varied`).
-SHIFT = 3  # pixels up or down, left or right
-LIGHT = 0.15  # e-fold
-LEVEL_DB = 6.0
-HISS_DB = (-90.0, -45.0)  # below full scale
 SIDE_BY_SIDE = 16  # sessions that are encoded together, at most
 COPIERS = 4  # threads that copy sessions into records: a minute at 128x128 is 80 MB
 AT_ONCE = 5  # units of a session that a codec encodes in one call on an accelerator, at most
@@ -159,47 +154,6 @@ class Encoder:
     if self._on_device:
       pictures, units = jax.device_put(np.ascontiguousarray(units[PICTURES])), without_pictures(units)
     return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest, pictures)
-
-
-def without_pictures(units: np.ndarray) -> np.ndarray:
-  """Unit records whose field of the user's pictures has size 0."""
-  dtype = units.dtype
-  narrow = np.dtype([(name, *((np.uint8, (0,)) if name == PICTURES else (dtype[name],))) for name in dtype.names or ()])
-  kept = np.zeros(len(units), narrow)
-  for name in narrow.names or ():
-    if name != PICTURES:
-      kept[name] = units[name]
-  return kept
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def cut_pictures(pictures: tuple[jax.Array, ...], starts: np.ndarray, units: int) -> jax.Array:
-  """Crops of `units` units of several sessions' pictures: [rows, units, frames, H, W, 3]."""
-  return jnp.stack([jax.lax.dynamic_slice_in_dim(one, start, units) for one, start in zip(pictures, starts)])
-
-
-@jax.jit
-def varied(pictures: jax.Array, audio: jax.Array, seed: np.ndarray) -> tuple[jax.Array, jax.Array]:
-  """The user of every crop, a little different each time that it is used: framing and light, level and hiss.
-
-  pictures: uint8 [rows, units, frames, H, W, 3]; audio: int16 [rows, units, samples]; seed: uint32 [2].
-  """
-
-  def row(pictures: jax.Array, audio: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    keys = jax.random.split(key, 6)
-    flat = pictures.reshape(-1, *pictures.shape[2:])
-    wide = jnp.pad(flat, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), "edge")
-    rows, columns = jax.random.randint(keys[0], (2,), 0, 2 * SHIFT + 1)
-    moved = jax.lax.dynamic_slice(wide, (0, rows, columns, 0), flat.shape).reshape(pictures.shape)
-    gain = jnp.exp(jax.random.uniform(keys[1], (3,), minval=-LIGHT, maxval=LIGHT) / 2)  # of each colour, and of all
-    gain *= jnp.exp(jax.random.uniform(keys[2], minval=-LIGHT, maxval=LIGHT))
-    lit = jnp.clip(moved * gain, 0, 255).astype(jnp.uint8)
-    level = 10 ** (jax.random.uniform(keys[3], minval=-LEVEL_DB, maxval=LEVEL_DB) / 20)
-    hiss = 32768 * 10 ** (jax.random.uniform(keys[4], minval=HISS_DB[0], maxval=HISS_DB[1]) / 20)
-    heard = level * audio + hiss * jax.random.normal(keys[5], audio.shape)
-    return lit, jnp.clip(jnp.rint(heard), -32768, 32767).astype(jnp.int16)
-
-  return jax.vmap(row)(pictures, audio, jax.random.split(jax.random.wrap_key_data(jnp.asarray(seed)), len(audio)))
 
 
 class Reservoir:

@@ -116,7 +116,7 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
   sharding = batch_sharding(mesh)
 
   def place(rows: Any) -> jax.Array:
-    if isinstance(rows, jax.Array):
+    if isinstance(rows, jax.Array) and mesh.size == 1:
       return jax.device_put(rows, sharding)
     return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
 
