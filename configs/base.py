@@ -11,7 +11,9 @@ from wanstreamer_jax.errors import ConfigError
 
 
 def get_config() -> Config:
-  return Config(name="base")
+  config = Config(name="base")
+  config.flow.carry = True  # off where a file says nothing: in exports made before there was such a field
+  return config
 
 
 def large_video(config: Config, size: str) -> Config:

@@ -324,15 +324,16 @@ def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> F
   """The velocity field of a unit, given a cache."""
   layout, streamer = build_layout(agent.config), agent.streamer
   segments = layout.phase(PERFORM)
+  previous = _history(state, layout).previous
   groups, key_coords = apart(layout.tokens(PERFORM), cache.kv, cache.coords, layout.pinned_tokens)
   if layout.tokens(REFEED):
     kv, coords = _refeed(agent, state, cache, one_pass)
     groups, key_coords = [*groups, kv], [*key_coords, coords]
 
   def field(z: Latents, tau: jax.Array) -> Latents:
-    x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau))
+    x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau, previous))
     hidden, _ = one_pass(streamer.transformer, segments, x, coords, key_coords, groups)
-    return streamer.heads.velocity(hidden, z, tau)
+    return streamer.heads.velocity(hidden, z, tau, previous)
 
   return field
 

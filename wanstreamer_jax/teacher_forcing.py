@@ -89,7 +89,8 @@ def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs
   noisy = noisy.reshape(copies, layout.tokens(*NOISY_PHASES), -1)  # [I, E, D]
   writing = clean[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot's state predicts nothing
   performing = noisy[:, -layout.tokens(PERFORM) :]
-  velocity = jax.vmap(streamer.heads.velocity)(performing, inputs.noisy, inputs.tau)
+  previous = pick_units(history.previous, inputs.picked, copies)
+  velocity = jax.vmap(streamer.heads.velocity)(performing, inputs.noisy, inputs.tau, previous)
   return Predictions(constrain(writing, CONTEXT), velocity)
 
 
@@ -131,7 +132,7 @@ def _noisy_tokens(
 
   def copy(inputs: Any) -> tuple[jax.Array, Coords]:
     number, history, noisy, tau = inputs
-    content = streamer.refeed_content(history) | streamer.tokens.noisy(noisy, tau)
+    content = streamer.refeed_content(history) | streamer.tokens.noisy(noisy, tau, history.previous)
     return pack(layout, layout.phase(*NOISY_PHASES), number, content)
 
   of_copies = pick_units((_numbers(conditions), history), inputs.picked, inputs.tau.shape[0])

@@ -250,3 +250,20 @@ def test_sessions_with_the_cameras_off_have_no_pictures(agent):
     assert not units[f"{side}_video_valid"].any()
     assert units[f"{side}_audio_valid"].all()
   assert np.std(units["agent_audio_latent"].astype(np.float32)) > 0
+
+
+def test_as_many_crops_are_of_sessions_with_pictures_as_of_others(agent):
+  """And those without share the device's pictures, which count for nothing."""
+  blind = agent.config.replace(data=agent.config.data.replace(camera_off=1.0)).freeze()
+  kept = []
+  for config, numbers in ((agent.config, (0,)), (blind, (1, 2, 3, 4))):
+    recorder = recorder_of(config)
+    encoder = Encoder(config, recorder, agent.audio_codec, agent.video_codec, on_device=True)
+    kept += encoder.encode([recorder.record(number, tokenizer_of(config)) for number in numbers])
+  assert [one.blind for one in kept] == [False, True, True, True, True]
+  assert kept[1].pictures is kept[4].pictures
+  assert kept[1].nbytes == kept[1].units.nbytes < kept[0].nbytes
+  chosen = rendered._as_many_of_each(np.random.default_rng(0), kept, 8)
+  assert [one.blind for one in chosen] == 4 * [False] + 4 * [True]
+  assert len({one.number for one in chosen[4:]}) == 4  # none twice where there are enough
+  assert not any(one.blind for one in rendered._as_many_of_each(np.random.default_rng(0), kept[:1], 3))

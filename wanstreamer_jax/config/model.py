@@ -91,3 +91,5 @@ class FlowConfig(Section):
   # Deviation of latents given the past, for the velocity heads (flow.py), where the records state none per channel.
   video_std: float = field(0.2, gt=0)
   audio_std: float = field(0.6, gt=0)
+  # The noisy tokens see the previous unit's latents at their place, and the video head predicts what changes.
+  carry: bool = False

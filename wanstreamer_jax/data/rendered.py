@@ -102,7 +102,8 @@ class Limits(NamedTuple):
 class Kept:
   """A session of the reservoir, which reads like a folder that holds only it.
 
-  pictures: uint8 [K, frames, H, W, 3] on the accelerator, if that keeps them; in `units` they have size 0 then.
+  pictures: uint8 [K, frames, H, W, 3] on the accelerator, if that keeps them; in `units` they have size 0 then. blind:
+  nobody was seen; all such sessions share their pictures there.
   """
 
   number: int
@@ -110,10 +111,11 @@ class Kept:
   record: records.SessionRecord
   manifest: dict[str, Any]
   pictures: jax.Array | None = None
+  blind: bool = False
 
   @property
   def nbytes(self) -> int:
-    return self.units.nbytes + (0 if self.pictures is None else self.pictures.nbytes)
+    return self.units.nbytes + (0 if self.pictures is None or self.blind else self.pictures.nbytes)
 
   def read_units(self, session: int, start: int = 0, count: int | None = None) -> np.ndarray:
     return self.units[start : None if count is None else start + count]
@@ -135,6 +137,9 @@ class Encoder:
     self._portrait, self._codecs, self._on_device = config.layout.portrait, (audio_codec, video_codec), on_device
     self._dtypes = latent_dtypes(recorder, config)
     self._pool = concurrent.futures.ThreadPoolExecutor(COPIERS)
+    media = config.media  # the pictures of all sessions without any
+    shape = (config.data.session_units, media.frames, media.height, media.width, 3)
+    self._blank = jnp.zeros(shape, jnp.uint8) if on_device and config.data.camera_off else None
     self.manifest = head(recorder, audio_codec, video_codec)
     most = 1 if jax.default_backend() == "cpu" else AT_ONCE
     at_once = max(n for n in range(1, most + 1) if config.data.session_units % n == 0)
@@ -150,10 +155,12 @@ class Encoder:
 
   def _record(self, one: Rendered, latents: dict[str, np.ndarray]) -> Kept:
     units, fixed = latent_records(one.units, one.fixed, latents, *self._dtypes)
-    pictures = None
+    pictures, blind = None, not one.units["user_video_valid"].any()
     if self._on_device:
-      pictures, units = jax.device_put(np.ascontiguousarray(units[PICTURES])), without_pictures(units)
-    return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest, pictures)
+      shared = self._blank if blind else None
+      pictures = jax.device_put(np.ascontiguousarray(units[PICTURES])) if shared is None else shared
+      units = without_pictures(units)
+    return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest, pictures, blind)
 
 
 class Reservoir:
@@ -169,7 +176,7 @@ class Reservoir:
     self.kept: collections.deque[Kept] = collections.deque()
     self._changed, self._closed = threading.Condition(), False
     self._error: DataError | None = None
-    self._rendered = self._sessions = self._used = 0  # units, sessions, units
+    self._rendered = self._sessions = self._used = self._bytes = 0  # units, sessions, units, bytes that are kept
     self._began = self._said = time.monotonic()
     print(
       f"rendering {path} by {limits.workers} processes; the newest sessions stay in memory, up to "
@@ -184,7 +191,7 @@ class Reservoir:
     """`rows` random sessions, none twice where there are enough, and first units for crops of `units`; waits for the
     first sessions. Raises DataError when they failed.
 
-    A start before the session or too near its end is moved inside, so that its first and last units come as often as
+    As many crops are of sessions with pictures as of sessions without (`data.camera_off`), where there are both. A start before the session or too near its end is moved inside, so that its first and last units come as often as
     others.
     """
     with self._changed:
@@ -193,8 +200,7 @@ class Reservoir:
         raise self._error
       if self._closed:
         raise DataError(f"{self.path} is no longer rendered")
-      picked = rng.choice(len(self.kept), rows, replace=len(self.kept) < rows)
-      chosen = [self.kept[int(number)] for number in picked]
+      chosen = _as_many_of_each(rng, list(self.kept), rows)
       self._used += units * rows
       if time.monotonic() > self._said + REPORT:
         self._said = time.monotonic()
@@ -232,17 +238,19 @@ class Reservoir:
       self.kept.extend(found)
       self._rendered += sum(len(kept.units) for kept in found)
       self._sessions += len(found)
-      size = found[0].nbytes
-      while len(self.kept) > len(found) and len(self.kept) * size > self.limits.memory:
-        self.kept.popleft()
+      self._bytes += sum(kept.nbytes for kept in found)
+      while len(self.kept) > len(found) and self._bytes > self.limits.memory:
+        self._bytes -= self.kept.popleft().nbytes
       self._changed.notify_all()
 
   def summary(self) -> str:
     """How much was rendered, and how often it was used."""
     rate = self._rendered / max(time.monotonic() - self._began, 1e-9)
+    blind = sum(kept.blind for kept in self.kept)
     return (
       f"rendered {self._sessions} sessions ({self._rendered} units, {rate:.0f} units/s) by {self.limits.workers} "
-      f"processes, {len(self.kept)} kept; each unit was used {self._used / max(self._rendered, 1):.1f} times on average"
+      f"processes, {len(self.kept)} kept, {blind} of them without pictures; each unit was used "
+      f"{self._used / max(self._rendered, 1):.1f} times on average"
     )
 
   def close(self) -> None:
@@ -259,6 +267,17 @@ class Reservoir:
 
   def __exit__(self, *_: Any) -> None:
     self.close()
+
+
+def _as_many_of_each(rng: np.random.Generator, kept: list[Kept], rows: int) -> list[Kept]:
+  """`rows` random sessions, as many that see nothing as others, where there are both."""
+  kinds = [[one for one in kept if one.blind == blind] for blind in (False, True)]
+  found = [kind for kind in kinds if kind]
+  chosen: list[Kept] = []
+  for number, kind in enumerate(found):
+    count = (rows + number) // len(found)  # of an odd number, one more is without pictures
+    chosen += [kind[int(i)] for i in rng.choice(len(kind), count, replace=len(kind) < count)]
+  return chosen
 
 
 class RenderedLoader:

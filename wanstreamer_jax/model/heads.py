@@ -1,7 +1,9 @@
 """Output heads: text logits (tied to the embedding) and velocities of the latents.
 
 The velocity heads predict the clean latents from the past, and `velocity_from_mean` combines this with the noisy
-latents. So the noise, which is as large as the latents, need not pass through the Transformer.
+latents. So the noise, which is as large as the latents, need not pass through the Transformer. With `flow.carry` the
+video head predicts what changes: it adds to the previous unit's latents, weighed by place and channel, and begins as a
+copy of them. Most of a face stays as it is, and what stays need not pass through the Transformer either.
 """
 
 import jax
@@ -11,7 +13,7 @@ from jaxtyping import Array, Float, Float32
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.flow import velocity_from_mean
-from wanstreamer_jax.model.tokens import Latents
+from wanstreamer_jax.model.tokens import Latents, Past
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
 from wanstreamer_jax.nn.folding import depth_to_space
 from wanstreamer_jax.units import PERFORM, build_layout, segment_slices
@@ -26,19 +28,24 @@ class Heads(nnx.Module):
     self.audio = Linear(model.width, config.audio_codec.latent_dim, rngs=rngs, scale=0.0, bias=True)
     patch = config.layout.patch**2 * config.video_codec.latent_dim
     self.video = Linear(model.width, patch, rngs=rngs, scale=0.0, bias=True)
+    latent_dim = config.video_codec.latent_dim
+    self.carry = Linear(model.width, latent_dim, rngs=rngs, scale=0.0, bias=True) if config.flow.carry else None
     # Constants: how much the past leaves unknown of each channel, measured with the codecs (`train/duplex.py`).
     self.audio_variance = nnx.Param(jnp.full(config.audio_codec.latent_dim, config.flow.audio_std**2))
     self.video_variance = nnx.Param(jnp.full(config.video_codec.latent_dim, config.flow.video_std**2))
     self.text = None if model.tied_embedding else Linear(model.width, model.vocab, rngs=rngs)
     self.config = config
 
-  def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""]) -> Latents:
-    """Hidden states of PERFORM for latents `noisy` at flow time tau -> their velocity, float32."""
+  def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""], previous: Past) -> Latents:
+    """Hidden states of PERFORM for latents `noisy` at flow time tau, after unit `previous` -> their velocity, float32."""
     config, still = self.config, jax.lax.stop_gradient
     at = segment_slices(build_layout(config).phase(PERFORM))
     hidden = self.latent_norm(hidden).astype(jnp.float32)
     patches = self.video(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R Q, P^2 Z] -> [R, Q, P^2 Z]
     video, audio = depth_to_space(patches, config.layout.patch), self.audio(hidden[at["noisy_audio"]])
+    if self.carry is not None:
+      kept = 1 + self.carry(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R, Q, Z]
+      video += jnp.repeat(jnp.repeat(kept, config.layout.patch, 0), config.layout.patch, 1) * previous.carried
     return Latents(
       velocity_from_mean(video, noisy.video, tau, still(self.video_variance[...])),
       velocity_from_mean(audio, noisy.audio, tau, still(self.audio_variance[...])),

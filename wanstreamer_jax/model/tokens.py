@@ -46,6 +46,11 @@ class Past(NamedTuple):
     """Past with clean latents; any leading axes."""
     return cls(latents, jnp.zeros(valid.shape[:-1]), valid)
 
+  @property
+  def carried(self) -> jax.Array:
+    """The video latents of one unit, [h, w, Z], or zeros where they do not exist."""
+    return self.latents.video * self.valid[0]
+
 
 def patchify(latents: Float[Array, "h w Z"], side: int) -> Float[Array, "RQ P"]:
   """[h, w, Z] -> [R * Q, side * side * Z]; borders are padded with zeros to whole patches."""
@@ -71,6 +76,7 @@ class Tokens(nnx.Module):
     self.commit_in = Linear(patch * layout.commit_patch**2, width, rngs=rngs)
     self.audio_in = Linear(config.audio_codec.latent_dim, width, rngs=rngs)
     self.history_audio_in = Linear(config.audio_codec.latent_dim, width, rngs=rngs)
+    self.carry_in = Linear(patch, width, rngs=rngs, scale=0.0) if config.flow.carry else None
     self.config = config
 
   def kind(self, name: str, tokens: Float[Array, "T D"], dynamic: Dynamic) -> Content:
@@ -98,9 +104,12 @@ class Tokens(nnx.Module):
       f"{prefix}_audio": self.kind(f"{prefix}_audio", audio, Dynamic(past.valid[1], past.flow_time)),
     }
 
-  def noisy(self, latents: Latents, tau: Float[Array, ""]) -> dict[str, Content]:
-    """Noisy latents at flow time tau as PERFORM tokens."""
-    video = self.video_in(patchify(latents.video, self.config.layout.patch))
+  def noisy(self, latents: Latents, tau: Float[Array, ""], previous: Past) -> dict[str, Content]:
+    """Noisy latents at flow time tau as PERFORM tokens. previous: of unit k - 1, for `flow.carry`."""
+    patch = self.config.layout.patch
+    video = self.video_in(patchify(latents.video, patch))
+    if self.carry_in is not None:
+      video += self.carry_in(patchify(previous.carried, patch))
     return {
       "noisy_video": self.kind("noisy_video", video, Dynamic(None, tau)),
       "noisy_audio": self.kind("noisy_audio", self.audio_in(latents.audio), Dynamic(None, tau)),

@@ -329,12 +329,17 @@ def _manifests(config: Config) -> list[dict[str, Any]]:
 
 def _load(path: Path, abstract: WanStreamer, config: Config) -> WanStreamer:
   """Weights of `train.init`. Readouts that they lack, as exports do, begin as in a new run; those that this run does
-  not have are left out."""
-  wanted = named_leaves(abstract)
-  body = {name: leaf for name, leaf in wanted.items() if not name.startswith(READOUTS)}
-  found = part_of(read_weights(path)[1], body)
-  own = {name: value for name, value in found.items() if name in wanted or not name.startswith(READOUTS)}
-  missing = [name for name in wanted if name.startswith(READOUTS) and name not in own]
+  not have are left out. Where they lack what `flow.carry` adds, the video head begins anew too, as a copy of the
+  previous unit."""
+  wanted, given = named_leaves(abstract), read_weights(path)[1]
+  fresh_parts: tuple[str, ...] = (READOUTS,)
+  if config.flow.carry and not any(name.endswith("heads.carry.w") for name in given):
+    fresh_parts += ("heads.carry.", "heads.video.", "tokens.carry_in.")
+  body = {name: leaf for name, leaf in wanted.items() if not name.startswith(fresh_parts)}
+  found = part_of(given, body)
+  own = {name: value for name, value in found.items() if name in body or not name.startswith(fresh_parts)}
+  own |= {name: found[name] for name in wanted if name.startswith(READOUTS) and name in found}
+  missing = [name for name in wanted if name not in own and name.startswith(fresh_parts)]
   if missing:
     fresh = named_leaves(jax.jit(functools.partial(_init, config))(jax.random.key(config.train.seed)))
     own |= {name: np.asarray(fresh[name]) for name in missing}
