@@ -69,7 +69,7 @@ class DataConfig(Section):
 @section
 class AugmentConfig(Section):
   """What training changes in the user's stream (data/augment.py), so that other microphones, rooms and cameras are
-  nothing new. A number alone is the probability that a crop has the effect; pairs are what is drawn, from and to."""
+  nothing new, and in who the agent is. A number alone is the probability that a crop has the effect; pairs are what is drawn, from and to."""
 
   on: bool = True
   gain: float = field(0.8, ge=0, le=1)  # another level of the microphone
@@ -88,6 +88,8 @@ class AugmentConfig(Section):
   blur_factor: tuple[float, ...] = field((1.5, 3.0), ge=1)  # as sharp as pictures that are this many times smaller
   frame_drop: float = field(0.15, ge=0, le=1)  # the frame before is shown again
   frame_drop_share: tuple[float, ...] = field((0.1, 0.6), ge=0, lt=1)
+  # Another name, home and likes in WORLD and in the agent's words (data/duplex_world/renaming.py). For duplex_world.
+  rename: float = field(0.0, ge=0, le=1)
 
   def check_rules(self) -> None:
     for name, pair in self.fields().items():

@@ -4,8 +4,9 @@
 The whole state of either is the step. Grain reads ahead and places batches on the devices (`train/prefetch.py`).
 """
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,9 +17,11 @@ from wanstreamer_jax.data.augment import augment_audio, augment_video, draws
 from wanstreamer_jax.data.mixture import Mixture, Place
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import LATER, SessionRecord, session_dtype, unit_dtype, unit_field
+from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 
+RENAMING = 6  # number of this random stream, beside those of mixture.py, augment.py and rendered.py
 PREVIOUS = 2  # units before a crop whose latents it carries: the largest commit_delay
 
 
@@ -111,10 +114,26 @@ def pad_before(x: np.ndarray, units: int, axis: int = 0) -> np.ndarray:
 def augmented(crop: Crop, config: Config, step: int, row: int) -> Crop:
   """A crop with the user's stream as `config.augment` changes it in one row of a global batch."""
   rngs = draws(config.data.seed, step, row)
+  crop = renamed(crop, config, step, row)
   return crop._replace(
     user_audio=augment_audio(crop.user_audio, crop.user_audio_valid, config.media.sample_rate, config.augment, rngs),
     user_video=augment_video(crop.user_video, crop.user_video_valid, config.augment, rngs),
   )
+
+
+def renamed(crop: Crop, config: Config, step: int, row: int) -> Crop:
+  """A crop whose agent has, as often as `config.augment.rename` says, another persona."""
+  rng = np.random.default_rng([config.data.seed, RENAMING, step, row])
+  if rng.random() >= config.augment.rename:
+    return crop
+  return _renaming(config)(crop, rng)
+
+
+@functools.lru_cache(maxsize=4)
+def _renaming(config: Config) -> Callable[[Crop, np.random.Generator], Crop]:
+  from wanstreamer_jax.data.duplex_world.renaming import Renaming  # which needs crops; and only duplex_world needs it
+
+  return Renaming(tokenizer_of(config))
 
 
 class CropLoader:

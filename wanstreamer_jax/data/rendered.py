@@ -38,7 +38,7 @@ from wanstreamer_jax.data.encode import (
   latent_records,
   unknown_given_past,
 )
-from wanstreamer_jax.data.loader import Crop, read_crop
+from wanstreamer_jax.data.loader import Crop, read_crop, renamed
 from wanstreamer_jax.data.make import add_counts, token_counts
 from wanstreamer_jax.data.render import Recorder, Rendered, Renderer
 from wanstreamer_jax.data.session import Session, Side, World
@@ -311,6 +311,8 @@ class RenderedLoader:
     data = self.config.data
     chosen = self.reservoir.choose(random_of(data.seed, step), self.rows, data.units)
     crops = [read_crop(kept, kept.number, start, data.units) for kept, start in chosen]
+    if self.augment:
+      crops = [renamed(crop, self.config, step, row) for row, crop in enumerate(crops)]
     batch = Crop(*map(np.stack, zip(*crops)))
     pictures = tuple(kept.pictures for kept, _ in chosen if kept.pictures is not None)
     if not pictures:
