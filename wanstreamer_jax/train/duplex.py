@@ -50,6 +50,7 @@ from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
 from wanstreamer_jax.weights.agent import READOUTS
 from wanstreamer_jax.weights.store import fit_weights, part_of, read_weights
 
+CARRY = {"heads.carry.w": 0.0, "heads.carry.b": -1.0, "tokens.carry_in.w": 0.0}  # parameters of no effect
 FLOW_TIME_BINS = 4  # of equal width, for the losses that are only reported
 MOST_CHANGE = 20.0  # of a place in a unit, relative to the crop's mean
 FIRST_UNITS, FIRST_TEXT_TOKENS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the text
@@ -329,17 +330,14 @@ def _manifests(config: Config) -> list[dict[str, Any]]:
 
 def _load(path: Path, abstract: WanStreamer, config: Config) -> WanStreamer:
   """Weights of `train.init`. Readouts that they lack, as exports do, begin as in a new run; those that this run does
-  not have are left out. Where they lack what `flow.carry` adds, the video head begins anew too, as a copy of the
-  previous unit."""
+  not have are left out. What `flow.carry` adds begins without effect where they lack it."""
   wanted, given = named_leaves(abstract), read_weights(path)[1]
-  fresh_parts: tuple[str, ...] = (READOUTS,)
-  if config.flow.carry and not any(name.endswith("heads.carry.w") for name in given):
-    fresh_parts += ("heads.carry.", "heads.video.", "tokens.carry_in.")
-  body = {name: leaf for name, leaf in wanted.items() if not name.startswith(fresh_parts)}
+  new = () if any(name.endswith("heads.carry.w") for name in given) else tuple(CARRY)
+  body = {name: leaf for name, leaf in wanted.items() if not name.startswith((READOUTS, *new))}
   found = part_of(given, body)
-  own = {name: value for name, value in found.items() if name in body or not name.startswith(fresh_parts)}
-  own |= {name: found[name] for name in wanted if name.startswith(READOUTS) and name in found}
-  missing = [name for name in wanted if name not in own and name.startswith(fresh_parts)]
+  own = {name: value for name, value in found.items() if name in wanted or not name.startswith(READOUTS)}
+  own |= {name: np.full(leaf.shape, CARRY[name], leaf.dtype) for name, leaf in wanted.items() if name in new}
+  missing = [name for name in wanted if name.startswith(READOUTS) and name not in own]
   if missing:
     fresh = named_leaves(jax.jit(functools.partial(_init, config))(jax.random.key(config.train.seed)))
     own |= {name: np.asarray(fresh[name]) for name in missing}

@@ -1,0 +1,54 @@
+"""`flow.carry`: what is predicted is a change of the previous unit's latents."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.conftest import assert_close
+from tests.helpers.models import duplex_batch
+from tests.helpers.nano_agent import nano_agent
+from wanstreamer_jax.model.streamer import WanStreamer
+from wanstreamer_jax.model.tokens import Latents, Past
+from wanstreamer_jax.train.duplex import crop_loss, duplex_stage
+from wanstreamer_jax.weights import agent as agent_weights
+
+
+def past_of(config, valid: bool) -> Past:
+  r = np.random.default_rng(3)
+  shape = (config.latent_height, config.latent_width, config.video_codec.latent_dim)
+  latents = Latents(jnp.asarray(r.standard_normal(shape), jnp.float32), jnp.zeros((config.audio_latents, config.audio_codec.latent_dim)))
+  return Past.clean(latents, jnp.array([valid, valid]))
+
+
+@pytest.mark.parametrize("height", [32, 48], ids=["whole patches", "padded patches"])
+def test_a_new_model_predicts_the_previous_unit(height):
+  """At flow time 1 the velocity is noise minus the prediction."""
+  config = nano_agent(f"media.height={height}").config
+  heads = WanStreamer(config, rngs=nnx.Rngs(0)).heads
+  tokens = config.noisy_grid[0] * config.noisy_grid[1] + config.audio_latents
+  hidden = jax.random.normal(jax.random.key(0), (tokens, config.model.width))
+  noisy = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), past_of(config, True).latents)
+  for valid in (True, False):
+    past = past_of(config, valid)
+    found = noisy.video - heads.velocity(hidden, noisy, jnp.float32(1), past).video
+    assert_close(found, past.latents.video * valid)
+
+
+def test_training_goes_on_from_weights_without_it_as_they_were(tmp_path):
+  """Every loss is the same, and the new parameters learn."""
+  old = nano_agent("data.units=4", "flow.carry=False")
+  agent_weights.export_agent(old, tmp_path / "agent", "f32")
+  config = nano_agent("data.units=4").config
+  abstract = jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
+  begun = duplex_stage().load(tmp_path / "agent", abstract, config)
+  crop = jax.tree.map(lambda x: jnp.asarray(x[0]), duplex_batch(config, 1))
+  loss = functools.partial(crop_loss, crop=crop, key=jax.random.key(0))
+  (found, metrics), slopes = jax.jit(jax.value_and_grad(loss, has_aux=True))(begun)
+  expected = jax.jit(loss)(old.streamer)
+  assert_close((found, metrics), expected)
+  assert float(jnp.abs(slopes.heads.carry.w[...]).max()) > 0
+  assert float(jnp.abs(slopes.tokens.carry_in.w[...]).max()) > 0
