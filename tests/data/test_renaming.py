@@ -13,7 +13,8 @@ from wanstreamer_jax.data.tokenizer import tokenizer_of
 
 WORLD = "name: ada. home: rome. likes: tea."
 SAID = {  # by unit
-  3: "hello", 4: "i am", 5: "ada", 9: "yes", 10: "in", 11: "rome", 15: "no i", 16: "like tea", 20: "say ada", 22: "in paris"
+  3: "hello", 4: "i am", 5: "ada", 9: "yes", 10: "in", 11: "rome", 15: "no i", 16: "like tea", 20: "say ada",
+  22: "in paris",
 }  # fmt: skip
 
 

@@ -193,8 +193,8 @@ def duplex_program(spec: str, *overrides: str):
   mesh, stage = meshes.make_mesh(spec), get_stage("duplex")
   abstract, shardings = state_shardings(stage, config, mesh)
   batch = meshes.place_batch(duplex_batch(config, config.data.batch), mesh)
-  # Drawn by name, so that a new parameter leaves the others as they are: with some draws, queries of the ears are nearly
-  # 0, and their norm makes gradients of mere rounding.
+  # Drawn by name, so that a new parameter leaves the others as they are: with some draws, queries of the ears are
+  # nearly 0, and their norm makes gradients of mere rounding.
   draw = lambda name, shape: 0.1 * np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
   drawn = {name: np.asarray(draw(name, leaf.shape), np.float32) for name, leaf in named_leaves(abstract.params).items()}
   params = jax.device_put(fill_leaves(abstract.params, drawn), shardings.params)

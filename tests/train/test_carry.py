@@ -20,7 +20,9 @@ from wanstreamer_jax.weights import agent as agent_weights
 def past_of(config, valid: bool) -> Past:
   r = np.random.default_rng(3)
   shape = (config.latent_height, config.latent_width, config.video_codec.latent_dim)
-  latents = Latents(jnp.asarray(r.standard_normal(shape), jnp.float32), jnp.zeros((config.audio_latents, config.audio_codec.latent_dim)))
+  latents = Latents(
+    jnp.asarray(r.standard_normal(shape), jnp.float32), jnp.zeros((config.audio_latents, config.audio_codec.latent_dim))
+  )
   return Past.clean(latents, jnp.array([valid, valid]))
 
 

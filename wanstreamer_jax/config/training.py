@@ -69,7 +69,8 @@ class DataConfig(Section):
 @section
 class AugmentConfig(Section):
   """What training changes in the user's stream (data/augment.py), so that other microphones, rooms and cameras are
-  nothing new, and in who the agent is. A number alone is the probability that a crop has the effect; pairs are what is drawn, from and to."""
+  nothing new, and in who the agent is. A number alone is the probability that a crop has the effect; pairs are what is
+  drawn, from and to."""
 
   on: bool = True
   gain: float = field(0.8, ge=0, le=1)  # another level of the microphone

@@ -191,7 +191,8 @@ class Reservoir:
     """`rows` random sessions, none twice where there are enough, and first units for crops of `units`; waits for the
     first sessions. Raises DataError when they failed.
 
-    As many crops are of sessions with pictures as of sessions without (`data.camera_off`), where there are both. A start before the session or too near its end is moved inside, so that its first and last units come as often as
+    As many crops are of sessions with pictures as of sessions without (`data.camera_off`), where there are both. A
+    start before the session or too near its end is moved inside, so that its first and last units come as often as
     others.
     """
     with self._changed:

@@ -179,7 +179,7 @@ def remote_solver(config: Config, treedef: Any, slots: int, shardings: Shardings
     def one(state: SessionState, update: CacheUpdate) -> tuple[Latents, SessionState]:
       state = apply_update(config, state, update)
       latents = rollout.perform(agent, state, one_pass)[0]
-      return latents, rollout.finish_unit(state, latents)  # the latents are kept, since REFEED needs them
+      return latents, rollout.finish_unit(state, latents)  # kept, since REFEED and carry need them
 
     return over_slots(one, slots)(states, updates)
 

@@ -37,7 +37,10 @@ class Heads(nnx.Module):
     self.config = config
 
   def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""], previous: Past) -> Latents:
-    """Hidden states of PERFORM for latents `noisy` at flow time tau, after unit `previous` -> their velocity, float32."""
+    """Hidden states of PERFORM for latents `noisy` at flow time tau -> their velocity, float32.
+
+    previous: the unit before.
+    """
     config, still = self.config, jax.lax.stop_gradient
     at = segment_slices(build_layout(config).phase(PERFORM))
     hidden = self.latent_norm(hidden).astype(jnp.float32)

@@ -29,6 +29,7 @@ Modules:
     pronunciations.py     How duplex_world's words are spoken
     reacting.py           The live user of duplex_world: it hears the agent and reacts, unit by unit
     reader_phrasings.py   Phrasings of each act by a reader who had not seen the grammar
+    renaming.py           Another name, home and likes for the agent of a crop
     script.py             The script of a user who acts and reacts, and how often it does what
     source.py             duplex_world as a `data.make.SessionSource`
     speech.py             A formant voice in NumPy: words to speech with phone and word times; deterministic
