@@ -48,8 +48,9 @@ class Past(NamedTuple):
 
   @property
   def carried(self) -> jax.Array:
-    """The video latents of one unit, [h, w, Z], or zeros where they do not exist."""
-    return self.latents.video * self.valid[0]
+    """The video latents of one unit, [h, w, Z], as large as clean ones: history that is noised in training is smaller,
+    (1 - flow_time) of them, and who learned from that would add contrast to its own. Zeros where they do not exist."""
+    return self.latents.video * self.valid[0] / (1 - self.flow_time)
 
 
 def patchify(latents: Float[Array, "h w Z"], side: int) -> Float[Array, "RQ P"]:

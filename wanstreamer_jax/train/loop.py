@@ -204,7 +204,8 @@ class _Updates:
   def _compile(self, stage: Stage, state: TrainState, batch: Batch) -> Any:
     begin = time.perf_counter()
     share = self.clock.arguments(self.mesh, 0.0)  # of this shape; the schedule begins with the first update
-    compiled = compile_step(stage, self.config, self.mesh).lower(state, batch, *share).compile()
+    step = compile_step(stage, self.config, self.mesh, self.clock.runs)
+    compiled = step.lower(state, batch, *share).compile()
     print(f"compiled the {stage.name} step in {time.perf_counter() - begin:.1f} s", flush=True)
     peak, _ = peak_flops(self.config.model.dtype)
     self.log.compare_with(model_flops(stage, self.config, batch) / (self.mesh.size * peak))
@@ -244,7 +245,7 @@ class _Updates:
       for done in range(int(state.step) + 1, step):
         if compiled is None or stage is not self._stage_of(done):
           stage = self._stage_of(done)
-          compiled = compile_step(stage, self.config, self.mesh)
+          compiled = compile_step(stage, self.config, self.mesh, self.clock.runs)
         state, _ = compiled(state, prefetcher.next(), *self.clock.arguments(self.mesh))
       cause = first_nonfinite(self._stage_of(step), self.config, state, prefetcher.next())
     return TrainingError(

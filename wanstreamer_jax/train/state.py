@@ -192,9 +192,9 @@ def state_shardings(stage: Stage, config: Config, mesh: Mesh):
   return abstract, param_shardings(abstract, mesh)
 
 
-def compile_step(stage: Stage, config: Config, mesh: Mesh):
-  """The jitted `(state, batch) -> (state, metrics)`; the given state's buffers are reused. With `train.minutes` there
-  is a third argument, the share of `train_step`.
+def compile_step(stage: Stage, config: Config, mesh: Mesh, clocked: bool = False):
+  """The jitted `(state, batch) -> (state, metrics)`; the given state's buffers are reused. clocked: there is a third
+  argument, the share of `train_step`.
 
   Raises ConfigError for parts of a batch (`train.accumulate`) that do not divide over the devices.
   """
@@ -205,7 +205,7 @@ def compile_step(stage: Stage, config: Config, mesh: Mesh):
       f"not divide over data x fsdp = {shards} devices: use a larger batch, or a smaller train.accumulate"
     )
   _, shardings = state_shardings(stage, config, mesh)
-  clock = (replicated(mesh),) if config.train.minutes else ()
+  clock = (replicated(mesh),) if clocked else ()
   return jax.jit(
     lambda state, batch, *share: train_step(stage, config, state, batch, *share),
     in_shardings=(shardings, batch_sharding(mesh), *clock),
