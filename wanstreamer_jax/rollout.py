@@ -9,7 +9,7 @@ at once.
   perceive   raw user unit -> tokens                              (perception states advance)
   commit     COMMIT; may run before the user's unit is there      (appends its KV)
   think      HEAR + STATE, then the TEXT slots                    (appends their KV)
-  perform    REFEED once, N solver steps over PERFORM             (reads the KV only)
+  perform    REFEED once, N solver steps over PERFORM             (reads the KV, and the last unit's latents)
   render     latents -> 4 frames + 3 840 samples                  (codec states advance)
 """
 

@@ -51,7 +51,7 @@ class Inputs(NamedTuple):
   """The inputs that a stage chooses for the pass: three of the four, and the units of the noisy copies. The fourth
   input, the targets, belongs to the loss."""
 
-  history: Past  # [P + K, ...]: what COMMIT and REFEED show of every unit
+  history: Past  # [P + K, ...]: what COMMIT, REFEED and `flow.carry` show of every unit
   noisy: Latents  # [I, ...]: what PERFORM starts from
   tau: Float[Array, "I"]  # its flow time
   picked: Int[Array, "I"] | None = None  # which units the copies are of; see `pick_units`

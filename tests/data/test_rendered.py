@@ -263,7 +263,13 @@ def test_as_many_crops_are_of_sessions_with_pictures_as_of_others(agent):
   assert [one.blind for one in kept] == [False, True, True, True, True]
   assert kept[1].pictures is kept[4].pictures
   assert kept[1].nbytes == kept[1].units.nbytes < kept[0].nbytes
-  chosen = rendered._as_many_of_each(np.random.default_rng(0), kept, 8)
+  chosen = rendered._half_without_pictures(np.random.default_rng(0), kept, 8)
   assert [one.blind for one in chosen] == 4 * [False] + 4 * [True]
   assert len({one.number for one in chosen[4:]}) == 4  # none twice where there are enough
-  assert not any(one.blind for one in rendered._as_many_of_each(np.random.default_rng(0), kept[:1], 3))
+  for rows in (1, 3):  # of an odd number either kind has one more
+    more = {
+      sum(one.blind for one in rendered._half_without_pictures(np.random.default_rng(seed), kept, rows))
+      for seed in range(20)
+    }
+    assert more == {rows // 2, rows // 2 + 1}
+  assert not any(one.blind for one in rendered._half_without_pictures(np.random.default_rng(0), kept[:1], 3))

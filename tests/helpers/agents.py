@@ -29,7 +29,7 @@ def small_config(**layout) -> Config:
   config.video_codec.native = NativeVideoConfig(channels=(8, 8, 16), latent_dim=4)
   defaults = {"patch": 1, "user_text_slots": 2, "window": 4, "sinks": 1, "world_text": 5, "voice_units": 2}
   config.layout = dataclasses.replace(config.layout, **(defaults | layout))
-  config.flow.steps = 2
+  config.flow.steps, config.flow.carry = 2, config.layout.committed_history
   return config.freeze()
 
 

@@ -11,6 +11,7 @@ from flax import nnx
 from tests.conftest import assert_close
 from tests.helpers.models import duplex_batch
 from tests.helpers.nano_agent import nano_agent
+from wanstreamer_jax.errors import CheckpointError
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import Latents, Past
 from wanstreamer_jax.train.duplex import crop_loss, duplex_stage
@@ -26,7 +27,7 @@ def past_of(config, valid: bool) -> Past:
   return Past.clean(latents, jnp.array([valid, valid]))
 
 
-@pytest.mark.parametrize("height", [32, 48], ids=["whole patches", "padded patches"])
+@pytest.mark.parametrize("height", [32, 48], ids=["square", "higher than wide"])
 def test_a_new_model_predicts_the_previous_unit(height):
   """At flow time 1 the velocity is noise minus the prediction."""
   config = nano_agent(f"media.height={height}").config
@@ -54,6 +55,15 @@ def test_training_goes_on_from_weights_without_it_as_they_were(tmp_path):
   assert_close((found, metrics), expected)
   assert float(jnp.abs(slopes.heads.carry.w[...]).max()) > 0
   assert float(jnp.abs(slopes.tokens.carry_in.w[...]).max()) > 0
+
+
+def test_weights_with_it_are_refused_by_a_model_without(tmp_path):
+  """Their video head predicts changes: without what is carried its pictures would be wrong."""
+  agent_weights.export_agent(nano_agent("data.units=4"), tmp_path / "agent", "f32")
+  config = nano_agent("data.units=4", "flow.carry=False").config
+  abstract = jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
+  with pytest.raises(CheckpointError, match=r"was trained with flow\.carry: set it"):
+    duplex_stage().load(tmp_path / "agent", abstract, config)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3])

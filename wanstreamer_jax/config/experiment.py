@@ -149,6 +149,10 @@ class Config(Section):
     self._check_codecs()
     whole(self.data.batch, self.train.accumulate, "sessions at a time = data.batch / train.accumulate")
     whole(self.data.batch, self.data.shares, "rows of a share = data.batch / data.shares")
+    if self.flow.carry and not self.layout.committed_history:
+      raise ConfigError(
+        "flow.carry shows the agent its past, but layout.committed_history is False: set flow.carry=False"
+      )
     if self.train.first_steps and not (self.readouts.of("seen") or self.readouts.of("heard")):
       raise ConfigError(
         f"train.readout_warmup is {self.train.readout_warmup}, but nothing trains perception: give readouts.seen or "

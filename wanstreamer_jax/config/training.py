@@ -32,7 +32,8 @@ class DataConfig(Section):
   voices: str = "formant"
   agent_voices: str = ""  # the same of its agents alone, of which flite is understood best; empty: as `voices`
   # Share of duplex_world's training sessions in which both cameras are off: they are made several times faster, and
-  # teach what is heard and read alone (names, words to repeat, sums).
+  # teach what is heard and read alone (names, words to repeat, sums). A run that renders its sessions itself draws half
+  # of its crops from those, whatever their share.
   camera_off: float = field(0.0, ge=0, le=1)
   by_speaker: bool = False  # speakers take turns, however many sessions each has
   own_portrait: bool = True  # a recording without a portrait gives a frame of its agent
@@ -132,7 +133,9 @@ class TrainConfig(Section):
   # Of two places of a picture, the one that changes more from unit to unit weighs more: 1 + this * its change, relative
   # to the crop's mean; the mean weight stays 1. Lips are a few latents of hundreds.
   video_motion: float = field(0.0, ge=0)
-  history_noise: float = field(0.3, ge=0)  # committed latents get noise U(0, this) of their own deviation, and say so
+  history_noise: float = field(
+    0.3, ge=0, lt=1
+  )  # committed latents get noise U(0, this) of their own deviation, and say so
   history_drop: float = field(0.15, ge=0, le=1)  # probability that a unit's committed audio is dropped
   condition_drop: float = field(0.05, ge=0, le=1)  # probability that a crop is shown nothing of its user and its world
   stream_drop: float = field(0.1, ge=0, le=1)  # the same of the user's audio, video and the portrait, each by itself

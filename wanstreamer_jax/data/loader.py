@@ -4,9 +4,8 @@
 The whole state of either is the step. Grain reads ahead and places batches on the devices (`train/prefetch.py`).
 """
 
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -17,11 +16,9 @@ from wanstreamer_jax.data.augment import augment_audio, augment_video, draws
 from wanstreamer_jax.data.mixture import Mixture, Place
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.records import LATER, SessionRecord, session_dtype, unit_dtype, unit_field
-from wanstreamer_jax.data.tokenizer import tokenizer_of
 from wanstreamer_jax.errors import DataError
 from wanstreamer_jax.model.streamer import WorldArrays
 
-RENAMING = 6  # number of this random stream, beside those of mixture.py, augment.py and rendered.py
 PREVIOUS = 2  # units before a crop whose latents it carries: the largest commit_delay
 
 
@@ -114,39 +111,26 @@ def pad_before(x: np.ndarray, units: int, axis: int = 0) -> np.ndarray:
 def augmented(crop: Crop, config: Config, step: int, row: int) -> Crop:
   """A crop with the user's stream as `config.augment` changes it in one row of a global batch."""
   rngs = draws(config.data.seed, step, row)
-  crop = renamed(crop, config, step, row)
   return crop._replace(
     user_audio=augment_audio(crop.user_audio, crop.user_audio_valid, config.media.sample_rate, config.augment, rngs),
     user_video=augment_video(crop.user_video, crop.user_video_valid, config.augment, rngs),
   )
 
 
-def renamed(crop: Crop, config: Config, step: int, row: int) -> Crop:
-  """A crop whose agent has, as often as `config.augment.rename` says, another persona."""
-  rng = np.random.default_rng([config.data.seed, RENAMING, step, row])
-  if rng.random() >= config.augment.rename:
-    return crop
-  return _renaming(config)(crop, rng)
-
-
-@functools.lru_cache(maxsize=4)
-def _renaming(config: Config) -> Callable[[Crop, np.random.Generator], Crop]:
-  from wanstreamer_jax.data.duplex_world.renaming import Renaming  # which needs crops; and only duplex_world needs it
-
-  return Renaming(tokenizer_of(config))
-
-
 class CropLoader:
   """Batches of crops from folders of latents; arguments and errors are those of `Loader`.
 
-  augment: change the user's stream as `config.augment` says, as training does.
+  augment: change the user's stream as `config.augment` says, as training does. rename: give agents of duplex_world
+  other personas, as it says too.
   """
 
   def __init__(
-    self, path: str | os.PathLike[str], config: Config, rows: Sequence[int] | None = None, augment: bool = False
-  ):
+    self, path: str | os.PathLike[str], config: Config, rows: Sequence[int] | None = None, augment: bool = False,
+    rename: bool = False,
+  ):  # fmt: skip
     self.loader = Loader(path, config, rows, UNIT_FIELDS)
     self.folders, self.config, self.augment = self.loader.folders, config, augment
+    self.renaming = make_renaming(config) if rename else None
 
   def batch_at(self, step: int) -> Crop:
     """This host's rows of global batch `step`: arrays [rows, ...]."""
@@ -154,7 +138,20 @@ class CropLoader:
     crops = [read_crop(self.folders[folder], session, start, units) for folder, session, start in places]
     if self.augment:
       crops = [augmented(crop, self.config, step, row) for row, crop in zip(self.loader.rows, crops)]
+    if self.renaming is not None:
+      renamed = self.renaming.batch(crops, step, list(self.loader.rows))
+      own = [self.folders[folder].manifest["source"].get("name") == "duplex_world" for folder, *_ in places]
+      crops = [new if ours else crop for crop, new, ours in zip(crops, renamed, own)]
     return Crop(*map(np.stack, zip(*crops)))
+
+
+def make_renaming(config: Config) -> Any:
+  """`duplex_world.renaming.Renaming`, or None where nothing is to be renamed."""
+  if not config.augment.rename:
+    return None
+  from wanstreamer_jax.data.duplex_world.renaming import Renaming  # which needs crops; and only duplex_world needs it
+
+  return Renaming(config)
 
 
 class Loader:

@@ -38,7 +38,7 @@ from wanstreamer_jax.data.encode import (
   latent_records,
   unknown_given_past,
 )
-from wanstreamer_jax.data.loader import Crop, read_crop, renamed
+from wanstreamer_jax.data.loader import Crop, make_renaming, read_crop
 from wanstreamer_jax.data.make import add_counts, token_counts
 from wanstreamer_jax.data.render import Recorder, Rendered, Renderer
 from wanstreamer_jax.data.session import Session, Side, World
@@ -201,7 +201,7 @@ class Reservoir:
         raise self._error
       if self._closed:
         raise DataError(f"{self.path} is no longer rendered")
-      chosen = _as_many_of_each(rng, list(self.kept), rows)
+      chosen = _half_without_pictures(rng, list(self.kept), rows)
       self._used += units * rows
       if time.monotonic() > self._said + REPORT:
         self._said = time.monotonic()
@@ -270,13 +270,13 @@ class Reservoir:
     self.close()
 
 
-def _as_many_of_each(rng: np.random.Generator, kept: list[Kept], rows: int) -> list[Kept]:
-  """`rows` random sessions, as many that see nothing as others, where there are both."""
+def _half_without_pictures(rng: np.random.Generator, kept: list[Kept], rows: int) -> list[Kept]:
+  """`rows` random sessions, as many without pictures as others, where there are both; chance decides about one more."""
   kinds = [[one for one in kept if one.blind == blind] for blind in (False, True)]
   found = [kind for kind in kinds if kind]
-  chosen: list[Kept] = []
+  odd, chosen = int(rng.integers(len(found))), []
   for number, kind in enumerate(found):
-    count = (rows + number) // len(found)  # of an odd number, one more is without pictures
+    count = rows // len(found) + (rows % len(found) if number == odd else 0)
     chosen += [kind[int(i)] for i in rng.choice(len(kind), count, replace=len(kind) < count)]
   return chosen
 
@@ -301,7 +301,8 @@ class RenderedLoader:
     limits, recorder = limits or Limits.of_machine(on_device), recorder_of(config, augment)
     encoder = Encoder(config, recorder, audio_codec, video_codec, on_device)
     self.config, self.manifest, self.augment = config, encoder.manifest, augment
-    self.rows = len(range(config.data.batch) if rows is None else rows)
+    self.rows = range(config.data.batch) if rows is None else rows
+    self.renaming = make_renaming(config) if augment else None
     together = min(SIDE_BY_SIDE, limits.workers)
     self.reservoir = Reservoir(config.data.path, recorder, limits, together, encoder.encode)
 
@@ -310,10 +311,10 @@ class RenderedLoader:
 
     Raises DataError when rendering has failed."""
     data = self.config.data
-    chosen = self.reservoir.choose(random_of(data.seed, step), self.rows, data.units)
+    chosen = self.reservoir.choose(random_of(data.seed, step), len(self.rows), data.units)
     crops = [read_crop(kept, kept.number, start, data.units) for kept, start in chosen]
-    if self.augment:
-      crops = [renamed(crop, self.config, step, row) for row, crop in enumerate(crops)]
+    if self.renaming is not None:
+      crops = self.renaming.batch(crops, step, list(self.rows))
     batch = Crop(*map(np.stack, zip(*crops)))
     pictures = tuple(kept.pictures for kept, _ in chosen if kept.pictures is not None)
     if not pictures:

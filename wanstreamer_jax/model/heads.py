@@ -29,7 +29,7 @@ class Heads(nnx.Module):
     patch = config.layout.patch**2 * config.video_codec.latent_dim
     self.video = Linear(model.width, patch, rngs=rngs, scale=0.0, bias=True)
     latent_dim = config.video_codec.latent_dim
-    self.carry = Linear(model.width, latent_dim, rngs=rngs, scale=0.0, bias=True) if config.flow.carry else None
+    self.carry = _ones(model.width, latent_dim, rngs) if config.flow.carry else None
     # Constants: how much the past leaves unknown of each channel, measured with the codecs (`train/duplex.py`).
     self.audio_variance = nnx.Param(jnp.full(config.audio_codec.latent_dim, config.flow.audio_std**2))
     self.video_variance = nnx.Param(jnp.full(config.video_codec.latent_dim, config.flow.video_std**2))
@@ -39,7 +39,7 @@ class Heads(nnx.Module):
   def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""], previous: Past) -> Latents:
     """Hidden states of PERFORM for latents `noisy` at flow time tau -> their velocity, float32.
 
-    previous: the unit before.
+    previous: unit k - 1, for `flow.carry`; its latents are [h, w, Z] and [A, Z].
     """
     config, still = self.config, jax.lax.stop_gradient
     at = segment_slices(build_layout(config).phase(PERFORM))
@@ -47,7 +47,7 @@ class Heads(nnx.Module):
     patches = self.video(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R Q, P^2 Z] -> [R, Q, P^2 Z]
     video, audio = depth_to_space(patches, config.layout.patch), self.audio(hidden[at["noisy_audio"]])
     if self.carry is not None:
-      kept = 1 + self.carry(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R, Q, Z]
+      kept = self.carry(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R, Q, Z]
       video += jnp.repeat(jnp.repeat(kept, config.layout.patch, 0), config.layout.patch, 1) * previous.carried
     return Latents(
       velocity_from_mean(video, noisy.video, tau, still(self.video_variance[...])),
@@ -58,3 +58,10 @@ class Heads(nnx.Module):
     """Normed hidden states and the token embedding -> logits."""
     matrix = embedding.T if self.text is None else self.text.w[...]
     return jnp.einsum("...d,dv->...v", hidden, matrix.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+
+def _ones(inputs: int, features: int, rngs: nnx.Rngs) -> Linear:
+  """A projection that gives 1 everywhere at initialisation."""
+  linear = Linear(inputs, features, rngs=rngs, scale=0.0, bias=True)
+  linear.b = nnx.Param(jnp.ones(features))
+  return linear

@@ -53,7 +53,7 @@ class UnitHistory(NamedTuple):
   """The agent's own past that one unit sees."""
 
   commit: Past  # unit k - commit_delay
-  previous: Past  # unit k - 1, for REFEED
+  previous: Past  # unit k - 1, for REFEED and `flow.carry`
 
 
 class WanStreamer(nnx.Module):

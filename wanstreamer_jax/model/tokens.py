@@ -47,10 +47,11 @@ class Past(NamedTuple):
     return cls(latents, jnp.zeros(valid.shape[:-1]), valid)
 
   @property
-  def carried(self) -> jax.Array:
-    """The video latents of one unit, [h, w, Z], as large as clean ones: history that is noised in training is smaller,
-    (1 - flow_time) of them, and who learned from that would add contrast to its own. Zeros where they do not exist."""
-    return self.latents.video * self.valid[0] / (1 - self.flow_time)
+  def carried(self) -> Float[Array, "*U h w Z"]:
+    """The video latents, whose mean is the clean ones; zeros where they do not exist. Training's noised history holds
+    only (1 - flow_time) of them: a head that learned from that would make its own pictures ever richer in contrast."""
+    scale = self.valid[..., 0] / (1 - self.flow_time)
+    return self.latents.video * scale[..., None, None, None]
 
 
 def patchify(latents: Float[Array, "h w Z"], side: int) -> Float[Array, "RQ P"]:

@@ -20,7 +20,7 @@ from wanstreamer_jax.data.loader import Crop
 from wanstreamer_jax.data.mixture import Mixture
 from wanstreamer_jax.data.rendered import RenderedLoader, is_rendered
 from wanstreamer_jax.data.rendered import manifest as rendered_manifest
-from wanstreamer_jax.errors import ConfigError, DataError
+from wanstreamer_jax.errors import CheckpointError, ConfigError, DataError
 from wanstreamer_jax.files import Path
 from wanstreamer_jax.flow import interpolate, sample_time, velocity
 from wanstreamer_jax.model.streamer import WanStreamer
@@ -50,7 +50,7 @@ from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
 from wanstreamer_jax.weights.agent import READOUTS
 from wanstreamer_jax.weights.store import fit_weights, part_of, read_weights
 
-CARRY = {"heads.carry.w": 0.0, "heads.carry.b": -1.0, "tokens.carry_in.w": 0.0}  # parameters of no effect
+CARRY = ("heads.carry.w", "heads.carry.b", "tokens.carry_in.w")  # parameters of `flow.carry`; zeros have no effect
 FLOW_TIME_BINS = 4  # of equal width, for the losses that are only reported
 MOST_CHANGE = 20.0  # of a place in a unit, relative to the crop's mean
 FIRST_UNITS, FIRST_TEXT_TOKENS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the text
@@ -286,7 +286,7 @@ def _loader(config: Config) -> Any:
   rows = host_rows(config.data.batch, mesh)
   if is_rendered(config):
     return RenderedLoader(config, *duplex_validation.codecs(config), rows, config.augment.on)
-  loader = CropLoader(config.data.path, config, rows, config.augment.on)
+  loader = CropLoader(config.data.path, config, rows, config.augment.on, rename=config.augment.on)
   longest = max(folder.units for folder in loader.folders)
   if keeps_all(config) and longest > config.data.session_units:
     raise ConfigError(
@@ -332,11 +332,14 @@ def _load(path: Path, abstract: WanStreamer, config: Config) -> WanStreamer:
   """Weights of `train.init`. Readouts that they lack, as exports do, begin as in a new run; those that this run does
   not have are left out. What `flow.carry` adds begins without effect where they lack it."""
   wanted, given = named_leaves(abstract), read_weights(path)[1]
-  new = () if any(name.endswith("heads.carry.w") for name in given) else tuple(CARRY)
+  carries = any(name.endswith(CARRY) for name in given)
+  if carries and not config.flow.carry:
+    raise CheckpointError(f"{path} was trained with flow.carry: set it, since its video head predicts changes")
+  new = () if carries else CARRY
   body = {name: leaf for name, leaf in wanted.items() if not name.startswith((READOUTS, *new))}
   found = part_of(given, body)
   own = {name: value for name, value in found.items() if name in wanted or not name.startswith(READOUTS)}
-  own |= {name: np.full(leaf.shape, CARRY[name], leaf.dtype) for name, leaf in wanted.items() if name in new}
+  own |= {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in wanted.items() if name in new}
   missing = [name for name in wanted if name.startswith(READOUTS) and name not in own]
   if missing:
     fresh = named_leaves(jax.jit(functools.partial(_init, config))(jax.random.key(config.train.seed)))

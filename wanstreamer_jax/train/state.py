@@ -193,8 +193,8 @@ def state_shardings(stage: Stage, config: Config, mesh: Mesh):
 
 
 def compile_step(stage: Stage, config: Config, mesh: Mesh, clocked: bool = False):
-  """The jitted `(state, batch) -> (state, metrics)`; the given state's buffers are reused. clocked: there is a third
-  argument, the share of `train_step`.
+  """The jitted `(state, batch) -> (state, metrics)`; the given state's buffers are reused. clocked: it takes the
+  share of the run's time too, as `train_step` does.
 
   Raises ConfigError for parts of a batch (`train.accumulate`) that do not divide over the devices.
   """
