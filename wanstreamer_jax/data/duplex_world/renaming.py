@@ -1,9 +1,9 @@
 """Another name, home and likes for the agent of a crop.
 
-So training has as many personas as crops. A model that trains on hundreds of agents can learn each of them by heart,
-by its face and voice, and never read WORLD. Renaming takes that way from it. WORLD and what the agent writes about itself
-get other words, half of them no names at all; where the agent says the old ones, its sound is left out, of the loss too.
-Lips and the voice sample stay as they are. Words of personas that training never has stay unseen in this place.
+So training has as many personas as crops. A model that trains on hundreds of agents can learn each of them by heart, by
+its face and voice, and never read WORLD. Renaming takes that way from it. WORLD and what the agent writes about itself
+get other words, half of them no names at all. Where the agent says the old ones, its sound is left out, of the loss
+too. Lips and the voice sample stay as they are. Words of personas that training never has stay unseen in this place.
 """
 
 import numpy as np
