@@ -50,3 +50,9 @@ def test_attention_over_int8_rows_is_attention_over_what_they_mean(pinned, close
   own = Part(draw(2, 4, 8), draw(2, 4, 8), jnp.tril(jnp.ones((4, 4), bool)))
   found = attend(queries, [Part(k, v, mask, prefix), own])
   close(found, attend(queries, [Part(plain(k), plain(v), mask, prefix), own]))
+
+
+def test_an_empty_cache_is_a_quantised_one_of_zeros():
+  for a, b in zip(Quantised.empty((2, 3, 5, 4)), Quantised.of(jnp.zeros((2, 3, 5, 4)))):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)

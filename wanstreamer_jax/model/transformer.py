@@ -39,8 +39,7 @@ class Cache(NamedTuple):
   @classmethod
   def empty(cls, config: ModelConfig, tokens: int) -> "Cache":
     shape = (config.layers, config.kv_heads, tokens, config.head_dim)
-    zeros = jnp.zeros(shape, config.dtype)
-    rows: Any = Quantised.of(zeros) if config.kv_cache == "int8" else zeros
+    rows: Any = Quantised.empty(shape) if config.kv_cache == "int8" else jnp.zeros(shape, config.dtype)
     return cls(KeyValue(rows, rows), Coords.empty(tokens))
 
   def write(self, kv: KeyValue, coords: Coords, at: jax.Array) -> "Cache":

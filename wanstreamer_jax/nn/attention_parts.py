@@ -51,6 +51,11 @@ class Quantised(NamedTuple):
     values = jnp.rint(x / jnp.maximum(scale, 1e-30)[..., None])
     return cls(values.astype(jnp.int8), scale)
 
+  @classmethod
+  def empty(cls, shape: tuple[int, ...]) -> "Quantised":
+    """Zeros [..., M, S, H]. (`of` zeros is the same, but compilers work it out for seconds.)"""
+    return cls(jnp.zeros(shape, jnp.int8), jnp.zeros(shape[:-1], jnp.float32))
+
 
 Rows = jax.Array | Quantised  # [M, S, H]
 
