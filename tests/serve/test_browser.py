@@ -56,7 +56,7 @@ def devices(tmp_path_factory) -> list[str]:
 def address():
   """A server with the demo weights and one slot."""
   command = [sys.executable, "-m", "wanstreamer_jax", "serve", "--port", "0"]
-  as_users = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # the tests' are too slow for it
+  as_users = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # not the tests' slow ones
   process = subprocess.Popen(
     command, cwd=ROOT, env=as_users, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
   )
