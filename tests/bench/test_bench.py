@@ -72,15 +72,16 @@ def test_a_scope_can_be_left_out():
   assert count(jax.grad(layers), weights, x, without="mixing").flops == 5 * 3 * one  # a gradient's too
 
 
-def test_the_demo_reads_its_transformer_once_per_pass():
-  config = load_config("configs/demo.py")
+@pytest.mark.parametrize("cache", ["plain", "int8"])
+def test_the_demo_reads_its_transformer_once_per_pass(cache):
+  config = load_config("configs/demo.py", [f"model.kv_cache={cache}"])
   agent = jax.eval_shape(lambda: Agent(config, rngs=nnx.Rngs(0)))
   state = jax.eval_shape(lambda a: start_session(a, jax.random.key(0), WorldArrays.empty(config)), agent)
   user = unit_step.random_unit(config)
   costs = unit_step.phase_costs(agent, state, user)
   size = lambda x: x.size * x.dtype.itemsize
   matrices = sum(size(x) for x in jax.tree.leaves(agent.streamer.transformer.layers) if x.ndim > 2)
-  kv = sum(map(size, state.cache.kv))
+  kv = sum(map(size, jax.tree.leaves(state.cache.kv)))
   for phase, passes in (("think", 1 + config.layout.text_slots), ("perform", config.flow.steps)):
     assert passes * (matrices + kv) < costs[phase].bytes < 1.3 * passes * (matrices + kv)
 
