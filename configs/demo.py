@@ -7,12 +7,12 @@ A token holds 4x4 latents of 8 numbers, fewer than the Transformer is wide. With
     bash launch/gpu_train.sh --minutes 12.4 --seed 2000000        `configs/demo.py:gpu`, on one H200 with 16 cores
     bash launch/train.sh demo 800                                 `configs/demo.py`, on a CPU, in crops of 40 units
 
-Expected time: the first command, with `--init` of weights of six such minutes, made the shipped ones: 4,500 updates of
-16 crops of 190 units (30 s), on 1.3 million units that were rendered meanwhile. Expected result: docs/results.md; what
-each choice did is in docs/training.md, "On a lent GPU". On a CPU, crops of 40 units
-come first, then longer ones, so that what was shown half a minute ago is remembered (`--config.data.units=190
---config.data.batch=2 --config.train.noisy_units=38 --config.train.init=RUN --config.train.readout_warmup=0`); how long
-that takes was not measured. The window is 190 units at work in either case.
+Expected time: 4,500 updates of 16 crops of 190 units (30 s), on 1.3 million units that are rendered meanwhile. The
+shipped weights took seven more minutes before it and 38 of two CPU cores after it; docs/training.md, "On a lent GPU",
+says what each part did. Expected result: docs/results.md. On a CPU, crops of 40 units come first, then longer ones, so
+that what was shown half a minute ago is remembered (`--config.data.units=190 --config.data.batch=2
+--config.train.noisy_units=38 --config.train.init=RUN --config.train.readout_warmup=0`); how long that takes was not
+measured. The window is 190 units at work in either case.
 """
 
 from configs import base, tiny
@@ -56,7 +56,8 @@ def get_config(choice: str = "") -> Config:
   if choice == "gpu":
     config.model.dtype = "bfloat16"
     data.units, data.batch, train.noisy_units = 190, 16, 95
-    data.camera_off = 0.75  # of the sessions; half of the crops are of those, so that pictures weigh half as much
-    train.video_weight = train.video_motion = 2.0
+    data.camera_off = 0.75  # of the sessions
+    train.video_weight = 2.0  # since half of the crops have no pictures
+    train.video_motion = 2.0
     train.schedule, train.decay, train.ema, train.readout_warmup = "wsd", 0.35, 0.995, 0
   return config

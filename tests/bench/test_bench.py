@@ -159,9 +159,7 @@ def test_the_text_that_is_timed_is_the_language_model():
 
 @pytest.mark.slow
 def test_bench_train_really_trains():
-  config = load_config(
-    "configs/nano.py", ["data.units=2", "train.mesh=data=1", "train.minutes=5"]
-  )  # which counts steps
+  config = load_config("configs/nano.py", ["data.units=2", "train.mesh=data=1", "train.minutes=5"])
   result = json.loads(json.dumps(train_step.bench_train(config, train_step.StepSizes(steps=4, text=16, text_too=True))))
   for row in result["contenders"].values():
     assert 0 < row["floor_ms"] < row["median_ms"] <= row["p95_ms"]

@@ -12,7 +12,7 @@ from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.data import device_crops, rendered
 from wanstreamer_jax.data.duplex_world.source import DuplexSource
 from wanstreamer_jax.data.encode import codec_inputs, encode, encode_session
-from wanstreamer_jax.data.loader import Crop, read_crop
+from wanstreamer_jax.data.loader import Crop, CropLoader, read_crop
 from wanstreamer_jax.data.make import make
 from wanstreamer_jax.data.record_folder import RecordFolder
 from wanstreamer_jax.data.render import Renderer
@@ -273,3 +273,24 @@ def test_as_many_crops_are_of_sessions_with_pictures_as_of_others(agent):
     }
     assert more == {rows // 2, rows // 2 + 1}
   assert not any(one.blind for one in rendered._half_without_pictures(np.random.default_rng(0), kept[:1], 3))
+
+
+def test_agents_of_duplex_world_are_renamed_and_others_are_not(agent, made, folder, monkeypatch):
+  """In what is rendered meanwhile and in folders, but only where that is asked for."""
+  config = agent.config.replace(augment=agent.config.augment.replace(rename=1.0)).freeze()
+  monkeypatch.setattr(rendered, "Renderer", lambda recorder, workers: InProcess(made, 3))
+  codecs_of = (agent.audio_codec, agent.video_codec)
+  told = {tuple(one.fixed["world_text"]) for one in made}
+  for augment in (True, False):
+    with RenderedLoader(config, *codecs_of, augment=augment, limits=Limits(3, 1 << 30)) as loader:
+      known = [tuple(row) in told for row in loader.batch_at(2).world_text]
+    assert not any(known) if augment else all(known)
+  read = lambda **options: [
+    tuple(row) in told for row in CropLoader(folder.path, config, **options).batch_at(2).world_text
+  ]
+  assert not any(read(rename=True))
+  assert all(read(augment=True))
+  session = RecordFolder.read_session
+  of_others = lambda self, number: dataclasses.replace(session(self, number), truth={"source": "calls.jsonl"})
+  monkeypatch.setattr(RecordFolder, "read_session", of_others)
+  assert all(read(rename=True))

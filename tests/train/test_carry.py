@@ -11,7 +11,7 @@ from flax import nnx
 from tests.conftest import assert_close
 from tests.helpers.models import duplex_batch
 from tests.helpers.nano_agent import nano_agent
-from wanstreamer_jax.errors import CheckpointError
+from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import Latents, Past
 from wanstreamer_jax.train.duplex import crop_loss, duplex_stage
@@ -72,3 +72,8 @@ def test_history_that_is_noised_is_carried_as_large_as_clean(level):
   clean = past_of(nano_agent().config, True)
   smaller = jax.tree.map(lambda x: (1 - level) * x, clean.latents)
   assert_close(clean._replace(latents=smaller, flow_time=jnp.float32(level)).carried, clean.latents.video, 1e-6)
+
+
+def test_an_agent_without_its_own_past_carries_nothing():
+  with pytest.raises(ConfigError, match="set flow.carry=False"):
+    nano_agent("layout.committed_history=False")

@@ -133,9 +133,8 @@ class TrainConfig(Section):
   # Of two places of a picture, the one that changes more from unit to unit weighs more: 1 + this * its change, relative
   # to the crop's mean; the mean weight stays 1. Lips are a few latents of hundreds.
   video_motion: float = field(0.0, ge=0)
-  history_noise: float = field(
-    0.3, ge=0, lt=1
-  )  # committed latents get noise U(0, this) of their own deviation, and say so
+  # Committed latents get noise U(0, this) of their own deviation, and say so.
+  history_noise: float = field(0.3, ge=0, lt=1)
   history_drop: float = field(0.15, ge=0, le=1)  # probability that a unit's committed audio is dropped
   condition_drop: float = field(0.05, ge=0, le=1)  # probability that a crop is shown nothing of its user and its world
   stream_drop: float = field(0.1, ge=0, le=1)  # the same of the user's audio, video and the portrait, each by itself

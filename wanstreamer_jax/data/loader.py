@@ -140,8 +140,9 @@ class CropLoader:
       crops = [augmented(crop, self.config, step, row) for row, crop in zip(self.loader.rows, crops)]
     if self.renaming is not None:
       renamed = self.renaming.batch(crops, step, list(self.loader.rows))
-      own = [self.folders[folder].manifest["source"].get("name") == "duplex_world" for folder, *_ in places]
-      crops = [new if ours else crop for crop, new, ours in zip(crops, renamed, own)]
+      made = [self.folders[folder].read_session(session).truth.get("source", "") for folder, session, _ in places]
+      ours = [source.startswith("duplex_world/") for source in made]
+      crops = [new if own else crop for crop, new, own in zip(crops, renamed, ours)]
     return Crop(*map(np.stack, zip(*crops)))
 
 

@@ -139,7 +139,7 @@ class Encoder:
     self._pool = concurrent.futures.ThreadPoolExecutor(COPIERS)
     media = config.media  # the pictures of all sessions without any
     shape = (config.data.session_units, media.frames, media.height, media.width, 3)
-    self._blank = jnp.zeros(shape, jnp.uint8) if on_device and config.data.camera_off else None
+    self._blank = jnp.zeros(shape, jnp.uint8) if on_device else None
     self.manifest = head(recorder, audio_codec, video_codec)
     most = 1 if jax.default_backend() == "cpu" else AT_ONCE
     at_once = max(n for n in range(1, most + 1) if config.data.session_units % n == 0)
@@ -157,8 +157,7 @@ class Encoder:
     units, fixed = latent_records(one.units, one.fixed, latents, *self._dtypes)
     pictures, blind = None, not one.units["user_video_valid"].any()
     if self._on_device:
-      shared = self._blank if blind else None
-      pictures = jax.device_put(np.ascontiguousarray(units[PICTURES])) if shared is None else shared
+      pictures = self._blank if blind else jax.device_put(np.ascontiguousarray(units[PICTURES]))
       units = without_pictures(units)
     return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest, pictures, blind)
 
