@@ -12,7 +12,7 @@ from wanstreamer_jax.errors import ConfigError
 
 def get_config() -> Config:
   config = Config(name="base")
-  config.flow.carry = True  # off where a file says nothing: in exports made before there was such a field
+  config.flow.carry = config.flow.anchor = True  # off where a file says nothing: in exports older than these fields
   return config
 
 

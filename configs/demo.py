@@ -56,7 +56,9 @@ def get_config(choice: str = "") -> Config:
   if choice == "gpu":
     config.model.dtype = "bfloat16"
     data.units, data.batch, train.noisy_units = 190, 16, 95
-    data.camera_off = 0.75  # of the sessions
+    data.camera_off = 0.88  # of the sessions
+    data.accents, data.asides = 0.6, 0.4
+    train.history_drift = 0.15
     train.video_weight = 2.0  # since half of the crops have no pictures
     train.video_motion = 2.0
     train.schedule, train.decay, train.ema, train.readout_warmup = "wsd", 0.35, 0.995, 0

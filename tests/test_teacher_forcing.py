@@ -149,6 +149,7 @@ def test_the_error_is_that_of_the_posterior_mean(agent, batch):
   leaves = named_leaves(agent.streamer)
   constant = {"heads.audio.w": 0.0, "heads.video.w": 0.0, "heads.audio.b": 0.3, "heads.video.b": -0.2}
   constant |= {"heads.carry.w": 0.0, "heads.carry.b": 0.0}  # adds nothing of the previous unit
+  constant |= {"heads.anchor.w": 0.0, "heads.anchor.b": 0.0}  # and nothing of the portrait
   leaves |= {name: jnp.full_like(leaves[name], value) for name, value in constant.items()}
   found = jax.jit(unit_errors)(fill_leaves(agent.streamer, leaves), row, jax.random.key(0))
   truth = last_units(crop_past(row).latents, 4)

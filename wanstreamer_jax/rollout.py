@@ -27,7 +27,7 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.flow import Field, euler, guided, schedule
 from wanstreamer_jax.model.attention import apart, cached_attention
 from wanstreamer_jax.model.streamer import UnitHistory, UserTokens, WanStreamer, WorldArrays
-from wanstreamer_jax.model.tokens import Latents, Past, pack, text_valid
+from wanstreamer_jax.model.tokens import Latents, Past, Reference, pack, text_valid
 from wanstreamer_jax.model.transformer import Cache, Pass, single_device
 from wanstreamer_jax.nn.attention_parts import KeyValue
 from wanstreamer_jax.parallel.rules import fill_leaves, named_leaves
@@ -104,6 +104,7 @@ class SessionState(NamedTuple):
   text_tokens: jax.Array  # int32, how many text tokens both sides had so far, without PAD
   cache: Cache
   unconditional: Unconditional | None  # with `flow.guidance`
+  anchor: jax.Array  # the portrait's latents [h, w, Z] for every unit, zeros without `flow.anchor`
   past: Latents  # the last commit_delay units' latents, newest last: [d, h, w, Z], [d, A, Z]
   hearing: Any  # of the encoder that hears
   audio_decoder: Any
@@ -159,6 +160,7 @@ def start_session(
     text_tokens=text_tokens,
     cache=cache,
     unconditional=None if config.flow.guidance is None else Unconditional(text_tokens, empty),
+    anchor=world.anchor(config),
     past=Latents(video, jnp.zeros((delay, config.audio_latents, config.audio_codec.latent_dim))),
     hearing=agent.streamer.hear.initial_state(),
     audio_decoder=agent.audio_codec.decoder_state(),
@@ -313,7 +315,8 @@ def perform(agent: Agent, state: SessionState, one_pass: Pass = single_device) -
   with jax.named_scope("perform"):
     field = _field(agent, state, state.cache, one_pass)
     if state.unconditional is not None:
-      without = _field(agent, state, state.unconditional.cache, one_pass)
+      worldless = state._replace(anchor=jnp.zeros_like(state.anchor))
+      without = _field(agent, worldless, state.unconditional.cache, one_pass)
       field = guided(field, without, state.sampling.guidance)
     times = state.sampling.times
     latents, inputs = euler(field, unit_noise(agent.config, state.seed, state.unit), times)
@@ -324,16 +327,16 @@ def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> F
   """The velocity field of a unit, given a cache."""
   layout, streamer = build_layout(agent.config), agent.streamer
   segments = layout.phase(PERFORM)
-  previous = _history(state, layout).previous
+  reference = Reference.of(_history(state, layout).previous, state.anchor)
   groups, key_coords = apart(layout.tokens(PERFORM), cache.kv, cache.coords, layout.pinned_tokens)
   if layout.tokens(REFEED):
     kv, coords = _refeed(agent, state, cache, one_pass)
     groups, key_coords = [*groups, kv], [*key_coords, coords]
 
   def field(z: Latents, tau: jax.Array) -> Latents:
-    x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau, previous))
+    x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau, reference))
     hidden, _ = one_pass(streamer.transformer, segments, x, coords, key_coords, groups)
-    return streamer.heads.velocity(hidden, z, tau, previous)
+    return streamer.heads.velocity(hidden, z, tau, reference)
 
   return field
 

@@ -29,7 +29,7 @@ from wanstreamer_jax.errors import ConfigError
 from wanstreamer_jax.model.attention import AttentionFn, teacher_forced_attention
 from wanstreamer_jax.model.attention_gpu import teacher_forced_attention_gpu
 from wanstreamer_jax.model.streamer import UnitHistory, UserTokens, WanStreamer, WorldArrays
-from wanstreamer_jax.model.tokens import Latents, Past, pack, text_valid
+from wanstreamer_jax.model.tokens import Latents, Past, Reference, pack, text_valid
 from wanstreamer_jax.model.ulysses import CONTEXT, ContextSharding, check_devices, ulysses
 from wanstreamer_jax.nn.attention_merge import CuDNN
 from wanstreamer_jax.parallel.mesh import axis_size, constrain
@@ -89,8 +89,8 @@ def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs
   noisy = noisy.reshape(copies, layout.tokens(*NOISY_PHASES), -1)  # [I, E, D]
   writing = clean[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot's state predicts nothing
   performing = noisy[:, -layout.tokens(PERFORM) :]
-  previous = pick_units(history.previous, inputs.picked, copies)
-  velocity = jax.vmap(streamer.heads.velocity)(performing, inputs.noisy, inputs.tau, previous)
+  references = pick_units(_references(conditions, history, config), inputs.picked, copies)
+  velocity = jax.vmap(streamer.heads.velocity)(performing, inputs.noisy, inputs.tau, references)
   return Predictions(constrain(writing, CONTEXT), velocity)
 
 
@@ -131,12 +131,18 @@ def _noisy_tokens(
   layout = build_layout(streamer.config)
 
   def copy(inputs: Any) -> tuple[jax.Array, Coords]:
-    number, history, noisy, tau = inputs
-    content = streamer.refeed_content(history) | streamer.tokens.noisy(noisy, tau, history.previous)
+    number, history, reference, noisy, tau = inputs
+    content = streamer.refeed_content(history) | streamer.tokens.noisy(noisy, tau, reference)
     return pack(layout, layout.phase(*NOISY_PHASES), number, content)
 
-  of_copies = pick_units((_numbers(conditions), history), inputs.picked, inputs.tau.shape[0])
+  of_units = _numbers(conditions), history, _references(conditions, history, streamer.config)
+  of_copies = pick_units(of_units, inputs.picked, inputs.tau.shape[0])
   return _in_a_row(jax.vmap(copy)(_split((*of_copies, inputs.noisy, inputs.tau))))
+
+
+def _references(conditions: Conditions, history: UnitHistory, config: Config) -> Reference:
+  """What the pictures of the units resemble: [K, ...]."""
+  return jax.vmap(Reference.of, in_axes=(0, None))(history.previous, conditions.world.anchor(config))
 
 
 def _numbers(conditions: Conditions) -> Int[Array, "K"]:

@@ -7,5 +7,5 @@ from wanstreamer_jax.config import Config
 
 def get_config() -> Config:
   config = tiny.get_config()
-  config.train.history_noise = config.train.history_drop = 0.0
+  config.train.history_noise = config.train.history_drift = config.train.history_drop = 0.0
   return config

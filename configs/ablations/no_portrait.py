@@ -6,5 +6,5 @@ from wanstreamer_jax.config import Config
 
 def get_config() -> Config:
   config = tiny.get_config()
-  config.layout.portrait = False
+  config.layout.portrait = config.flow.anchor = False
   return config

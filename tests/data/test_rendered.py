@@ -225,7 +225,7 @@ def test_a_varied_user_is_the_same_user_a_little_different():
   rng = np.random.default_rng(0)
   pictures = np.broadcast_to(rng.integers(60, 180, (2, 1, 1, 32, 32, 3), np.uint8), (2, 3, 4, 32, 32, 3))
   audio = (3000 * np.sin(np.arange(2 * 3 * 480) / 9)).astype(np.int16).reshape(2, 3, 480)
-  seen, heard = device_crops.varied(pictures, audio, np.array([1, 2], np.uint32))
+  seen, heard = device_crops.varied(pictures, audio, np.array([1, 2], np.uint32), 3000)
   assert (seen.dtype, heard.dtype) == (np.uint8, np.int16)
   np.testing.assert_array_equal(seen[:, :1, :1], seen[:, 2:, 3:])  # one framing and one light in all frames
   assert not np.array_equal(seen[0, 0, 0], pictures[0, 0, 0])
@@ -235,8 +235,8 @@ def test_a_varied_user_is_the_same_user_a_little_different():
     assert np.corrcoef(np.ravel(heard[row]), np.ravel(audio[row]))[0, 1] > 0.98
     ratio = np.mean(seen[row]) / np.mean(pictures[row])
     assert abs(np.log(ratio)) < 1.6 * device_crops.LIGHT
-  again, _ = device_crops.varied(pictures, audio, np.array([1, 2], np.uint32))
-  other, _ = device_crops.varied(pictures, audio, np.array([1, 3], np.uint32))
+  again, _ = device_crops.varied(pictures, audio, np.array([1, 2], np.uint32), 3000)
+  other, _ = device_crops.varied(pictures, audio, np.array([1, 3], np.uint32), 3000)
   np.testing.assert_array_equal(again, seen)
   assert not np.array_equal(other, seen)
 

@@ -42,7 +42,7 @@ LAYOUTS = {
   "sinks": ("layout.sinks=2", "layout.window=4"),
   "split": ("layout.split_modalities=True", "layout.commit_delay=2"),
   "token causal": ("layout.token_causal_hear=True",),
-  "no world": ("layout.world_text=0", "layout.portrait=False"),
+  "no world": ("layout.world_text=0", "flow.anchor=False", "layout.portrait=False"),
 }
 
 

@@ -13,7 +13,7 @@ from tests.helpers.models import duplex_batch
 from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.model.streamer import WanStreamer
-from wanstreamer_jax.model.tokens import Latents, Past
+from wanstreamer_jax.model.tokens import Latents, Past, Reference
 from wanstreamer_jax.train.duplex import crop_loss, duplex_stage
 from wanstreamer_jax.weights import agent as agent_weights
 
@@ -28,7 +28,7 @@ def past_of(config, valid: bool) -> Past:
 
 
 @pytest.mark.parametrize("height", [32, 48], ids=["square", "higher than wide"])
-def test_a_new_model_predicts_the_previous_unit(height):
+def test_a_new_model_predicts_the_previous_unit_or_the_portrait_before_there_is_one(height):
   """At flow time 1 the velocity is noise minus the prediction."""
   config = nano_agent(f"media.height={height}").config
   heads = WanStreamer(config, rngs=nnx.Rngs(0)).heads
@@ -37,13 +37,14 @@ def test_a_new_model_predicts_the_previous_unit(height):
   noisy = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), past_of(config, True).latents)
   for valid in (True, False):
     past = past_of(config, valid)
-    found = noisy.video - heads.velocity(hidden, noisy, jnp.float32(1), past).video
-    assert_close(found, past.latents.video * valid)
+    reference = Reference.of(past, jnp.full_like(past.latents.video, 0.5))
+    found = noisy.video - heads.velocity(hidden, noisy, jnp.float32(1), reference).video
+    assert_close(found, past.latents.video if valid else jnp.full_like(found, 0.5))
 
 
 def test_training_goes_on_from_weights_without_it_as_they_were(tmp_path):
   """Every loss is the same, and the new parameters learn."""
-  old = nano_agent("data.units=4", "flow.carry=False")
+  old = nano_agent("data.units=4", "flow.anchor=False", "flow.carry=False")
   agent_weights.export_agent(old, tmp_path / "agent", "f32")
   config = nano_agent("data.units=4").config
   abstract = jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
@@ -53,16 +54,18 @@ def test_training_goes_on_from_weights_without_it_as_they_were(tmp_path):
   (found, metrics), slopes = jax.jit(jax.value_and_grad(loss, has_aux=True))(begun)
   expected = jax.jit(loss)(old.streamer)
   assert_close((found, metrics), expected)
-  assert float(jnp.abs(slopes.heads.carry.w[...]).max()) > 0
-  assert float(jnp.abs(slopes.tokens.carry_in.w[...]).max()) > 0
+  for new in (slopes.heads.carry, slopes.tokens.carry_in, slopes.heads.anchor, slopes.tokens.anchor_in):
+    assert float(jnp.abs(new.w[...]).max()) > 0
 
 
-def test_weights_with_it_are_refused_by_a_model_without(tmp_path):
+@pytest.mark.parametrize("without", [("flow.anchor=False",), ("flow.anchor=False", "flow.carry=False")])
+def test_weights_with_it_are_refused_by_a_model_without(tmp_path, without):
   """Their video head predicts changes: without what is carried its pictures would be wrong."""
   agent_weights.export_agent(nano_agent("data.units=4"), tmp_path / "agent", "f32")
-  config = nano_agent("data.units=4", "flow.carry=False").config
+  config = nano_agent("data.units=4", *without).config
   abstract = jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
-  with pytest.raises(CheckpointError, match=r"was trained with flow\.carry: set it"):
+  name = without[-1].partition("=")[0]
+  with pytest.raises(CheckpointError, match=rf"was trained with {name}: set it"):
     duplex_stage().load(tmp_path / "agent", abstract, config)
 
 
@@ -77,3 +80,9 @@ def test_history_that_is_noised_is_carried_as_large_as_clean(level):
 def test_an_agent_without_its_own_past_carries_nothing():
   with pytest.raises(ConfigError, match="set flow.carry=False"):
     nano_agent("layout.committed_history=False")
+
+
+@pytest.mark.parametrize("change", ["layout.portrait=False", "flow.carry=False"])
+def test_without_a_portrait_or_what_is_carried_nothing_is_anchored(change):
+  with pytest.raises(ConfigError, match=r"flow\.anchor shows the portrait"):
+    nano_agent(change)

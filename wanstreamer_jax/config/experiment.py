@@ -153,6 +153,11 @@ class Config(Section):
       raise ConfigError(
         "flow.carry shows the agent its past, but layout.committed_history is False: set flow.carry=False"
       )
+    if self.flow.anchor and not (self.flow.carry and self.layout.portrait):
+      raise ConfigError(
+        "flow.anchor shows the portrait beside what is carried: set flow.carry=True and layout.portrait=True, or "
+        "flow.anchor=False"
+      )
     if self.train.first_steps and not (self.readouts.of("seen") or self.readouts.of("heard")):
       raise ConfigError(
         f"train.readout_warmup is {self.train.readout_warmup}, but nothing trains perception: give readouts.seen or "

@@ -31,6 +31,10 @@ class DataConfig(Section):
   # Synthesisers of duplex_world's voices, each as likely: "formant", "flite" (a program), "espeak" (an extra).
   voices: str = "formant"
   agent_voices: str = ""  # the same of its agents alone, of which flite is understood best; empty: as `voices`
+  # Of duplex_world's training sessions: the share whose user's voice is farther from the usual (`accented_voice`), and
+  # the share of the user's sentences with words that mean nothing (`loosened`), for voices and phrasings never heard.
+  accents: float = field(0.0, ge=0, le=1)
+  asides: float = field(0.0, ge=0, le=1)
   # Share of duplex_world's training sessions in which both cameras are off: they are made several times faster, and
   # teach what is heard and read alone (names, words to repeat, sums). A run that renders its sessions itself draws half
   # of its crops from those, whatever their share.
@@ -135,6 +139,9 @@ class TrainConfig(Section):
   video_motion: float = field(0.0, ge=0)
   # Committed latents get noise U(0, this) of their own deviation, and say so.
   history_noise: float = field(0.3, ge=0, lt=1)
+  # Committed pictures of a crop have another gain and offset of each channel, of deviation U(0, this), as pictures have that
+  # drifted away: the portrait (`flow.anchor`) says what is right.
+  history_drift: float = field(0.0, ge=0, lt=1)
   history_drop: float = field(0.15, ge=0, le=1)  # probability that a unit's committed audio is dropped
   condition_drop: float = field(0.05, ge=0, le=1)  # probability that a crop is shown nothing of its user and its world
   stream_drop: float = field(0.1, ge=0, le=1)  # the same of the user's audio, video and the portrait, each by itself

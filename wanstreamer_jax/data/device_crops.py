@@ -12,6 +12,8 @@ SHIFT = 3  # pixels up or down, left or right
 LIGHT = 0.15  # e-fold
 LEVEL_DB = 6.0
 HISS_DB = (-90.0, -45.0)  # below full scale
+COLOUR_DB = 6.0  # deviation of a microphone's gain at TONES frequencies, as far apart on a scale of octaves
+TONES, LOWEST = 8, 60.0  # Hz
 
 
 def without_pictures(units: np.ndarray) -> np.ndarray:
@@ -31,15 +33,28 @@ def cut_pictures(pictures: tuple[jax.Array, ...], starts: np.ndarray, units: int
   return jnp.stack([jax.lax.dynamic_slice_in_dim(one, start, units) for one, start in zip(pictures, starts)])
 
 
-@jax.jit
-def varied(pictures: jax.Array, audio: jax.Array, seed: np.ndarray) -> tuple[jax.Array, jax.Array]:
-  """The user of every crop, a little different each time that it is used: framing and light, level and hiss.
+def coloured(audio: jax.Array, key: jax.Array, rate: int) -> jax.Array:
+  """Sound [units, samples] through a microphone that has another gain at every frequency; float32 of the same level."""
+  gains = COLOUR_DB * jax.random.normal(key, (TONES,))
+  flat = audio.reshape(-1).astype(jnp.float32)
+  octaves = jnp.log2(jnp.maximum(jnp.fft.rfftfreq(flat.size, 1 / rate), LOWEST) / LOWEST)
+  curve = jnp.interp(octaves, jnp.linspace(0, np.log2(rate / 2 / LOWEST), TONES), gains)
+  heard = jnp.fft.irfft(jnp.fft.rfft(flat) * 10 ** (curve / 20), flat.size)
+  same = jnp.sqrt(jnp.mean(jnp.square(flat)) / jnp.maximum(jnp.mean(jnp.square(heard)), 1e-6))
+  return (same * heard).reshape(audio.shape)
 
-  pictures: uint8 [rows, units, frames, H, W, 3]; audio: int16 [rows, units, samples]; seed: uint32 [2].
+
+@functools.partial(jax.jit, static_argnums=3)
+def varied(pictures: jax.Array, audio: jax.Array, seed: np.ndarray, rate: int) -> tuple[jax.Array, jax.Array]:
+  """The user of every crop, a little different each time that it is used: framing and light, level, hiss and
+  the colour of the microphone.
+
+  pictures: uint8 [rows, units, frames, H, W, 3]; audio: int16 [rows, units, samples]; seed: uint32 [2]; rate: samples
+  a second.
   """
 
   def row(pictures: jax.Array, audio: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    keys = jax.random.split(key, 6)
+    keys = jax.random.split(key, 7)
     flat = pictures.reshape(-1, *pictures.shape[2:])
     wide = jnp.pad(flat, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), "edge")
     rows, columns = jax.random.randint(keys[0], (2,), 0, 2 * SHIFT + 1)
@@ -49,7 +64,7 @@ def varied(pictures: jax.Array, audio: jax.Array, seed: np.ndarray) -> tuple[jax
     lit = jnp.clip(moved * gain, 0, 255).astype(jnp.uint8)
     level = 10 ** (jax.random.uniform(keys[3], minval=-LEVEL_DB, maxval=LEVEL_DB) / 20)
     hiss = 32768 * 10 ** (jax.random.uniform(keys[4], minval=HISS_DB[0], maxval=HISS_DB[1]) / 20)
-    heard = level * audio + hiss * jax.random.normal(keys[5], audio.shape)
+    heard = level * coloured(audio, keys[6], rate) + hiss * jax.random.normal(keys[5], audio.shape)
     return lit, jnp.clip(jnp.rint(heard), -32768, 32767).astype(jnp.int16)
 
   return jax.vmap(row)(pictures, audio, jax.random.split(jax.random.wrap_key_data(jnp.asarray(seed)), len(audio)))

@@ -321,7 +321,7 @@ class RenderedLoader:
     starts = np.array([start for _, start in chosen], np.int32)
     seen, heard = cut_pictures(pictures, starts, data.units), jnp.asarray(batch.user_audio)
     if self.augment:
-      seen, heard = varied(seen, heard, np.array([data.seed, step], np.uint32))
+      seen, heard = varied(seen, heard, np.array([data.seed, step], np.uint32), self.config.media.sample_rate)
     return batch._replace(user_video=seen, user_audio=heard)
 
   def __enter__(self) -> "RenderedLoader":

@@ -3,8 +3,11 @@
 The velocity heads predict the clean latents from the past, and `velocity_from_mean` combines this with the noisy
 latents. So the noise, which is as large as the latents, need not pass through the Transformer. With `flow.carry` the
 video head predicts what changes: it adds to the previous unit's latents, weighed by place and channel, and begins as a
-copy of them. Most of a face stays as it is, and what stays need not pass through the Transformer either.
+copy of them. Most of a face stays as it is, and what stays need not pass through the Transformer either. With
+`flow.anchor` it adds to the portrait's latents too, beginning with none of them.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ from jaxtyping import Array, Float, Float32
 
 from wanstreamer_jax.config import Config
 from wanstreamer_jax.flow import velocity_from_mean
-from wanstreamer_jax.model.tokens import Latents, Past
+from wanstreamer_jax.model.tokens import Latents, Reference
 from wanstreamer_jax.nn.blocks import Linear, RMSNorm
 from wanstreamer_jax.nn.folding import depth_to_space
 from wanstreamer_jax.units import PERFORM, build_layout, segment_slices
@@ -29,26 +32,28 @@ class Heads(nnx.Module):
     patch = config.layout.patch**2 * config.video_codec.latent_dim
     self.video = Linear(model.width, patch, rngs=rngs, scale=0.0, bias=True)
     latent_dim = config.video_codec.latent_dim
-    self.carry = _ones(model.width, latent_dim, rngs) if config.flow.carry else None
+    weights = functools.partial(Linear, model.width, latent_dim, rngs=rngs, scale=0.0, bias=True)
+    self.carry = weights() if config.flow.carry else None
+    if self.carry is not None:
+      self.carry.b = nnx.Param(jnp.ones(latent_dim))
+    self.anchor = weights() if config.flow.anchor else None
     # Constants: how much the past leaves unknown of each channel, measured with the codecs (`train/duplex.py`).
     self.audio_variance = nnx.Param(jnp.full(config.audio_codec.latent_dim, config.flow.audio_std**2))
     self.video_variance = nnx.Param(jnp.full(config.video_codec.latent_dim, config.flow.video_std**2))
     self.text = None if model.tied_embedding else Linear(model.width, model.vocab, rngs=rngs)
     self.config = config
 
-  def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""], previous: Past) -> Latents:
-    """Hidden states of PERFORM for latents `noisy` at flow time tau -> their velocity, float32.
-
-    previous: unit k - 1, for `flow.carry`; its latents are [h, w, Z] and [A, Z].
-    """
+  def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""], reference: Reference) -> Latents:
+    """Hidden states of PERFORM for latents `noisy` at flow time tau -> their velocity, float32."""
     config, still = self.config, jax.lax.stop_gradient
     at = segment_slices(build_layout(config).phase(PERFORM))
     hidden = self.latent_norm(hidden).astype(jnp.float32)
     patches = self.video(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R Q, P^2 Z] -> [R, Q, P^2 Z]
     video, audio = depth_to_space(patches, config.layout.patch), self.audio(hidden[at["noisy_audio"]])
-    if self.carry is not None:
-      kept = self.carry(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R, Q, Z]
-      video += jnp.repeat(jnp.repeat(kept, config.layout.patch, 0), config.layout.patch, 1) * previous.carried
+    for weights, latents in ((self.carry, reference.previous), (self.anchor, reference.portrait)):
+      if weights is not None:
+        kept = weights(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R, Q, Z]
+        video += jnp.repeat(jnp.repeat(kept, config.layout.patch, 0), config.layout.patch, 1) * latents
     return Latents(
       velocity_from_mean(video, noisy.video, tau, still(self.video_variance[...])),
       velocity_from_mean(audio, noisy.audio, tau, still(self.audio_variance[...])),
@@ -58,10 +63,3 @@ class Heads(nnx.Module):
     """Normed hidden states and the token embedding -> logits."""
     matrix = embedding.T if self.text is None else self.text.w[...]
     return jnp.einsum("...d,dv->...v", hidden, matrix.astype(hidden.dtype), preferred_element_type=jnp.float32)
-
-
-def _ones(inputs: int, features: int, rngs: nnx.Rngs) -> Linear:
-  """A projection that gives 1 everywhere at initialisation."""
-  linear = Linear(inputs, features, rngs=rngs, scale=0.0, bias=True)
-  linear.b = nnx.Param(jnp.ones(features))
-  return linear

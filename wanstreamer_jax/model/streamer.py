@@ -30,6 +30,10 @@ class WorldArrays(NamedTuple):
   voice: jax.Array
   voice_valid: jax.Array  # bool
 
+  def anchor(self, config: Config) -> Float[Array, "h w Z"]:
+    """The portrait's latents for `tokens.Reference`; zeros where there is none, and without `flow.anchor`."""
+    return self.portrait * (self.portrait_valid & config.flow.anchor)
+
   @classmethod
   def empty(cls, config: Config) -> "WorldArrays":
     """A world without persona, portrait and voice: everything is invalid."""

@@ -54,6 +54,18 @@ class Past(NamedTuple):
     return self.latents.video * scale[..., None, None, None]
 
 
+class Reference(NamedTuple):
+  """Video latents [h, w, Z] that a unit's picture resembles, at the same places; zeros where there are none."""
+
+  previous: jax.Array  # of unit k - 1, or the portrait's before the first, for `flow.carry`
+  portrait: jax.Array  # for `flow.anchor`
+
+  @classmethod
+  def of(cls, previous: Past, portrait: Float[Array, "h w Z"]) -> "Reference":
+    """The references of a unit. portrait: zeros without `flow.anchor`."""
+    return cls(jnp.where(previous.valid[0], previous.carried, portrait), portrait)
+
+
 def patchify(latents: Float[Array, "h w Z"], side: int) -> Float[Array, "RQ P"]:
   """[h, w, Z] -> [R * Q, side * side * Z]; borders are padded with zeros to whole patches."""
   patches = space_to_depth(latents, side)  # [R, Q, P], P = side * side * Z
@@ -79,6 +91,7 @@ class Tokens(nnx.Module):
     self.audio_in = Linear(config.audio_codec.latent_dim, width, rngs=rngs)
     self.history_audio_in = Linear(config.audio_codec.latent_dim, width, rngs=rngs)
     self.carry_in = Linear(patch, width, rngs=rngs, scale=0.0) if config.flow.carry else None
+    self.anchor_in = Linear(patch, width, rngs=rngs, scale=0.0) if config.flow.anchor else None
     self.config = config
 
   def kind(self, name: str, tokens: Float[Array, "T D"], dynamic: Dynamic) -> Content:
@@ -106,12 +119,14 @@ class Tokens(nnx.Module):
       f"{prefix}_audio": self.kind(f"{prefix}_audio", audio, Dynamic(past.valid[1], past.flow_time)),
     }
 
-  def noisy(self, latents: Latents, tau: Float[Array, ""], previous: Past) -> dict[str, Content]:
-    """Noisy latents at flow time tau as PERFORM tokens. previous: of unit k - 1, for `flow.carry`."""
+  def noisy(self, latents: Latents, tau: Float[Array, ""], reference: Reference) -> dict[str, Content]:
+    """Noisy latents at flow time tau as PERFORM tokens."""
     patch = self.config.layout.patch
     video = self.video_in(patchify(latents.video, patch))
     if self.carry_in is not None:
-      video += self.carry_in(patchify(previous.carried, patch))
+      video += self.carry_in(patchify(reference.previous, patch))
+    if self.anchor_in is not None:
+      video += self.anchor_in(patchify(reference.portrait, patch))
     return {
       "noisy_video": self.kind("noisy_video", video, Dynamic(None, tau)),
       "noisy_audio": self.kind("noisy_audio", self.audio_in(latents.audio), Dynamic(None, tau)),

@@ -47,7 +47,7 @@ RULES: tuple[Rule, ...] = (
   Rule(r"tokens\.\w+_in\.w", (None, FSDP)),  # [I, D]
   Rule(r"tokens\.(kinds|state)"),  # [a few, D]
   Rule(r"heads\.text\.w", (FSDP, "tensor")),  # [D, V]
-  Rule(r"heads\.(audio|video|carry)\.w", (FSDP, None)),  # [D, O]
+  Rule(r"heads\.(audio|video|carry|anchor)\.w", (FSDP, None)),  # [D, O]
   Rule(r"heads\.(audio|video)_variance"),  # [Z]
   Rule(r"readouts\.\w+\.logits\.w", (FSDP, None)),  # [T D, C]
   Rule(r"readouts\.\w+_weight"),  # [C]

@@ -50,7 +50,8 @@ from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, build_layout
 from wanstreamer_jax.weights.agent import READOUTS
 from wanstreamer_jax.weights.store import fit_weights, part_of, read_weights
 
-CARRY = ("heads.carry.w", "heads.carry.b", "tokens.carry_in.w")  # parameters of `flow.carry`; zeros have no effect
+# Parameters of `flow.carry` and `flow.anchor`; zeros have no effect.
+REFERENCES = {name: (f"heads.{name}.w", f"heads.{name}.b", f"tokens.{name}_in.w") for name in ("carry", "anchor")}
 FLOW_TIME_BINS = 4  # of equal width, for the losses that are only reported
 MOST_CHANGE = 20.0  # of a place in a unit, relative to the crop's mean
 FIRST_UNITS, FIRST_TEXT_TOKENS = 22_500, 8_192  # crops start anywhere in the first hour of the clock and of the text
@@ -64,6 +65,7 @@ class Draws(NamedTuple):
   noise: Latents  # [I, ...]
   history_level: jax.Array  # [K + previous] flow time of the committed copy
   history_noise: Latents  # [K + previous, ...]
+  history_drift: jax.Array  # [2, Z]: gain and offset of each channel of the committed video
   keep_audio: jax.Array  # bool [K + previous]: whether the committed audio of a unit is shown
   shown: Shown  # what this session has of its user and its world
   first_unit: jax.Array  # int32, added to the crop's place in its session
@@ -72,7 +74,7 @@ class Draws(NamedTuple):
 
 def draw(key: jax.Array, crop: Crop, config: Config) -> Draws:
   """The draws of one crop."""
-  keys = jax.random.split(key, 9)
+  keys = jax.random.split(key, 10)
   train, flow, latents = config.train, config.flow, crop_past(crop).latents
   units, total = crop.agent_text.shape[0], latents.audio.shape[0]
   noisy = noisy_units(config, units)
@@ -85,12 +87,15 @@ def draw(key: jax.Array, crop: Crop, config: Config) -> Draws:
   all_shown, *each = jax.random.uniform(keys[5], (4,)) >= jnp.array([train.condition_drop] + 3 * [train.stream_drop])
   portrait, audio, video = (all_shown & one for one in each)
   place = jax.random.randint(keys[7], (2,), 0, end) * moved
+  drift = jax.random.normal(keys[9], (3, latents.video.shape[-1]))  # half of a channel's gain is common to all
+  drift *= train.history_drift * jax.random.uniform(jax.random.fold_in(keys[9], 1))
   return Draws(
     picked=one_of_each(keys[8], units, noisy),
     tau=sample_time(keys[0], (noisy,), mean=flow.train_mean, std=flow.train_std, shift=flow.train_shift),
     noise=normal(keys[1], noisy),
     history_level=train.history_noise * jax.random.uniform(keys[2], (total,)),
     history_noise=normal(keys[3], total),
+    history_drift=jnp.stack([(drift[0] + drift[2, 0]) * 0.5**0.5, drift[1]]),
     keep_audio=jax.random.uniform(keys[4], (total,)) >= train.history_drop,
     shown=Shown(world=all_shown, portrait=portrait, user_text=all_shown, user_audio=audio, user_video=video),
     first_unit=place[0],
@@ -127,8 +132,10 @@ def stage_inputs(crop: Crop, draws: Draws) -> tuple[Inputs, Latents]:
   """The stage's four inputs: history is data, noised; a noisy copy is data and noise. -> (inputs, targets [I, ...])."""
   past, units, copies = crop_past(crop), crop.agent_text.shape[0], draws.tau.shape[0]
   clean = pick_units(last_units(past.latents, units), draws.picked, copies)
+  gain, offset = draws.history_drift
+  drifted = past.latents._replace(video=past.latents.video * (1 + gain) + offset)
   history = Past(
-    latents=jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), past.latents, draws.history_noise),
+    latents=jax.tree.map(lambda x, e: interpolate(x, e, draws.history_level), drifted, draws.history_noise),
     flow_time=draws.history_level,
     valid=past.valid.at[:, 1].set(past.valid[:, 1] & draws.keep_audio),
   )
@@ -173,7 +180,8 @@ def drawn_loss(streamer: WanStreamer, crop: Crop, draws: Draws) -> tuple[jax.Arr
 def held_out_metrics(streamer: WanStreamer, batch: Crop) -> dict[str, Ratio]:
   """Accuracies of words and readouts over a batch of crops [B, ...], shown whole, with a clean history."""
   config = streamer.config
-  own = config.replace(train=config.train.replace(noisy_units=1, history_noise=0.0, history_drop=0.0)).freeze()
+  clean = config.train.replace(noisy_units=1, history_noise=0.0, history_drift=0.0, history_drop=0.0)
+  own = config.replace(train=clean).freeze()
 
   def row(crop: Crop, key: jax.Array) -> Metrics:
     draws, yes = draw(key, crop, own), jnp.ones((), bool)
@@ -330,12 +338,14 @@ def _manifests(config: Config) -> list[dict[str, Any]]:
 
 def _load(path: Path, abstract: WanStreamer, config: Config) -> WanStreamer:
   """Weights of `train.init`. Readouts that they lack, as exports do, begin as in a new run; those that this run does
-  not have are left out. What `flow.carry` adds begins without effect where they lack it."""
+  not have are left out. What `flow.carry` and `flow.anchor` add begins without effect where they lack it."""
   wanted, given = named_leaves(abstract), read_weights(path)[1]
-  carries = any(name.endswith(CARRY) for name in given)
-  if carries and not config.flow.carry:
-    raise CheckpointError(f"{path} was trained with flow.carry: set it, since its video head predicts changes")
-  new = () if carries else CARRY
+  new: tuple[str, ...] = ()
+  for name, parameters in REFERENCES.items():
+    if not any(given_name.endswith(parameters) for given_name in given):
+      new += parameters
+    elif not getattr(config.flow, name):
+      raise CheckpointError(f"{path} was trained with flow.{name}: set it, since its video head predicts changes")
   body = {name: leaf for name, leaf in wanted.items() if not name.startswith((READOUTS, *new))}
   found = part_of(given, body)
   own = {name: value for name, value in found.items() if name in wanted or not name.startswith(READOUTS)}

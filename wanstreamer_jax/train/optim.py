@@ -28,7 +28,7 @@ GROUPS: dict[str, Rule] = {
   "perception": Rule(r"(hear|see)\..+"),
   "latents": Rule(r"tokens\.(\w+_in\.w|kinds|state)|transformer\.layers\.latent_mlp\..+"),
   "flow_time": Rule(r"transformer\.(flow_time|shared_modulation|layers\.modulation)\..+"),
-  "heads": Rule(r"heads\.((audio|video|carry|latent_norm)\..+|(audio|video)_variance)"),
+  "heads": Rule(r"heads\.((audio|video|carry|anchor|latent_norm)\..+|(audio|video)_variance)"),
   "readouts": Rule(r"readouts\..+"),
   "encoder": Rule(r"encoder\..+"),  # of a codec
   "decoder": Rule(r"(decoder|head|head_norm|standard)\..+"),

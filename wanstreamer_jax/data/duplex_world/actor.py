@@ -78,8 +78,11 @@ class Actor:
 
   def phrase(self, act: str, **slots: str) -> Phrase:
     """A sentence of an act with its slots filled."""
-    drawn = self.draw(act, **slots)
-    return Phrase(drawn.text.format(**slots), drawn.phrasing)
+    drawn, asides = self.draw(act, **slots), self.scene.asides
+    text = drawn.text
+    if asides is not None and act not in grammar.LITERAL and asides.rng.random() < asides.share:
+      text = grammar.loosened(asides.rng, text)
+    return Phrase(text.format(**slots), drawn.phrasing)
 
   def say(
     self, text: str, act: str, *, question: bool = True, stop: bool = False

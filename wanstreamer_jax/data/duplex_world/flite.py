@@ -6,6 +6,7 @@ and of the installed version, which records therefore state. A voice of the prog
 intonation are set, and the size of the speaker by playing what was spoken slower, lower and then resampled.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from wanstreamer_jax.data.duplex_world.flite_library import SETTINGS, Library
 from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE, pronounce
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
@@ -37,6 +39,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
   "axr": ("ER",), "dx": ("D",), "el": ("AX", "L"), "em": ("AX", "M"), "en": ("AX", "N"), "hv": ("HH",), "nx": ("N",),
   "pau": (SILENCE,), "h#": (SILENCE,), "brth": (SILENCE,),
 }  # fmt: skip
+Spoken = tuple[tuple[int, np.ndarray], tuple[tuple[str, float], ...]]  # (sample rate, samples), (phone, end in seconds)
 FOLDER = "WANSTREAMER_FLITE"  # the environment variable that names a folder with the program
 _SIZES = 40  # sizes are multiples of 1 / _SIZES, so that resampling has small factors
 _EDGES = (0.02, 0.08)  # seconds of the silence at the ends that are kept
@@ -119,12 +122,34 @@ def _text(words: Sequence[str]) -> str:
 
 
 @functools.lru_cache(maxsize=32)
-def _ask(
-  text: str, speaker: str, pitch: float, deviation: float, stretch: float
-) -> tuple[tuple[int, np.ndarray], tuple[tuple[str, float], ...]]:
-  """A process's (sample rate, float32 [samples]) and (phone, end in seconds), with the settings of the program."""
-  settings = {"int_f0_target_mean": pitch, "int_f0_target_stddev": deviation, "duration_stretch": stretch}
-  options = [part for name, value in settings.items() for part in ("--setf", f"{name}={value:.4f}")]
+def _ask(text: str, speaker: str, pitch: float, deviation: float, stretch: float) -> Spoken:
+  """What is spoken with the settings of the program: by its libraries where they can be used, else by a process."""
+  settings = tuple(float(f"{value:.4f}") for value in (pitch, deviation, stretch))
+  own = _library()
+  found = own.speak(text, speaker, settings) if own else None
+  return found or _by_process(text, speaker, settings)
+
+
+@functools.cache
+def _library() -> Library | None:
+  """flite in this process, which takes a third of the time; None where the libraries cannot be loaded (another
+  operating system, an older C library) or speak otherwise than the program."""
+  with contextlib.suppress(OSError, AttributeError):
+    folder = os.environ.get(FOLDER)
+    own, text, settings = Library(pathlib.Path(folder).absolute() if folder else None, tuple(SPEAKERS)), "hello", (99.0, 12.0, 1.1)
+    if all(_same(own.speak(text, one, settings), _by_process(text, one, settings)) for one in SPEAKERS):
+      return own
+  return None
+
+
+def _same(a: Spoken | None, b: Spoken) -> bool:
+  """Whether two ways to speak gave the same."""
+  return a is not None and a[0][0] == b[0][0] and np.array_equal(a[0][1], b[0][1]) and a[1] == b[1]
+
+
+def _by_process(text: str, speaker: str, settings: tuple[float, ...]) -> Spoken:
+  """What a new process speaks. Raises DataError where it cannot."""
+  options = [part for name, value in zip(SETTINGS, settings) for part in ("--setf", f"{name}={value:.4f}")]
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "speech.wav"
     arguments = ["-voice", speaker, *options, "-psdur", "-t", text, "-o", str(path)]

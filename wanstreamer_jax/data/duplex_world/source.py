@@ -73,5 +73,7 @@ def world_config(config: Config) -> WorldConfig:
     size=data.world,
     voices=data.voices,
     agent_voices=data.agent_voices,
+    accents=data.accents,
+    asides=data.asides,
     camera_off=data.camera_off,
   )

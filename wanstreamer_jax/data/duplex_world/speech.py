@@ -21,6 +21,7 @@ FRAME_MS = 16 / 3  # 128 samples at 24 kHz
 _BANDWIDTHS = (75.0, 95.0, 150.0)
 _UPPER = ((3550.0, 220.0), (4500.0, 280.0), (5600.0, 380.0), (6900.0, 500.0), (8300.0, 650.0), (9900.0, 800.0))
 _SHELF = 0.68
+_ACCENT = (0.08, 0.06, 0.04)  # e-fold by which an accent moves the formants of a vowel
 _NOISE_KEYS = ("", *NOISES)
 
 
@@ -59,7 +60,7 @@ def synthesise(
     audio, phones, timed = flite.speak(words, voice, sample_rate, seed, pace)
     return Utterance(_level(audio), phones, timed)
   rng = np.random.default_rng([seed, 0x5EEC])
-  score = _score(words, voice.rate * pace, rng)
+  score = _score(words, voice, pace, rng)
   hop = round(sample_rate * FRAME_MS / 1000)
   tracks = _tracks(score, voice)
   pitch = _pitch(score, voice, rng, question)
@@ -73,12 +74,12 @@ def timing(
   """The phone and word times of `synthesise`, without its sound where the engine knows them before."""
   if voice.engine != "formant":
     return synthesise(words, voice, sample_rate, seed, question, pace)
-  score = _score(words, voice.rate * pace, np.random.default_rng([seed, 0x5EEC]))
+  score = _score(words, voice, pace, np.random.default_rng([seed, 0x5EEC]))
   hop = round(sample_rate * FRAME_MS / 1000)
   return Utterance(np.zeros(0, np.float32), *_times(score, words, hop / sample_rate))
 
 
-def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Score:
+def _score(words: Sequence[str], voice: Voice, pace: float, rng: np.random.Generator) -> _Score:
   """Phones and durations. The last syllable is lengthened and every duration varies a little."""
   said = [(word, name) for word, names in enumerate(map(_phones_of, words)) for name in names]
   plain = [name.rstrip("1") for _, name in said]
@@ -87,8 +88,10 @@ def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Scor
   lengths: list[float] = []
   owner: list[int] = []
   for place, stretch in enumerate(_stretches(words)):
-    stretch *= float(rng.uniform(0.92, 1.08)) / rate
+    stretch *= float(rng.uniform(0.92, 1.08)) / (voice.rate * pace)
     for segment in realised(plain[place], around[place], around[place + 2], accented[place + 1]):
+      if voice.accent:
+        segment = _accented(segment, plain[place], voice.accent)
       segments.append(segment)
       lengths.append(segment.ms * stretch)
       owner.append(place)
@@ -97,6 +100,16 @@ def _score(words: Sequence[str], rate: float, rng: np.random.Generator) -> _Scor
   word_index = np.array([-1 if words[word] == "," else word for word, _ in said])
   accents = np.array([float(name.endswith("1")) for _, name in said])
   return _Score(tuple(segments), frames, np.array(owner), tuple(plain), word_index, accents)
+
+
+@functools.lru_cache(maxsize=4096)
+def _accented(segment: PhoneSegment, phone: str, accent: int) -> PhoneSegment:
+  """A phone as a speaker of this accent says it: longer or shorter, a vowel elsewhere in the mouth. Regional accents
+  of English differ by as much in their first two formants (Ferragne and Pellegrino, 2010)."""
+  rng = np.random.default_rng([accent, list(PHONES).index(phone)])
+  shift = np.exp((1.0 if PHONES[phone].vowel else 0.4) * rng.normal(0, _ACCENT)) * segment.formants
+  ms = segment.ms * float(np.exp(rng.normal(0, 0.15)))
+  return dataclasses.replace(segment, ms=ms, formants=tuple(np.sort(shift).tolist()))
 
 
 def _phones_of(word: str) -> tuple[str, ...]:

@@ -39,6 +39,14 @@ class ScriptRequest:
   unit: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Asides:
+  """How many of the user's sentences have words that mean nothing, and the stream that chooses them."""
+
+  share: float
+  rng: np.random.Generator
+
+
 @dataclasses.dataclass
 class Scene:
   """The clock and the ground truth of a session that is planned to last `seconds`."""
@@ -50,6 +58,7 @@ class Scene:
   small: bool
   persona: Persona
   camera_off: bool = False  # nobody sees the other
+  asides: Asides | None = None
   now: int = 0
   events: list[Event] = dataclasses.field(default_factory=list)
   requests: list[ScriptRequest] = dataclasses.field(default_factory=list)

@@ -4,6 +4,7 @@ An engine is a synthesiser: "formant" (`speech.py`), "flite" and "espeak" (progr
 never has the held-out users' voices: a band of pitches of the formant voice, one voice of flite, some of espeak-ng.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,24 @@ def versions(engines: Sequence[str]) -> dict[str, str]:
 def user_voice(rng: np.random.Generator, held_out: bool, engines: Sequence[str] = ("formant",)) -> Voice:
   """A user's voice by one of `engines`, each as likely: one of training, or one that training never hears."""
   return {"formant": _formant_user, "flite": _flite_user, "espeak": _espeak_user}[_one(rng, engines)](rng, held_out)
+
+
+def accented_voice(rng: np.random.Generator, engines: Sequence[str] = ("formant",)) -> Voice:
+  """A user farther from the usual: faster or slower, livelier or flatter, a size that does not follow its pitch; a
+  formant voice has vowels and lengths of its own too. For training, whose held-out pitches and speakers it keeps out.
+
+  Where flite speaks, it is 0.6 of them, mostly its statistical speakers, which are the hardest to understand.
+  """
+  if "flite" in engines and ("formant" not in engines or rng.random() < 0.6):
+    speaker = ("slt", "rms", "slt", "rms", "kal16")[int(rng.integers(5))]
+    voice = _flite(speaker, _semitones(rng), rng, rate=rng.uniform(0.82, 1.25), width=1.8)
+    return dataclasses.replace(voice, name=f"far {voice.name}", liveliness=rng.uniform(0.5, 1.7))
+  voice = _formant_user(rng, held_out=False)
+  return dataclasses.replace(
+    voice, name=f"accent{voice.pitch:.1f}", size=rng.uniform(0.92, 1.28), rate=rng.uniform(0.8, 1.25),
+    breath=rng.uniform(0.02, 0.2), tilt=rng.uniform(0.2, 0.8), liveliness=rng.uniform(0.5, 1.5),
+    accent=int(rng.integers(1, 2**31)),
+  )  # fmt: skip
 
 
 def agent_voice(rng: np.random.Generator, held_out: bool, engines: Sequence[str] = ("formant",)) -> Voice:
@@ -107,14 +126,17 @@ _SEMITONES, _SEMITONES_KEPT = (-4.0, 5.0), (2.0, 3.5)
 
 def _flite_user(rng: np.random.Generator, held_out: bool) -> Voice:
   """A speaker of flite with another pitch, size, tempo and intonation."""
-  low, high = _SEMITONES
-  first, last = _SEMITONES_KEPT
   kept = held_out and rng.random() < 0.5  # half of those held out have the pitch that is kept, half are the speaker
   speaker = _FLITE_HELD_OUT if held_out and not kept else _FLITE_TRAINING[int(rng.integers(len(_FLITE_TRAINING)))]
-  semitones = rng.uniform(first, last) if kept else rng.uniform(low, high - (last - first))
-  if not kept and semitones >= first:
-    semitones += last - first
+  semitones = rng.uniform(*_SEMITONES_KEPT) if kept else _semitones(rng)
   return _flite(speaker, semitones, rng, rate=rng.uniform(0.92, 1.12))
+
+
+def _semitones(rng: np.random.Generator) -> float:
+  """From a speaker's own pitch, outside of the band that is kept."""
+  (low, high), (first, last) = _SEMITONES, _SEMITONES_KEPT
+  semitones = rng.uniform(low, high - (last - first))
+  return semitones + (last - first) * (semitones >= first)
 
 
 def _flite_agent(rng: np.random.Generator, held_out: bool) -> Voice:

@@ -13,9 +13,9 @@ from wanstreamer_jax.data.duplex_world.perfect_agent import PerfectAgent
 from wanstreamer_jax.data.duplex_world.personas import Persona, draw_persona, small_persona
 from wanstreamer_jax.data.duplex_world.script import ScriptedUser
 from wanstreamer_jax.data.duplex_world.speech import synthesise, timing
-from wanstreamer_jax.data.duplex_world.stage import Scene
+from wanstreamer_jax.data.duplex_world.stage import Asides, Scene
 from wanstreamer_jax.data.duplex_world.voice import Voice
-from wanstreamer_jax.data.duplex_world.voices import engines_of, user_voice
+from wanstreamer_jax.data.duplex_world.voices import accented_voice, engines_of, user_voice
 from wanstreamer_jax.data.session import Event, Session, Side, Word, World
 from wanstreamer_jax.errors import ConfigError
 
@@ -36,13 +36,18 @@ class WorldConfig:
   size: str = "small"  # or "full": more colours and personas
   voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
   agent_voices: str = ""  # the same of the agents; empty: as `voices`
-  camera_off: float = 0.0  # share of the sessions of "train" without pictures, where nothing is asked that must be seen
+  # Of "train" only, shares: sessions whose user has an accent of its own (`voices.accented_voice`), sentences of the user
+  # with words that mean nothing (`grammar.loosened`), sessions without pictures, where nothing asked must be seen.
+  accents: float = 0.0
+  asides: float = 0.0
+  camera_off: float = 0.0
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
       raise ConfigError(f"world size is {self.size!r}: expected small or full")
-    if not 0 <= self.camera_off <= 1:
-      raise ConfigError(f"camera_off is {self.camera_off}: expected a share of the sessions, 0 to 1")
+    for name in ("accents", "asides", "camera_off"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ConfigError(f"{name} is {getattr(self, name)}: expected a share, 0 to 1")
     if not 0 <= self.text_lead <= 3:
       raise ConfigError(f"text_lead is {self.text_lead} units: expected 0 to 3")
     engines_of(self.voices)
@@ -92,11 +97,16 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   look = random_look(np.random.default_rng(int(rng.integers(2**31))), held_out)
   own_stream = np.random.default_rng([seed, int(held_out), 0xE5])  # so that all else is the same with any engines
   voice = user_voice(own_stream, held_out, engines)
+  own_stream = np.random.default_rng([seed, 0xACCE])
+  if not held_out and own_stream.random() < config.accents:
+    voice = accented_voice(own_stream, engines)
   user = body(_matched(look, voice), voice, 0)
   agent = body(agent_look(persona), persona.voice, 1)
   unit = config.unit_ms / 1000
   camera_off = not held_out and np.random.default_rng([seed, 0xCA]).random() < config.camera_off
   scene = Scene(unit, config.units * unit, rng, held_out, small, persona, camera_off)
+  if not held_out and config.asides:
+    scene.asides = Asides(config.asides, np.random.default_rng([seed, 0xA51D]))
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
   delay = config.samples + int(rng.uniform(0.02, 0.1) * config.sample_rate)
   return Cast(scene, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)

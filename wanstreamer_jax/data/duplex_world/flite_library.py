@@ -1,0 +1,96 @@
+"""Speaks with flite's own libraries in this process, a few times as fast as with a process for every utterance.
+
+They are used only where they give what the program gives, bit for bit (`flite.py` compares once). Calls are those of
+flite.h of version 2.2; random numbers of a vocoder come from the C library's `rand`, which a new process starts at 1.
+"""
+
+import ctypes
+import pathlib
+import threading
+
+import numpy as np
+
+ORDER = ("asound", "flite", "flite_usenglish", "flite_cmulex")  # what the speakers' libraries need
+SETTINGS = ("int_f0_target_mean", "int_f0_target_stddev", "duration_stretch")  # that `speak` sets
+
+_POINTERS = (  # functions that return a pointer, and of what
+  "flite_synth_text", "utt_wave", "utt_relation", "relation_head", "item_next",
+)  # fmt: skip
+
+
+class _Voice(ctypes.Structure):
+  """The start of cst_voice."""
+
+  _fields_ = [("name", ctypes.c_char_p), ("features", ctypes.c_void_p)]
+
+
+class _Wave(ctypes.Structure):
+  """cst_wave."""
+
+  _fields_ = [
+    ("type", ctypes.c_char_p), ("sample_rate", ctypes.c_int), ("num_samples", ctypes.c_int),
+    ("num_channels", ctypes.c_int), ("samples", ctypes.POINTER(ctypes.c_short)),
+  ]  # fmt: skip
+
+
+class Library:
+  """The libraries of a folder, or those that are installed. Raises OSError or AttributeError where one is missing."""
+
+  def __init__(self, folder: pathlib.Path | None, speakers: tuple[str, ...]):
+    load = lambda name: ctypes.CDLL(_path(folder, name), mode=ctypes.RTLD_GLOBAL)
+    _, self._flite, *_ = map(load, ORDER)
+    for name in _POINTERS:
+      getattr(self._flite, name).restype = ctypes.c_void_p
+    self._flite.item_feat_string.restype = ctypes.c_char_p
+    self._flite.item_feat_float.restype = ctypes.c_float
+    self._seed = ctypes.CDLL(None).srand
+    self._flite.flite_init()
+    self._voices, self._lock = {}, threading.Lock()
+    self._names = {name: ctypes.create_string_buffer(name.encode()) for name in SETTINGS}  # flite keeps the pointers
+    for speaker in speakers:
+      register = getattr(load(f"flite_cmu_us_{speaker}"), f"register_cmu_us_{speaker}")
+      register.restype = ctypes.POINTER(_Voice)
+      self._voices[speaker] = register(None)
+
+  def speak(
+    self, text: str, speaker: str, settings: tuple[float, ...]
+  ) -> tuple[tuple[int, np.ndarray], tuple[tuple[str, float], ...]] | None:
+    """(sample rate, float32 [samples]) and (phone, end in seconds) of a text; None where it cannot be spoken.
+
+    settings: values of SETTINGS.
+    """
+    flite, voice = self._flite, self._voices[speaker]
+    with self._lock:
+      for name, value in zip(SETTINGS, settings):
+        flite.feat_set_float(ctypes.c_void_p(voice.contents.features), self._names[name], ctypes.c_float(value))
+      self._seed(1)
+      utterance = ctypes.c_void_p(flite.flite_synth_text(text.encode(), voice))
+      if not utterance:
+        return None
+      try:
+        return _samples(flite.utt_wave(utterance)), self._segments(utterance)
+      finally:
+        flite.delete_utterance(utterance)
+
+  def _segments(self, utterance: ctypes.c_void_p) -> tuple[tuple[str, float], ...]:
+    """Phones and their ends, rounded as the program prints them."""
+    flite, found = self._flite, []
+    item = flite.relation_head(ctypes.c_void_p(flite.utt_relation(utterance, b"Segment")))
+    while item:
+      here = ctypes.c_void_p(item)
+      found.append((flite.item_feat_string(here, b"name").decode(), float(f"{flite.item_feat_float(here, b'end'):.3f}")))
+      item = flite.item_next(here)
+    return tuple(found)
+
+
+def _samples(pointer: int) -> tuple[int, np.ndarray]:
+  wave = _Wave.from_address(pointer)
+  samples = np.ctypeslib.as_array(wave.samples, (wave.num_samples,))
+  return wave.sample_rate, samples.astype(np.float32) / 32768.0
+
+
+def _path(folder: pathlib.Path | None, name: str) -> str:
+  """Where a library is: in the folder, under whichever version, or its name for the system's loader."""
+  if folder is None:
+    return f"lib{name}.so.{2 if name == 'asound' else 1}"
+  return str(next(iter(sorted(folder.glob(f"lib{name}.so*"))), folder / f"lib{name}.so"))
