@@ -30,7 +30,12 @@ LAYOUTS = {
   "nothing to see, no world": {"user_video": False, "portrait": False, "voice_units": 0, "world_text": 0},
 }
 
-CHANGES = {"int8 cache": "model.kv_cache=int8", "guidance": "flow.guidance=1.7", "no anchor": "flow.anchor=False", "no carry": "flow.anchor=False flow.carry=False"}
+CHANGES = {
+  "int8 cache": "model.kv_cache=int8",
+  "guidance": "flow.guidance=1.7",
+  "no anchor": "flow.anchor=False",
+  "no carry": "flow.anchor=False flow.carry=False",
+}
 
 
 @functools.cache
@@ -53,7 +58,8 @@ def rolled_out(name: str, first: int = 0, word: int = 0):
 
 
 @pytest.mark.parametrize(
-  ("name", "first"), [(name, 0) for name in LAYOUTS] + [("paper", 11), ("delay 2, refeed implied", 3), ("no anchor", 0), ("no carry", 0)]
+  ("name", "first"),
+  [(name, 0) for name in LAYOUTS] + [("paper", 11), ("delay 2, refeed implied", 3), ("no anchor", 0), ("no carry", 0)],
 )
 def test_law_3_teacher_forced_pass_equals_rollout(name, first, close):
   agent, world, users, _, spoken = rolled_out(name, first, 5 * (first > 0))

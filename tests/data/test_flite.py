@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wanstreamer_jax.data.duplex_world import flite
+from wanstreamer_jax.data.duplex_world.flite_library import Library
 from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE
 from wanstreamer_jax.data.duplex_world.speech import synthesise
 from wanstreamer_jax.data.duplex_world.voice import Voice
@@ -115,3 +116,21 @@ def test_agents_may_speak_by_another_engine_than_users():
   world = WorldConfig(size="full", units=30, voices="formant", agent_voices="flite")
   players = cast(3, world)
   assert (players.user.voice.engine, players.agent.voice.engine) == ("formant", "flite")
+
+
+@needs_flite
+def test_the_library_speaks_as_the_program_and_where_it_cannot_the_program_speaks(monkeypatch, tmp_path):
+  library = flite._library()
+  if library is None:
+    pytest.skip("flite has no shared libraries here")
+  settings = (120.0, 11.5, 0.97)
+  for speaker in flite.SPEAKERS:
+    for text in ("hello", "what do you see, please", "hello"):
+      assert flite._same(library.speak(text, speaker, settings), flite._by_process(text, speaker, settings))
+  assert not flite._same(library.speak("hello", "slt", settings), flite._by_process("hello", "rms", settings))
+  one = flite.speak(WORDS, voice_of(), RATE, 3, 1.0)
+  monkeypatch.setattr(flite, "_library", lambda: None)
+  flite._ask.cache_clear()
+  assert np.array_equal(one[0], flite.speak(WORDS, voice_of(), RATE, 3, 1.0)[0])
+  with pytest.raises(OSError, match="libasound"):
+    Library(tmp_path, ("slt",))

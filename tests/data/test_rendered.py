@@ -241,6 +241,17 @@ def test_a_varied_user_is_the_same_user_a_little_different():
   assert not np.array_equal(other, seen)
 
 
+def test_a_microphone_has_another_gain_at_every_frequency_and_the_same_level():
+  noise = (3000 * np.random.default_rng(0).standard_normal((10, 2400))).astype(np.int16)
+  heard = np.asarray(device_crops.coloured(noise, jax.random.key(1), RATE := 24_000))
+  assert np.std(heard) == pytest.approx(np.std(noise.astype(float)), rel=1e-3)
+  gain = 20 * np.log10(np.abs(np.fft.rfft(heard.ravel())) / np.abs(np.fft.rfft(noise.ravel())))
+  hertz = np.fft.rfftfreq(noise.size, 1 / RATE)
+  bands = [np.median(gain[(hertz > low) & (hertz < 2 * low)]) for low in (100, 400, 1600, 6000)]
+  assert np.ptp(bands) > 3
+  assert np.abs(bands).max() < 20
+
+
 def test_sessions_with_the_cameras_off_have_no_pictures(agent):
   config = agent.config.replace(data=agent.config.data.replace(camera_off=1.0)).freeze()
   recorder = recorder_of(config, augment=True)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from wanstreamer_jax.data.duplex_world import grammar, language, lexicon
+from wanstreamer_jax.data.duplex_world import asides, grammar, language, lexicon
 from wanstreamer_jax.data.duplex_world.grammar import COMPOSED, NEW, SEEN
 from wanstreamer_jax.data.duplex_world.perfect_agent import perform
 from wanstreamer_jax.data.duplex_world.personas import HOMES, LIKES, NAMES, NEW_HOMES, NEW_LIKES, NEW_NAMES
@@ -243,3 +243,33 @@ def test_acts_are_shared_out_so_that_hard_ones_come_often():
   assert 12.5 < counted.questions < 20
   assert sum(counted.acts.values()) == pytest.approx(1)
   assert all(counted.acts[act] > 0.03 for act in ("shape", "count", "letter", "digit", "memory", "sum"))
+
+
+def test_words_that_mean_nothing_leave_the_sentence_and_its_slots():
+  """Every loosened sentence has a word that the world does not know, so that none is one that is held out."""
+  world, rng = set(lexicon.vocabulary()), np.random.default_rng(0)
+  assert not world & set(asides.OTHER_WORDS)
+  for act in grammar.acts():
+    for form in grammar.forms(act, SEEN)[:20]:
+      words = asides.loosened(rng, form.text).split()
+      assert set(words) - world - {","} - set(form.text.split()), form
+      lost = collections.Counter(form.text.split()) - collections.Counter(words)
+      assert lost.total() <= 2
+      assert not any(grammar.SLOT.search(word) for word in lost)
+
+
+def test_only_the_users_of_training_say_them_and_not_where_every_word_counts():
+  world = set(lexicon.vocabulary()) | {","}
+
+  def odd(split: str, share: float) -> list[str]:
+    events_of = (
+      transcript(seed, WorldConfig(size="full", units=250, asides=share), split).events for seed in range(30)
+    )
+    spoken = [event for found in events_of for event in found if event.actor == USER and event.kind == "speech"]
+    return [event.detail["act"] for event in spoken if set(str(event.detail["text"]).split()) - world]
+
+  assert not odd("heldout", 1.0)
+  assert not odd("train", 0.0)
+  acts = odd("train", 1.0)
+  assert len(set(acts)) > 15
+  assert not set(acts) & set(asides.LITERAL)

@@ -1,12 +1,16 @@
 """Voices of users and agents by engine, and coughs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.duplex_world.speech import synthesise
-from wanstreamer_jax.data.duplex_world.voices import agent_voice, cough, engines_of, user_voice
-from wanstreamer_jax.data.duplex_world.world import WorldConfig
+from wanstreamer_jax.data.duplex_world import flite, speech
+from wanstreamer_jax.data.duplex_world.phones import PHONES
+from wanstreamer_jax.data.duplex_world.speech import synthesise, timing
+from wanstreamer_jax.data.duplex_world.voices import accented_voice, agent_voice, cough, engines_of, user_voice
+from wanstreamer_jax.data.duplex_world.world import WorldConfig, cast
 from wanstreamer_jax.errors import ConfigError
 
 RATE = 24_000
@@ -50,3 +54,43 @@ def test_engines_of_agents_are_checked_too():
     config.freeze()
   with pytest.raises(ConfigError, match="voices is 'festival'"):
     WorldConfig(agent_voices="festival")
+
+
+def test_an_accent_is_the_same_everywhere_and_moves_vowels_only_so_far():
+  voice = accented_voice(np.random.default_rng(1))
+  plain = dataclasses.replace(voice, accent=0)
+  words = ["what", "colour", "is", "it", "please"]
+  one, other, without = (synthesise(words, one, RATE, 4) for one in (voice, voice, plain))
+  assert np.array_equal(one.audio, other.audio)
+  assert [phone.name for phone in one.phones] == [phone.name for phone in without.phones]
+  assert (one.phones, one.words) == (timing(words, voice, RATE, 4).phones, timing(words, voice, RATE, 4).words)
+  assert one.phones != without.phones
+  for name, spec in PHONES.items():
+    for segment in spec.segments:
+      moved = np.log(np.array(speech._accented(segment, name, voice.accent).formants) / segment.formants)
+      assert np.abs(moved).max() < 0.4, name
+      assert speech._accented(segment, name, voice.accent + 1) != speech._accented(segment, name, voice.accent)
+
+
+def test_voices_far_from_the_usual_keep_away_from_what_is_held_out():
+  """Their pitches, and flite's speaker "awb", are for evaluation."""
+  for seed in range(300):
+    voice = accented_voice(np.random.default_rng(seed), ("formant", "flite"))
+    if voice.engine == "formant":
+      assert not 138 < voice.pitch < 152
+    else:
+      semitones = 12 * np.log2(voice.pitch / flite.SPEAKERS[voice.variant][0])
+      assert voice.variant != "awb"
+      assert not 2.0 < semitones < 3.5
+
+
+def test_only_training_has_users_far_from_the_usual():
+  """All else of a session is the same with any share of them."""
+  for split, expected in (("train", True), ("heldout", False)):
+    far, usual = (cast(3, WorldConfig(size="full", accents=share), split) for share in (1.0, 0.0))
+    assert (far.user.voice != usual.user.voice) == expected
+    assert (far.scene.persona, far.agent.voice, far.user.seed) == (
+      usual.scene.persona,
+      usual.agent.voice,
+      usual.user.seed,
+    )

@@ -1,4 +1,4 @@
-"""`flow.carry`: what is predicted is a change of the previous unit's latents."""
+"""`flow.carry` and `flow.anchor`: what is predicted is a change of the previous unit's latents."""
 
 import functools
 
@@ -14,6 +14,8 @@ from tests.helpers.nano_agent import nano_agent
 from wanstreamer_jax.errors import CheckpointError, ConfigError
 from wanstreamer_jax.model.streamer import WanStreamer
 from wanstreamer_jax.model.tokens import Latents, Past, Reference
+from wanstreamer_jax.teacher_forcing import crop_past
+from wanstreamer_jax.train import duplex
 from wanstreamer_jax.train.duplex import crop_loss, duplex_stage
 from wanstreamer_jax.weights import agent as agent_weights
 
@@ -86,3 +88,20 @@ def test_an_agent_without_its_own_past_carries_nothing():
 def test_without_a_portrait_or_what_is_carried_nothing_is_anchored(change):
   with pytest.raises(ConfigError, match=r"flow\.anchor shows the portrait"):
     nano_agent(change)
+
+
+def test_history_drifts_as_drawn_and_targets_do_not():
+  """Every unit of a crop has the same gain and offset of a channel; targets have none."""
+  config = nano_agent("data.units=4", "train.history_noise=0", "train.history_drift=0.5").config
+  crop = jax.tree.map(lambda x: jnp.asarray(x[0]), duplex_batch(config, 1))
+  clean = crop_past(crop).latents.video
+  for key in range(2):
+    draws = duplex.draw(jax.random.key(key), crop, config)
+    inputs, targets = duplex.stage_inputs(crop, draws)
+    gain, offset = draws.history_drift
+    assert float(jnp.abs(gain).min()) > 0
+    assert_close(inputs.history.latents.video, clean * (1 + gain) + offset)
+    still = draws._replace(history_drift=jnp.zeros_like(draws.history_drift))
+    assert_close(duplex.stage_inputs(crop, still)[1], targets)
+  none = config.replace(train=config.train.replace(history_drift=0.0)).freeze()
+  assert not duplex.draw(jax.random.key(0), crop, none).history_drift.any()

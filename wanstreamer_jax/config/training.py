@@ -139,8 +139,8 @@ class TrainConfig(Section):
   video_motion: float = field(0.0, ge=0)
   # Committed latents get noise U(0, this) of their own deviation, and say so.
   history_noise: float = field(0.3, ge=0, lt=1)
-  # Committed pictures of a crop have another gain and offset of each channel, of deviation U(0, this), as pictures have that
-  # drifted away: the portrait (`flow.anchor`) says what is right.
+  # A crop's committed pictures have another gain and offset of each channel, of deviation U(0, this), like pictures
+  # that have drifted away: the portrait (`flow.anchor`) says what is right.
   history_drift: float = field(0.0, ge=0, lt=1)
   history_drop: float = field(0.15, ge=0, le=1)  # probability that a unit's committed audio is dropped
   condition_drop: float = field(0.05, ge=0, le=1)  # probability that a crop is shown nothing of its user and its world

@@ -43,8 +43,8 @@ class Heads(nnx.Module):
     self.text = None if model.tied_embedding else Linear(model.width, model.vocab, rngs=rngs)
     self.config = config
 
-  def velocity(self, hidden: Float[Array, "T D"], noisy: Latents, tau: Float[Array, ""], reference: Reference) -> Latents:
-    """Hidden states of PERFORM for latents `noisy` at flow time tau -> their velocity, float32."""
+  def velocity(self, hidden: Float[Array, "T D"], z: Latents, tau: Float[Array, ""], reference: Reference) -> Latents:
+    """Hidden states of PERFORM for noisy latents z at flow time tau -> their velocity, float32."""
     config, still = self.config, jax.lax.stop_gradient
     at = segment_slices(build_layout(config).phase(PERFORM))
     hidden = self.latent_norm(hidden).astype(jnp.float32)
@@ -55,8 +55,8 @@ class Heads(nnx.Module):
         kept = weights(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R, Q, Z]
         video += jnp.repeat(jnp.repeat(kept, config.layout.patch, 0), config.layout.patch, 1) * latents
     return Latents(
-      velocity_from_mean(video, noisy.video, tau, still(self.video_variance[...])),
-      velocity_from_mean(audio, noisy.audio, tau, still(self.audio_variance[...])),
+      velocity_from_mean(video, z.video, tau, still(self.video_variance[...])),
+      velocity_from_mean(audio, z.audio, tau, still(self.audio_variance[...])),
     )
 
   def logits(self, hidden: Float[Array, "*T D"], embedding: Float[Array, "V D"]) -> Float32[Array, "*T V"]:

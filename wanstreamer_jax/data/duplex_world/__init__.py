@@ -6,6 +6,7 @@ Modules:
     acts_talk.py          What the user asks and tells without showing anything
     acts_turns.py         Acts about taking turns
     allophones.py         How phones sound among their neighbours
+    asides.py             Words that mean nothing in what training's users say, so that it has phrasings without number
     body.py               A body has a look and a voice, and moves on a clock
     build_tokenizer.py    Makes the shipped `data/tokenizer.json` from duplex_world's vocabulary
     espeak.py             Speaks words with espeak-ng (an optional extra); returns phone and word times
@@ -13,6 +14,7 @@ Modules:
     faces.py              Draws people at any size
     features.py           Eyes, brows and mouth, painted in every frame as distances
     flite.py              Speaks words with flite (an optional program); returns phone and word times
+    flite_library.py      Speaks with flite's own libraries in this process, in 0.6 of the time of a process for every utterance
     glyphs.py             A small stroke font of capital letters and digits, drawn by their distance
     grammar.py            Composes the user's sentences from `phrases.py` and keeps some of them for evaluation
     hands.py              Hands that wave, show a thumb or hold something, drawn once and moved

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Generator
 
 from wanstreamer_jax.data.duplex_world import grammar
+from wanstreamer_jax.data.duplex_world.asides import LITERAL, loosened
 from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS, Body
 from wanstreamer_jax.data.duplex_world.grammar import Phrase
 from wanstreamer_jax.data.duplex_world.personas import NAMES, NEW_NAMES
@@ -80,8 +81,8 @@ class Actor:
     """A sentence of an act with its slots filled."""
     drawn, asides = self.draw(act, **slots), self.scene.asides
     text = drawn.text
-    if asides is not None and act not in grammar.LITERAL and asides.rng.random() < asides.share:
-      text = grammar.loosened(asides.rng, text)
+    if asides is not None and act not in LITERAL and asides.rng.random() < asides.share:
+      text = loosened(asides.rng, text)
     return Phrase(text.format(**slots), drawn.phrasing)
 
   def say(

@@ -1,9 +1,10 @@
 """Speaks words with flite (an optional program); returns phone and word times.
 
 The licence of Carnegie Mellon's program is permissive.
-One process per utterance (about 10 ms of a core a second of speech), so that speech is a pure function of its arguments
-and of the installed version, which records therefore state. A voice of the program becomes many: its pitch, tempo and
-intonation are set, and the size of the speaker by playing what was spoken slower, lower and then resampled.
+Speech is a pure function of its arguments and of the installed version, which records therefore state: as from a new
+process for every utterance, or by the program's libraries, which give the same bits sooner (`flite_library.py`). A
+voice of the program becomes many: its pitch, tempo and intonation are set, and the size of the speaker by playing what
+was spoken slower, lower and then resampled.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wanstreamer_jax.data.duplex_world.flite_library import SETTINGS, Library
+from wanstreamer_jax.data.duplex_world.flite_library import SETTINGS, Library, Spoken
 from wanstreamer_jax.data.duplex_world.phones import PHONES, SILENCE, pronounce
 from wanstreamer_jax.data.duplex_world.voice import Voice
 from wanstreamer_jax.data.session import Phone, Word
@@ -39,7 +40,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
   "axr": ("ER",), "dx": ("D",), "el": ("AX", "L"), "em": ("AX", "M"), "en": ("AX", "N"), "hv": ("HH",), "nx": ("N",),
   "pau": (SILENCE,), "h#": (SILENCE,), "brth": (SILENCE,),
 }  # fmt: skip
-Spoken = tuple[tuple[int, np.ndarray], tuple[tuple[str, float], ...]]  # (sample rate, samples), (phone, end in seconds)
 FOLDER = "WANSTREAMER_FLITE"  # the environment variable that names a folder with the program
 _SIZES = 40  # sizes are multiples of 1 / _SIZES, so that resampling has small factors
 _EDGES = (0.02, 0.08)  # seconds of the silence at the ends that are kept
@@ -132,11 +132,11 @@ def _ask(text: str, speaker: str, pitch: float, deviation: float, stretch: float
 
 @functools.cache
 def _library() -> Library | None:
-  """flite in this process, which takes a third of the time; None where the libraries cannot be loaded (another
-  operating system, an older C library) or speak otherwise than the program."""
+  """flite in this process, without the start of a program for every utterance; None where its libraries cannot be
+  loaded (another operating system, an older C library) or speak otherwise than the program."""
+  folder, text, settings = os.environ.get(FOLDER), "hello", (99.0, 12.0, 1.1)
   with contextlib.suppress(OSError, AttributeError):
-    folder = os.environ.get(FOLDER)
-    own, text, settings = Library(pathlib.Path(folder).absolute() if folder else None, tuple(SPEAKERS)), "hello", (99.0, 12.0, 1.1)
+    own = Library(pathlib.Path(folder).absolute() if folder else None, tuple(SPEAKERS))
     if all(_same(own.speak(text, one, settings), _by_process(text, one, settings)) for one in SPEAKERS):
       return own
   return None

@@ -33,22 +33,6 @@ MOODS = ("ask", "tell", "do", "say")
 PLAIN_OPENER, PLAIN_ENDING = 0.4, 0.7  # probabilities, where there is a choice
 # The reader wrote one list for acts that have several kinds of sentences here; it fits these.
 READERS = {"memory_shape": "memory", "yes_no_colour": "yes_no", "after": "next"}
-GENERIC = 10  # acts
-LITERAL = ("repeat", "spell", "tell_name", "statement", "story", "stop")  # acts in which every word counts
-# Words of no phrase, no answer and no persona, and syllables of words that nobody has heard.
-OTHER_WORDS = tuple(
-  "his her will their him year than only back use our even because each set air small end port land large big such "
-  "why men change animal point world build self earth father stand own page country school grow study learn plant "
-  "cover food state keep eye thought tree cross farm hard might story far sea draw run press night real life few north "
-  "children begin example ease paper group always those mark often mile feet science idea fish mountain once base "
-  "cut sure wood main plain girl usual young ready above ever list though body family direct pose leave measure product "
-  "short class wind question complete ship area half rock order fire south problem piece knew pass since whole king "
-  "space heard best hour better true during hundred step west ground interest reach fast verb sing travel less simple "
-  "vowel toward war lay against pattern slow center person money serve appear road map rule govern pull notice voice".split()
-)
-_HEADS = ("", *"b d f g h j k l m n p r s t v w z bl br ch cl dr fl gr pl pr sh sk sl sn st str th tr".split())
-_VOWELS = tuple("a e i o u ee ai oo ou ow ar or er igh oi".split())
-_TAILS = ("", "", "", *"b d g k l m n p s t x nd nt st ng sh lf rk mp".split())
 SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -235,35 +219,3 @@ def words() -> list[str]:
     for text in (*texts, *reader_phrases(act)):
       found |= dict.fromkeys(word for word in text.split() if word[0] not in ",{")
   return list(found)
-
-
-@functools.cache
-def _generic() -> frozenset[str]:
-  """Words in the cores of so many acts that none of them tells which act it is."""
-  acts_of = collections.Counter(
-    word for act in PARTS for word in {w for mood in MOODS for w in PARTS[act].get(mood, "").replace("|", " ").split()}
-  )
-  return frozenset(word for word, count in acts_of.items() if count >= GENERIC and word[0] not in ",{")
-
-
-def loosened(rng: np.random.Generator, text: str) -> str:
-  """A phrase with one or two changes that leave its meaning: words that mean nothing before it,
-  behind it or inside it, or instead of a word of most acts. So training has phrasings without number."""
-  words = text.split()
-  for _ in range(1 + int(rng.random() < 0.3)):
-    kind, extra = int(rng.integers(4)), [_nothing(rng) for _ in range(int(rng.integers(1, 4)))]
-    if kind == 0:
-      words = [*extra, *words]
-    elif kind == 1:
-      words = [*words, *extra]
-    elif kind == 2:
-      words.insert(int(rng.integers(1, len(words) + 1)), extra[0])
-    elif places := [place for place, word in enumerate(words) if word in _generic()]:
-      words[places[int(rng.integers(len(places)))]] = extra[0]
-  return " ".join(words)
-
-
-def _nothing(rng: np.random.Generator) -> str:
-  """A word that means nothing in the world: a common one, or a syllable that nobody has heard."""
-  one = lambda choices: choices[int(rng.integers(len(choices)))]
-  return one(OTHER_WORDS) if rng.random() < 0.6 else one(_HEADS) + one(_VOWELS) + one(_TAILS)

@@ -36,8 +36,8 @@ class WorldConfig:
   size: str = "small"  # or "full": more colours and personas
   voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
   agent_voices: str = ""  # the same of the agents; empty: as `voices`
-  # Of "train" only, shares: sessions whose user has an accent of its own (`voices.accented_voice`), sentences of the user
-  # with words that mean nothing (`grammar.loosened`), sessions without pictures, where nothing asked must be seen.
+  # Shares, of "train" only: sessions whose user's voice is far from the usual (`voices.accented_voice`), sentences of
+  # the user with words that mean nothing (`asides.py`), sessions without pictures, where nothing asked must be seen.
   accents: float = 0.0
   asides: float = 0.0
   camera_off: float = 0.0
