@@ -104,7 +104,7 @@ class SessionState(NamedTuple):
   text_tokens: jax.Array  # int32, how many text tokens both sides had so far, without PAD
   cache: Cache
   unconditional: Unconditional | None  # with `flow.guidance`
-  anchor: jax.Array  # the portrait's latents [h, w, Z] for every unit, zeros without `flow.anchor`
+  anchor: jax.Array | None  # the portrait's latents [h, w, Z], for `flow.anchor`
   past: Latents  # the last commit_delay units' latents, newest last: [d, h, w, Z], [d, A, Z]
   hearing: Any  # of the encoder that hears
   audio_decoder: Any
@@ -315,7 +315,7 @@ def perform(agent: Agent, state: SessionState, one_pass: Pass = single_device) -
   with jax.named_scope("perform"):
     field = _field(agent, state, state.cache, one_pass)
     if state.unconditional is not None:
-      worldless = state._replace(anchor=jnp.zeros_like(state.anchor))
+      worldless = state._replace(anchor=jax.tree.map(jnp.zeros_like, state.anchor))
       without = _field(agent, worldless, state.unconditional.cache, one_pass)
       field = guided(field, without, state.sampling.guidance)
     times = state.sampling.times
@@ -328,13 +328,14 @@ def _field(agent: Agent, state: SessionState, cache: Cache, one_pass: Pass) -> F
   layout, streamer = build_layout(agent.config), agent.streamer
   segments = layout.phase(PERFORM)
   reference = Reference.of(_history(state, layout).previous, state.anchor)
+  seen = streamer.tokens.reference(reference)
   groups, key_coords = apart(layout.tokens(PERFORM), cache.kv, cache.coords, layout.pinned_tokens)
   if layout.tokens(REFEED):
     kv, coords = _refeed(agent, state, cache, one_pass)
     groups, key_coords = [*groups, kv], [*key_coords, coords]
 
   def field(z: Latents, tau: jax.Array) -> Latents:
-    x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau, reference))
+    x, coords = pack(layout, segments, state.unit, streamer.tokens.noisy(z, tau, seen))
     hidden, _ = one_pass(streamer.transformer, segments, x, coords, key_coords, groups)
     return streamer.heads.velocity(hidden, z, tau, reference)
 

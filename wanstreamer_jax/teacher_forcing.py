@@ -35,6 +35,8 @@ from wanstreamer_jax.nn.attention_merge import CuDNN
 from wanstreamer_jax.parallel.mesh import axis_size, constrain
 from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, PERFORM, STATE, TEXT, Coords, build_layout
 
+OF_COPIES = Reference(previous=0, portrait=None)  # which axes the copies' references have for `vmap`
+
 
 class Conditions(NamedTuple):
   """The agent's inputs in a crop: its world, its user, its own words, and where its clocks start."""
@@ -75,10 +77,11 @@ def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs
   units, copies = conditions.text.shape[0], inputs.tau.shape[0]
   check_devices(config.model.heads, units, copies)
   history = unit_history(inputs.history, units, config.layout.commit_delay)
+  references = _references(conditions, pick_units(history.previous, inputs.picked, copies), config)
   parts = (
     _world_tokens(streamer, conditions.world),
     _clean_tokens(streamer, conditions, history),
-    _noisy_tokens(streamer, conditions, history, inputs),
+    _noisy_tokens(streamer, conditions, history, references, inputs),
   )
   tokens, coords = [x for x, _ in parts], [x for _, x in parts]  # [T, D] and [T] of each part
   sharding = ContextSharding(axis_size(CONTEXT), tuple(x.shape[0] for x in tokens))
@@ -89,8 +92,7 @@ def teacher_forced(streamer: WanStreamer, conditions: Conditions, inputs: Inputs
   noisy = noisy.reshape(copies, layout.tokens(*NOISY_PHASES), -1)  # [I, E, D]
   writing = clean[:, layout.clean_tokens - layout.tokens(STATE, TEXT) : -1]  # the last slot's state predicts nothing
   performing = noisy[:, -layout.tokens(PERFORM) :]
-  references = pick_units(_references(conditions, history, config), inputs.picked, copies)
-  velocity = jax.vmap(streamer.heads.velocity)(performing, inputs.noisy, inputs.tau, references)
+  velocity = jax.vmap(streamer.heads.velocity, (0, 0, 0, OF_COPIES))(performing, inputs.noisy, inputs.tau, references)
   return Predictions(constrain(writing, CONTEXT), velocity)
 
 
@@ -125,24 +127,24 @@ def known_slots(text: Int[Array, "K n"], known: Bool[Array, "K"] | None, pad: in
 
 
 def _noisy_tokens(
-  streamer: WanStreamer, conditions: Conditions, history: UnitHistory, inputs: Inputs
+  streamer: WanStreamer, conditions: Conditions, history: UnitHistory, references: Reference, inputs: Inputs
 ) -> tuple[Float[Array, "T D"], Coords]:
   """REFEED and PERFORM of all noisy copies, one copy after the other: [I * E, D]."""
   layout = build_layout(streamer.config)
 
   def copy(inputs: Any) -> tuple[jax.Array, Coords]:
-    number, history, reference, noisy, tau = inputs
-    content = streamer.refeed_content(history) | streamer.tokens.noisy(noisy, tau, reference)
+    number, history, seen, noisy, tau = inputs
+    content = streamer.refeed_content(history) | streamer.tokens.noisy(noisy, tau, seen)
     return pack(layout, layout.phase(*NOISY_PHASES), number, content)
 
-  of_units = _numbers(conditions), history, _references(conditions, history, streamer.config)
-  of_copies = pick_units(of_units, inputs.picked, inputs.tau.shape[0])
-  return _in_a_row(jax.vmap(copy)(_split((*of_copies, inputs.noisy, inputs.tau))))
+  of_copies = pick_units((_numbers(conditions), history), inputs.picked, inputs.tau.shape[0])
+  seen = jax.vmap(streamer.tokens.reference, (OF_COPIES,))(references)
+  return _in_a_row(jax.vmap(copy)(_split((*of_copies, seen, inputs.noisy, inputs.tau))))
 
 
-def _references(conditions: Conditions, history: UnitHistory, config: Config) -> Reference:
-  """What the pictures of the units resemble: [K, ...]."""
-  return jax.vmap(Reference.of, in_axes=(0, None))(history.previous, conditions.world.anchor(config))
+def _references(conditions: Conditions, previous: Past, config: Config) -> Reference:
+  """What the pictures of the noisy copies resemble: [I, ...], and one portrait. previous: [I, ...]."""
+  return jax.vmap(Reference.of, (0, None), OF_COPIES)(previous, conditions.world.anchor(config))
 
 
 def _numbers(conditions: Conditions) -> Int[Array, "K"]:

@@ -120,9 +120,11 @@ def test_agents_may_speak_by_another_engine_than_users():
 
 @needs_flite
 def test_the_library_speaks_as_the_program_and_where_it_cannot_the_program_speaks(monkeypatch, tmp_path):
-  library = flite._library()
-  if library is None:
+  try:
+    library = Library(None, tuple(flite.SPEAKERS))
+  except OSError:
     pytest.skip("flite has no shared libraries here")
+  assert flite._library() is not None
   settings = (120.0, 11.5, 0.97)
   for speaker in flite.SPEAKERS:
     for text in ("hello", "what do you see, please", "hello"):

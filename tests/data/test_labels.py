@@ -150,3 +150,12 @@ def test_older_records_know_nothing(tmp_path):
   assert np.all(labels.stored_labels(older, {}) == labels.UNKNOWN)
   batch = Loader(folder.path, config, fields=["user_text", labels.FIELD]).batch_at(0)
   assert batch[labels.FIELD].shape == (config.data.batch, config.data.units, len(labels.KINDS))
+
+
+def test_a_word_of_several_tokens_is_unknown():
+  """Its first token may be another word, as "s" is of "south"."""
+  said = tuple(Word(text, i * UNIT, i * UNIT, (i + 1) * UNIT) for i, text in enumerate(("red", "south", "star")))
+  heard = labels.session_labels(session(speech=said), TOKENIZER, UNIT)[:, labels.NAMES.index("word")]
+  assert len(TOKENIZER.encode_typed("south")) > 1
+  red, star = (TOKENIZER.encode_typed(text)[0] for text in ("red", "star"))
+  assert heard.tolist() == [red, labels.UNKNOWN, star, *7 * [TOKENIZER.pad_id]]

@@ -250,6 +250,10 @@ def test_a_microphone_has_another_gain_at_every_frequency_and_the_same_level():
   bands = [np.median(gain[(hertz > low) & (hertz < 2 * low)]) for low in (100, 400, 1600, 6000)]
   assert np.ptp(bands) > 3
   assert np.abs(bands).max() < 20
+  late = noise.copy()
+  late[:5] = 0
+  heard = np.asarray(device_crops.coloured(late, jax.random.key(2), RATE))
+  assert np.abs(heard[:5]).max() < 1e-3 * np.abs(heard[5:]).max()  # nothing is heard before it sounds, nor of the end
 
 
 def test_sessions_with_the_cameras_off_have_no_pictures(agent):

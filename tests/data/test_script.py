@@ -17,6 +17,7 @@ from wanstreamer_jax.data.session import AGENT, USER
 from wanstreamer_jax.data.tokenizer import Keyboard, TextTokenizer
 
 FULL = WorldConfig(size="full")
+NO_PHRASE = ("statement",)
 QUESTIONS = set(
   "colour shape count place letter digit same which memory yes_no correction repeat spell sum next counting name home "
   "likes greet tell_name who_am_i gesture face how_are_you thanks goodbye refusal remark event".split()
@@ -246,30 +247,41 @@ def test_acts_are_shared_out_so_that_hard_ones_come_often():
 
 
 def test_words_that_mean_nothing_leave_the_sentence_and_its_slots():
-  """Every loosened sentence has a word that the world does not know, so that none is one that is held out."""
-  world, rng = set(lexicon.vocabulary()), np.random.default_rng(0)
-  assert not world & set(asides.OTHER_WORDS)
+  """Every loosened sentence has a word that sounds like none of the world, so that none is one that is held out."""
+  known, rng = {asides.sound(word) for word in lexicon.vocabulary() if word[0] != "("}, np.random.default_rng(0)
   for act in grammar.acts():
     for form in grammar.forms(act, SEEN)[:20]:
       words = asides.loosened(rng, form.text).split()
-      assert set(words) - world - {","} - set(form.text.split()), form
+      added = collections.Counter(words) - collections.Counter(form.text.split())
+      assert added
+      assert not known & set(map(asides.sound, added)), (form, added)
       lost = collections.Counter(form.text.split()) - collections.Counter(words)
       assert lost.total() <= 2
       assert not any(grammar.SLOT.search(word) for word in lost)
+      assert not any(before[0] == "{" and after in added for before, after in itertools.pairwise(words))
+
+
+def test_most_common_words_of_asides_sound_like_none_of_the_world():
+  """The others are never drawn."""
+  known = {asides.sound(word) for word in lexicon.vocabulary() if word[0] != "("}
+  assert sum(asides.sound(word) not in known for word in asides.OTHER_WORDS) > 0.9 * len(asides.OTHER_WORDS)
 
 
 def test_only_the_users_of_training_say_them_and_not_where_every_word_counts():
   world = set(lexicon.vocabulary()) | {","}
 
-  def odd(split: str, share: float) -> list[str]:
-    events_of = (
-      transcript(seed, WorldConfig(size="full", units=250, asides=share), split).events for seed in range(30)
+  def odd(split: str, share: float) -> tuple[set[str], set[str]]:
+    """Acts with a sentence that has such a word, and acts with one that has none."""
+    full = WorldConfig(size="full", units=250, asides=share)
+    spoken = [event for seed in range(60) for event in events(transcript(seed, full, split), "speech")]
+    strange = [bool(set(str(event.detail["text"]).split()) - world) for event in spoken]
+    return tuple(
+      {str(event.detail["act"]) for event, is_odd in zip(spoken, strange) if is_odd == of} for of in (True, False)
     )
-    spoken = [event for found in events_of for event in found if event.actor == USER and event.kind == "speech"]
-    return [event.detail["act"] for event in spoken if set(str(event.detail["text"]).split()) - world]
 
-  assert not odd("heldout", 1.0)
-  assert not odd("train", 0.0)
-  acts = odd("train", 1.0)
-  assert len(set(acts)) > 15
-  assert not set(acts) & set(asides.LITERAL)
+  assert not odd("heldout", 1.0)[0]
+  assert not odd("train", 0.0)[0]
+  loosened, plain = odd("train", 1.0)
+  assert not loosened & set(asides.LITERAL)
+  assert len(loosened) > 20
+  assert plain <= {*asides.LITERAL, *NO_PHRASE}, plain

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from wanstreamer_jax.config import Config
-from wanstreamer_jax.data.duplex_world import flite, speech
+from wanstreamer_jax.data.duplex_world import espeak, flite, speech
 from wanstreamer_jax.data.duplex_world.phones import PHONES
 from wanstreamer_jax.data.duplex_world.speech import synthesise, timing
-from wanstreamer_jax.data.duplex_world.voices import accented_voice, agent_voice, cough, engines_of, user_voice
+from wanstreamer_jax.data.duplex_world.voices import agent_voice, cough, engines_of, far_voice, user_voice
 from wanstreamer_jax.data.duplex_world.world import WorldConfig, cast
 from wanstreamer_jax.errors import ConfigError
 
@@ -57,7 +57,7 @@ def test_engines_of_agents_are_checked_too():
 
 
 def test_an_accent_is_the_same_everywhere_and_moves_vowels_only_so_far():
-  voice = accented_voice(np.random.default_rng(1))
+  voice = far_voice(np.random.default_rng(1))
   plain = dataclasses.replace(voice, accent=0)
   words = ["what", "colour", "is", "it", "please"]
   one, other, without = (synthesise(words, one, RATE, 4) for one in (voice, voice, plain))
@@ -72,16 +72,22 @@ def test_an_accent_is_the_same_everywhere_and_moves_vowels_only_so_far():
       assert speech._accented(segment, name, voice.accent + 1) != speech._accented(segment, name, voice.accent)
 
 
-def test_voices_far_from_the_usual_keep_away_from_what_is_held_out():
-  """Their pitches, and flite's speaker "awb", are for evaluation."""
-  for seed in range(300):
-    voice = accented_voice(np.random.default_rng(seed), ("formant", "flite"))
+@pytest.mark.parametrize("engines", [("formant",), ("flite",), ("formant", "flite"), ("formant", "espeak")])
+def test_voices_far_from_the_usual_are_of_the_engines_and_keep_away_from_what_is_held_out(engines):
+  """Pitches, flite's speaker "awb" and variants of espeak are for evaluation."""
+  found = set()
+  for seed in range(200):
+    voice = far_voice(np.random.default_rng(seed), engines)
+    found.add(voice.engine)
     if voice.engine == "formant":
       assert not 138 < voice.pitch < 152
-    else:
+    elif voice.engine == "flite":
       semitones = 12 * np.log2(voice.pitch / flite.SPEAKERS[voice.variant][0])
       assert voice.variant != "awb"
       assert not 2.0 < semitones < 3.5
+    else:
+      assert any(voice.variant in variants for variants in espeak.TRAINING)
+  assert found == set(engines)
 
 
 def test_only_training_has_users_far_from_the_usual():

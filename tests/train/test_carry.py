@@ -1,7 +1,5 @@
 """`flow.carry` and `flow.anchor`: what is predicted is a change of the previous unit's latents."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,20 +42,26 @@ def test_a_new_model_predicts_the_previous_unit_or_the_portrait_before_there_is_
     assert_close(found, past.latents.video if valid else jnp.full_like(found, 0.5))
 
 
-def test_training_goes_on_from_weights_without_it_as_they_were(tmp_path):
-  """Every loss is the same, and the new parameters learn."""
-  old = nano_agent("data.units=4", "flow.anchor=False", "flow.carry=False")
+@pytest.mark.parametrize("without", [("flow.anchor=False",), ("flow.anchor=False", "flow.carry=False")])
+def test_training_goes_on_from_weights_without_it_as_they_were(tmp_path, without):
+  """Every loss is the same where there is a unit before, and the new parameters learn. Weights that carry did not carry
+  the portrait into a first unit."""
+  old = nano_agent("data.units=4", *without)
   agent_weights.export_agent(old, tmp_path / "agent", "f32")
   config = nano_agent("data.units=4").config
   abstract = jax.eval_shape(lambda: WanStreamer(config, rngs=nnx.Rngs(0)))
   begun = duplex_stage().load(tmp_path / "agent", abstract, config)
   crop = jax.tree.map(lambda x: jnp.asarray(x[0]), duplex_batch(config, 1))
-  loss = functools.partial(crop_loss, crop=crop, key=jax.random.key(0))
-  (found, metrics), slopes = jax.jit(jax.value_and_grad(loss, has_aux=True))(begun)
-  expected = jax.jit(loss)(old.streamer)
+  loss = lambda streamer, crop: crop_loss(streamer, crop, jax.random.key(0))
+  (found, metrics), slopes = jax.jit(jax.value_and_grad(loss, has_aux=True))(begun, crop)
+  expected = jax.jit(loss)(old.streamer, crop)
   assert_close((found, metrics), expected)
-  for new in (slopes.heads.carry, slopes.tokens.carry_in, slopes.heads.anchor, slopes.tokens.anchor_in):
-    assert float(jnp.abs(new.w[...]).max()) > 0
+  new = (slopes.heads.anchor, slopes.tokens.anchor_in, slopes.heads.carry, slopes.tokens.carry_in)
+  for weights in new[: 2 * len(without)]:
+    assert float(jnp.abs(weights.w[...]).max()) > 0
+  first = crop._replace(agent_video_valid=crop.agent_video_valid.at[: -len(crop.agent_text)].set(False))
+  same = jnp.allclose(jax.jit(loss)(begun, first)[0], jax.jit(loss)(old.streamer, first)[0])
+  assert bool(same) == ("flow.carry=False" in without)
 
 
 @pytest.mark.parametrize("without", [("flow.anchor=False",), ("flow.anchor=False", "flow.carry=False")])
@@ -90,18 +94,29 @@ def test_without_a_portrait_or_what_is_carried_nothing_is_anchored(change):
     nano_agent(change)
 
 
-def test_history_drifts_as_drawn_and_targets_do_not():
-  """Every unit of a crop has the same gain and offset of a channel; targets have none."""
-  config = nano_agent("data.units=4", "train.history_noise=0", "train.history_drift=0.5").config
-  crop = jax.tree.map(lambda x: jnp.asarray(x[0]), duplex_batch(config, 1))
-  clean = crop_past(crop).latents.video
-  for key in range(2):
-    draws = duplex.draw(jax.random.key(key), crop, config)
-    inputs, targets = duplex.stage_inputs(crop, draws)
-    gain, offset = draws.history_drift
-    assert float(jnp.abs(gain).min()) > 0
-    assert_close(inputs.history.latents.video, clean * (1 + gain) + offset)
-    still = draws._replace(history_drift=jnp.zeros_like(draws.history_drift))
-    assert_close(duplex.stage_inputs(crop, still)[1], targets)
-  none = config.replace(train=config.train.replace(history_drift=0.0)).freeze()
-  assert not duplex.draw(jax.random.key(0), crop, none).history_drift.any()
+def test_history_drifts_as_much_as_the_config_says_and_targets_do_not():
+  """All units of a crop alike: gains and offsets of deviation U(0, most), half of a gain common to channels."""
+  config = nano_agent("data.units=4", "train.history_noise=0.2", "train.history_drift=0.5").config
+  crop = jax.tree.map(lambda x: jnp.asarray(x[0]), duplex_batch(config, 1))._replace(portrait_valid=jnp.ones((), bool))
+  many = jax.vmap(lambda key: duplex.draw(key, crop, config))(jax.random.split(jax.random.key(0), 4000))
+  seen = many.history_drift[many.shown.portrait]
+  assert not many.history_drift[~many.shown.portrait].any()  # nothing would tell what is right
+  np.testing.assert_allclose(jnp.sqrt(jnp.mean(jnp.square(seen), (0, 2))), 0.5 / 3**0.5, rtol=0.05)
+  gains = np.asarray(seen[:, 0])
+  assert np.mean(gains[:, 0] * gains[:, 1]) / np.mean(gains**2) == pytest.approx(0.5, abs=0.08)
+  unseen = crop._replace(portrait_valid=jnp.zeros((), bool))
+  assert not duplex.draw(jax.random.key(0), unseen, config).history_drift.any()
+
+  draws = jax.tree.map(lambda x: x[np.argmax(many.shown.portrait)], many)
+  noiseless = draws._replace(history_noise=jax.tree.map(jnp.zeros_like, draws.history_noise))
+  inputs, targets = duplex.stage_inputs(crop, noiseless)
+  gain, offset = draws.history_drift
+  past = crop_past(crop)
+  assert_close(inputs.history.carried[past.valid[:, 0]], (past.latents.video * (1 + gain) + offset)[past.valid[:, 0]])
+  still = noiseless._replace(history_drift=jnp.zeros_like(draws.history_drift))
+  assert_close(duplex.stage_inputs(crop, still)[1], targets)
+
+
+def test_pictures_do_not_drift_where_nothing_anchors_them():
+  with pytest.raises(ConfigError, match=r"train\.history_drift is 0\.1, but without flow\.anchor"):
+    nano_agent("flow.anchor=False", "train.history_drift=0.1")

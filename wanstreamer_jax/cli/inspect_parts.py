@@ -52,7 +52,7 @@ def agent_parts(config: Config) -> tuple[list[AgentPart], list[AgentPart]]:
     AgentPart("thinks", _thinking(config), of("streamer.") - of("streamer.hear.", "streamer.see."),
               costs["commit"] + costs["think"], nbytes(state.cache)),
     AgentPart("performs", f"the same Transformer, {config.flow.steps} solver steps", None, costs["perform"],
-              nbytes(state.past)),
+              nbytes((state.past, state.anchor))),
     AgentPart("speaks", f"{config.audio_codec.kind}'s decoder{_late(config.audio_codec.delay / media.sample_rate)}",
               of("audio_codec.") - of(encoders[0]), count(lambda c, z, s: c.decode(z, s), voice, z_audio,
               state.audio_decoder).flops, nbytes(state.audio_decoder)),

@@ -158,6 +158,11 @@ class Config(Section):
         "flow.anchor shows the portrait beside what is carried: set flow.carry=True and layout.portrait=True, or "
         "flow.anchor=False"
       )
+    if self.train.history_drift and not self.flow.anchor:
+      raise ConfigError(
+        f"train.history_drift is {self.train.history_drift}, but without flow.anchor nothing tells which colours are "
+        "right: set it to 0, or flow.anchor=True"
+      )
     if self.train.first_steps and not (self.readouts.of("seen") or self.readouts.of("heard")):
       raise ConfigError(
         f"train.readout_warmup is {self.train.readout_warmup}, but nothing trains perception: give readouts.seen or "

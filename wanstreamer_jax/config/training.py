@@ -31,8 +31,8 @@ class DataConfig(Section):
   # Synthesisers of duplex_world's voices, each as likely: "formant", "flite" (a program), "espeak" (an extra).
   voices: str = "formant"
   agent_voices: str = ""  # the same of its agents alone, of which flite is understood best; empty: as `voices`
-  # Of duplex_world's training sessions: the share whose user's voice is farther from the usual (`accented_voice`), and
-  # the share of the user's sentences with words that mean nothing (`loosened`), for voices and phrasings never heard.
+  # Of duplex_world's training sessions, the share whose user's voice is far from the usual (`voices.far_voice`); of the
+  # user's sentences in which not every word counts, the share with words that mean nothing (`asides.py`).
   accents: float = field(0.0, ge=0, le=1)
   asides: float = field(0.0, ge=0, le=1)
   # Share of duplex_world's training sessions in which both cameras are off: they are made several times faster, and
@@ -140,7 +140,8 @@ class TrainConfig(Section):
   # Committed latents get noise U(0, this) of their own deviation, and say so.
   history_noise: float = field(0.3, ge=0, lt=1)
   # A crop's committed pictures have another gain and offset of each channel, of deviation U(0, this), like pictures
-  # that have drifted away: the portrait (`flow.anchor`) says what is right.
+  # that have drifted away; half of a gain's variance is common to all channels. The portrait (`flow.anchor`) says
+  # what is right, so crops that are shown none have no drift.
   history_drift: float = field(0.0, ge=0, lt=1)
   history_drop: float = field(0.15, ge=0, le=1)  # probability that a unit's committed audio is dropped
   condition_drop: float = field(0.05, ge=0, le=1)  # probability that a crop is shown nothing of its user and its world

@@ -12,8 +12,11 @@ SHIFT = 3  # pixels up or down, left or right
 LIGHT = 0.15  # e-fold
 LEVEL_DB = 6.0
 HISS_DB = (-90.0, -45.0)  # below full scale
-COLOUR_DB = 6.0  # deviation of a microphone's gain at TONES frequencies, as far apart on a scale of octaves
+COLOUR_DB = (
+  6.0  # deviation of a microphone's gain at TONES frequencies, evenly spaced in octaves from LOWEST to the highest
+)
 TONES, LOWEST = 8, 60.0  # Hz
+TAPS = 1024  # of its response
 
 
 def without_pictures(units: np.ndarray) -> np.ndarray:
@@ -34,12 +37,19 @@ def cut_pictures(pictures: tuple[jax.Array, ...], starts: np.ndarray, units: int
 
 
 def coloured(audio: jax.Array, key: jax.Array, rate: int) -> jax.Array:
-  """Sound [units, samples] through a microphone that has another gain at every frequency; float32 of the same level."""
-  gains = COLOUR_DB * jax.random.normal(key, (TONES,))
+  """Sound [units, samples] through a microphone that has another gain at every frequency; float32 of the same level.
+
+  Its response has minimum phase, from the real cepstrum of the gains (Oppenheim and Schafer), so that nothing sounds
+  before it is spoken.
+  """
+  octaves = jnp.log2(jnp.maximum(jnp.fft.rfftfreq(4 * TAPS, 1 / rate), LOWEST) / LOWEST)
+  places = jnp.linspace(0, np.log2(rate / 2 / LOWEST), TONES)
+  gains = jnp.interp(octaves, places, COLOUR_DB * jax.random.normal(key, (TONES,))) * (np.log(10) / 20)
+  cepstrum = jnp.fft.irfft(gains).at[1 : 2 * TAPS].multiply(2).at[2 * TAPS + 1 :].set(0)
+  response = jnp.fft.irfft(jnp.exp(jnp.fft.rfft(cepstrum)))[:TAPS]
   flat = audio.reshape(-1).astype(jnp.float32)
-  octaves = jnp.log2(jnp.maximum(jnp.fft.rfftfreq(flat.size, 1 / rate), LOWEST) / LOWEST)
-  curve = jnp.interp(octaves, jnp.linspace(0, np.log2(rate / 2 / LOWEST), TONES), gains)
-  heard = jnp.fft.irfft(jnp.fft.rfft(flat) * 10 ** (curve / 20), flat.size)
+  size = flat.size + TAPS
+  heard = jnp.fft.irfft(jnp.fft.rfft(flat, size) * jnp.fft.rfft(response, size), size)[: flat.size]
   same = jnp.sqrt(jnp.mean(jnp.square(flat)) / jnp.maximum(jnp.mean(jnp.square(heard)), 1e-6))
   return (same * heard).reshape(audio.shape)
 

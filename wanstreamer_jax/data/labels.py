@@ -1,9 +1,10 @@
 """Labels of what the user holds, does and says in every unit, for auxiliary readouts.
 
 A unit record has one number per kind of KINDS (`user_labels`, int32 [L]). Kinds with named classes: 0 is the first of
-them, which says that there is nothing. `word`: the first token id of the word that ended in the unit, PAD if none did.
-UNKNOWN (-1) is what nobody knows, and teaches nothing: the words of a recording without a transcript, everything else
-of recordings, a thing that is just being raised, a unit past the session's end.
+them, which says that there is nothing. `word`: the token id of the word that ended in the unit, PAD if none did.
+UNKNOWN (-1) is what nobody knows, and teaches nothing: the words of a recording without a transcript, words of several
+tokens (the first of which often is another word), everything else of recordings, a thing that is just being raised, a
+unit past the session's end.
 
     shape, colour, count, place       what is held during the whole unit; shape2, ... the second thing, by place
     gesture                           a gesture or a face that fills at least half of the unit
@@ -157,7 +158,7 @@ def session_labels(session: Session, tokenizer: TextTokenizer, unit_seconds: flo
   for word in sorted(session.user.speech, key=lambda word: word.end):
     unit, ids = ending_unit(word.end, unit_seconds), tokenizer.encode_typed(word.text)
     if word.voiced and ids and 0 <= unit < length and heard[unit] != UNKNOWN:
-      heard[unit] = ids[0]
+      heard[unit] = ids[0] if len(ids) == 1 else UNKNOWN
   return labels
 
 

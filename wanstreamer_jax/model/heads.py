@@ -51,7 +51,7 @@ class Heads(nnx.Module):
     patches = self.video(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R Q, P^2 Z] -> [R, Q, P^2 Z]
     video, audio = depth_to_space(patches, config.layout.patch), self.audio(hidden[at["noisy_audio"]])
     for weights, latents in ((self.carry, reference.previous), (self.anchor, reference.portrait)):
-      if weights is not None:
+      if weights is not None and latents is not None:
         kept = weights(hidden[at["noisy_video"]]).reshape(*config.noisy_grid, -1)  # [R, Q, Z]
         video += jnp.repeat(jnp.repeat(kept, config.layout.patch, 0), config.layout.patch, 1) * latents
     return Latents(

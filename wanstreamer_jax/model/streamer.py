@@ -30,9 +30,9 @@ class WorldArrays(NamedTuple):
   voice: jax.Array
   voice_valid: jax.Array  # bool
 
-  def anchor(self, config: Config) -> Float[Array, "h w Z"]:
-    """The portrait's latents for `tokens.Reference`; zeros where there is none, and without `flow.anchor`."""
-    return self.portrait * (self.portrait_valid & config.flow.anchor)
+  def anchor(self, config: Config) -> Float[Array, "h w Z"] | None:
+    """The portrait's latents for `tokens.Reference`; zeros where there is none, None without `flow.anchor`."""
+    return jnp.where(self.portrait_valid, self.portrait, 0.0) if config.flow.anchor else None
 
   @classmethod
   def empty(cls, config: Config) -> "WorldArrays":

@@ -55,15 +55,16 @@ class Past(NamedTuple):
 
 
 class Reference(NamedTuple):
-  """Video latents [h, w, Z] that a unit's picture resembles, at the same places; zeros where there are none."""
+  """Video latents [h, w, Z] that a unit's picture resembles, at the same places."""
 
-  previous: jax.Array  # of unit k - 1, or the portrait's before the first, for `flow.carry`
-  portrait: jax.Array  # for `flow.anchor`
+  previous: jax.Array  # of unit k - 1, for `flow.carry`; before the first the portrait's, zeros without `flow.anchor`
+  portrait: jax.Array | None  # zeros where there is none; None without `flow.anchor`
 
   @classmethod
-  def of(cls, previous: Past, portrait: Float[Array, "h w Z"]) -> "Reference":
-    """The references of a unit. portrait: zeros without `flow.anchor`."""
-    return cls(jnp.where(previous.valid[0], previous.carried, portrait), portrait)
+  def of(cls, previous: Past, portrait: Float[Array, "h w Z"] | None) -> "Reference":
+    """The references of a unit."""
+    known = previous.carried
+    return cls(known if portrait is None else jnp.where(previous.valid[0], known, portrait), portrait)
 
 
 def patchify(latents: Float[Array, "h w Z"], side: int) -> Float[Array, "RQ P"]:
@@ -119,14 +120,19 @@ class Tokens(nnx.Module):
       f"{prefix}_audio": self.kind(f"{prefix}_audio", audio, Dynamic(past.valid[1], past.flow_time)),
     }
 
-  def noisy(self, latents: Latents, tau: Float[Array, ""], reference: Reference) -> dict[str, Content]:
-    """Noisy latents at flow time tau as PERFORM tokens."""
+  def reference(self, reference: Reference) -> Float[Array, "RQ D"]:
+    """What noisy video tokens see of what their unit's picture resembles; the same at every flow time."""
     patch = self.config.layout.patch
-    video = self.video_in(patchify(latents.video, patch))
+    seen = jnp.zeros((1, self.config.model.width))
     if self.carry_in is not None:
-      video += self.carry_in(patchify(reference.previous, patch))
-    if self.anchor_in is not None:
-      video += self.anchor_in(patchify(reference.portrait, patch))
+      seen += self.carry_in(patchify(reference.previous, patch))
+    if self.anchor_in is not None and reference.portrait is not None:
+      seen += self.anchor_in(patchify(reference.portrait, patch))
+    return seen
+
+  def noisy(self, latents: Latents, tau: Float[Array, ""], seen: Float[Array, "RQ D"]) -> dict[str, Content]:
+    """Noisy latents at flow time tau as PERFORM tokens. seen: of `reference`."""
+    video = self.video_in(patchify(latents.video, self.config.layout.patch)) + seen
     return {
       "noisy_video": self.kind("noisy_video", video, Dynamic(None, tau)),
       "noisy_audio": self.kind("noisy_audio", self.audio_in(latents.audio), Dynamic(None, tau)),

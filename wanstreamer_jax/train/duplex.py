@@ -74,7 +74,7 @@ class Draws(NamedTuple):
 
 def draw(key: jax.Array, crop: Crop, config: Config) -> Draws:
   """The draws of one crop."""
-  keys = jax.random.split(key, 10)
+  keys = jax.random.split(key, 11)
   train, flow, latents = config.train, config.flow, crop_past(crop).latents
   units, total = crop.agent_text.shape[0], latents.audio.shape[0]
   noisy = noisy_units(config, units)
@@ -87,8 +87,8 @@ def draw(key: jax.Array, crop: Crop, config: Config) -> Draws:
   all_shown, *each = jax.random.uniform(keys[5], (4,)) >= jnp.array([train.condition_drop] + 3 * [train.stream_drop])
   portrait, audio, video = (all_shown & one for one in each)
   place = jax.random.randint(keys[7], (2,), 0, end) * moved
-  drift = jax.random.normal(keys[9], (3, latents.video.shape[-1]))  # half of a channel's gain is common to all
-  drift *= train.history_drift * jax.random.uniform(jax.random.fold_in(keys[9], 1))
+  drift = jax.random.normal(keys[9], (3, latents.video.shape[-1]))
+  drift *= train.history_drift * jax.random.uniform(keys[10]) * (portrait & crop.portrait_valid)
   return Draws(
     picked=one_of_each(keys[8], units, noisy),
     tau=sample_time(keys[0], (noisy,), mean=flow.train_mean, std=flow.train_std, shift=flow.train_shift),
@@ -338,7 +338,8 @@ def _manifests(config: Config) -> list[dict[str, Any]]:
 
 def _load(path: Path, abstract: WanStreamer, config: Config) -> WanStreamer:
   """Weights of `train.init`. Readouts that they lack, as exports do, begin as in a new run; those that this run does
-  not have are left out. What `flow.carry` and `flow.anchor` add begins without effect where they lack it."""
+  not have are left out. What `flow.carry` and `flow.anchor` add begins without effect where they lack it, but for units
+  without a previous one, which with `flow.anchor` carry the portrait."""
   wanted, given = named_leaves(abstract), read_weights(path)[1]
   new: tuple[str, ...] = ()
   for name, parameters in REFERENCES.items():

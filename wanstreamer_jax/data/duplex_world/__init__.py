@@ -14,7 +14,7 @@ Modules:
     faces.py              Draws people at any size
     features.py           Eyes, brows and mouth, painted in every frame as distances
     flite.py              Speaks words with flite (an optional program); returns phone and word times
-    flite_library.py      Speaks with flite's own libraries in this process, in 0.6 of the time of a process for every utterance
+    flite_library.py      Speaks with flite's own libraries, without the start of a program for every utterance
     glyphs.py             A small stroke font of capital letters and digits, drawn by their distance
     grammar.py            Composes the user's sentences from `phrases.py` and keeps some of them for evaluation
     hands.py              Hands that wave, show a thumb or hold something, drawn once and moved

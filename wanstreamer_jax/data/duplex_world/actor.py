@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Generator
 
 from wanstreamer_jax.data.duplex_world import grammar
-from wanstreamer_jax.data.duplex_world.asides import LITERAL, loosened
 from wanstreamer_jax.data.duplex_world.body import RAISE_SECONDS, Body
 from wanstreamer_jax.data.duplex_world.grammar import Phrase
 from wanstreamer_jax.data.duplex_world.personas import NAMES, NEW_NAMES
@@ -75,15 +74,13 @@ class Actor:
     """A sentence of an act, its slots still open. Held-out users draw seen, composed and new ones, a third each."""
     scene = self.scene
     phrasing = scene.pick(grammar.PHRASINGS) if scene.held_out else grammar.SEEN
-    return grammar.draw(scene.rng, act, phrasing, tuple(slots), scene.small)
+    drawn = grammar.draw(scene.rng, act, phrasing, tuple(slots), scene.small)
+    return drawn if scene.asides is None else Phrase(scene.asides.of(act, drawn.text), drawn.phrasing)
 
   def phrase(self, act: str, **slots: str) -> Phrase:
     """A sentence of an act with its slots filled."""
-    drawn, asides = self.draw(act, **slots), self.scene.asides
-    text = drawn.text
-    if asides is not None and act not in LITERAL and asides.rng.random() < asides.share:
-      text = loosened(asides.rng, text)
-    return Phrase(text.format(**slots), drawn.phrasing)
+    drawn = self.draw(act, **slots)
+    return Phrase(drawn.text.format(**slots), drawn.phrasing)
 
   def say(
     self, text: str, act: str, *, question: bool = True, stop: bool = False

@@ -7,7 +7,6 @@ voice of the program becomes many: its pitch, tempo and intonation are set, and 
 was spoken slower, lower and then resampled.
 """
 
-import contextlib
 import functools
 import math
 import os
@@ -134,11 +133,15 @@ def _ask(text: str, speaker: str, pitch: float, deviation: float, stretch: float
 def _library() -> Library | None:
   """flite in this process, without the start of a program for every utterance; None where its libraries cannot be
   loaded (another operating system, an older C library) or speak otherwise than the program."""
-  folder, text, settings = os.environ.get(FOLDER), "hello", (99.0, 12.0, 1.1)
-  with contextlib.suppress(OSError, AttributeError):
+  folder = os.environ.get(FOLDER)
+  try:
     own = Library(pathlib.Path(folder).absolute() if folder else None, tuple(SPEAKERS))
-    if all(_same(own.speak(text, one, settings), _by_process(text, one, settings)) for one in SPEAKERS):
-      return own
+  except (OSError, AttributeError):
+    return None
+  text, settings = "hello", (99.0, 12.0, 1.1)
+  if all(_same(own.speak(text, one, settings), _by_process(text, one, settings)) for one in SPEAKERS):
+    return own
+  print("flite's libraries do not speak as its program does: every utterance starts the program, which is slower")
   return None
 
 

@@ -1,7 +1,9 @@
-"""Speaks with flite's own libraries in this process, in 0.6 of the time of a process for every utterance.
+"""Speaks with flite's own libraries, without the start of a program for every utterance.
 
 They are used only where they give what the program gives, bit for bit (`flite.py` compares once). Calls are those of
-flite.h of version 2.2; random numbers of a vocoder come from the C library's `rand`, which a new process starts at 1.
+flite.h of version 2.2. Random numbers of a vocoder come from `rand` of the C library, which a new process starts at 1:
+no other thread of the process may call it meanwhile, and the processes that render have one thread. What flite takes
+for a fatal error ends the process; the words of `flite.py`, which `phones.pronounce` knows how to say, never did.
 """
 
 import ctypes
@@ -17,6 +19,11 @@ _POINTERS = ("flite_synth_text", "utt_wave", "utt_relation", "relation_head", "i
 
 # (sample rate, float32 [samples]), and of every phone (its name, its end in seconds)
 Spoken = tuple[tuple[int, np.ndarray], tuple[tuple[str, float], ...]]
+
+
+# flite's speakers belong to the process, as the C library's random numbers do, and keep pointers to these names.
+_NAMES = tuple(ctypes.create_string_buffer(name.encode()) for name in SETTINGS)
+_LOCK = threading.Lock()
 
 
 class _Voice(ctypes.Structure):
@@ -46,8 +53,7 @@ class Library:
     self._flite.item_feat_float.restype = ctypes.c_float
     self._seed = ctypes.CDLL(None).srand
     self._flite.flite_init()
-    self._voices, self._lock = {}, threading.Lock()
-    self._names = {name: ctypes.create_string_buffer(name.encode()) for name in SETTINGS}  # flite keeps the pointers
+    self._voices = {}
     for speaker in speakers:
       register = getattr(load(f"flite_cmu_us_{speaker}"), f"register_cmu_us_{speaker}")
       register.restype = ctypes.POINTER(_Voice)
@@ -56,9 +62,9 @@ class Library:
   def speak(self, text: str, speaker: str, settings: tuple[float, ...]) -> Spoken | None:
     """A text, with these values of SETTINGS; None where it cannot be spoken."""
     flite, voice = self._flite, self._voices[speaker]
-    with self._lock:
-      for name, value in zip(SETTINGS, settings):
-        flite.feat_set_float(ctypes.c_void_p(voice.contents.features), self._names[name], ctypes.c_float(value))
+    with _LOCK:
+      for name, value in zip(_NAMES, settings):
+        flite.feat_set_float(ctypes.c_void_p(voice.contents.features), name, ctypes.c_float(value))
       self._seed(1)
       utterance = ctypes.c_void_p(flite.flite_synth_text(text.encode(), voice))
       if not utterance:

@@ -106,7 +106,7 @@ def _score(words: Sequence[str], voice: Voice, pace: float, rng: np.random.Gener
 def _accented(segment: PhoneSegment, phone: str, accent: int) -> PhoneSegment:
   """A phone as a speaker of this accent says it: longer or shorter, a vowel elsewhere in the mouth. Regional accents
   of English differ by as much in their first two formants (Ferragne and Pellegrino, 2010)."""
-  rng = np.random.default_rng([accent, list(PHONES).index(phone)])
+  rng = np.random.default_rng([accent, *phone.encode()])
   shift = np.exp((1.0 if PHONES[phone].vowel else 0.4) * rng.normal(0, _ACCENT)) * segment.formants
   ms = segment.ms * float(np.exp(rng.normal(0, 0.15)))
   return dataclasses.replace(segment, ms=ms, formants=tuple(np.sort(shift).tolist()))

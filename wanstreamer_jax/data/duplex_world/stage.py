@@ -5,6 +5,7 @@ from collections.abc import Generator
 
 import numpy as np
 
+from wanstreamer_jax.data.duplex_world.asides import Asides
 from wanstreamer_jax.data.duplex_world.personas import Persona
 from wanstreamer_jax.data.session import Event, Word
 
@@ -39,14 +40,6 @@ class ScriptRequest:
   unit: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Asides:
-  """How many of the user's sentences have words that mean nothing, and the stream that chooses them."""
-
-  share: float
-  rng: np.random.Generator
-
-
 @dataclasses.dataclass
 class Scene:
   """The clock and the ground truth of a session that is planned to last `seconds`."""
@@ -58,7 +51,7 @@ class Scene:
   small: bool
   persona: Persona
   camera_off: bool = False  # nobody sees the other
-  asides: Asides | None = None
+  asides: Asides | None = None  # of the user's sentences
   now: int = 0
   events: list[Event] = dataclasses.field(default_factory=list)
   requests: list[ScriptRequest] = dataclasses.field(default_factory=list)

@@ -16,5 +16,5 @@ class Voice:
   open_quotient: float = 0.6
   liveliness: float = 1.0  # depth of the intonation
   engine: str = "formant"  # or "flite", "espeak": these use pitch, rate, liveliness and `variant`
-  accent: int = 0  # of the formant voice: every other number has vowels and lengths of its own
+  accent: int = 0  # of the formant voice: every number but 0 has vowels and lengths of its own
   variant: str = ""  # a key of `flite.SPEAKERS`, for which `size` is a factor, or of `espeak.PITCHES`

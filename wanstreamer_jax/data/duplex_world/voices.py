@@ -43,15 +43,21 @@ def user_voice(rng: np.random.Generator, held_out: bool, engines: Sequence[str] 
   return {"formant": _formant_user, "flite": _flite_user, "espeak": _espeak_user}[_one(rng, engines)](rng, held_out)
 
 
-def accented_voice(rng: np.random.Generator, engines: Sequence[str] = ("formant",)) -> Voice:
-  """A user farther from the usual: faster or slower, livelier or flatter, a size that does not follow its pitch; a
-  formant voice has vowels and lengths of its own too. For training, whose held-out pitches and speakers it keeps out.
+def far_voice(rng: np.random.Generator, engines: Sequence[str] = ("formant",)) -> Voice:
+  """A user's voice far from the usual: faster or slower, livelier or flatter, a size that does not follow its pitch; a
+  formant voice has vowels and lengths of its own too. For training: held-out pitches and speakers stay out.
 
-  Where flite speaks, it is 0.6 of them, mostly its statistical speakers, which are the hardest to understand.
+  Of `engines`, flite is the likelier, since its statistical speakers are the hardest to understand.
   """
-  if "flite" in engines and ("formant" not in engines or rng.random() < 0.6):
-    speaker = ("slt", "rms", "slt", "rms", "kal16")[int(rng.integers(5))]
-    voice = _flite(speaker, _semitones(rng), rng, rate=rng.uniform(0.82, 1.25), width=1.8)
+  weights = np.array([1.5 if engine == "flite" else 1.0 for engine in engines])
+  engine = engines[int(rng.choice(len(engines), p=weights / weights.sum()))]
+  if engine == "espeak":
+    return dataclasses.replace(_espeak_user(rng, held_out=False), rate=rng.uniform(0.8, 1.25))
+  if engine == "flite":
+    choices = [one for one in _FLITE_TRAINING for _ in range(1 if one.startswith("kal") else 2)]
+    voice = _flite(
+      choices[int(rng.integers(len(choices)))], _semitones(rng), rng, rate=rng.uniform(0.82, 1.25), width=1.8
+    )
     return dataclasses.replace(voice, name=f"far {voice.name}", liveliness=rng.uniform(0.5, 1.7))
   voice = _formant_user(rng, held_out=False)
   return dataclasses.replace(

@@ -7,15 +7,16 @@ import dataclasses
 import numpy as np
 
 from wanstreamer_jax.data.duplex_world import lexicon
+from wanstreamer_jax.data.duplex_world.asides import Asides
 from wanstreamer_jax.data.duplex_world.body import Body
 from wanstreamer_jax.data.duplex_world.faces import Look, draw, random_look, still_tracks
 from wanstreamer_jax.data.duplex_world.perfect_agent import PerfectAgent
 from wanstreamer_jax.data.duplex_world.personas import Persona, draw_persona, small_persona
 from wanstreamer_jax.data.duplex_world.script import ScriptedUser
 from wanstreamer_jax.data.duplex_world.speech import synthesise, timing
-from wanstreamer_jax.data.duplex_world.stage import Asides, Scene
+from wanstreamer_jax.data.duplex_world.stage import Scene
 from wanstreamer_jax.data.duplex_world.voice import Voice
-from wanstreamer_jax.data.duplex_world.voices import accented_voice, engines_of, user_voice
+from wanstreamer_jax.data.duplex_world.voices import engines_of, far_voice, user_voice
 from wanstreamer_jax.data.session import Event, Session, Side, Word, World
 from wanstreamer_jax.errors import ConfigError
 
@@ -36,7 +37,7 @@ class WorldConfig:
   size: str = "small"  # or "full": more colours and personas
   voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
   agent_voices: str = ""  # the same of the agents; empty: as `voices`
-  # Shares, of "train" only: sessions whose user's voice is far from the usual (`voices.accented_voice`), sentences of
+  # Shares, of "train" only: sessions whose user's voice is far from the usual (`voices.far_voice`), sentences of
   # the user with words that mean nothing (`asides.py`), sessions without pictures, where nothing asked must be seen.
   accents: float = 0.0
   asides: float = 0.0
@@ -99,7 +100,7 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   voice = user_voice(own_stream, held_out, engines)
   own_stream = np.random.default_rng([seed, 0xACCE])
   if not held_out and own_stream.random() < config.accents:
-    voice = accented_voice(own_stream, engines)
+    voice = far_voice(own_stream, engines)
   user = body(_matched(look, voice), voice, 0)
   agent = body(agent_look(persona), persona.voice, 1)
   unit = config.unit_ms / 1000
