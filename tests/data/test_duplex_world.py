@@ -172,3 +172,15 @@ def test_with_the_cameras_off_nothing_is_asked_that_must_be_seen():
   half = [session(seed, camera_off=0.5, **(changes | {"units": 20})).user.video is None for seed in range(40)]
   assert 10 < sum(half) < 30
   assert session(5, "heldout", camera_off=1.0, **changes).user.video is not None
+
+
+def test_where_the_agent_is_not_seen_the_user_is_the_same_at_half_the_rate():
+  changes = {"size": "full", "units": 25, "height": 16, "width": 16}
+  alone, both = (session(5, agent_unseen=share, **changes) for share in (1.0, 0.0))
+  assert alone.agent.video is None
+  assert both.agent.video is not None
+  np.testing.assert_array_equal(alone.user.video[::2], both.user.video[::2])
+  np.testing.assert_array_equal(alone.user.video[1::2], both.user.video[::2])
+  assert (alone.events, alone.agent.words) == (both.events, both.agent.words)
+  np.testing.assert_array_equal(alone.agent.audio, both.agent.audio)
+  assert session(5, "heldout", agent_unseen=1.0, **changes).agent.video is not None

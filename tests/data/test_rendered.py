@@ -1,5 +1,6 @@
 """Sessions that are rendered meanwhile: the crops of stored records, the counts of a manifest, a bounded reservoir."""
 
+import collections
 import dataclasses
 
 import jax
@@ -267,27 +268,28 @@ def test_sessions_with_the_cameras_off_have_no_pictures(agent):
   assert np.std(units["agent_audio_latent"].astype(np.float32)) > 0
 
 
-def test_as_many_crops_are_of_sessions_with_pictures_as_of_others(agent):
-  """And those without share the device's pictures, which count for nothing."""
-  blind = agent.config.replace(data=agent.config.data.replace(camera_off=1.0)).freeze()
+def test_as_many_crops_are_of_sessions_of_each_kind(agent):
+  """With both people, the user alone, nobody; the last share the device's pictures, which count for nothing."""
+  data = agent.config.data
+  alone, blind = data.replace(agent_unseen=1.0), data.replace(camera_off=1.0)
   kept = []
-  for config, numbers in ((agent.config, (0,)), (blind, (1, 2, 3, 4))):
+  for own, numbers in ((data, (0,)), (alone, (5, 6)), (blind, (1, 2, 3, 4))):
+    config = agent.config.replace(data=own).freeze()
     recorder = recorder_of(config)
     encoder = Encoder(config, recorder, agent.audio_codec, agent.video_codec, on_device=True)
     kept += encoder.encode([recorder.record(number, tokenizer_of(config)) for number in numbers])
-  assert [one.blind for one in kept] == [False, True, True, True, True]
-  assert kept[1].pictures is kept[4].pictures
-  assert kept[1].nbytes == kept[1].units.nbytes < kept[0].nbytes
-  chosen = rendered._half_without_pictures(np.random.default_rng(0), kept, 8)
-  assert [one.blind for one in chosen] == 4 * [False] + 4 * [True]
-  assert len({one.number for one in chosen[4:]}) == 4  # none twice where there are enough
-  for rows in (1, 3):  # of an odd number either kind has one more
-    more = {
-      sum(one.blind for one in rendered._half_without_pictures(np.random.default_rng(seed), kept, rows))
-      for seed in range(20)
-    }
-    assert more == {rows // 2, rows // 2 + 1}
-  assert not any(one.blind for one in rendered._half_without_pictures(np.random.default_rng(0), kept[:1], 3))
+  kinds = [(True, True), (True, False), (False, False)]
+  assert [one.seen for one in kept] == [kinds[0], *2 * kinds[1:2], *4 * kinds[2:]]
+  assert kept[3].pictures is kept[6].pictures
+  assert kept[3].nbytes == kept[3].units.nbytes < kept[0].nbytes == kept[1].nbytes
+  assert np.std(kept[1].pictures[0].astype(np.float32)) > 0
+  chosen = rendered._of_each_kind(np.random.default_rng(0), kept, 12)
+  assert collections.Counter(one.seen for one in chosen) == dict.fromkeys(kinds, 4)
+  assert len({one.number for one in chosen if one.seen == kinds[2]}) == 4  # none twice where there are enough
+  found = [rendered._of_each_kind(np.random.default_rng(seed), kept, 4) for seed in range(30)]
+  more = {collections.Counter(one.seen for one in chosen).most_common(1)[0] for chosen in found}
+  assert more == {(kind, 2) for kind in kinds}  # chance decides which kind has one more
+  assert [one.seen for one in rendered._of_each_kind(np.random.default_rng(0), kept[:1], 3)] == 3 * kinds[:1]
 
 
 def test_agents_of_duplex_world_are_renamed_and_others_are_not(agent, made, folder, monkeypatch):

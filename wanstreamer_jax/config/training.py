@@ -36,9 +36,12 @@ class DataConfig(Section):
   accents: float = field(0.0, ge=0, le=1)
   asides: float = field(0.0, ge=0, le=1)
   # Share of duplex_world's training sessions in which both cameras are off: they are made several times faster, and
-  # teach what is heard and read alone (names, words to repeat, sums). A run that renders its sessions itself draws half
-  # of its crops from those, whatever their share.
+  # teach what is heard and read alone (names, words to repeat, sums). And of the others, the share in which the agent's
+  # camera is off alone and the user's shows every second picture: made three times faster than with both, they teach
+  # what is asked of what is seen. A run that renders its sessions itself draws as many crops from each of these kinds,
+  # whatever their share.
   camera_off: float = field(0.0, ge=0, le=1)
+  agent_unseen: float = field(0.0, ge=0, le=1)
   by_speaker: bool = False  # speakers take turns, however many sessions each has
   own_portrait: bool = True  # a recording without a portrait gives a frame of its agent
   own_voice: bool = True  # and a stretch of its agent's voice, where the layout has a voice sample

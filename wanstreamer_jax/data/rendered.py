@@ -102,8 +102,8 @@ class Limits(NamedTuple):
 class Kept:
   """A session of the reservoir, which reads like a folder that holds only it.
 
-  pictures: uint8 [K, frames, H, W, 3] on the accelerator, if that keeps them; in `units` they have size 0 then. blind:
-  nobody was seen; all such sessions share their pictures there.
+  pictures: uint8 [K, frames, H, W, 3] on the accelerator, if that keeps them; in `units` they have size 0 then. seen:
+  whether the user and the agent were seen; all sessions whose user was not share their pictures there.
   """
 
   number: int
@@ -111,11 +111,11 @@ class Kept:
   record: records.SessionRecord
   manifest: dict[str, Any]
   pictures: jax.Array | None = None
-  blind: bool = False
+  seen: tuple[bool, bool] = (True, True)
 
   @property
   def nbytes(self) -> int:
-    return self.units.nbytes + (0 if self.pictures is None or self.blind else self.pictures.nbytes)
+    return self.units.nbytes + (0 if self.pictures is None or not self.seen[0] else self.pictures.nbytes)
 
   def read_units(self, session: int, start: int = 0, count: int | None = None) -> np.ndarray:
     return self.units[start : None if count is None else start + count]
@@ -155,11 +155,11 @@ class Encoder:
 
   def _record(self, one: Rendered, latents: dict[str, np.ndarray]) -> Kept:
     units, fixed = latent_records(one.units, one.fixed, latents, *self._dtypes)
-    pictures, blind = None, not one.units["user_video_valid"].any()
+    pictures, seen = None, tuple(bool(one.units[f"{side}_video_valid"].any()) for side in ("user", "agent"))
     if self._on_device:
-      pictures = self._blank if blind else jax.device_put(np.ascontiguousarray(units[PICTURES]))
+      pictures = jax.device_put(np.ascontiguousarray(units[PICTURES])) if seen[0] else self._blank
       units = without_pictures(units)
-    return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest, pictures, blind)
+    return Kept(one.number, units, records.SessionRecord(fixed, {}), self.manifest, pictures, seen)
 
 
 class Reservoir:
@@ -190,9 +190,9 @@ class Reservoir:
     """`rows` random sessions, none twice where there are enough, and first units for crops of `units`; waits for the
     first sessions. Raises DataError when they failed.
 
-    As many crops are of sessions with pictures as of sessions without (`data.camera_off`), where there are both. A
-    start before the session or too near its end is moved inside, so that its first and last units come as often as
-    others.
+    As many crops are of sessions with pictures as of those without (`data.camera_off`) and of those that show the user
+    alone (`data.agent_unseen`), where there are such. A start before the session or too near its end is moved inside, so
+    that its first and last units come as often as others.
     """
     with self._changed:
       self._changed.wait_for(lambda: self._error or self._closed or len(self.kept) >= min(rows, self.together))
@@ -200,7 +200,7 @@ class Reservoir:
         raise self._error
       if self._closed:
         raise DataError(f"{self.path} is no longer rendered")
-      chosen = _half_without_pictures(rng, list(self.kept), rows)
+      chosen = _of_each_kind(rng, list(self.kept), rows)
       self._used += units * rows
       if time.monotonic() > self._said + REPORT:
         self._said = time.monotonic()
@@ -246,10 +246,10 @@ class Reservoir:
   def summary(self) -> str:
     """How much was rendered, and how often it was used."""
     rate = self._rendered / max(time.monotonic() - self._began, 1e-9)
-    blind = sum(kept.blind for kept in self.kept)
+    users, agents = (sum(kept.seen[side] for kept in self.kept) for side in (0, 1))
     return (
       f"rendered {self._sessions} sessions ({self._rendered} units, {rate:.0f} units/s) by {self.limits.workers} "
-      f"processes, {len(self.kept)} kept, {blind} of them without pictures; each unit was used "
+      f"processes, {len(self.kept)} kept, users seen in {users} and agents in {agents} of them; each unit was used "
       f"{self._used / max(self._rendered, 1):.1f} times on average"
     )
 
@@ -269,13 +269,12 @@ class Reservoir:
     self.close()
 
 
-def _half_without_pictures(rng: np.random.Generator, kept: list[Kept], rows: int) -> list[Kept]:
-  """`rows` random sessions, as many without pictures as others, where there are both; chance decides about one more."""
-  kinds = [[one for one in kept if one.blind == blind] for blind in (False, True)]
-  found = [kind for kind in kinds if kind]
-  odd, chosen = int(rng.integers(len(found))), []
-  for number, kind in enumerate(found):
-    count = rows // len(found) + (rows % len(found) if number == odd else 0)
+def _of_each_kind(rng: np.random.Generator, kept: list[Kept], rows: int) -> list[Kept]:
+  """`rows` random sessions, as many of each kind that there is (who was seen); chance decides which have one more."""
+  kinds = [[one for one in kept if one.seen == seen] for seen in sorted({one.seen for one in kept})]
+  more, chosen = set(rng.permutation(len(kinds))[: rows % len(kinds)].tolist()), []
+  for number, kind in enumerate(kinds):
+    count = rows // len(kinds) + (number in more)
     chosen += [kind[int(i)] for i in rng.choice(len(kind), count, replace=len(kind) < count)]
   return chosen
 

@@ -197,11 +197,11 @@ class Body:
     tracks["speaking"] = _most(time, [(time >= start) & (time < end) for start, end in said])
     return {name: np.asarray(track, np.float32) for name, track in tracks.items()}
 
-  def video(self, first: int, last: int, height: int, width: int) -> np.ndarray:
-    """Frames [first, last): uint8 [frames, height, width, 3]."""
-    tracks = self.tracks(first, last)
-    del tracks["speaking"]
-    return draw(self.appearance, tracks, self.hands(first, last), height, width)
+  def video(self, first: int, last: int, height: int, width: int, slow: int = 1) -> np.ndarray:
+    """Frames [first, last): uint8 [frames, height, width, 3]. slow: how many frames show the picture of the first."""
+    tracks = {name: track[::slow] for name, track in self.tracks(first, last).items() if name != "speaking"}
+    drawn = draw(self.appearance, tracks, self.hands(first, last)[::slow], height, width)
+    return drawn if slow == 1 else np.repeat(drawn, slow, axis=0)[: last - first]
 
   def hands(self, first: int, last: int) -> list[list[Raised]]:
     """The hands that are up in each frame of [first, last)."""

@@ -76,4 +76,5 @@ def world_config(config: Config) -> WorldConfig:
     accents=data.accents,
     asides=data.asides,
     camera_off=data.camera_off,
+    agent_unseen=data.agent_unseen,
   )

@@ -21,6 +21,7 @@ from wanstreamer_jax.data.session import Event, Session, Side, Word, World
 from wanstreamer_jax.errors import ConfigError
 
 SPLITS = ("train", "heldout")
+SLOW = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +39,17 @@ class WorldConfig:
   voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
   agent_voices: str = ""  # the same of the agents; empty: as `voices`
   # Shares, of "train" only: sessions whose user's voice is far from the usual (`voices.far_voice`), sentences of
-  # the user with words that mean nothing (`asides.py`), sessions without pictures, where nothing asked must be seen.
+  # the user with words that mean nothing (`asides.py`), sessions without pictures, where nothing asked must be seen, and
+  # of the others those whose agent nobody sees, and whose user's camera shows a picture for SLOW frames.
   accents: float = 0.0
   asides: float = 0.0
   camera_off: float = 0.0
+  agent_unseen: float = 0.0
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
       raise ConfigError(f"world size is {self.size!r}: expected small or full")
-    for name in ("accents", "asides", "camera_off"):
+    for name in ("accents", "asides", "camera_off", "agent_unseen"):
       if not 0 <= getattr(self, name) <= 1:
         raise ConfigError(f"{name} is {getattr(self, name)}: expected a share, 0 to 1")
     if not 0 <= self.text_lead <= 3:
@@ -133,7 +136,9 @@ def make_session(seed: int, config: WorldConfig, split: str = "train") -> Sessio
   players, answering = _play(seed, config, split)
   scene, user, agent = players.scene, players.user, players.agent
   _attend(scene, user, agent)
-  user_side, agent_side = (_side(body, config, not scene.camera_off) for body in (user, agent))
+  alone = split == "train" and np.random.default_rng([seed, 0xA10E]).random() < config.agent_unseen
+  user_side = _side(user, config, not scene.camera_off, SLOW if alone else 1)
+  agent_side = _side(agent, config, not (scene.camera_off or alone))
   assert user_side.audio is not None
   assert agent_side.audio is not None
   heard = microphone(user_side.audio, agent_side.audio, 0, players)
@@ -208,12 +213,12 @@ def _inside(words: list, config: WorldConfig) -> tuple:
   return tuple(word for word in words if word.written < config.units * config.unit_ms / 1000)
 
 
-def _side(body: Body, config: WorldConfig, pictures: bool) -> Side:
-  """A whole session of one body."""
+def _side(body: Body, config: WorldConfig, pictures: bool, slow: int = 1) -> Side:
+  """A whole session of one body. slow: how many frames show the same picture."""
   frames, samples = config.units * config.frames, config.units * config.samples
   end = samples / config.sample_rate
   return Side(
-    video=body.video(0, frames, config.height, config.width) if pictures else None,
+    video=body.video(0, frames, config.height, config.width, slow) if pictures else None,
     audio=body.audio(0, samples),
     speech=tuple(word for word in body.speech() if word.start < end),
     phones=tuple(phone for phone in body.phones() if phone.start < end),
