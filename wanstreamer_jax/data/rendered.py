@@ -191,7 +191,7 @@ class Reservoir:
     first sessions. Raises DataError when they failed.
 
     As many crops are of sessions with pictures as of those without (`data.camera_off`) and of those that show the user
-    alone (`data.agent_unseen`), where there are such. A start before the session or too near its end is moved inside, so
+    alone (`data.agent_unseen`), where there are such. A start before a session or too near its end is moved inside, so
     that its first and last units come as often as others.
     """
     with self._changed:

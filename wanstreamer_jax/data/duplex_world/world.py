@@ -39,7 +39,7 @@ class WorldConfig:
   voices: str = "formant"  # engines of the users' voices with commas (`voices.ENGINES`), each as likely
   agent_voices: str = ""  # the same of the agents; empty: as `voices`
   # Shares, of "train" only: sessions whose user's voice is far from the usual (`voices.far_voice`), sentences of
-  # the user with words that mean nothing (`asides.py`), sessions without pictures, where nothing asked must be seen, and
+  # the user with words that mean nothing (`asides.py`), sessions without pictures, where nothing asked must be seen;
   # of the others those whose agent nobody sees, and whose user's camera shows a picture for SLOW frames.
   accents: float = 0.0
   asides: float = 0.0
