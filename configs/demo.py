@@ -58,6 +58,7 @@ def get_config(choice: str = "") -> Config:
     data.units, data.batch, train.noisy_units = 190, 16, 95
     data.camera_off, data.agent_unseen = 0.64, 0.78  # of the sessions, of the others
     data.accents, data.asides = 0.6, 0.4
+    data.emphasis = 2.5
     train.history_drift = 0.15
     train.video_weight = 2.0  # since half of the crops have no pictures
     train.video_motion = 2.0

@@ -285,3 +285,15 @@ def test_only_the_users_of_training_say_them_and_not_where_every_word_counts():
   assert not loosened & set(asides.LITERAL)
   assert len(loosened) > 20
   assert plain <= {*asides.LITERAL, *NO_PHRASE}, plain
+
+
+def test_training_asks_oftener_what_joins_two_things_and_evaluation_as_often():
+  joined = {"same", "which", "correction", "yes_no", "repeat", "sum", "spell"}
+
+  def share(split: str, emphasis: float) -> float:
+    full = WorldConfig(size="full", units=250, emphasis=emphasis)
+    asked = [event.detail["act"] for seed in range(40) for event in events(transcript(seed, full, split), "question")]
+    return sum(act in joined for act in asked) / len(asked)
+
+  assert share("train", 3.0) > 1.5 * share("train", 1.0)
+  assert share("heldout", 3.0) == share("heldout", 1.0)

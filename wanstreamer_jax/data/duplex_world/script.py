@@ -20,13 +20,17 @@ LONG_SILENCE = 0.04  # share of the pauses between acts that last seconds
 
 @dataclasses.dataclass(frozen=True)
 class Act:
-  """What a user does, how often (weights, of each size of world), and whether it shows something or must be seen."""
+  """What a user does, how often (weights, of each size of world), and whether it shows something or must be seen.
+
+  joins: its answer joins a word that is heard with what is seen or known, or says it again.
+  """
 
   play: Callable[[Actor], Play]
   full: float
   small: float = 0.0
   shows: bool = False
   seen: bool = False
+  joins: bool = False
 
 
 ACTS = (
@@ -36,10 +40,10 @@ ACTS = (
   Act(acts_seen.place, 5.0, shows=True),
   Act(acts_seen.letter, 8.0, shows=True),
   Act(acts_seen.digit, 7.0, shows=True),
-  Act(acts_seen.same, 5.0, shows=True),
-  Act(acts_seen.which, 4.0, shows=True),
-  Act(acts_seen.correction, 4.0, shows=True),
-  Act(acts_seen.yes_no, 3.0, shows=True),
+  Act(acts_seen.same, 5.0, shows=True, joins=True),
+  Act(acts_seen.which, 4.0, shows=True, joins=True),
+  Act(acts_seen.correction, 4.0, shows=True, joins=True),
+  Act(acts_seen.yes_no, 3.0, shows=True, joins=True),
   Act(acts_seen.memory, 17.0, shows=True),
   Act(acts_seen.remark, 4.0, 0.14, shows=True),
   Act(acts_seen.gesture, 4.0, seen=True),
@@ -47,20 +51,20 @@ ACTS = (
   Act(acts_talk.name, 2.5, 0.034),
   Act(acts_talk.home, 2.5, 0.033),
   Act(acts_talk.likes, 2.5, 0.033),
-  Act(acts_talk.yes_no_persona, 2.0),
+  Act(acts_talk.yes_no_persona, 2.0, joins=True),
   Act(acts_talk.type_question, 1.0, 0.03),
   Act(acts_talk.greet, 1.5, 0.04),
-  Act(acts_talk.tell_name, 3.0),
+  Act(acts_talk.tell_name, 3.0, joins=True),
   Act(acts_talk.who_am_i, 0.5),
-  Act(acts_talk.repeat, 6.5, 0.1),
-  Act(acts_talk.add, 6.0, 0.06),
+  Act(acts_talk.repeat, 6.5, 0.1, joins=True),
+  Act(acts_talk.add, 6.0, 0.06, joins=True),
   Act(acts_talk.neighbour, 4.0),
   Act(acts_talk.how_are_you, 1.2),
   Act(acts_talk.thanks, 1.0),
   Act(acts_talk.goodbye, 1.0),
   Act(acts_talk.refusal, 2.0),
   Act(acts_turns.counting, 5.5, 0.08),
-  Act(acts_turns.spell, 5.0),
+  Act(acts_turns.spell, 5.0, joins=True),
   Act(acts_turns.about_you, 4.0),
   Act(acts_turns.statement, 4.0, 0.05),
   Act(acts_turns.story, 3.5, 0.05),
@@ -104,5 +108,6 @@ class ScriptedUser(Actor):
         return later.act
     blind, off = any(later.blind for later in self.later), self.scene.camera_off
     choices = [act for act in ACTS if not ((act.shows and (blind or off)) or (act.seen and off))]
-    weights = np.array([act.small if self.scene.small else act.full for act in choices])
+    often = lambda act: self.scene.emphasis if act.joins else 1.0
+    weights = np.array([act.small if self.scene.small else act.full * often(act) for act in choices])
     return choices[int(self.scene.rng.choice(len(choices), p=weights / weights.sum()))].play

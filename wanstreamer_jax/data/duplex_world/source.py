@@ -77,4 +77,5 @@ def world_config(config: Config) -> WorldConfig:
     asides=data.asides,
     camera_off=data.camera_off,
     agent_unseen=data.agent_unseen,
+    emphasis=data.emphasis,
   )

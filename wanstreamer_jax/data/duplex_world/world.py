@@ -45,6 +45,7 @@ class WorldConfig:
   asides: float = 0.0
   camera_off: float = 0.0
   agent_unseen: float = 0.0
+  emphasis: float = 1.0  # of "train" and size "full" only: how much oftener the user asks what joins two things
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
@@ -52,6 +53,8 @@ class WorldConfig:
     for name in ("accents", "asides", "camera_off", "agent_unseen"):
       if not 0 <= getattr(self, name) <= 1:
         raise ConfigError(f"{name} is {getattr(self, name)}: expected a share, 0 to 1")
+    if self.emphasis <= 0:
+      raise ConfigError(f"emphasis is {self.emphasis}: expected a factor above 0")
     if not 0 <= self.text_lead <= 3:
       raise ConfigError(f"text_lead is {self.text_lead} units: expected 0 to 3")
     engines_of(self.voices)
@@ -109,8 +112,10 @@ def cast(seed: int, config: WorldConfig, split: str = "train") -> Cast:
   unit = config.unit_ms / 1000
   camera_off = not held_out and np.random.default_rng([seed, 0xCA]).random() < config.camera_off
   scene = Scene(unit, config.units * unit, rng, held_out, small, persona, camera_off)
-  if not held_out and config.asides:
-    scene.asides = Asides(config.asides, np.random.default_rng([seed, 0xA51D]))
+  if not held_out:
+    scene.emphasis = config.emphasis
+    if config.asides:
+      scene.asides = Asides(config.asides, np.random.default_rng([seed, 0xA51D]))
   echo = rng.uniform(0.02, 0.12) if rng.random() < 0.4 else 0.0
   delay = config.samples + int(rng.uniform(0.02, 0.1) * config.sample_rate)
   return Cast(scene, user, agent, echo, delay, float(rng.uniform(0.0005, 0.004)), seed)
