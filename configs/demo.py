@@ -8,12 +8,12 @@ A token holds 4x4 latents of 8 numbers, fewer than the Transformer is wide. With
     bash launch/train.sh demo 800                                 `configs/demo.py`, on a CPU, in crops of 40 units
 
 Expected time: about 4,200 updates of 16 crops of 190 units (30 s) in 12.4 minutes, on some two million units that are
-rendered meanwhile. The shipped weights had three such runs, each from the one before, of 7.5, 12.4 and 12.4 minutes, with
-earlier forms of this recipe, and 38 minutes of two CPU cores; docs/training.md, "On a lent GPU", says what each part did.
-Expected result: docs/results.md. On a CPU, crops of 40 units come first, then longer ones, so
-that what was shown half a minute ago is remembered (`--config.data.units=190 --config.data.batch=2
---config.train.noisy_units=38 --config.train.init=RUN --config.train.readout_warmup=0`); how long that takes was not
-measured. The window is 190 units at work in either case.
+rendered meanwhile. The shipped weights had three such runs, each from the one before, of 7.5, 12.4 and 12.4 minutes,
+with earlier forms of this recipe, and 38 minutes of two CPU cores; docs/training.md, "On a lent GPU", says what each
+part did. Expected result: docs/results.md. On a CPU, crops of 40 units come first, then longer ones, so that what was
+shown half a minute ago is remembered (`--config.data.units=190 --config.data.batch=2 --config.train.noisy_units=38
+--config.train.init=RUN --config.train.readout_warmup=0`); how long that takes was not measured. The window is 190 units
+at work in either case.
 """
 
 from configs import base, tiny
