@@ -295,5 +295,11 @@ def test_training_asks_oftener_what_joins_two_things_and_evaluation_as_often():
     asked = [event.detail["act"] for seed in range(40) for event in events(transcript(seed, full, split), "question")]
     return sum(act in joined for act in asked) / len(asked)
 
+  def coughs(split: str, emphasis: float) -> int:
+    full = WorldConfig(size="full", units=250, emphasis=emphasis)
+    return sum(len(events(transcript(seed, full, split), "cough")) for seed in range(40))
+
   assert share("train", 3.0) > 1.5 * share("train", 1.0)
+  assert coughs("train", 3.0) > 1.5 * coughs("train", 1.0)
   assert share("heldout", 3.0) == share("heldout", 1.0)
+  assert coughs("heldout", 3.0) == coughs("heldout", 1.0)

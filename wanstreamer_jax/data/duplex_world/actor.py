@@ -48,7 +48,8 @@ class Actor:
   def wait_for_answer(self) -> Play:
     """Until the agent has spoken and been silent for `DONE` units; gives up after `GIVE_UP` without a sound."""
     heard, quiet = 0, 0
-    disturb = self.scene.units(1, 4) if not self.scene.small and self.scene.chance(DISTURBED) else 0
+    often = not self.scene.small and self.scene.chance(min(1.0, DISTURBED * self.scene.emphasis))
+    disturb = self.scene.units(1, 4) if often else 0
     for _ in range(150):
       speaking = yield
       heard += bool(speaking)

@@ -52,7 +52,7 @@ class Scene:
   persona: Persona
   camera_off: bool = False  # nobody sees the other
   asides: Asides | None = None  # of the user's sentences
-  emphasis: float = 1.0  # how much more often than usual the user asks what joins two things (`script.Act`)
+  emphasis: float = 1.0  # how much oftener than usual the user asks what joins two things (`script.Act`), and coughs
   now: int = 0
   events: list[Event] = dataclasses.field(default_factory=list)
   requests: list[ScriptRequest] = dataclasses.field(default_factory=list)

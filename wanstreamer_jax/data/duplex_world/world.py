@@ -45,7 +45,7 @@ class WorldConfig:
   asides: float = 0.0
   camera_off: float = 0.0
   agent_unseen: float = 0.0
-  emphasis: float = 1.0  # of "train" and size "full" only: how much oftener the user asks what joins two things
+  emphasis: float = 1.0  # of "train", size "full": how much oftener it is asked what joins two things, and coughed
 
   def __post_init__(self) -> None:
     if self.size not in ("small", "full"):
