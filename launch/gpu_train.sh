@@ -6,6 +6,8 @@
 #   bash launch/gpu_train.sh --codecs AUDIO,VIDEO --config FILE --config.data.batch=64     any codecs, config, field
 #   bash launch/gpu_train.sh --config configs/audio_codec.py:demo,neural --render voices     a codec, into OUT/codec
 #   bash launch/gpu_train.sh --small                                   nano sizes, 40 s of training, on any machine
+#   bash launch/gpu_train.sh --minutes 12.4 --detach /tmp/run     where a call ends after ten minutes: starts on a copy there and
+#       waits; the same command again waits for the end and puts the results into OUT. --wait S: how long at most (540)
 #   bash launch/gpu_train.sh --pack .flite                             puts flite and its libraries into a folder, to carry
 #
 # --seed N is the first session that is rendered (default 0): give every run its own. Results, at most 16 MB a file: OUT/agent
@@ -33,14 +35,40 @@ pack() {  # the program, its libraries and their loader, so that it runs where o
   say "$folder: $(du -sm "$folder" | cut -f1) MB"
 }
 
+detached() {  # DIR SECONDS ARGUMENTS: starts the rest in DIR, or takes it up, and waits
+  local folder="$1" seconds="$2" until
+  shift 2
+  if [ ! -e "$folder/started" ]; then
+    [ -z "$(ls -A "$folder" 2>/dev/null)" ] || die "$folder is not empty: name a folder that is not there yet"
+    mkdir -p "$folder/tmp" "$folder/out"
+    cp -r "$root" "$folder/repository"
+    date >"$folder/started"
+    case "${WANSTREAMER_FLITE:-}" in "" | /*) ;; *) export WANSTREAMER_FLITE="$folder/repository/$WANSTREAMER_FLITE" ;; esac
+    # shellcheck disable=SC2016
+    OUT="$folder/out" TMPDIR="$folder/tmp" setsid nohup bash -c '"$@"; echo "$?" >"$0/ended"' "$folder" \
+      bash "$folder/repository/launch/gpu_train.sh" "$@" >"$folder/console" 2>&1 </dev/null &
+  fi
+  until=$((SECONDS + seconds))
+  while [ ! -e "$folder/ended" ] && [ "$SECONDS" -lt "$until" ]; do sleep 1; done
+  tail -c 2000 "$folder/console" | tr '\r' '\n' | tail -n 8
+  if [ ! -e "$folder/ended" ]; then
+    say "it goes on in $folder; the same command again waits for its end"
+    return 0
+  fi
+  mkdir -p "${OUT:-$root/out/gpu_train}"
+  cp -r "$folder/out/." "${OUT:-$root/out/gpu_train}"
+  return "$(cat "$folder/ended")"
+}
+
 minutes=8 spare=20 seed=0 render=world config=configs/demo.py:gpu codecs=wanstreamer_jax/weights/demo init="" small="" rest=()
+detach="" wait=540 given=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --help | -h) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --small) small=yes; shift; continue ;;
-    --config.*) rest+=("$1"); shift; continue ;;
+    --small) small=yes; given+=("$1"); shift; continue ;;
+    --config.*) rest+=("$1"); given+=("$1"); shift; continue ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}"; continue ;;
-    --minutes | --seed | --render | --config | --codecs | --init | --pack) [ $# -gt 1 ] || die "$1 needs a value" ;;
+    --minutes | --seed | --render | --config | --codecs | --init | --pack | --detach | --wait) [ $# -gt 1 ] || die "$1 needs a value" ;;
     *) die "$1: unknown; see bash launch/gpu_train.sh --help" ;;
   esac
   case "$1" in
@@ -51,10 +79,18 @@ while [ $# -gt 0 ]; do
     --codecs) codecs="$2" ;;
     --init) init="$2" ;;
     --pack) pack "$2"; exit 0 ;;
+    --detach) detach="$2" ;;
+    --wait) wait="$2" ;;
   esac
+  case "$1" in --detach | --wait) ;; *) given+=("$1" "$2") ;; esac
   shift 2
 done
 case "$minutes" in *[!0-9.]* | "") die "--minutes is $minutes: expected a number" ;; esac
+case "$wait" in *[!0-9]* | "") die "--wait is $wait: expected a number of seconds" ;; esac
+if [ -n "$detach" ]; then
+  detached "$detach" "$wait" ${given[@]+"${given[@]}"}
+  exit
+fi
 
 cd "$root"
 out="${OUT:-$root/out/gpu_train}"

@@ -49,10 +49,37 @@ def test_the_script_runs_whole_on_a_bare_image(tmp_path):
   assert load_agent(tmp_path / "out/agent").config.name == "nano"
   assert read_metrics(tmp_path / "out")
   log = (tmp_path / "out/log").read_text()
-  assert "kept; each unit was used" in log
+  assert "of them; each unit was used" in log
   files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
   assert len(files) <= 8  # what comes back from the device
   assert max(file.stat().st_size for file in files) < 16e6
+
+
+def test_a_detached_run_outlives_the_call_that_starts_it(tmp_path):
+  """The first call returns while it goes on; the second waits, takes its results, and fails as it failed."""
+  copy = tmp_path / "checkout"
+  for name in ("launch", "wanstreamer_jax/weights/demo"):
+    (copy / name).mkdir(parents=True)
+  shutil.copy(SCRIPT, copy / "launch")
+  slow = tmp_path / "python"  # stands for a Python whose training takes a while and fails
+  slow.write_text('#!/bin/sh\ncase "$*" in *" train "*) sleep 4; exit 3 ;; esac\n')
+  slow.chmod(0o755)
+  environment = os.environ | {"PYTHON": str(slow), "OUT": str(tmp_path / "out")}
+  call = lambda *arguments: subprocess.run(
+    ["bash", str(copy / "launch/gpu_train.sh"), "--minutes=1", f"--detach={tmp_path / 'run'}", *arguments],
+    capture_output=True, text=True, env=environment,
+  )  # fmt: skip
+  first = call("--wait=1")
+  assert first.returncode == 0
+  assert "the same command again waits" in first.stderr
+  assert not (tmp_path / "out").exists()
+  second = call("--wait=30")
+  assert second.returncode != 0
+  assert "training ended with status 3" in (tmp_path / "out/log").read_text()
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other/file").touch()
+  assert "is not empty" in script("--detach", str(tmp_path / "other")).stderr
+  assert "--wait is soon: expected" in script("--wait=soon").stderr
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="the program flite is not installed")

@@ -42,8 +42,9 @@ class DataConfig(Section):
   # whatever their share.
   camera_off: float = field(0.0, ge=0, le=1)
   agent_unseen: float = field(0.0, ge=0, le=1)
-  # How much oftener than in evaluation the users of training ask what joins a word that they say with what is seen or
-  # known (yes or no, which one, sums), or is to be said again, and cough while it is answered: what takes most examples.
+  # How much oftener than in evaluation the users of training ask what joins a word that they say with what is seen
+  # or known (yes or no, which one, sums), or is to be said again, and cough while it is answered: what takes most
+  # examples.
   emphasis: float = field(1.0, gt=0)
   by_speaker: bool = False  # speakers take turns, however many sessions each has
   own_portrait: bool = True  # a recording without a portrait gives a frame of its agent
