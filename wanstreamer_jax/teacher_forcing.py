@@ -35,7 +35,8 @@ from wanstreamer_jax.nn.attention_merge import CuDNN
 from wanstreamer_jax.parallel.mesh import axis_size, constrain
 from wanstreamer_jax.units import CLEAN_PHASES, NOISY_PHASES, PERFORM, STATE, TEXT, Coords, build_layout
 
-OF_COPIES = Reference(previous=0, portrait=None)  # which axes the copies' references have for `vmap`
+FIRST: Any = 0
+OF_COPIES = Reference(previous=FIRST, portrait=None)  # which axes the copies' references have for `vmap`
 
 
 class Conditions(NamedTuple):

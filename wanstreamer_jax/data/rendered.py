@@ -155,7 +155,8 @@ class Encoder:
 
   def _record(self, one: Rendered, latents: dict[str, np.ndarray]) -> Kept:
     units, fixed = latent_records(one.units, one.fixed, latents, *self._dtypes)
-    pictures, seen = None, tuple(bool(one.units[f"{side}_video_valid"].any()) for side in ("user", "agent"))
+    shown = lambda side: bool(one.units[f"{side}_video_valid"].any())
+    pictures, seen = None, (shown("user"), shown("agent"))
     if self._on_device:
       pictures = jax.device_put(np.ascontiguousarray(units[PICTURES])) if seen[0] else self._blank
       units = without_pictures(units)
