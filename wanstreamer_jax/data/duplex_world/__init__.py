@@ -6,7 +6,7 @@ Modules:
     acts_talk.py          What the user asks and tells without showing anything
     acts_turns.py         Acts about taking turns
     allophones.py         How phones sound among their neighbours
-    asides.py             Words that mean nothing in what training's users say, so that it has phrasings without number
+    asides.py             Words that mean nothing, in what the users of training say
     body.py               A body has a look and a voice, and moves on a clock
     build_tokenizer.py    Makes the shipped `data/tokenizer.json` from duplex_world's vocabulary
     espeak.py             Speaks words with espeak-ng (an optional extra); returns phone and word times

@@ -1,8 +1,8 @@
-"""Words that mean nothing in what training's users say, so that it has phrasings without number.
+"""Words that mean nothing, in what the users of training say.
 
-An agent that hears only the grammar's sentences learns them whole. Where words around the ones that count are strange,
-it has to listen to these. No sentence of evaluation is among the results: each has a word that sounds like none of the
-world.
+So it has phrasings without number. An agent that hears only the grammar's sentences learns them whole. Where words
+around the ones that count are strange, it has to listen to these. No sentence of evaluation is among the results: each
+has a word that sounds like none of the world.
 """
 
 import collections
