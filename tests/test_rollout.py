@@ -34,7 +34,7 @@ CHANGES = {
   "int8 cache": "model.kv_cache=int8",
   "guidance": "flow.guidance=1.7",
   "no anchor": "flow.anchor=False",
-  "no carry": "flow.anchor=False flow.carry=False",
+  "no carry": "flow.carry=False",
 }
 
 
@@ -44,8 +44,7 @@ def rolled_out(name: str, first: int = 0, word: int = 0):
   config = small_config(**LAYOUTS.get(name, {}))
   if name in CHANGES:
     config = config.replace()
-    for change in CHANGES[name].split():
-      apply_override(config, change)
+    apply_override(config, CHANGES[name])
     config.freeze()
   agent, world, users = small_agent(config), random_world(config), random_users(config, UNITS)
 

@@ -7,5 +7,5 @@ from wanstreamer_jax.config import Config
 
 def get_config() -> Config:
   config = tiny.get_config()
-  config.layout.committed_history = config.flow.carry = config.flow.anchor = False
+  config.layout.committed_history = config.flow.carry = False
   return config

@@ -30,7 +30,7 @@ def small_config(**layout) -> Config:
   defaults = {"patch": 1, "user_text_slots": 2, "window": 4, "sinks": 1, "world_text": 5, "voice_units": 2}
   config.layout = dataclasses.replace(config.layout, **(defaults | layout))
   config.flow.steps, config.flow.carry = 2, config.layout.committed_history
-  config.flow.anchor = config.flow.carry and config.layout.portrait
+  config.flow.anchor = config.layout.portrait
   return config.freeze()
 
 

@@ -88,10 +88,9 @@ def test_an_agent_without_its_own_past_carries_nothing():
     nano_agent("layout.committed_history=False")
 
 
-@pytest.mark.parametrize("change", ["layout.portrait=False", "flow.carry=False"])
-def test_without_a_portrait_or_what_is_carried_nothing_is_anchored(change):
-  with pytest.raises(ConfigError, match=r"flow\.anchor shows the portrait"):
-    nano_agent(change)
+def test_without_a_portrait_nothing_is_anchored():
+  with pytest.raises(ConfigError, match=r"layout\.portrait is False: set flow\.anchor=False"):
+    nano_agent("layout.portrait=False")
 
 
 def test_history_drifts_as_much_as_the_config_says_and_targets_do_not():

@@ -153,10 +153,9 @@ class Config(Section):
       raise ConfigError(
         "flow.carry shows the agent its past, but layout.committed_history is False: set flow.carry=False"
       )
-    if self.flow.anchor and not (self.flow.carry and self.layout.portrait):
+    if self.flow.anchor and not self.layout.portrait:
       raise ConfigError(
-        "flow.anchor shows the portrait beside what is carried: set flow.carry=True and layout.portrait=True, or "
-        "flow.anchor=False"
+        "flow.anchor shows the portrait beside a unit's picture, but layout.portrait is False: set flow.anchor=False"
       )
     if self.train.history_drift and not self.flow.anchor:
       raise ConfigError(

@@ -93,6 +93,6 @@ class FlowConfig(Section):
   audio_std: float = field(0.6, gt=0)
   # The noisy tokens see the previous unit's latents at their place, and the video head predicts what changes.
   carry: bool = False
-  # They see the portrait's latents at their place too, and the head adds those as well, weighed, so that a face does
-  # not drift away from it. Where there is no previous unit, the portrait is carried. Needs `carry`, `layout.portrait`.
+  # They see the portrait's latents at their place, and the head adds those, weighed, so that a face does not drift away
+  # from it. Where there is no previous unit, the portrait is carried. Needs `layout.portrait`.
   anchor: bool = False
