@@ -61,7 +61,7 @@ def get_config(choice: str = "") -> Config:
     data.accents, data.asides = 0.6, 0.4
     data.emphasis = 2.5
     train.history_drift = 0.15
-    train.video_weight = 2.0  # since half of the crops have no pictures
+    train.video_weight = 3.0  # since a third of the crops has pictures of the agent
     train.video_motion = 2.0
     train.schedule, train.decay, train.ema, train.readout_warmup = "wsd", 0.35, 0.995, 0
   return config

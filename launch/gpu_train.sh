@@ -36,18 +36,20 @@ pack() {  # the program, its libraries and their loader, so that it runs where o
 }
 
 detached() {  # DIR SECONDS ARGUMENTS: starts the rest in DIR, or takes it up, and waits
-  local folder="$1" seconds="$2" until
+  local folder seconds="$2" until
+  folder="$(realpath -m "$1")"
   shift 2
   if [ ! -e "$folder/started" ]; then
     [ -z "$(ls -A "$folder" 2>/dev/null)" ] || die "$folder is not empty: name a folder that is not there yet"
     mkdir -p "$folder/tmp" "$folder/out"
     cp -r "$root" "$folder/repository"
-    date >"$folder/started"
+    echo "$*" >"$folder/started"
     case "${WANSTREAMER_FLITE:-}" in "" | /*) ;; *) export WANSTREAMER_FLITE="$folder/repository/$WANSTREAMER_FLITE" ;; esac
     # shellcheck disable=SC2016
     OUT="$folder/out" TMPDIR="$folder/tmp" setsid nohup bash -c '"$@"; echo "$?" >"$0/ended"' "$folder" \
       bash "$folder/repository/launch/gpu_train.sh" "$@" >"$folder/console" 2>&1 </dev/null &
   fi
+  [ "$(cat "$folder/started")" = "$*" ] || die "$folder has a run with other options: $(cat "$folder/started")"
   until=$((SECONDS + seconds))
   while [ ! -e "$folder/ended" ] && [ "$SECONDS" -lt "$until" ]; do sleep 1; done
   tail -c 2000 "$folder/console" | tr '\r' '\n' | tail -n 8

@@ -73,6 +73,7 @@ def test_a_detached_run_outlives_the_call_that_starts_it(tmp_path):
   assert first.returncode == 0
   assert "the same command again waits" in first.stderr
   assert not (tmp_path / "out").exists()
+  assert "has a run with other options: --minutes 1" in call("--seed=5").stderr
   second = call("--wait=30")
   assert second.returncode != 0
   assert "training ended with status 3" in (tmp_path / "out/log").read_text()

@@ -48,7 +48,7 @@ def coloured(audio: jax.Array, key: jax.Array, rate: int) -> jax.Array:
   cepstrum = jnp.fft.irfft(gains).at[1 : 2 * TAPS].multiply(2).at[2 * TAPS + 1 :].set(0)
   response = jnp.fft.irfft(jnp.exp(jnp.fft.rfft(cepstrum)))[:TAPS]
   flat = audio.reshape(-1).astype(jnp.float32)
-  size = flat.size + TAPS
+  size = 1 << (flat.size + TAPS - 1).bit_length()  # a length for which transforms are fast
   heard = jnp.fft.irfft(jnp.fft.rfft(flat, size) * jnp.fft.rfft(response, size), size)[: flat.size]
   same = jnp.sqrt(jnp.mean(jnp.square(flat)) / jnp.maximum(jnp.mean(jnp.square(heard)), 1e-6))
   return (same * heard).reshape(audio.shape)
